@@ -1,0 +1,162 @@
+"""BDMAE, "Mask and Restore": the stages of the paper, composed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maskrestore.defense.config import PROFILES, BDMAEConfig
+from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
+from maskrestore.defense.restoration import adaptive_masks, fuse
+from maskrestore.defense.scores import contrast_scores, flip_scores, image_scores, random_masks
+from maskrestore.defense.streams import Key, Stream
+from maskrestore.errors import ClassifierOutputError, PurificationInterruptedError
+from maskrestore.imaging.inputs import as_batch
+from maskrestore.types import Classifier, Purification, Restorer
+
+__all__ = ["BDMAE"]
+
+
+class BDMAE:
+    """Blind defense with a masked autoencoder.
+
+    For each image: score every token by how badly it is restored (S_i) and by how much the label depends on it
+    (S_l), sharpen both scores along connected tokens, restore the tokens that score high, ask the classifier again.
+    """
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        config: BDMAEConfig = PROFILES["default"],
+        *,
+        key: Key = 0,
+        chunk_size: int = 32,
+    ) -> None:
+        """key: the operator's secret; masks are unpredictable without it. chunk_size: images worked on at a time."""
+        self.restorer = restorer
+        self.config = config
+        self.key = key
+        self.chunk_size = chunk_size
+
+    def purify(self, images: object, classifier: Classifier) -> Purification:
+        """Purify images, each on its own, and label them.
+
+        images: whatever :func:`maskrestore.imaging.inputs.as_batch` takes: uint8 or float in [0, 1], one or a
+        batch, grey or RGB, any size. classifier: ``(B, C, H, W)`` in [0, 1] -> ``(B,)`` hard labels.
+
+        Returns a :class:`Purification` with every map; ``images`` are float32 and equal to the input bit for bit
+        outside ``hidden``. Raises InvalidImageError, and PurificationInterruptedError (with the finished part) if
+        the classifier raises.
+        """
+        batch = as_batch(images)
+        done: list[Purification] = []
+        for chunk in batch.split(self.chunk_size):
+            try:
+                done.append(self._purify_chunk(chunk, classifier))
+            except Exception as error:
+                partial = Purification.concatenate(done) if done else None
+                finished = 0 if partial is None else len(partial.labels)
+                raise PurificationInterruptedError(
+                    f"stopped after {finished} of {len(batch)} images: {type(error).__name__}: {error}", partial
+                ) from error
+        return Purification.concatenate(done)
+
+    def protect(self, classifier: Classifier) -> Classifier:
+        """A drop-in replacement for ``classifier`` that purifies each image before it answers."""
+        return lambda images: self.purify(images, classifier).labels
+
+    def _purify_chunk(self, images: Tensor, classifier: Classifier) -> Purification:
+        original = classifier(images)
+        if tuple(original.shape) != (len(images),):
+            raise ClassifierOutputError(f"expected {len(images)} labels, got an answer of shape {tuple(original.shape)}")
+        streams = [Stream(self.key, image) for image in images]
+        initial_image, initial_label = self._score(images, original, streams, classifier)
+        image_chain, label_chain, queries = self._refine(
+            images, original, streams, (initial_image, initial_label), classifier
+        )
+        scores = (1 - self.config.label_weight) * image_chain + self.config.label_weight * label_chain
+        purified, hidden = self._restore(images, scores)
+        changed = hidden.flatten(1).any(dim=1)
+        labels = original.clone()
+        if changed.any():  # an image with nothing to restore keeps its label without another query
+            labels[changed] = classifier(purified[changed])
+        return Purification(
+            images=purified,
+            labels=labels,
+            original_labels=original,
+            queries=1 + self.config.rounds * self.config.masks_per_round + queries + changed.long(),
+            hidden=hidden,
+            scores=scores,
+            image_scores=image_chain,
+            label_scores=label_chain,
+            initial_image_scores=initial_image,
+            initial_label_scores=initial_label,
+        )
+
+    def _score(
+        self, images: Tensor, original: Tensor, streams: list[Stream], classifier: Classifier
+    ) -> tuple[Tensor, Tensor]:
+        """S_i and S_l (4.2): all random masks of all images in one call of the restorer and one of the classifier."""
+        config = self.config
+        hidden = random_masks(streams, self.restorer.grid, config)  # (B, N_o, N_i, g, g)
+        masks = config.rounds * config.masks_per_round
+        # (B, ...) -> (B N_o N_i, ...)
+        restored = self.restorer.restore(images.repeat_interleave(masks, dim=0), hidden.flatten(0, 2))
+        flipped = (classifier(restored) != original.repeat_interleave(masks)).unflatten(0, (-1, masks))
+        by_round = restored.unflatten(0, (len(images), config.rounds, config.masks_per_round))
+        score = contrast_scores if config.label_score == "contrast" else flip_scores
+        return image_scores(images, by_round, hidden, config), score(flipped, hidden.flatten(1, 2))
+
+    def _refine(
+        self,
+        images: Tensor,
+        original: Tensor,
+        streams: list[Stream],
+        initial: tuple[Tensor, Tensor],
+        classifier: Classifier,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Refine both scores side by side (4.3). Returns S_i, S_l and the queries spent on each image."""
+        config, count = self.config, len(images)
+        scores = torch.cat(initial)  # (2 B, g, g): the chains of S_i, then those of S_l
+        candidates, sizes = _candidates(initial, config)
+        live = (sizes > 0).nonzero().squeeze(1)
+        for step in range(config.refinement_steps if len(live) else 0):
+            noise = _growth_noise(streams, live, sizes, step, self.restorer.grid)
+            tested = connected_sets(scores[live], candidates[live], sizes[live], noise, config.neighbour_bonus)
+            restored = self.restorer.restore(images[live % count], tested)
+            flipped = classifier(restored) != original[live % count]
+            scores[live] = updated_scores(scores[live], tested, candidates[live], flipped, config.refinement_rate)
+        queries = config.refinement_steps * (sizes > 0).view(2, count).sum(dim=0)
+        return scores[:count], scores[count:], queries
+
+    def _restore(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Fuse the restorations of all thresholds (4.4). Returns the purified images and what was hidden."""
+        hidden = adaptive_masks(scores, self.config)  # (B, K, g, g)
+        masks = hidden.shape[1]
+        restored = self.restorer.restore(images.repeat_interleave(masks, dim=0), hidden.flatten(0, 1))
+        # The masks are nested: the last one contains the others.
+        return fuse(images, restored.unflatten(0, (-1, masks)), hidden), hidden[:, -1]
+
+
+def _candidates(initial: tuple[Tensor, Tensor], config: BDMAEConfig) -> tuple[Tensor, Tensor]:
+    """The tokens that each chain may touch, ``(2 B, g, g)``, and the size of the sets to test, ``(2 B,)``.
+
+    Departure: L is rounded down to an even number, so that set and complement are of equal size and the sum of S
+    stays the same, as section 4.3 says it does.
+    """
+    image, label = initial
+    suspicious = (image >= config.candidate_threshold).flatten(1).sum(dim=1)  # L of S_i
+    flips = label.flatten(1).sum(dim=1).floor().long()  # L of S_l
+    sizes = torch.cat([suspicious, flips]) // 2
+    return top_tokens(torch.cat(initial), 2 * sizes), sizes
+
+
+def _growth_noise(streams: list[Stream], live: Tensor, sizes: Tensor, step: int, grid: int) -> Tensor:
+    """Uniform numbers for :func:`connected_sets`: ``(len(live), max(sizes) - 1, g * g)``."""
+    noise = torch.zeros(len(live), max(int(sizes.max()) - 1, 0), grid * grid)
+    for row, chain in enumerate(live.tolist()):
+        which, image = divmod(chain, len(streams))
+        rows = int(sizes[chain]) - 1
+        # Counter 0 belongs to the scoring masks.
+        noise[row, :rows] = streams[image].uniform(1 + which, step, shape=(rows, grid * grid))
+    return noise

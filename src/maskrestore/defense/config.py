@@ -1,0 +1,78 @@
+"""Every constant of the method, with its place in the paper, and the two profiles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from maskrestore.errors import ConfigError
+
+__all__ = ["PROFILES", "BDMAEConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BDMAEConfig:
+    """Settings of :class:`maskrestore.defense.bdmae.BDMAE`. The field defaults are the profile ``paper``."""
+
+    rounds: int = 5
+    """N_o: rounds of masks, each of which hides every token at least once (4.2)."""
+    masks_per_round: int = 5
+    """N_i: random masks in a round (4.2)."""
+    mask_ratio: float = 0.75
+    """Share of tokens that a random mask hides (4.2)."""
+    ssim_window: int = 11
+    """Side of the Gaussian SSIM window in pixels, odd (appendix D)."""
+    ssim_sigma: float = 1.5
+    """Standard deviation of that window in pixels (appendix D)."""
+    label_score: Literal["flip", "contrast"] = "flip"
+    """S_l: ``flip`` is the paper's (4.2); ``contrast`` subtracts the flip rate while the token is visible."""
+    label_weight: float = 0.5
+    """Weight of S_l in S = (1 - w) S_i + w S_l; the paper averages (4.4). 0 and 1 are the variants Base-i, Base-l."""
+    refinement_steps: int = 10
+    """N_r: steps of topology-aware refinement of each score (4.3)."""
+    candidate_threshold: float = 0.2
+    """S_i at or above this makes a token a candidate for the refinement of S_i (4.3)."""
+    neighbour_bonus: float = 0.5
+    """u: added to the score of tokens next to the growing set (4.3, F.1)."""
+    refinement_rate: float = 0.05
+    """beta_0: change of a candidate's score in a refinement step (Alg. 2)."""
+    thresholds: tuple[float, ...] = (0.6, 0.55, 0.5, 0.45, 0.4)
+    """tau_1 >= ... >= tau_K: one restoration each, fused (4.4, 5.1)."""
+    max_restored: float = 0.25
+    """Thresholds rise together until at most this share of the tokens reaches the lowest (4.4)."""
+    threshold_step: float = 0.01
+    """How much they rise at a time; the paper says "a small amount" (4.4)."""
+
+    def __post_init__(self) -> None:
+        _check(self.rounds >= 1, "rounds", "at least 1", self.rounds)
+        _check(self.masks_per_round >= 2, "masks_per_round", "at least 2", self.masks_per_round)
+        _check(0.5 <= self.mask_ratio < 1, "mask_ratio", "in [0.5, 1)", self.mask_ratio)
+        _check(self.ssim_window % 2 == 1, "ssim_window", "odd", self.ssim_window)
+        _check(self.ssim_sigma > 0, "ssim_sigma", "positive", self.ssim_sigma)
+        _check(self.label_score in ("flip", "contrast"), "label_score", "flip or contrast", self.label_score)
+        _check(0 <= self.label_weight <= 1, "label_weight", "in [0, 1]", self.label_weight)
+        _check(self.refinement_steps >= 0, "refinement_steps", "at least 0", self.refinement_steps)
+        _check(math.isfinite(self.candidate_threshold), "candidate_threshold", "finite", self.candidate_threshold)
+        _check(self.neighbour_bonus >= 0, "neighbour_bonus", "at least 0", self.neighbour_bonus)
+        _check(self.refinement_rate >= 0, "refinement_rate", "at least 0", self.refinement_rate)
+        ordered = len(self.thresholds) > 0 and list(self.thresholds) == sorted(self.thresholds, reverse=True)
+        _check(ordered, "thresholds", "one or more, highest first", self.thresholds)
+        _check(0 < self.max_restored <= 1, "max_restored", "in (0, 1]", self.max_restored)
+        _check(self.threshold_step > 0, "threshold_step", "positive", self.threshold_step)
+
+    @property
+    def max_queries(self) -> int:
+        """Queries per image at most: the image, the random masks, both refinements, the purified image."""
+        return 1 + self.rounds * self.masks_per_round + 2 * self.refinement_steps + 1
+
+
+def _check(valid: bool, name: str, expected: str, actual: object) -> None:
+    if not valid:
+        raise ConfigError(f"{name} must be {expected}, got {actual!r}")
+
+
+PROFILES: dict[str, BDMAEConfig] = {
+    "paper": BDMAEConfig(),
+    "default": BDMAEConfig(label_score="contrast", label_weight=0.7),
+}

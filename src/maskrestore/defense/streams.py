@@ -1,0 +1,57 @@
+"""Randomness that belongs to an image, not to a run.
+
+Each image has its own counter-based stream, keyed by the operator's secret and the image's content. So a result does
+not depend on the batch or the worker, the operator can replay any decision, and an attacker who does not know the key
+cannot predict the masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Key", "Stream", "key_bytes", "key_fingerprint"]
+
+Key = int | str | bytes
+
+
+def key_bytes(key: Key) -> bytes:
+    """The bytes of an operator's key; equal values of different types are different keys."""
+    match key:
+        case bytes():
+            return b"b" + key
+        case str():
+            return b"s" + key.encode()
+        case _:
+            return b"i" + str(int(key)).encode()
+
+
+def key_fingerprint(key: Key) -> str:
+    """Sixteen hex digits that identify a key in records without revealing it."""
+    return hashlib.blake2b(key_bytes(key), digest_size=8, person=b"fingerprint").hexdigest()
+
+
+class Stream:
+    """Uniform numbers for one image. The same ``path`` always gives the same numbers."""
+
+    def __init__(self, key: Key, image: Tensor) -> None:
+        """image: ``(C, H, W)`` float32; its shape and pixels become part of the key."""
+        # A secret longer than a blake2b key is hashed first, so that keys of any length work.
+        secret = hashlib.blake2b(key_bytes(key)).digest()
+        digest = hashlib.blake2b(key=secret, digest_size=16, person=b"masks")
+        digest.update(repr(tuple(image.shape)).encode())
+        digest.update(image.detach().cpu().contiguous().numpy().tobytes())
+        self._philox_key = int.from_bytes(digest.digest(), "little")
+
+    def uniform(self, *path: int, shape: tuple[int, ...]) -> Tensor:
+        """Numbers in [0, 1), float32. ``path``: up to three counters that name this draw.
+
+        Longer draws start with the numbers of shorter ones, as long as only the first dimension grows.
+        """
+        counter = (*path, *(0,) * (3 - len(path)))
+        # The low 64 bits of the counter are left to the generator: it advances there while it draws.
+        bits = np.random.Philox(key=self._philox_key, counter=[0, *counter])
+        return torch.from_numpy(np.random.Generator(bits).random(shape, dtype=np.float32))

@@ -1,0 +1,1 @@
+"""Measure defenses: metrics with intervals, reproducible runs, records and the tables made of them."""

@@ -1,0 +1,77 @@
+"""Where a result was made: code, processor, threads, versions."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+__all__ = ["Environment", "current_environment"]
+
+_LIBRARIES = ("maskrestore", "torch", "numpy", "pillow", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Where a result was made."""
+
+    commit: str
+    """Revision of the code, with ``+dirty`` when files differ from it; ``unknown`` outside a repository."""
+    device: str
+    """Name of the processor."""
+    threads: int
+    """Threads that torch computes with."""
+    python: str
+    libraries: dict[str, str]
+    """Version of each library that can change a result."""
+
+
+def current_environment() -> Environment:
+    """Describe this process, its processor and its code."""
+    return Environment(
+        commit=_commit(),
+        device=_processor(),
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        libraries={name: version for name in _LIBRARIES if (version := _version(name))},
+    )
+
+
+def _commit() -> str:
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's repository: the file itself must be tracked.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + (
+            "+dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,114 @@
+"""Predictions of an evaluation, kept on disk as they come, so that an interrupted run can go on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskrestore.evaluation.records import write_text_atomically
+from maskrestore.types import Purification
+
+__all__ = ["Prediction", "PredictionLog"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What happened to one image."""
+
+    original: int
+    """The victim's label of the image as it came."""
+    label: int
+    """The defense's answer."""
+    queries: int
+    restored: float | None
+    """Share of tokens restored."""
+
+
+class PredictionLog:
+    """Predictions by part (``clean`` or ``triggered``) and index in the data set.
+
+    The file has a line for each chunk of images, after a line with ``key``, which names the evaluation. A file
+    of another evaluation is started anew. A line that an interruption cut short is dropped.
+    """
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        """path: where to keep them, or ``None`` to keep them in memory only."""
+        self._path = path
+        self._rows: dict[tuple[str, int], Prediction] = {}
+        self.seconds = 0.0
+        lines = self._read(key)
+        if path is not None:
+            write_text_atomically(path, "".join(json.dumps(line) + "\n" for line in [{"key": key}, *lines]))
+
+    def pending(self, part: str, indices: list[int]) -> list[int]:
+        """Those of ``indices`` that have no prediction yet, in order."""
+        return [index for index in indices if (part, index) not in self._rows]
+
+    def add(self, part: str, indices: list[int], result: Purification, seconds: float) -> None:
+        """Keep the result of the images ``indices``, made in ``seconds``."""
+        restored = None if result.hidden is None else result.hidden.flatten(1).float().mean(dim=1).tolist()
+        line = {
+            "part": part,
+            "indices": indices,
+            "original": result.original_labels.tolist(),
+            "label": result.labels.tolist(),
+            "queries": result.queries.tolist(),
+            "restored": restored,
+            "seconds": seconds,
+        }
+        self._take(line)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def original_labels(self, part: str, indices: list[int]) -> Tensor:
+        """``(N,)`` int64: the victim's labels."""
+        return torch.tensor([self._rows[part, index].original for index in indices], dtype=torch.int64)
+
+    def labels(self, part: str, indices: list[int]) -> Tensor:
+        """``(N,)`` int64: the defense's labels."""
+        return torch.tensor([self._rows[part, index].label for index in indices], dtype=torch.int64)
+
+    def __iter__(self) -> Any:
+        return iter(self._rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def discard(self) -> None:
+        """Delete the file: the record is written."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _read(self, key: str) -> list[dict[str, Any]]:
+        """Take over the predictions of an interrupted run of the same evaluation; returns their lines."""
+        if self._path is None or not self._path.exists():
+            return []
+        lines = []
+        for text in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+                if lines:
+                    self._take(line)
+                elif line != {"key": key}:
+                    return []
+            except (ValueError, KeyError, TypeError):
+                break  # cut short
+            lines.append(line)
+        return lines[1:]
+
+    def _take(self, line: dict[str, Any]) -> None:
+        indices, queries = line["indices"], line["queries"]
+        restored = line["restored"] or [None] * len(indices)
+        columns = zip(indices, line["original"], line["label"], queries, restored, strict=True)
+        rows = {
+            (line["part"], index): Prediction(original=original, label=label, queries=count, restored=share)
+            for index, original, label, count, share in columns
+        }
+        self.seconds += line["seconds"]
+        self._rows.update(rows)

@@ -1,0 +1,239 @@
+"""Measure one defense on one victim, blind, on a fixed choice of test images."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maskrestore.attacks.base import Attack
+from maskrestore.data.dataset import ImageDataset
+from maskrestore.errors import ConfigError
+from maskrestore.evaluation.defenses import DEFENSES, DefenseUnderTest, VictimUnderTest, make_defense
+from maskrestore.evaluation.environment import Environment, current_environment
+from maskrestore.evaluation.metrics import Metrics, measure
+from maskrestore.evaluation.predictions import PredictionLog
+from maskrestore.evaluation.records import RECORD_VERSION, Cost, Record, read_record, write_record
+
+__all__ = [
+    "DEFENSES",
+    "EvaluationProgress",
+    "choose_images",
+    "evaluate",
+    "make_defense",
+    "triggered_images",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationProgress:
+    """What a run tells its caller after each chunk of images."""
+
+    done: int
+    total: int
+    seconds: float
+    """Spent on the images that are done, in this run and in those that it goes on from."""
+    queries: float
+    """Mean per image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The clean or the triggered images of an evaluation."""
+
+    name: str
+    indices: list[int]
+    images: Tensor
+    """``(N, C, H, W)`` uint8, before any trigger."""
+    labels: Tensor
+    """``(N,)``: the true labels. The defense never sees them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Everything that was asked for."""
+
+    dataset: ImageDataset
+    attack: Attack | None
+    victim: VictimUnderTest
+    defense: DefenseUnderTest
+    parts: list[_Part]
+    seed: int
+
+
+def evaluate(
+    dataset: ImageDataset,
+    attack: Attack | None,
+    victim: VictimUnderTest,
+    defense: DefenseUnderTest,
+    *,
+    clean_count: int = 500,
+    triggered_count: int = 500,
+    seed: int = 0,
+    chunk_size: int = 32,
+    out: Path | None = None,
+    keep_existing: bool = False,
+    progress: Callable[[EvaluationProgress], None] = lambda _: None,
+) -> Record:
+    """Measure CA, BA, ASR and cost of ``defense`` on ``victim``.
+
+    dataset: a test split. attack: what the victim was poisoned with, or ``None`` for clean images only. The
+    defense is given images and the classifier, nothing else. seed: chooses the test images, the same ones for
+    every attack and defense. chunk_size: images that are lost at most when the run is interrupted.
+
+    out: folder for the record. While the run goes on its predictions lie there too, and the next run of the same
+    evaluation by the same revision of the code starts from them. keep_existing: return the record that ``out``
+    holds of this very evaluation, if any, instead of making it again.
+
+    Raises ConfigError when there are fewer images than asked for, and whatever the defense raises.
+    """
+    parts = _choose_parts(dataset, attack, clean_count, triggered_count, seed=seed)
+    plan = _Plan(dataset=dataset, attack=attack, victim=victim, defense=defense, parts=parts, seed=seed)
+    digest = _digest(plan)
+    path = None if out is None else out / _file_name(plan, digest)
+    if path is not None and keep_existing and path.exists():
+        return read_record(path)
+    environment = current_environment()
+    # Another revision of the code may predict differently: its predictions are not mixed with ours.
+    key = f"{digest} {environment.commit} {RECORD_VERSION}"
+    log = PredictionLog(None if path is None else path.with_suffix(".partial.jsonl"), key)
+    _predict(plan, log, chunk_size, progress)
+    record = _record(plan, log, digest, environment)
+    if path is not None:
+        write_record(path, record)
+        log.discard()
+    return record
+
+
+def choose_images(labels: Tensor, count: int, seed: int, eligible: Tensor | None = None) -> Tensor:
+    """Indices ``(count,)`` of test images: the first eligible ones of a permutation that ``seed`` alone decides.
+
+    labels: ``(N,)``. eligible: ``(N,)`` bool; without it all are. Raises ConfigError when there are too few.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    if eligible is not None:
+        order = order[eligible[order]]
+    if not 1 <= count <= len(order):
+        raise ConfigError(f"asked for {count} test images; choose between 1 and {len(order)}")
+    return order[:count]
+
+
+def triggered_images(images: Tensor, attack: Attack) -> Tensor:
+    """``(N, C, H, W)`` uint8 -> float32 in [0, 1] with the trigger, rounded to 8 bits as in an image file."""
+    return (attack.apply(images.float() / 255).clamp(0, 1) * 255).round() / 255
+
+
+def _choose_parts(
+    dataset: ImageDataset, attack: Attack | None, clean_count: int, triggered_count: int, *, seed: int
+) -> list[_Part]:
+    def part(name: str, index: Tensor) -> _Part:
+        return _Part(
+            name=name, indices=index.tolist(), images=dataset.images[index], labels=dataset.labels[index]
+        )
+
+    parts = [part("clean", choose_images(dataset.labels, clean_count, seed))]
+    if attack is not None:
+        eligible = attack.eligible(dataset.labels)
+        parts.append(part("triggered", choose_images(dataset.labels, triggered_count, seed, eligible)))
+    return parts
+
+
+def _predict(
+    plan: _Plan, log: PredictionLog, chunk_size: int, progress: Callable[[EvaluationProgress], None]
+) -> None:
+    """Fill ``log`` with what is missing, chunk by chunk."""
+    total = sum(len(part.indices) for part in plan.parts)
+    _report(log, total, progress)
+    for part in plan.parts:
+        row_of = {index: row for row, index in enumerate(part.indices)}
+        pending = log.pending(part.name, part.indices)
+        for start in range(0, len(pending), chunk_size):
+            chunk = pending[start : start + chunk_size]
+            raw = part.images[[row_of[index] for index in chunk]]
+            triggered = plan.attack is not None and part.name == "triggered"
+            images = triggered_images(raw, plan.attack) if triggered else raw.float() / 255
+            started = time.perf_counter()
+            result = plan.defense.defense.purify(images, plan.victim.classifier)
+            log.add(part.name, chunk, result, time.perf_counter() - started)
+            _report(log, total, progress)
+
+
+def _report(log: PredictionLog, total: int, progress: Callable[[EvaluationProgress], None]) -> None:
+    queries = sum(row.queries for row in log) / max(1, len(log))
+    progress(EvaluationProgress(done=len(log), total=total, seconds=log.seconds, queries=queries))
+
+
+def _record(plan: _Plan, log: PredictionLog, digest: str, environment: Environment) -> Record:
+    clean = plan.parts[0].indices
+    kept = log.original_labels("clean", clean) == log.labels("clean", clean)
+    return Record(
+        digest=digest,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        dataset=plan.dataset.name,
+        clean_images=len(clean),
+        triggered_images=sum(len(part.indices) for part in plan.parts[1:]),
+        seed=plan.seed,
+        attack=plan.attack.name if plan.attack else None,
+        victim=plan.victim.entry,
+        defense=plan.defense.entry,
+        environment=environment,
+        before=_metrics(plan, log.original_labels),
+        after=_metrics(plan, log.labels),
+        kept=int(kept.sum()),
+        cost=_cost(log),
+    )
+
+
+def _metrics(plan: _Plan, labels: Callable[[str, list[int]], Tensor]) -> Metrics:
+    clean = plan.parts[0]
+    clean_labels = (labels("clean", clean.indices), clean.labels)
+    if plan.attack is None:
+        return measure(clean_labels)
+    triggered = plan.parts[1]
+    predicted = labels("triggered", triggered.indices)
+    return measure(clean_labels, (predicted, triggered.labels, plan.attack.poisoned_label(triggered.labels)))
+
+
+def _cost(log: PredictionLog) -> Cost:
+    queries = [row.queries for row in log]
+    restored = [row.restored for row in log if row.restored is not None]
+    return Cost(
+        queries_mean=sum(queries) / len(queries),
+        queries_max=max(queries),
+        restored_mean=sum(restored) / len(restored) if restored else None,
+        seconds=log.seconds,
+        images_per_second=len(log) / max(log.seconds, 1e-9),
+    )
+
+
+def _digest(plan: _Plan) -> str:
+    """Sixteen hex digits that stand for everything that was asked for, images included."""
+    digest = hashlib.blake2b(digest_size=8)
+    asked = [
+        plan.dataset.name,
+        plan.attack.name if plan.attack else None,
+        plan.seed,
+        [part.indices for part in plan.parts],
+        dataclasses.asdict(plan.victim.entry),
+        dataclasses.asdict(plan.defense.entry),
+    ]
+    digest.update(json.dumps(asked, sort_keys=True).encode())
+    for part in plan.parts:
+        digest.update(part.images.contiguous().numpy().tobytes())
+        digest.update(part.labels.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _file_name(plan: _Plan, digest: str) -> str:
+    attack = plan.attack.name if plan.attack else "clean-model"
+    words = (plan.dataset.name, attack, plan.defense.entry.name)
+    return "_".join([*(re.sub(r"[^\w.-]+", "-", word).strip("-") for word in words), digest[:8]]) + ".json"

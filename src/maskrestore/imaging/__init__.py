@@ -1,0 +1,1 @@
+"""Pixels: files, batches, sizes, patches and structural similarity."""

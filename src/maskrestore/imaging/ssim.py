@@ -1,0 +1,62 @@
+"""Structural similarity as a map: where, not only how much, two images differ."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["ssim_map"]
+
+_C1, _C2 = 0.01**2, 0.03**2  # Wang et al. 2004 with data range 1
+
+
+def ssim_map(first: Tensor, second: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """SSIM at every pixel, averaged over channels.
+
+    first, second: ``(B, C, H, W)`` in [0, 1]. window: side of the Gaussian window in pixels, odd. sigma: its standard
+    deviation in pixels. Returns ``(B, H, W)`` in [-1, 1], 1 where the surroundings are equal.
+
+    Images are mirrored at their borders (edge pixel repeated), so the map has the size of the image and any size works.
+    Equals scikit-image's ``structural_similarity(..., gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=1, full=True)``.
+
+    Source: Wang et al. 2004; appendix D of the paper (Eq. A.3).
+    """
+    # Deviations from 1/2 keep the float32 variances below from losing digits; SSIM's means are restored after.
+    a, b = first - 0.5, second - 0.5
+    moments = torch.stack([a, b, a * a, b * b, a * b])  # (5, B, C, H, W)
+    mean_a, mean_b, square_a, square_b, product = _blur(moments, window, sigma)
+    variance_a, variance_b = square_a - mean_a * mean_a, square_b - mean_b * mean_b
+    covariance = product - mean_a * mean_b
+    mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
+    similarity = ((2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)) / (
+        (mean_a * mean_a + mean_b * mean_b + _C1) * (variance_a + variance_b + _C2)
+    )
+    return similarity.mean(dim=1)  # (B, C, H, W) -> (B, H, W)
+
+
+def _blur(values: Tensor, window: int, sigma: float) -> Tensor:
+    """Separable Gaussian over the last two dimensions.
+
+    A sum of shifted copies rather than a convolution: each pixel is then the same chain of multiplications and
+    additions whatever else is in the batch, so the result is the same bits in every batch.
+    """
+    radius = window // 2
+    taps = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-radius, radius + 1)]
+    total = sum(taps)
+    for dim in (-2, -1):
+        size = values.shape[dim]
+        padded = values.index_select(dim, _mirrored(size, radius).to(values.device))
+        values = sum(  # type: ignore[assignment]
+            (padded.narrow(dim, start, size) * (tap / total) for start, tap in enumerate(taps)),
+            start=torch.zeros_like(values),
+        )
+    return values
+
+
+def _mirrored(size: int, radius: int) -> Tensor:
+    """Indices of ``radius`` pixels of mirror image on both sides: ``... 1 0 | 0 1 ... n-1 | n-1 n-2 ...``."""
+    index = torch.arange(-radius, size + radius) % (2 * size)
+    return torch.where(index < size, index, 2 * size - 1 - index)

@@ -1,0 +1,134 @@
+"""A convolutional masked autoencoder: a small U-shaped network that fills hidden tokens.
+
+The idea is that of ConvNeXt V2's FCMAE (Woo et al., 2023): pixels of hidden tokens are zeroed and the mask itself is
+an input channel. The network works on the token grid (each ``p x p`` patch is folded into channels), so a 32 x 32
+image with patch 2 is a 16 x 16 map. Against a ViT of the same cost it learns faster on small images, and dense 3 x 3
+convolutions are what a CPU with bf16 matrix units does best; that is also why there is no normalisation layer and
+no depthwise convolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrestore.errors import ConfigError
+
+__all__ = ["ConvMAE", "ConvMAEConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvMAEConfig:
+    """Shape of a :class:`ConvMAE`. ``widths`` are the channels at each scale, finest (the token grid) first."""
+
+    image_size: int = 32
+    patch_size: int = 2
+    widths: tuple[int, ...] = (128, 192, 256)
+    encoder_blocks: tuple[int, ...] = (3, 3, 3)
+    """Residual blocks at each scale on the way down; the last entry is the bottom of the U."""
+    decoder_blocks: tuple[int, ...] = (3, 3)
+    """Residual blocks at each scale on the way up, finest first."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+
+    def __post_init__(self) -> None:
+        scales = len(self.widths)
+        if scales < 1 or len(self.encoder_blocks) != scales or len(self.decoder_blocks) != scales - 1:
+            raise ConfigError(
+                f"widths, encoder_blocks and decoder_blocks need n, n and n-1 entries; "
+                f"got {scales}, {len(self.encoder_blocks)} and {len(self.decoder_blocks)}"
+            )
+        multiple = self.patch_size * 2 ** (scales - 1)
+        if self.image_size % multiple:
+            raise ConfigError(
+                f"image_size must be a multiple of patch_size * 2**(scales-1) = {multiple}, got {self.image_size}"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Tokens along each side."""
+        return self.image_size // self.patch_size
+
+
+class ResidualBlock(nn.Module):
+    """``x + conv(act(conv(x)))``; the second convolution starts at zero so that deep stacks train without norms."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(_bias(self.conv2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        return x + self.conv2(F.silu(self.conv1(x)))  # type: ignore[no-any-return]
+
+
+class ConvMAE(nn.Module):
+    """U-shaped masked autoencoder on the token grid. See :class:`ConvMAEConfig`."""
+
+    def __init__(self, config: ConvMAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        pixels = 3 * config.patch_size**2
+        self.stem = nn.Conv2d(pixels + 1, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
+            for width, count in zip(widths, config.encoder_blocks, strict=True)
+        )
+        self.down = nn.ModuleList(
+            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.decoder = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
+            for width, count in zip(widths, config.decoder_blocks, strict=False)
+        )
+        self.head = nn.Conv2d(widths[0], pixels, 3, padding=1)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def grid(self) -> int:
+        """Tokens along each side."""
+        return self.config.grid
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along each side of the input."""
+        return self.config.image_size
+
+    def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Reconstruct whole images from their visible tokens.
+
+        images: ``(B, 3, S, S)`` in [0, 1]; hidden: ``(B, g, g)`` bool. Returns ``(B, 3, S, S)`` in [0, 1] units, not
+        clipped; pixels of visible tokens are reconstructed too, but the loss never looked at them.
+        """
+        visible = (~hidden).unsqueeze(1).to(images.dtype)
+        # (B, 3, S, S) -> (B, 3 p p, g, g)
+        tokens = F.pixel_unshuffle((images - self.mean) / self.std, self.config.patch_size)
+        x = self.stem(torch.cat([tokens * visible, visible], dim=1).contiguous(memory_format=torch.channels_last))
+        skips: list[Tensor] = []
+        for blocks, down in zip(self.encoder, self.down, strict=False):
+            x = blocks(x)
+            skips.append(x)
+            x = down(x)
+        x = self.encoder[-1](x)
+        for up, skip, blocks in reversed(list(zip(self.up, skips, self.decoder, strict=True))):
+            x = blocks(up(x) + skip)
+        # (B, 3 p p, g, g) -> (B, 3, S, S)
+        return F.pixel_shuffle(self.head(x).float(), self.config.patch_size) * self.std + self.mean
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias

@@ -1,0 +1,218 @@
+"""The masked autoencoder of He et al. (2022) with a vision transformer, in the official architecture.
+
+The encoder sees visible tokens only, plus a class token; a light decoder gets a learned mask token at each hidden place
+and predicts the pixels of every token. Positions are fixed 2-D sines and cosines. Parameter names are those of the
+official repository, so that its checkpoints load as they are.
+
+Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022; facebookresearch/mae,
+``models_mae.py``. Departures: the mask is an argument (the official code draws it inside), rows of the mask may hide
+different numbers of tokens, and normalisation is part of the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from maskrestore.errors import ConfigError, InvalidImageError
+from maskrestore.mae.packing import gather_tokens, run_in_groups, scatter_tokens, visible_indices
+from maskrestore.mae.transformer import Block, PatchEmbedding, sincos_positions
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VIT_PRESETS", "ViTMAE", "ViTMAEConfig"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTMAEConfig:
+    """Shape of a :class:`ViTMAE`. The defaults are those of ``VIT_PRESETS["tiny-32"]``."""
+
+    image_size: int = 32
+    patch_size: int = 2
+    width: int = 192
+    depth: int = 8
+    heads: int = 3
+    decoder_width: int = 128
+    decoder_depth: int = 3
+    decoder_heads: int = 4
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    """Epsilon of LayerNorm: 1e-6 in the official code; Hugging Face's configurations say 1e-12."""
+    normalized_pixel_targets: bool = False
+    """Trained on pixels normalised by the statistics of their own patch (``norm_pix_loss``). Such a network learns
+    better features but cannot restore: the statistics of a hidden patch are as unknown as its pixels."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "width", "depth", "heads"):
+            _check_positive(name, getattr(self, name))
+        for name in ("decoder_width", "decoder_depth", "decoder_heads"):
+            _check_positive(name, getattr(self, name))
+        if self.image_size % self.patch_size:
+            raise ConfigError(
+                f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}"
+            )
+        for prefix in ("", "decoder_"):
+            width, heads = getattr(self, f"{prefix}width"), getattr(self, f"{prefix}heads")
+            if width % heads or width % 4:
+                raise ConfigError(
+                    f"{prefix}width {width} must be a multiple of 4 and of {prefix}heads {heads}"
+                )
+        if self.mlp_ratio <= 0 or self.norm_eps < 0:
+            raise ConfigError(
+                f"mlp_ratio must be positive and norm_eps not negative, got {self.mlp_ratio} and {self.norm_eps}"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(
+                f"mean and std need 3 numbers each, std positive; got {self.mean} and {self.std}"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Tokens along each side."""
+        return self.image_size // self.patch_size
+
+
+def _official(*, width: int, depth: int, heads: int, patch_size: int = 16) -> ViTMAEConfig:
+    return ViTMAEConfig(
+        image_size=224,
+        patch_size=patch_size,
+        width=width,
+        depth=depth,
+        heads=heads,
+        decoder_width=512,
+        decoder_depth=8,
+        decoder_heads=16,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+VIT_PRESETS: dict[str, ViTMAEConfig] = {
+    "base": _official(width=768, depth=12, heads=12),
+    "large": _official(width=1024, depth=24, heads=16),
+    "huge": _official(width=1280, depth=32, heads=16, patch_size=14),
+    "tiny-32": ViTMAEConfig(),
+}
+
+
+class ViTMAE(nn.Module):
+    """Vision transformer masked autoencoder. See :class:`ViTMAEConfig`.
+
+    ``pos_embed`` and ``decoder_pos_embed`` are fixed, but travel with the weights as they do upstream.
+    """
+
+    def __init__(self, config: ViTMAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, decoder_width = config.width, config.decoder_width
+        self.patch_embed = PatchEmbedding(config.patch_size, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = _blocks(config, width, config.depth, config.heads)
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.decoder_embed = nn.Linear(width, decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
+        self.decoder_blocks = _blocks(config, decoder_width, config.decoder_depth, config.decoder_heads)
+        self.decoder_norm = nn.LayerNorm(decoder_width, eps=config.norm_eps)
+        self.decoder_pred = nn.Linear(decoder_width, 3 * config.patch_size**2)
+        self.pos_embed: Tensor
+        self.decoder_pos_embed: Tensor
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("pos_embed", sincos_positions(width, config.grid))
+        self.register_buffer("decoder_pos_embed", sincos_positions(decoder_width, config.grid))
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+        self._initialise()
+
+    @property
+    def grid(self) -> int:
+        """Tokens along each side."""
+        return self.config.grid
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along each side of the input."""
+        return self.config.image_size
+
+    def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Reconstruct whole images from their visible tokens.
+
+        images: ``(B, 3, S, S)`` in [0, 1]; hidden: ``(B, g, g)`` bool, each row with any number of hidden tokens,
+        none and all included. Returns ``(B, 3, S, S)`` in [0, 1] units, not clipped; pixels of visible tokens are
+        predicted too, but the loss never looked at them.
+
+        Raises InvalidImageError for other shapes, ConfigError when the network predicts normalised pixels.
+        """
+        if self.config.normalized_pixel_targets:
+            raise ConfigError(
+                "this network predicts pixels normalised by the statistics of their patch (norm_pix_loss), which "
+                "cannot be turned back into pixels for hidden patches; use weights trained without it"
+            )
+        patches = self.predict(images, hidden)
+        # (B, g g, p p 3) -> (B, g, g, p, p, 3) -> (B, 3, g, p, g, p) -> (B, 3, S, S)
+        grid, patch = self.config.grid, self.config.patch_size
+        pixels = patches.float().view(-1, grid, grid, patch, patch, 3).permute(0, 5, 1, 3, 2, 4)
+        return pixels.reshape(-1, 3, self.image_size, self.image_size) * self.std + self.mean
+
+    def predict(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Predict the normalised pixels of every token; arguments as in :meth:`forward`.
+
+        Returns ``(B, g*g, p*p*3)`` as the official network does: tokens row by row; within a token rows, columns, then
+        channels.
+        """
+        self._check(images, hidden)
+        # (B, g, g) -> (B, L)
+        return run_in_groups(self._predict_dense, (images - self.mean) / self.std, hidden.flatten(1))
+
+    def _predict_dense(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Normalised images and ``(B, L)`` masks that hide equally many tokens -> ``(B, L, p*p*3)``."""
+        positions = visible_indices(hidden)
+        # (B, 3, S, S) -> (B, L, D) -> (B, n, D) -> (B, 1 + n, D)
+        tokens = self.patch_embed(images) + self.pos_embed[:, 1:]
+        x = gather_tokens(tokens, positions)
+        start = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype).expand(len(x), -1, -1)
+        x = self.decoder_embed(self.norm(self.blocks(torch.cat([start, x], dim=1))))
+        # (B, 1 + n, E) -> (B, L, E) -> (B, 1 + L, E)
+        places = scatter_tokens(x[:, 1:], positions, self.mask_token, hidden.shape[1])
+        x = torch.cat([x[:, :1], places], dim=1) + self.decoder_pos_embed
+        x = self.decoder_pred(self.decoder_norm(self.decoder_blocks(x)))
+        # The class token predicts nothing: (B, 1 + L, p p 3) -> (B, L, p p 3)
+        return x[:, 1:]  # type: ignore[no-any-return]
+
+    def _check(self, images: Tensor, hidden: Tensor) -> None:
+        size, grid = self.image_size, self.grid
+        if images.ndim != 4 or not len(images) or tuple(images.shape[1:]) != (3, size, size):
+            raise InvalidImageError(
+                f"expected images of shape (B, 3, {size}, {size}), got {tuple(images.shape)}"
+            )
+        expected = (len(images), grid, grid)
+        if hidden.dtype != torch.bool or tuple(hidden.shape) != expected:
+            raise InvalidImageError(
+                f"expected hidden to be bool of shape {expected}, got {hidden.dtype} of shape {tuple(hidden.shape)}"
+            )
+
+    def _initialise(self) -> None:
+        """The official initialisation: Xavier for matrices, 0.02 for the two learned tokens."""
+        nn.init.normal_(self.cls_token, std=0.02)
+        nn.init.normal_(self.mask_token, std=0.02)
+        nn.init.xavier_uniform_(
+            self.patch_embed.proj.weight.data.flatten(1)
+        )  # a view: as a Linear, not a Conv2d
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+
+def _blocks(config: ViTMAEConfig, width: int, depth: int, heads: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(width, heads, config.mlp_ratio, config.norm_eps) for _ in range(depth)))
+
+
+def _check_positive(name: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")

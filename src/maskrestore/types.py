@@ -1,0 +1,85 @@
+"""The vocabulary that all parts share: protocols and the result of a defense.
+
+Shapes: ``B`` images in a batch, ``C`` channels (1 or 3), ``H x W`` pixels, ``g x g`` tokens.
+Images are float32 in [0, 1]; labels are int64; ``hidden`` is a boolean token mask, True where a token is hidden
+from the masked autoencoder and restored by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+__all__ = ["Classifier", "Defense", "Purification", "Restorer"]
+
+Classifier = Callable[[Tensor], Tensor]
+"""The black box: ``(B, C, H, W)`` float32 in [0, 1] -> ``(B,)`` int64 hard labels."""
+
+
+@runtime_checkable
+class Restorer(Protocol):
+    """A masked autoencoder that restores hidden tokens (paper, Eq. 1)."""
+
+    @property
+    def grid(self) -> int:
+        """Tokens along each side of an image."""
+
+    def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Restore the hidden tokens of each image and keep every other pixel bit for bit.
+
+        images: ``(B, C, H, W)`` in [0, 1], any ``H`` and ``W``. hidden: ``(B, g, g)`` bool.
+        Returns ``(B, C, H, W)`` in [0, 1].
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purification:
+    """What a defense did to a batch of images. Every tensor has the batch as its first dimension.
+
+    The maps are ``None`` for defenses that have no such thing.
+    """
+
+    images: Tensor
+    """``(B, C, H, W)``: the purified images, float32 in [0, 1]."""
+    labels: Tensor
+    """``(B,)`` int64: the classifier's labels of the purified images, the defense's answer."""
+    original_labels: Tensor
+    """``(B,)`` int64: the classifier's labels of the images as they came."""
+    queries: Tensor
+    """``(B,)`` int64: how often the classifier was asked about each image."""
+    hidden: Tensor | None = None
+    """``(B, g, g)`` bool: the tokens that were restored in the purified image."""
+    scores: Tensor | None = None
+    """``(B, g, g)`` in [0, 1] before refinement, any real after: the combined trigger score S."""
+    image_scores: Tensor | None = None
+    """``(B, g, g)``: S_i, from structural similarity, after refinement."""
+    label_scores: Tensor | None = None
+    """``(B, g, g)``: S_l, from label flips, after refinement."""
+    initial_image_scores: Tensor | None = None
+    """``(B, g, g)``: S_i before refinement."""
+    initial_label_scores: Tensor | None = None
+    """``(B, g, g)``: S_l before refinement."""
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Purification]) -> Purification:
+        """Join the results of consecutive batches into one."""
+        if not parts:
+            raise ValueError("concatenate needs at least one Purification")
+
+        def joined(name: str) -> Tensor | None:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else torch.cat(values)
+
+        return cls(**{field.name: joined(field.name) for field in fields(cls)})  # type: ignore[arg-type]
+
+
+@runtime_checkable
+class Defense(Protocol):
+    """A test-time defense: purify images so that the classifier answers as it would without a trigger."""
+
+    def purify(self, images: Tensor, classifier: Classifier) -> Purification:
+        """Purify ``(B, C, H, W)`` images, each on its own, with hard labels of ``classifier`` only."""
