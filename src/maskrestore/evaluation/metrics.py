@@ -93,8 +93,9 @@ def measure(
 ) -> Metrics:
     """The rates of a classifier.
 
-    clean: predicted and true labels of clean images, ``(N,)`` each. triggered: predicted, true and the attacker's
-    labels of triggered images, ``(M,)`` each. Raises ConfigError when they are empty or differ in shape.
+    clean: predicted and true labels of clean images, ``(N,)`` each. triggered: predicted, true and the
+    attacker's labels of triggered images, ``(M,)`` each. Raises ConfigError when they are empty or differ
+    in shape.
     """
     ca = accuracy(*clean)
     if triggered is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ class Prediction:
 class PredictionLog:
     """Predictions by part (``clean`` or ``triggered``) and index in the data set.
 
-    The file has a line for each chunk of images, after a line with ``key``, which names the evaluation. A file
-    of another evaluation is started anew. A line that an interruption cut short is dropped.
+    The file has a line for each chunk of images, after a line with ``key``, which names the evaluation. A
+    file of another evaluation is started anew. A line that an interruption cut short is dropped.
     """
 
     def __init__(self, path: Path | None, key: str) -> None:
@@ -74,7 +75,7 @@ class PredictionLog:
         """``(N,)`` int64: the defense's labels."""
         return torch.tensor([self._rows[part, index].label for index in indices], dtype=torch.int64)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Prediction]:
         return iter(self._rows.values())
 
     def __len__(self) -> int:
@@ -89,7 +90,7 @@ class PredictionLog:
         """Take over the predictions of an interrupted run of the same evaluation; returns their lines."""
         if self._path is None or not self._path.exists():
             return []
-        lines = []
+        lines: list[dict[str, Any]] = []
         for text in self._path.read_text(encoding="utf-8").splitlines():
             try:
                 line = json.loads(text)

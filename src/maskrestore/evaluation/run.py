@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from maskrestore.attacks.base import Attack
 from maskrestore.data.dataset import ImageDataset
 from maskrestore.errors import ConfigError
 from maskrestore.evaluation.defenses import DEFENSES, DefenseUnderTest, VictimUnderTest, make_defense
@@ -23,6 +23,9 @@ from maskrestore.evaluation.environment import Environment, current_environment
 from maskrestore.evaluation.metrics import Metrics, measure
 from maskrestore.evaluation.predictions import PredictionLog
 from maskrestore.evaluation.records import RECORD_VERSION, Cost, Record, read_record, write_record
+
+if TYPE_CHECKING:
+    from maskrestore.attacks.base import Attack
 
 __all__ = [
     "DEFENSES",
@@ -90,9 +93,9 @@ def evaluate(
     defense is given images and the classifier, nothing else. seed: chooses the test images, the same ones for
     every attack and defense. chunk_size: images that are lost at most when the run is interrupted.
 
-    out: folder for the record. While the run goes on its predictions lie there too, and the next run of the same
-    evaluation by the same revision of the code starts from them. keep_existing: return the record that ``out``
-    holds of this very evaluation, if any, instead of making it again.
+    out: folder for the record. While the run goes on its predictions lie there too, and the next run of the
+    same evaluation by the same revision of the code starts from them. keep_existing: return the record that
+    ``out`` holds of this very evaluation, if any, instead of making it again.
 
     Raises ConfigError when there are fewer images than asked for, and whatever the defense raises.
     """
@@ -115,7 +118,8 @@ def evaluate(
 
 
 def choose_images(labels: Tensor, count: int, seed: int, eligible: Tensor | None = None) -> Tensor:
-    """Indices ``(count,)`` of test images: the first eligible ones of a permutation that ``seed`` alone decides.
+    """Indices ``(count,)`` of test images: the first eligible ones of a permutation that ``seed`` alone
+    decides.
 
     labels: ``(N,)``. eligible: ``(N,)`` bool; without it all are. Raises ConfigError when there are too few.
     """

@@ -43,8 +43,8 @@ def markdown(records: Sequence[Record]) -> str:
 def accuracy_table(records: Sequence[Record]) -> str:
     """CA / BA / ASR in percent for one data set: a row for each attack, a column for each defense.
 
-    Runs of one attack and defense that differ in a seed or a key are averaged. The means at the end are over the
-    records with an attack. Raises DataError when one name stands for different settings.
+    Runs of one attack and defense that differ in a seed or a key are averaged. The means at the end are
+    over the records with an attack. Raises DataError when one name stands for different settings.
     """
     _check_settings(records)
     attacks = _ordered(record.attack for record in records)

@@ -1,7 +1,8 @@
 """Save and load masked autoencoders.
 
-:func:`load_network` reads our own safetensors, the official ``.pth`` files and Hugging Face's folders; the last two in
-``official.py`` and ``hugging_face.py``. No file can run code: pickles are read with ``weights_only=True`` or refused.
+:func:`load_network` reads our own safetensors, the official ``.pth`` files and Hugging Face's folders; the
+last two in ``official.py`` and ``hugging_face.py``. No file can run code: pickles are read with
+``weights_only=True`` or refused.
 
 Mask polarity: 1 is *removed* upstream, as True is *hidden* here, so none of the formats needs a flip.
 """
@@ -66,9 +67,9 @@ def save_network(
 ) -> None:
     """Write a network as safetensors: learned weights in ``dtype``, fixed tables in float32.
 
-    card: facts to keep in the file's metadata, such as the command that trained the weights. An existing file is
-    replaced only once the new one is complete. Raises ConfigError for a network of no known family or a reserved name
-    in the card, CheckpointError for weights that are not finite in ``dtype``.
+    card: facts to keep in the file's metadata, such as the command that trained the weights. An existing file
+    is replaced only once the new one is complete. Raises ConfigError for a network of no known family or a
+    reserved name in the card, CheckpointError for weights that are not finite in ``dtype``.
     """
     family = next((name for name, (_, kind) in FAMILIES.items() if isinstance(network, kind)), None)
     if family is None:
@@ -103,11 +104,12 @@ def load_network(
     - a local file: ``.safetensors`` from :func:`save_network`, or an official ``.pth``;
     - a name on the Hugging Face hub, such as ``facebook/vit-mae-base``.
 
-    heads, decoder_heads: attention heads of an official checkpoint of unusual width. Loading the official or Hugging
-    Face's format logs the licence of the published weights.
+    heads, decoder_heads: attention heads of an official checkpoint of unusual width. Loading the official or
+    Hugging Face's format logs the licence of the published weights.
 
-    Raises CheckpointError when nothing is found, or a file is unsafe, damaged, or does not fit its architecture, or was
-    trained on normalised pixels; MissingDependencyError when the hub is needed and huggingface_hub is not installed.
+    Raises CheckpointError when nothing is found, or a file is unsafe, damaged, or does not fit its
+    architecture, or was trained on normalised pixels; MissingDependencyError when the hub is needed and
+    huggingface_hub is not installed.
     """
     packaged = _packaged().get(name_or_path) if isinstance(name_or_path, str) else None
     if packaged is not None:
@@ -120,12 +122,13 @@ def load_network(
         config, tensors = read_official(path, heads=heads, decoder_heads=decoder_heads)
     elif path.is_dir():
         config, tensors = read_hugging_face(path)
-    elif isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name_or_path):
+    elif isinstance(name_or_path, str) and _is_hub_name(name_or_path):
         config, tensors = read_hugging_face(download(name_or_path))
     else:
         raise CheckpointError(
             f"no masked autoencoder {str(name_or_path)!r}: expected packaged weights "
-            f"({', '.join(packaged_names()) or 'none are installed'}), a file, a folder, or a hub name like owner/model"
+            f"({', '.join(packaged_names()) or 'none are installed'}), a file, a folder, "
+            "or a hub name like owner/model"
         )
     network = _load(str(name_or_path), "vit", asdict(config), tensors)
     logging.getLogger("maskrestore").warning(
@@ -133,6 +136,12 @@ def load_network(
         name_or_path,
     )
     return network
+
+
+def _is_hub_name(name: str) -> bool:
+    """Whether ``name`` looks like ``owner/model`` rather than a file that is missing."""
+    is_file_name = Path(name).suffix in (".safetensors", ".pth", ".pt", ".bin")
+    return not is_file_name and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
 
 
 def packaged_names() -> list[str]:
@@ -171,13 +180,13 @@ def _load(
 ) -> ViTMAE | ConvMAE:
     if fields.get("normalized_pixel_targets"):
         raise CheckpointError(
-            f"{source} predicts pixels normalised by the statistics of their patch (norm_pix_loss), which cannot be "
-            "turned back into pixels for hidden patches; use weights trained without it, such as mae_visualize_*.pth"
+            f"{source} predicts pixels normalised by the statistics of their patch (norm_pix_loss), which "
+            "cannot be turned back into pixels for hidden patches; use weights trained without it, such as "
+            "mae_visualize_*.pth"
         )
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # initial weights that are overwritten must not disturb the caller
+        # The initial weights are overwritten; drawing them must not disturb the caller's random numbers.
+        with torch.random.fork_rng(devices=[]):
             network = build_network(family, fields)
     except ConfigError as error:
         raise CheckpointError(f"{source}: {error}") from error

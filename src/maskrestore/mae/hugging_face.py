@@ -54,11 +54,11 @@ def read_hugging_face(folder: Path) -> tuple[ViTMAEConfig, dict[str, Tensor]]:
 def download(name: str) -> Path:
     """Fetch a model of the Hugging Face hub, or find it in the local cache; returns its folder.
 
-    Raises MissingDependencyError without huggingface_hub, CheckpointError when the hub does not answer or does not know
-    the name.
+    Raises MissingDependencyError without huggingface_hub, CheckpointError when the hub does not answer or
+    does not know the name.
     """
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import snapshot_download  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
         raise MissingDependencyError("huggingface_hub", "data") from error
     try:
@@ -118,7 +118,8 @@ def _squared(size: Any) -> Any:
     return size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
 
 
-# Applied in this order. transformers 4 and 5 name things differently, and 5 writes the decoder of 4 in its own way.
+# Applied in this order. transformers 4 and 5 name things differently, and 5 has its own name for the layers
+# of the decoder when it writes the layout of 4.
 _RENAMES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -153,9 +154,9 @@ def _fuse_attention(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tenso
     for name in tensors:
         if ".attn.q." in name:
             parts = [name.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
-            missing = [part for part in parts if part not in tensors]
-            if missing:
-                raise CheckpointError(f"{folder} has {name} but not {missing[0]}")
+            shapes = [tuple(tensors[part].shape) if part in tensors else None for part in parts]
+            if len(set(shapes)) > 1:
+                raise CheckpointError(f"{folder}: {parts} have shapes {shapes}, expected equal ones")
             # Three (D, D) -> (3 D, D), or three (D,) -> (3 D,)
             fused[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat([tensors[part] for part in parts])
     return fused

@@ -24,8 +24,8 @@ def read_official(
 ) -> tuple[ViTMAEConfig, dict[str, Tensor]]:
     """Read a ``.pth`` of facebookresearch/mae, such as ``mae_visualize_vit_base.pth``.
 
-    The configuration is inferred from shapes. Heads leave no trace in them: known widths are looked up, for others
-    say how many. Raises CheckpointError for files that hold code, are damaged, or lack a part.
+    The configuration is inferred from shapes. Heads leave no trace in them: known widths are looked up, for
+    others say how many. Raises CheckpointError for files that hold code, are damaged, or lack a part.
     """
     content = read_pickle(path)
     tensors = as_tensors(content.get("model", content), path)
@@ -42,20 +42,20 @@ def read_official(
     grid = round(max(tokens, 0) ** 0.5)
     if grid * grid != tokens:
         raise CheckpointError(f"{path}: pos_embed is for {tokens} tokens, expected a square number")
-    fields: dict[str, Any] = dict(
-        image_size=grid * patch_size,
-        patch_size=patch_size,
-        width=width,
-        depth=_depth(tensors, "blocks"),
-        heads=heads or _known_heads("heads", width, HEADS, path),
-        decoder_width=decoder_width,
-        decoder_depth=_depth(tensors, "decoder_blocks"),
-        decoder_heads=decoder_heads or _known_heads("decoder_heads", decoder_width, DECODER_HEADS, path),
-        mlp_ratio=inner / width,
-        normalized_pixel_targets=bool(getattr(content.get("args"), "norm_pix_loss", False)),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
+    fields: dict[str, Any] = {
+        "image_size": grid * patch_size,
+        "patch_size": patch_size,
+        "width": width,
+        "depth": _depth(tensors, "blocks"),
+        "heads": heads or _known_heads("heads", width, HEADS, path),
+        "decoder_width": decoder_width,
+        "decoder_depth": _depth(tensors, "decoder_blocks"),
+        "decoder_heads": decoder_heads or _known_heads("decoder_heads", decoder_width, DECODER_HEADS, path),
+        "mlp_ratio": inner / width,
+        "normalized_pixel_targets": bool(getattr(content.get("args"), "norm_pix_loss", False)),
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+    }
     try:
         return ViTMAEConfig(**fields), tensors
     except ConfigError as error:

@@ -1,9 +1,9 @@
 """Masks of different sizes in one batch.
 
-A ViT encoder sees visible tokens only, so images with different numbers of them do not stack into one tensor. They
-are sorted into groups with equally many visible tokens; each group runs densely, without padding or attention masks,
-and nothing that one image holds can reach another. When all masks hide equally many tokens, as in pre-training, there
-is one group and nothing is copied.
+A ViT encoder sees visible tokens only, so images with different numbers of them do not stack into one tensor.
+They are sorted into groups with equally many visible tokens; each group runs densely, without padding or
+attention masks, and nothing that one image holds can reach another. When all masks hide equally many tokens,
+as in pre-training, there is one group and nothing is copied.
 
 Token sequences are ``(B, L, D)`` with ``L = g * g``, row by row; ``hidden`` here is flat: ``(B, L)`` bool.
 """
@@ -24,14 +24,14 @@ def groups_by_count(hidden: Tensor) -> list[Tensor]:
     hidden: ``(B, ...)`` bool. Returns int64 index vectors that together hold each of ``0 .. B-1`` once.
     """
     counts = hidden.flatten(1).sum(dim=1)
-    return [(counts == count).nonzero().squeeze(1) for count in counts.unique().tolist()]
+    return [(counts == count).nonzero().squeeze(1) for count in sorted(set(counts.tolist()))]
 
 
 def run_in_groups(function: Callable[[Tensor, Tensor], Tensor], images: Tensor, hidden: Tensor) -> Tensor:
     """Apply ``function`` to each group and put the results back in batch order. Gradients flow.
 
-    images: ``(B, ...)``, ``B >= 1``; hidden: ``(B, ...)`` bool. ``function`` takes images and masks of one group and
-    returns one result for each.
+    images: ``(B, ...)``, ``B >= 1``; hidden: ``(B, ...)`` bool. ``function`` takes images and masks of one
+    group and returns one result for each.
     """
     groups = groups_by_count(hidden)
     if len(groups) == 1:
@@ -44,7 +44,8 @@ def run_in_groups(function: Callable[[Tensor, Tensor], Tensor], images: Tensor, 
 def visible_indices(hidden: Tensor) -> Tensor:
     """Positions of the visible tokens, ascending.
 
-    hidden: ``(B, L)`` bool with equally many hidden tokens in each row. Returns ``(B, n)`` int64; ``n`` may be 0.
+    hidden: ``(B, L)`` bool with equally many hidden tokens in each row. Returns ``(B, n)`` int64; ``n`` may
+    be 0.
     """
     visible = hidden.shape[1] - int(hidden[0].sum())
     # False sorts before True, and a stable sort keeps positions in order: (B, L) -> (B, n)

@@ -75,8 +75,9 @@ class Block(nn.Module):
 def sincos_positions(width: int, grid: int) -> Tensor:
     """Fixed positions of a class token and ``grid * grid`` tokens: ``(1, 1 + grid*grid, width)`` float32.
 
-    The first half encodes the column and the second half the row, sines before cosines; the class token's are zeros.
-    Source: facebookresearch/mae, ``util/pos_embed.py`` (whose variable names say row first; its numbers do not).
+    The first half encodes the column and the second half the row, sines before cosines; the class token's are
+    zeros. Source: facebookresearch/mae, ``util/pos_embed.py`` (whose variable names say row first; its
+    numbers do not).
     """
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = torch.arange(grid, dtype=torch.float64).outer(frequencies)

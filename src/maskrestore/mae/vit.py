@@ -1,12 +1,12 @@
 """The masked autoencoder of He et al. (2022) with a vision transformer, in the official architecture.
 
-The encoder sees visible tokens only, plus a class token; a light decoder gets a learned mask token at each hidden place
-and predicts the pixels of every token. Positions are fixed 2-D sines and cosines. Parameter names are those of the
-official repository, so that its checkpoints load as they are.
+The encoder sees visible tokens only, plus a class token; a light decoder gets a learned mask token at each
+hidden place and predicts the pixels of every token. Positions are fixed 2-D sines and cosines. Parameter
+names are those of the official repository, so that its checkpoints load as they are.
 
 Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022; facebookresearch/mae,
-``models_mae.py``. Departures: the mask is an argument (the official code draws it inside), rows of the mask may hide
-different numbers of tokens, and normalisation is part of the network.
+``models_mae.py``. Departures: the mask is an argument (the official code draws it inside), rows of the mask
+may hide different numbers of tokens, and normalisation is part of the network.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VIT_PRESETS", "ViTMAE", "ViTMAEConf
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_STACK = ("width", "depth", "heads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +43,16 @@ class ViTMAEConfig:
     norm_eps: float = 1e-6
     """Epsilon of LayerNorm: 1e-6 in the official code; Hugging Face's configurations say 1e-12."""
     normalized_pixel_targets: bool = False
-    """Trained on pixels normalised by the statistics of their own patch (``norm_pix_loss``). Such a network learns
-    better features but cannot restore: the statistics of a hidden patch are as unknown as its pixels."""
+    """Trained on pixels normalised by the statistics of their own patch (``norm_pix_loss``). Such a network
+    learns better features but cannot restore: a hidden patch's statistics are as unknown as its pixels."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "patch_size", "width", "depth", "heads"):
-            _check_positive(name, getattr(self, name))
-        for name in ("decoder_width", "decoder_depth", "decoder_heads"):
-            _check_positive(name, getattr(self, name))
+        for name in ("image_size", "patch_size", *(f"{p}{n}" for p in ("", "decoder_") for n in _STACK)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
         if self.image_size % self.patch_size:
             raise ConfigError(
                 f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}"
@@ -64,7 +65,8 @@ class ViTMAEConfig:
                 )
         if self.mlp_ratio <= 0 or self.norm_eps < 0:
             raise ConfigError(
-                f"mlp_ratio must be positive and norm_eps not negative, got {self.mlp_ratio} and {self.norm_eps}"
+                f"mlp_ratio must be positive and norm_eps not negative, "
+                f"got {self.mlp_ratio} and {self.norm_eps}"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(
@@ -142,16 +144,16 @@ class ViTMAE(nn.Module):
     def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
         """Reconstruct whole images from their visible tokens.
 
-        images: ``(B, 3, S, S)`` in [0, 1]; hidden: ``(B, g, g)`` bool, each row with any number of hidden tokens,
-        none and all included. Returns ``(B, 3, S, S)`` in [0, 1] units, not clipped; pixels of visible tokens are
-        predicted too, but the loss never looked at them.
+        images: ``(B, 3, S, S)`` in [0, 1]; hidden: ``(B, g, g)`` bool, each row with any number of hidden
+        tokens, none and all included. Returns ``(B, 3, S, S)`` in [0, 1] units, not clipped; pixels of
+        visible tokens are predicted too, but the loss never looked at them.
 
         Raises InvalidImageError for other shapes, ConfigError when the network predicts normalised pixels.
         """
         if self.config.normalized_pixel_targets:
             raise ConfigError(
-                "this network predicts pixels normalised by the statistics of their patch (norm_pix_loss), which "
-                "cannot be turned back into pixels for hidden patches; use weights trained without it"
+                "this network predicts pixels normalised by the statistics of their patch (norm_pix_loss), "
+                "which cannot be turned back into pixels for hidden patches; use weights trained without it"
             )
         patches = self.predict(images, hidden)
         # (B, g g, p p 3) -> (B, g, g, p, p, 3) -> (B, 3, g, p, g, p) -> (B, 3, S, S)
@@ -162,8 +164,8 @@ class ViTMAE(nn.Module):
     def predict(self, images: Tensor, hidden: Tensor) -> Tensor:
         """Predict the normalised pixels of every token; arguments as in :meth:`forward`.
 
-        Returns ``(B, g*g, p*p*3)`` as the official network does: tokens row by row; within a token rows, columns, then
-        channels.
+        Returns ``(B, g*g, p*p*3)`` as the official network does: tokens row by row; within a token rows,
+        columns, then channels.
         """
         self._check(images, hidden)
         # (B, g, g) -> (B, L)
@@ -193,7 +195,8 @@ class ViTMAE(nn.Module):
         expected = (len(images), grid, grid)
         if hidden.dtype != torch.bool or tuple(hidden.shape) != expected:
             raise InvalidImageError(
-                f"expected hidden to be bool of shape {expected}, got {hidden.dtype} of shape {tuple(hidden.shape)}"
+                f"expected hidden to be bool of shape {expected}, "
+                f"got {hidden.dtype} of shape {tuple(hidden.shape)}"
             )
 
     def _initialise(self) -> None:
@@ -211,8 +214,3 @@ class ViTMAE(nn.Module):
 
 def _blocks(config: ViTMAEConfig, width: int, depth: int, heads: int) -> nn.Sequential:
     return nn.Sequential(*(Block(width, heads, config.mlp_ratio, config.norm_eps) for _ in range(depth)))
-
-
-def _check_positive(name: str, value: object) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")

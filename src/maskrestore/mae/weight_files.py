@@ -28,8 +28,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_pickle(path: Path) -> dict[str, Any]:
     """Read a PyTorch file that holds tensors and plain containers only.
 
-    Training scripts keep their options beside the weights, so that ``argparse.Namespace`` is let through. Raises
-    CheckpointError, before anything runs, for a file that would run code, and for a damaged one.
+    Training scripts keep their options beside the weights, so that ``argparse.Namespace`` is let through.
+    Raises CheckpointError, before anything runs, for a file that would run code, and for a damaged one.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -49,7 +49,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 def as_tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """Check that ``content``, read from ``path``, maps names to tensors. Raises CheckpointError when it does not."""
+    """Check that ``content``, read from ``path``, maps names to tensors; raises CheckpointError if not."""
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(
             f"{path} does not hold a dictionary of tensors, neither at its top nor as 'model'"

@@ -1,0 +1,80 @@
+"""What a classifier may answer: one integer label per image, or, inside the adapters of models, logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskrestore.errors import ClassifierOutputError
+
+__all__ = ["hard_labels", "labels_from_scores"]
+
+
+def hard_labels(answer: object, count: int) -> Tensor:
+    """Check a black box's answer about ``count`` images.
+
+    answer: ``(count,)`` labels of any integer dtype, as a tensor, NumPy array or list. Returns ``(count,)``
+    int64 on the CPU. Raises ClassifierOutputError for anything else, with what was found and how to mend it.
+    """
+    labels = _as_tensor(answer)
+    shape = tuple(labels.shape)
+    if shape != (count,):
+        raise ClassifierOutputError(f"{_found(count, labels)}; {_shape_hint(shape, count)}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ClassifierOutputError(f"{_found(count, labels)}; return integers: labels.long()")
+    return labels.to("cpu", torch.int64)
+
+
+def labels_from_scores(answer: object, count: int) -> Tensor:
+    """The labels in a model's raw output about ``count`` images.
+
+    answer: logits or probabilities ``(count, K)`` with ``K >= 2``, or ``(count,)`` integer labels; an object
+    that has them as ``.logits`` will do. Returns ``(count,)`` int64 on the CPU. Raises ClassifierOutputError
+    for anything else and for logits with NaN, which have no largest.
+    """
+    scores = _as_tensor(getattr(answer, "logits", answer))
+    if scores.ndim != 2:
+        return hard_labels(scores, count)
+    if len(scores) != count or scores.shape[1] < 2:
+        raise ClassifierOutputError(
+            f"expected logits of shape ({count}, K) with K >= 2, "
+            f"got {scores.dtype} of shape {tuple(scores.shape)}"
+        )
+    if scores.isnan().any():
+        raise ClassifierOutputError("the logits hold NaN; check the weights, mean and std, or use float32")
+    return scores.argmax(dim=1).cpu()
+
+
+def _as_tensor(answer: object) -> Tensor:
+    if isinstance(answer, Tensor):
+        return answer.detach()
+    try:
+        array = np.asarray(answer)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ClassifierOutputError(f"expected labels, got a {type(answer).__name__}: {error}") from error
+    if array.dtype.kind not in "biufc":
+        hint = "; map class names to their indices" if array.dtype.kind in "US" else ""
+        raise ClassifierOutputError(
+            f"expected integer labels, got a {type(answer).__name__} of {array.dtype}{hint}"
+        )
+    if array.dtype.kind in "iu":
+        array = array.astype(np.int64)
+    return torch.tensor(array)
+
+
+def _found(count: int, labels: Tensor) -> str:
+    return (
+        f"expected one integer label for each of {count} images, shape ({count},); "
+        f"got {labels.dtype} of shape {tuple(labels.shape)}"
+    )
+
+
+def _shape_hint(shape: tuple[int, ...], count: int) -> str:
+    if shape == (count, 1):
+        return "drop the last axis: labels.squeeze(1)"
+    if len(shape) == 2 and shape[0] == count:
+        return "these look like logits: wrap the module with ModuleClassifier or return logits.argmax(dim=1)"
+    if len(shape) == 1:
+        return "answer all images of the batch, in their order"
+    return "return one label per image"

@@ -1,0 +1,46 @@
+"""How often a black box is asked, and a limit on it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from maskrestore.errors import ConfigError, QueryBudgetError
+from maskrestore.imaging.inputs import as_batch
+from maskrestore.types import Classifier
+
+__all__ = ["CountingClassifier"]
+
+
+class CountingClassifier:
+    """Count the images sent to a classifier; with a budget, refuse to send more.
+
+    One query is one image. A query counts when it is sent, whether or not an answer comes back; images that
+    are refused as invalid, or for the budget, are not sent. Meant for one thread.
+    """
+
+    def __init__(self, classifier: Classifier, budget: int | None = None) -> None:
+        """budget: the most queries allowed, or None for no limit. Raises ConfigError if it is negative."""
+        if budget is not None and budget < 0:
+            raise ConfigError(f"budget must be 0 or more queries, or None, got {budget}")
+        self.classifier = classifier
+        self.budget = budget
+        self.queries = 0
+
+    @property
+    def remaining(self) -> int | None:
+        """Queries left in the budget, or None without one."""
+        return None if self.budget is None else self.budget - self.queries
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
+
+        Raises QueryBudgetError before the classifier sees any of them if they do not all fit into the budget.
+        """
+        batch = as_batch(images)
+        if self.budget is not None and self.queries + len(batch) > self.budget:
+            raise QueryBudgetError(
+                f"{len(batch)} more queries would exceed the budget of {self.budget}: "
+                f"{self.queries} are spent; raise the budget or send fewer images"
+            )
+        self.queries += len(batch)
+        return self.classifier(batch)

@@ -1,0 +1,89 @@
+"""From what a user has, a name on the command line or an object, to a classifier."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from maskrestore.classifiers.callable import CallableClassifier
+from maskrestore.classifiers.counting import CountingClassifier
+from maskrestore.classifiers.module import ModuleClassifier
+from maskrestore.classifiers.normalisation import Channelwise
+from maskrestore.classifiers.onnx import OnnxClassifier
+from maskrestore.errors import ClassifierError, ConfigError
+from maskrestore.types import Classifier
+
+__all__ = ["as_classifier", "load_classifier"]
+
+_ADAPTERS = (CallableClassifier, CountingClassifier, ModuleClassifier, OnnxClassifier)
+
+
+def as_classifier(thing: object) -> Classifier:
+    """Wrap a ``torch.nn.Module`` (without normalisation) or a callable; adapters are returned as they are.
+
+    Raises ClassifierError for what cannot be called.
+    """
+    if isinstance(thing, _ADAPTERS):
+        return thing
+    if isinstance(thing, nn.Module):
+        return ModuleClassifier(thing)
+    if inspect.isclass(thing):
+        raise ClassifierError(
+            f"expected a torch.nn.Module or a function, got the class {thing.__name__}; call it"
+        )
+    if not callable(thing):
+        raise ClassifierError(f"expected a torch.nn.Module or a function, got a {type(thing).__name__}")
+    return CallableClassifier(thing)
+
+
+def load_classifier(
+    spec: str, *, mean: Channelwise | None = None, std: Channelwise | None = None
+) -> Classifier:
+    """Load ``path/model.onnx``, or ``package.module:attribute`` as Python would import it.
+
+    The attribute (dots allowed) is a ``torch.nn.Module`` instance or a function from images to hard labels.
+    mean, std: the normalisation of an ONNX model or a module, in units of [0, 1] pixels; a function does its
+    own. The second form runs the module's code and puts the working directory at the front of ``sys.path``.
+
+    Raises ConfigError for a spec or setting that makes no sense, ClassifierError if loading fails.
+    """
+    if spec.lower().endswith(".onnx"):
+        return OnnxClassifier(spec, mean=_or(mean, 0.0), std=_or(std, 1.0))
+    module_name, _, attribute = spec.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
+        raise ConfigError(f"expected a path that ends in .onnx or package.module:attribute, got {spec!r}")
+    thing = _attribute(module_name, attribute)
+    if isinstance(thing, nn.Module):
+        return ModuleClassifier(thing, mean=_or(mean, 0.0), std=_or(std, 1.0))
+    if mean is not None or std is not None:
+        raise ConfigError(
+            f"mean and std are for ONNX files and torch modules; {spec} is a {type(thing).__name__}, "
+            "which normalises its images itself"
+        )
+    return as_classifier(thing)
+
+
+def _or(value: Channelwise | None, default: float) -> Channelwise:
+    return default if value is None else value
+
+
+def _attribute(module_name: str, attribute: str) -> object:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        thing: object = importlib.import_module(module_name)
+    except Exception as error:  # it is the user's code: it may raise anything
+        raise ClassifierError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
+    for name in attribute.split("."):
+        if not hasattr(thing, name):
+            known = [key for key in dir(thing) if key[0] != "_" and callable(getattr(thing, key, None))]
+            raise ClassifierError(
+                f"{module_name!r} has no {attribute!r}; it has: {', '.join(known) or 'nothing'}"
+            )
+        thing = getattr(thing, name)
+    return thing

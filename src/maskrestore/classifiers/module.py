@@ -1,0 +1,72 @@
+"""A PyTorch model as a black box."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from maskrestore.classifiers.answers import labels_from_scores
+from maskrestore.classifiers.normalisation import Channelwise, Normalisation, fixed_chunks
+from maskrestore.errors import ConfigError
+from maskrestore.imaging.inputs import as_batch
+
+__all__ = ["ModuleClassifier"]
+
+
+class ModuleClassifier:
+    """Owns a module's normalisation, device, precision and chunking; logits never leave it.
+
+    The module always sees exactly ``micro_batch`` images (the last chunk is filled up), so that an answer
+    does not depend on the batch an image travels in; at most ``micro_batch - 1`` images per call are wasted.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        mean: Channelwise = 0.0,
+        std: Channelwise = 1.0,
+        micro_batch: int = 32,
+        device: str | torch.device | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
+        """Raises ConfigError.
+
+        module: normalised ``(B, C, H, W)`` -> logits ``(B, K)``, or labels ``(B,)``. Not copied: it moves
+        to ``device`` (None: it stays where it is) and goes into evaluation mode.
+        mean, std: in units of [0, 1] pixels, one for all channels or one each.
+        precision: ``bfloat16`` runs it under autocast.
+        """
+        if micro_batch < 1:
+            raise ConfigError(f"micro_batch must be at least 1, got {micro_batch}")
+        if precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"precision must be float32 or bfloat16, got {precision!r}")
+        self.normalise = Normalisation.of(mean, std)
+        self.micro_batch = micro_batch
+        self.precision = precision
+        self.device = _device_of(module) if device is None else torch.device(device)
+        self.module = module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
+
+        Raises InvalidImageError, ClassifierOutputError, and whatever the module raises.
+        """
+        self.module.eval()  # here, because somebody may have trained it since the last call
+        chunks = fixed_chunks(as_batch(images), self.micro_batch)
+        return torch.cat([self._labels(chunk)[:count] for chunk, count in chunks])
+
+    @torch.inference_mode()
+    def _labels(self, images: Tensor) -> Tensor:
+        inputs = self.normalise(images).to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            output = self.module(inputs)
+        return labels_from_scores(output, len(images))
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    tensor = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device

@@ -1,0 +1,59 @@
+"""What the adapters of models do to pixels before the model sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskrestore.errors import ConfigError, InvalidImageError
+
+__all__ = ["Channelwise", "Normalisation", "fixed_chunks"]
+
+Channelwise = float | Sequence[float]
+"""One number for all channels, or one for each."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """``(x - mean) / std`` per channel, in units of [0, 1] pixels."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, mean: Channelwise, std: Channelwise) -> Normalisation:
+        """From numbers or sequences. Raises ConfigError for unequal lengths and a std of 0 or less."""
+        means, stds = (tuple(np.asarray(value, np.float64).ravel().tolist()) for value in (mean, std))
+        length = max(len(means), len(stds))
+        if length not in (1, 3) or {len(means), len(stds)} - {1, length}:
+            raise ConfigError(f"mean and std need 1 or 3 values each, got {len(means)} and {len(stds)}")
+        if not all(math.isfinite(value) for value in means + stds) or min(stds) <= 0:
+            raise ConfigError(f"expected numbers for mean and positive ones for std, got {means} and {stds}")
+        return cls(means, stds)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalise ``(B, C, H, W)`` into a new tensor. Raises InvalidImageError for other channels."""
+        length, channels = max(len(self.mean), len(self.std)), images.shape[1]
+        if length not in (1, channels):
+            raise InvalidImageError(f"mean and std are for {length} channels, got images with {channels}")
+        # (C,) -> (C, 1, 1), to act on (B, C, H, W)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (images - mean) / std
+
+
+def fixed_chunks(images: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
+    """Consecutive chunks of exactly ``size`` images, and how many of each count.
+
+    The last one is filled up with copies of its first image. Kernels may round differently for different
+    batch shapes; with one shape only, an image's answer does not depend on how many others it travels with.
+    """
+    for start in range(0, len(images), size):
+        chunk = images[start : start + size]
+        index = F.pad(torch.arange(len(chunk)), (0, size - len(chunk)))
+        yield chunk[index], len(chunk)

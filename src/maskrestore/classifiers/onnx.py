@@ -1,0 +1,151 @@
+"""An ONNX file as a black box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskrestore.classifiers.answers import labels_from_scores
+from maskrestore.classifiers.normalisation import Channelwise, Normalisation, fixed_chunks
+from maskrestore.errors import ClassifierError, ConfigError, InvalidImageError, MissingDependencyError
+from maskrestore.imaging.inputs import as_batch
+from maskrestore.imaging.resize import resize
+
+__all__ = ["OnnxClassifier"]
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype("float32"),
+    "tensor(float16)": np.dtype("float16"),
+    "tensor(double)": np.dtype("float64"),
+}
+
+
+class OnnxClassifier:
+    """Runs a model in ONNX Runtime; logits never leave it.
+
+    The file says how many channels, pixels and images at a time the model takes, and whether channels come
+    first or last. Images of another size are resized (bilinear, antialiased). As in ``ModuleClassifier`` the
+    model always sees chunks of one size, and it runs on one thread unless told otherwise, so that its answers
+    do not depend on the batch or the machine's load.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        mean: Channelwise = 0.0,
+        std: Channelwise = 1.0,
+        input_size: int | tuple[int, int] | None = None,
+        output: str | None = None,
+        micro_batch: int = 32,
+        threads: int = 1,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> None:
+        """Raises MissingDependencyError, ConfigError, and ClassifierError if the file is no such model.
+
+        mean, std: in units of [0, 1] pixels, one for all channels or one each.
+        input_size: ``(H, W)`` or one number, for a model that takes any size but was trained on one.
+        output: the output that holds logits ``(B, K)`` or labels ``(B,)``; None: the first one.
+        micro_batch: ignored where the file fixes the size of a batch.
+        """
+        if micro_batch < 1 or threads < 1:
+            raise ConfigError(f"micro_batch and threads must be at least 1, got {micro_batch} and {threads}")
+        self.path = Path(path)
+        self.normalise = Normalisation.of(mean, std)
+        self._session = _open(self.path, threads, providers)
+        self._input, self._dtype, shape = _image_input(self._session, self.path)
+        self._output = _output_name(self._session, output)
+        self.channels_last = shape[1] not in (1, 3) and shape[3] in (1, 3)
+        batch, channels, height, width = (
+            shape[i] for i in ((0, 3, 1, 2) if self.channels_last else range(4))
+        )
+        self.micro_batch = batch or micro_batch
+        self.channels = channels
+        """Channels that the model takes, or None if the file does not say."""
+        self.input_size = _input_size((height, width), input_size)
+        """``(H, W)`` that images are resized to, or None if they stay as they are."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
+
+        Raises InvalidImageError, ClassifierOutputError, and ClassifierError if the model fails.
+        """
+        batch = as_batch(images)
+        if self.channels not in (None, batch.shape[1]):
+            raise InvalidImageError(
+                f"{self.path} takes {self.channels} channels, got images with {batch.shape[1]}"
+            )
+        chunks = fixed_chunks(batch, self.micro_batch)
+        return torch.cat([self._labels(chunk)[:count] for chunk, count in chunks])
+
+    def _labels(self, images: Tensor) -> Tensor:
+        sized = images if self.input_size is None else resize(images, *self.input_size)
+        inputs = self.normalise(sized)
+        if self.channels_last:
+            inputs = inputs.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+        feed = {self._input: np.ascontiguousarray(inputs.numpy()).astype(self._dtype, copy=False)}
+        try:
+            (answer,) = self._session.run([self._output], feed)
+        except Exception as error:  # the runtime's exceptions share no base but this one
+            raise ClassifierError(f"{self.path}: the model failed: {error}") from error
+        return labels_from_scores(answer, len(images))
+
+
+def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415 - an optional extra
+    except ImportError as error:
+        raise MissingDependencyError("onnxruntime", "onnx") from error
+    if not path.is_file():
+        raise ClassifierError(f"{path}: expected an ONNX file, found none")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:
+        raise ClassifierError(f"{path}: not a usable ONNX model: {error}") from error
+
+
+def _image_input(session: Any, path: Path) -> tuple[str, np.dtype[Any], tuple[int | None, ...]]:
+    """Name, dtype and shape of the one input; axes of any size are None."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(entry.name for entry in inputs)
+        raise ClassifierError(
+            f"{path}: expected a model with one input, the images; it has {len(inputs)}: {names}"
+        )
+    entry = inputs[0]
+    if len(entry.shape) != 4 or entry.type not in _DTYPES:
+        raise ClassifierError(
+            f"{path}: expected an input of 4 axes in {', '.join(_DTYPES)}; "
+            f"{entry.name!r} is {entry.type} of shape {entry.shape}"
+        )
+    shape = tuple(axis if isinstance(axis, int) and axis > 0 else None for axis in entry.shape)
+    return entry.name, _DTYPES[entry.type], shape
+
+
+def _output_name(session: Any, output: str | None) -> str:
+    names = [entry.name for entry in session.get_outputs()]
+    if output is not None and output not in names:
+        raise ConfigError(f"the model has no output {output!r}; it has: {', '.join(names)}")
+    return str(output or names[0])
+
+
+def _input_size(
+    fixed: tuple[int | None, int | None], wanted: int | tuple[int, int] | None
+) -> tuple[int, int] | None:
+    size = (wanted, wanted) if isinstance(wanted, int) else wanted
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ConfigError(f"input_size must be (H, W) or one number, at least 1, got {wanted}")
+    if fixed[0] is None or fixed[1] is None:
+        return size
+    if size not in (None, fixed):
+        raise ConfigError(f"input_size {size} does not fit the model, which takes {fixed} only; leave it out")
+    return fixed[0], fixed[1]

@@ -1,0 +1,61 @@
+"""The program ``maskrestore``: its commands in one place."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from maskrestore.cli.demo import demo
+from maskrestore.cli.evaluate import evaluate
+from maskrestore.cli.pretrain import pretrain
+from maskrestore.cli.purify import purify
+from maskrestore.cli.table import table
+from maskrestore.cli.terminal import CommandGroup
+from maskrestore.cli.train_victim import train_victim
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # a traceback here is a bug, and is wanted whole
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"maskrestore {metadata.version('maskrestore')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Shield an untrusted image classifier against backdoors, image by image, at test time.
+
+    Suspicious patches of each image are found by masking and restored by a masked autoencoder; the answer
+    is the classifier's label of the purified image. Nothing but labels is asked of the classifier.
+
+    Start with `maskrestore demo`.
+    """
+
+
+app.command("demo")(demo)
+app.command("purify")(purify)
+app.command("evaluate")(evaluate)
+app.command("table")(table)
+app.command("train-victim")(train_victim)
+app.command("pretrain")(pretrain)
+
+
+def main() -> None:
+    """Run the program."""
+    app()

@@ -1,0 +1,94 @@
+"""Options that several commands have, and how their texts are read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskrestore.cli.terminal import warn
+from maskrestore.errors import ConfigError
+
+__all__ = [
+    "CacheOption",
+    "DataOption",
+    "KeyFileOption",
+    "RestorerOption",
+    "SetOption",
+    "parse_channels",
+    "read_key",
+]
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Change one setting, e.g. `label_score=flip` or `thresholds=0.6,0.5`. May be repeated.",
+    ),
+]
+RestorerOption = Annotated[
+    str,
+    typer.Option(help="Masked autoencoder: name of a packaged one, file of weights, folder or hub name."),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        envvar="MASKRESTORE_DATA",
+        help="Folder with data sets in the Hugging Face hub's layout; without it they come from the hub.",
+    ),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", envvar="MASKRESTORE_CACHE", help="Folder of trained victims, if not the user's cache."
+    ),
+]
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        help="File with the secret that the masks are drawn from; else the variable MASKRESTORE_KEY is used. "
+        "Records hold its fingerprint, never the secret.",
+    ),
+]
+
+
+def read_key(key_file: Path | None) -> bytes | int:
+    """The operator's secret: of the file, else of the variable MASKRESTORE_KEY, else 0 with a warning.
+
+    The same secret is the same key wherever it comes from; white space around it does not count. Raises
+    ConfigError when it is empty or the file cannot be read.
+    """
+    variable = os.environ.get("MASKRESTORE_KEY")
+    if key_file is not None:
+        try:
+            secret = key_file.read_bytes().strip()
+        except OSError as error:
+            raise ConfigError(f"cannot read the key from {key_file}: {error.strerror}") from error
+    elif variable is not None:
+        secret = variable.strip().encode()
+    else:
+        warn(
+            "no key given: an attacker can predict the masks; in production set MASKRESTORE_KEY or --key-file"
+        )
+        return 0
+    if not secret:
+        raise ConfigError(f"the key in {key_file or 'MASKRESTORE_KEY'} is empty; use 16 characters or more")
+    return secret
+
+
+def parse_channels(text: str | None, name: str) -> tuple[float, ...] | None:
+    """``0.5`` or ``0.49,0.48,0.45`` -> one number for each channel. Raises ConfigError for anything else."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(item) for item in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{name} must be numbers separated by commas, got {text!r}") from error
+    if len(values) not in (1, 3):
+        raise ConfigError(f"{name} must have one number or one for each of three channels, got {len(values)}")
+    return values

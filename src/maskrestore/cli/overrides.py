@@ -1,0 +1,78 @@
+"""``--set name=value``: change fields of a configuration, typed by its dataclass and checked by it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from maskrestore.errors import ConfigError, UnknownNameError
+
+__all__ = ["with_overrides"]
+
+T = TypeVar("T")
+
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def with_overrides(config: T, assignments: Iterable[str]) -> T:
+    """A copy of the dataclass ``config`` with fields set by ``name=value`` texts.
+
+    Numbers, words and booleans are written plainly, tuples with commas (``thresholds=0.6,0.5``), objects as
+    JSON. Raises ConfigError when a text is not of that form or the value does not fit its field,
+    UnknownNameError for a field that the configuration does not have.
+    """
+    hints = typing.get_type_hints(type(config))
+    changes = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"expected name=value after --set, got {assignment!r}")
+        if name not in hints:
+            raise UnknownNameError("setting", name, hints)
+        try:
+            changes[name] = _parse(hints[name], text)
+        except ValueError as error:
+            raise ConfigError(f"--set {assignment}: {error}") from error
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def _parse(annotation: Any, text: str) -> Any:
+    """Read ``text`` as the annotated type; raises ValueError that says what was expected."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        if text.lower() in ("none", "null") and type(None) in arguments:
+            return None
+        return _parse(next(argument for argument in arguments if argument is not type(None)), text)
+    if origin is typing.Literal:
+        return _choice({str(argument): argument for argument in arguments}, text)
+    if annotation is bool:
+        return _choice(_TRUTH, text.lower())
+    if origin is tuple:
+        return _parse_tuple(arguments, text)
+    try:
+        value = json.loads(text) if origin is dict else annotation(text)
+    except ValueError as error:
+        expected = "a JSON object" if origin is dict else f"a value of type {annotation.__name__}"
+        raise ValueError(f"expected {expected}, got {text!r}") from error
+    if origin is dict and not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {text!r}")
+    return value
+
+
+def _choice(choices: dict[str, Any], text: str) -> Any:
+    if text not in choices:
+        raise ValueError(f"expected one of {', '.join(choices)}, got {text!r}")
+    return choices[text]
+
+
+def _parse_tuple(arguments: tuple[Any, ...], text: str) -> tuple[Any, ...]:
+    items = [item.strip() for item in text.split(",")]
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(_parse(arguments[0], item) for item in items)
+    if len(items) != len(arguments):
+        raise ValueError(f"expected {len(arguments)} values separated by commas, got {len(items)}")
+    return tuple(_parse(argument, item) for argument, item in zip(arguments, items, strict=True))

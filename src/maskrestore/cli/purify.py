@@ -1,0 +1,200 @@
+"""``maskrestore purify``: clean an image or a folder of them for a classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import typer
+
+from maskrestore.classifiers import CountingClassifier, load_classifier
+from maskrestore.cli.folder import MAP_FIELDS, FolderJob, Summary, purify_folder
+from maskrestore.cli.options import KeyFileOption, RestorerOption, SetOption, parse_channels, read_key
+from maskrestore.cli.overrides import with_overrides
+from maskrestore.cli.terminal import FAILED, out, progress, say
+from maskrestore.defense.bdmae import BDMAE
+from maskrestore.defense.config import PROFILES
+from maskrestore.defense.streams import key_fingerprint
+from maskrestore.errors import ConfigError, InvalidImageError
+from maskrestore.evaluation.defenses import weights_digest
+from maskrestore.imaging.codec import read_image
+from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
+from maskrestore.reporting import ReportEntry, ReportSummary, entries_from, write_report
+from maskrestore.types import Purification
+
+__all__ = ["purify"]
+
+_SHOWN_FAILURES = 20
+
+
+def purify(
+    source: Annotated[Path, typer.Argument(metavar="IMAGE_OR_FOLDER", help="An image, or a folder of them.")],
+    *,
+    classifier: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="The black box: `model.onnx`, or `package.module:name` of a torch.nn.Module or of a "
+            "function from images (B, C, H, W) in [0, 1] to labels (B,).",
+        ),
+    ],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Of the model's normalisation, in units of [0, 1], e.g. `0.485,0.456,0.406`."),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(help="Likewise, e.g. `0.229,0.224,0.225`."),
+    ] = None,
+    profile: Annotated[
+        Literal["default", "paper"],
+        typer.Option(help="Settings of the method: `paper` is the method exactly as published."),
+    ] = "default",
+    settings: SetOption = None,
+    restorer: RestorerOption = DEFAULT_RESTORER,
+    key_file: KeyFileOption = None,
+    max_queries: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop before the classifier is asked about more images than this in all."),
+    ] = None,
+    grey: Annotated[
+        bool, typer.Option("--grey", help="Keep grey images grey, for a classifier with one channel.")
+    ] = False,
+    class_names: Annotated[
+        Path | None, typer.Option(help="Text file with the name of a class on each line, for the report.")
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Images worked on at a time, and lost at most when interrupted.")
+    ] = 32,
+    report_images: Annotated[
+        int, typer.Option(min=0, help="Images shown with pictures in the report; changed labels come first.")
+    ] = 100,
+) -> None:
+    """Purify an image or a folder of images, and label them with the classifier.
+
+    Writes into the folder of `--out`: `images/` with a purified PNG of each image, `maps/` with its score
+    maps, `records.jsonl` with one record per image (labels before and after, queries, share restored,
+    seconds, or the error), written as images are finished, and `report.html` with pictures of what was
+    removed.
+
+    A file that cannot be read does not stop the others; the exit status is then 1. After Ctrl-C the same
+    command goes on where it stopped: images that are recorded with the same settings are not done again.
+
+    Examples:
+
+        maskrestore purify photos --classifier model.onnx --mean 0.5 --std 0.5 --out cleaned
+
+        maskrestore purify stop.png --classifier mypackage.models:signs --profile paper --out cleaned
+    """
+    config = with_overrides(PROFILES[profile], settings or [])
+    names = _read_class_names(class_names)
+    black_box = load_classifier(
+        classifier, mean=parse_channels(mean, "--mean"), std=parse_channels(std, "--std")
+    )
+    key = read_key(key_file)
+    masked_autoencoder = load_restorer(restorer)
+    weights = weights_digest(masked_autoencoder.network)
+    identity = [classifier, _file_digest(classifier), mean, std, restorer, weights, grey]
+    counting = CountingClassifier(black_box, max_queries)
+    job = FolderJob(
+        source=source,
+        out=out_dir,
+        defense=BDMAE(masked_autoencoder, config, key=key, chunk_size=batch),
+        classifier=counting,
+        config_digest=_digest([dataclasses.asdict(config), key_fingerprint(key), *identity]),
+        key_fingerprint=key_fingerprint(key),
+        batch=batch,
+        keep_grey=grey,
+    )
+    with progress("purify") as update:
+        summary = purify_folder(job, update)
+    facts = {"classifier": classifier, "restorer": restorer, "profile": profile, **dataclasses.asdict(config)}
+    page = write_report(
+        out_dir,
+        _entries(job, summary),
+        ReportSummary(
+            title=f"maskrestore: {source.name}", settings=facts, key_fingerprint=job.key_fingerprint
+        ),
+        class_names=names,
+        errors=[(record["file"], record["error"]) for record in summary.records if record["error"]],
+        max_detailed=report_images,
+    )
+    _conclude(summary, counting.queries, page)
+
+
+def _conclude(summary: Summary, queries: int, page: Path) -> None:
+    """Say how it went; exit with status 1 unless every image was purified."""
+    failed = [record for record in summary.records if record["error"]]
+    finished = [record for record in summary.records if not record["error"]]
+    changed = sum(record["label"] != record["original_label"] for record in finished)
+    out.print(
+        f"{len(finished)} images purified ({summary.skipped} of them by an earlier run), "
+        f"{changed} labels changed, {queries} queries, {summary.seconds:.1f} s; see {page}",
+        soft_wrap=True,
+    )
+    for record in failed[:_SHOWN_FAILURES]:
+        say(f"failed: {record['file']}: {record['error']}")
+    if failed:
+        say(f"{len(failed)} images failed (all in records.jsonl); the same command tries them again")
+    if summary.stopped is not None:
+        say(f"stopped: {summary.stopped}; the same command goes on with the rest")
+    if failed or summary.stopped is not None:
+        raise typer.Exit(FAILED)
+
+
+def _entries(job: FolderJob, summary: Summary) -> Iterator[ReportEntry]:
+    """What the report shows, read back from the results, so that it also covers earlier runs."""
+    for record in summary.records:
+        if record["error"]:
+            continue
+        try:
+            yield _entry(job, record)
+        except (InvalidImageError, OSError):  # the original was moved in the meantime
+            yield ReportEntry(
+                name=record["file"],
+                original_label=record["original_label"],
+                label=record["label"],
+                queries=record["queries"],
+                restored=record["restored"],
+            )
+
+
+def _entry(job: FolderJob, record: dict[str, Any]) -> ReportEntry:
+    source = job.source if job.source.is_file() else job.source / record["file"]
+    with np.load(job.out / record["maps"]) as arrays:
+        maps = {name: torch.from_numpy(arrays[name])[None] for name in MAP_FIELDS if name in arrays}
+    purification = Purification(
+        images=read_image(job.out / record["output"], keep_grey=job.keep_grey)[None],
+        labels=torch.tensor([record["label"]]),
+        original_labels=torch.tensor([record["original_label"]]),
+        queries=torch.tensor([record["queries"]]),
+        **maps,
+    )
+    original = read_image(source, keep_grey=job.keep_grey)[None]
+    return entries_from(original, purification, names=[record["file"]])[0]
+
+
+def _read_class_names(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read class names from {path}: {error}") from error
+
+
+def _file_digest(spec: str) -> str | None:
+    """Digest of the model's file, if it is one: a new model in an old file is another classifier."""
+    path = Path(spec)
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else None
+
+
+def _digest(values: list[Any]) -> str:
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,166 @@
+"""From whatever holds pixels to the one form that everything else works on, with the checks for it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from maskrestore.errors import InvalidImageError
+
+__all__ = ["as_batch"]
+
+_SHAPES = "(H, W), (C, H, W) or (B, C, H, W) with C = 1 or 3"
+_CHANNELS = (1, 3)
+_LEVELS_16_BIT = 65535
+_PLAIN_MODES = ("RGB", "RGBX", "P", "CMYK", "YCbCr")
+
+
+def as_batch(images: object) -> Tensor:
+    """Turn images into a batch ``(B, C, H, W)``: float32 in [0, 1], ``C`` 1 or 3, contiguous, on the CPU.
+
+    images: one of
+
+    - a ``torch.Tensor`` of shape ``(H, W)``, ``(C, H, W)`` or ``(B, C, H, W)``;
+    - a NumPy array of these shapes, or with the channels last: ``(H, W, C)`` or ``(B, H, W, C)``;
+    - a ``PIL.Image``; grey modes give one channel, all others three, transparency is laid over white, 16-bit
+      grey keeps its precision; EXIF orientation is not applied (``codec.read_image`` does that);
+    - a list or tuple of the above, all of one shape.
+
+    uint8 is divided by 255; floating-point pixels must lie in [0, 1] already. A float32 tensor that needs no
+    change is returned as it is, not copied. Raises InvalidImageError for anything else, NaN, an empty batch,
+    or a NumPy shape in which both places could be the channels.
+    """
+    parts = [_batch(image) for image in images] if isinstance(images, list | tuple) else [_batch(images)]
+    if not parts:
+        raise InvalidImageError("expected at least one image, got an empty list")
+    shapes = sorted({tuple(part.shape[1:]) for part in parts})
+    if len(shapes) > 1:
+        found = ", ".join(map(str, shapes))
+        raise InvalidImageError(f"images of one batch must have one shape, got {found}; pass them one by one")
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _batch(image: object) -> Tensor:
+    """One element of the list, or all there is, as a valid batch."""
+    if isinstance(image, Image.Image):
+        image = _pil_pixels(image)
+    if isinstance(image, np.ndarray):
+        tensor = _from_numpy(image)
+    elif isinstance(image, Tensor):
+        tensor = image.detach()
+    else:
+        raise InvalidImageError(
+            "expected a torch.Tensor, a numpy.ndarray, a PIL.Image or a list of them, "
+            f"got {type(image).__name__}"
+        )
+    return _unit_interval(_with_all_axes(tensor))
+
+
+def _with_all_axes(tensor: Tensor) -> Tensor:
+    """Add the missing batch and channel axes: ``(B, C, H, W)``."""
+    shape = tuple(tensor.shape)
+    if tensor.ndim not in (2, 3, 4):
+        raise InvalidImageError(f"expected {_SHAPES}, got {len(shape)} axes: shape {shape}")
+    if 0 in shape:
+        raise InvalidImageError(f"expected at least one image with at least one pixel, got shape {shape}")
+    if tensor.ndim == 2:
+        return tensor[None, None]  # (H, W) -> (1, 1, H, W)
+    if shape[-3] not in _CHANNELS:
+        raise InvalidImageError(f"expected {_SHAPES}, got shape {shape}{_channel_hint(shape)}")
+    return tensor.unsqueeze(0) if tensor.ndim == 3 else tensor  # (C, H, W) -> (1, C, H, W)
+
+
+def _channel_hint(shape: tuple[int, ...]) -> str:
+    if 4 in (shape[-3], shape[-1]):
+        return "; drop or composite the alpha channel first"
+    if shape[-1] in _CHANNELS:
+        return "; the channels seem to be last: permute them to the front"
+    if len(shape) == 3:
+        return "; for a batch of grey images add the channel axis: images[:, None]"
+    return ""
+
+
+def _unit_interval(tensor: Tensor) -> Tensor:
+    """Pixels as contiguous float32 in [0, 1] on the CPU, or an error that names what is wrong."""
+    if tensor.dtype == torch.uint8:
+        return tensor.cpu().contiguous().float() / 255
+    if not tensor.is_floating_point():
+        raise InvalidImageError(
+            f"expected uint8 in 0..255 or floating point in [0, 1], got {tensor.dtype}; convert it to uint8"
+        )
+    pixels = tensor.to("cpu", torch.float32).contiguous()
+    low, high = (bound.item() for bound in pixels.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        count = int((~pixels.isfinite()).sum())
+        raise InvalidImageError(f"expected finite pixels in [0, 1], got NaN or infinity in {count} values")
+    if high > 1:
+        raise InvalidImageError(
+            f"expected floating-point pixels in [0, 1], got values from {low:g} to {high:g}; "
+            "pass uint8, or divide by 255 if they count from 0 to 255"
+        )
+    if low < 0:
+        raise InvalidImageError(
+            f"expected floating-point pixels in [0, 1], got values from {low:g} to {high:g}; "
+            "normalisation by mean and std belongs to the classifier's adapter"
+        )
+    return pixels
+
+
+def _from_numpy(array: npt.NDArray[np.generic]) -> Tensor:
+    """A tensor with the channels first."""
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32, copy=False)  # also drops foreign byte orders and long doubles
+    elif array.dtype != np.uint8:
+        raise InvalidImageError(
+            f"expected uint8 in 0..255 or floating point in [0, 1], got {array.dtype}; convert it to uint8"
+        )
+    if array.ndim in (3, 4) and array.shape[-1] in _CHANNELS:
+        if array.shape[-3] in _CHANNELS:
+            raise InvalidImageError(
+                f"shape {array.shape} has the channels first or last, nobody can tell; "
+                "pass a torch.Tensor, whose channels are always first"
+            )
+        array = np.moveaxis(array, -1, -3)  # (..., H, W, C) -> (..., C, H, W)
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _pil_pixels(image: Image.Image) -> Tensor:
+    """``(H, W)`` for grey modes, else ``(3, H, W)``: uint8, or float32 for 16-bit grey."""
+    try:
+        pixels = np.array(_plain(image))
+    except InvalidImageError:
+        raise
+    except Exception as error:  # Pillow decodes lazily, and corrupt files make it raise nearly anything
+        raise InvalidImageError(f"the image cannot be decoded: {error}") from error
+    if pixels.ndim == 2 and pixels.dtype != np.uint8:
+        if pixels.size and (pixels.min() < 0 or pixels.max() > _LEVELS_16_BIT):
+            raise InvalidImageError(
+                f"expected grey levels in 0..{_LEVELS_16_BIT}, got {pixels.min()} to {pixels.max()}"
+            )
+        pixels = (pixels.astype(np.float64) / _LEVELS_16_BIT).astype(np.float32)
+    tensor = torch.from_numpy(pixels)
+    return tensor if tensor.ndim == 2 else tensor.permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The same picture in mode L, RGB, or 16 bits of grey.
+
+    Transparency is laid over white, which is what a person sees in a viewer: what is judged is what is seen.
+    """
+    if image.mode.startswith("I"):
+        return image
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+        return flat.convert("L" if image.mode in ("L", "LA", "1") else "RGB")
+    if image.mode in ("L", "1"):
+        return image.convert("L")
+    if image.mode in _PLAIN_MODES:
+        return image.convert("RGB")
+    raise InvalidImageError(f"expected a grey, RGB, palette or CMYK image, got Pillow mode {image.mode}")

@@ -1,0 +1,10 @@
+"""Pictures of what a defense saw, suspected and removed: an HTML report and a PNG panel.
+
+Nothing here asks a classifier or computes a result: everything is read from a ``Purification``.
+"""
+
+from maskrestore.reporting.entries import ReportEntry, entries_from
+from maskrestore.reporting.figure import write_figure
+from maskrestore.reporting.html import Metric, ReportSummary, write_report
+
+__all__ = ["Metric", "ReportEntry", "ReportSummary", "entries_from", "write_figure", "write_report"]

@@ -1,0 +1,220 @@
+"""One image's row in a report, cut out of a ``Purification``, and the columns that a row is drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from maskrestore.reporting.pictures import Picture, colourise, difference, mark_hidden, thumbnail
+from maskrestore.types import Purification
+
+__all__ = ["COLUMNS", "Column", "Evidence", "ReportEntry", "class_label", "entries_from", "printable"]
+
+Map = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The pictures and maps of one image, small enough to keep hundreds of them."""
+
+    original: Picture
+    purified: Picture
+    size: tuple[int, int]
+    """Height and width of the image itself, which the pictures may be smaller than."""
+    largest_change: float
+    """The largest change of any pixel of the image itself, in [0, 1]."""
+    hidden: npt.NDArray[np.bool_] | None = None
+    scores: Map | None = None
+    image_scores: Map | None = None
+    label_scores: Map | None = None
+    initial_image_scores: Map | None = None
+    initial_label_scores: Map | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportEntry:
+    """What a report says about one image."""
+
+    name: str
+    """A file name, or any other name; shown as text, whatever it contains."""
+    original_label: int
+    """The classifier's answer for the image as it came."""
+    label: int
+    """The classifier's answer for the purified image."""
+    queries: int | None = None
+    restored: float | None = None
+    """Share of the tokens that were hidden and restored, in [0, 1]."""
+    true_label: int | None = None
+    note: str = ""
+    """A short remark, for example "triggered"."""
+    evidence: Evidence | None = None
+    """``None`` where no pictures are at hand: the image is then listed in the table only."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the defense changed the label."""
+        return self.label != self.original_label
+
+
+def entries_from(
+    images: Tensor,
+    purification: Purification,
+    *,
+    names: Sequence[str],
+    true_labels: Tensor | Sequence[int] | None = None,
+    notes: Sequence[str] | None = None,
+) -> list[ReportEntry]:
+    """Cut a purified batch into the entries of a report. Nothing refers to the batch's tensors afterwards.
+
+    Args:
+        images: ``(B, C, H, W)`` in [0, 1], as they came.
+        purification: what the defense did to them.
+        names: one name per image.
+        true_labels: ``(B,)``, where known.
+        notes: one remark per image, for example "triggered".
+
+    Raises:
+        ValueError: if the numbers of images, results, names, labels or notes differ.
+    """
+    lengths = {"images": len(images), "results": len(purification.labels), "names": len(names)}
+    if true_labels is not None:
+        lengths["true_labels"] = len(true_labels)
+    if notes is not None:
+        lengths["notes"] = len(notes)
+    if len(set(lengths.values())) != 1:
+        found = ", ".join(f"{count} {name}" for name, count in lengths.items())
+        raise ValueError(f"a report needs one of each per image, got {found}")
+    return [
+        ReportEntry(
+            name=names[i],
+            original_label=int(purification.original_labels[i]),
+            label=int(purification.labels[i]),
+            queries=int(purification.queries[i]),
+            restored=None if purification.hidden is None else float(purification.hidden[i].float().mean()),
+            true_label=None if true_labels is None else int(true_labels[i]),
+            note="" if notes is None else notes[i],
+            evidence=_evidence(images[i], purification, i),
+        )
+        for i in range(len(images))
+    ]
+
+
+def _evidence(image: Tensor, purification: Purification, index: int) -> Evidence:
+    def cut(values: Tensor | None) -> npt.NDArray[Any] | None:
+        return None if values is None else values[index].detach().cpu().numpy().copy()
+
+    return Evidence(
+        original=thumbnail(image),
+        purified=thumbnail(purification.images[index]),
+        size=(int(image.shape[-2]), int(image.shape[-1])),
+        largest_change=float((purification.images[index] - image).abs().max()),
+        hidden=cut(purification.hidden),
+        scores=cut(purification.scores),
+        image_scores=cut(purification.image_scores),
+        label_scores=cut(purification.label_scores),
+        initial_image_scores=cut(purification.initial_image_scores),
+        initial_label_scores=cut(purification.initial_label_scores),
+    )
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters, undecodable bytes and text-direction marks spelled out."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def class_label(label: int, class_names: Sequence[str] | None) -> str:
+    """Return the name of a class, or "class 7" where it has none."""
+    known = class_names is not None and 0 <= label < len(class_names)
+    return printable(class_names[label]) if known and class_names is not None else f"class {label}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One picture of a row: how it is called, what it shows, and how it is drawn from the evidence."""
+
+    symbol: str
+    """The title, or its main letter."""
+    index: str = ""
+    """The title's subscript."""
+    stage: str = ""
+    """"before" or "after", of the refinement."""
+    meaning: str
+    draw: Callable[[Evidence], tuple[Picture, str] | None]
+    """The picture and its caption, or ``None`` where the defense has no such thing."""
+
+    @property
+    def title(self) -> str:
+        """The title in plain text."""
+        return " ".join(part for part in (f"{self.symbol}_{self.index}".strip("_"), self.stage) if part)
+
+
+def _map_column(symbol: str, index: str, stage: str, *, field: str, meaning: str) -> Column:
+    def draw(evidence: Evidence) -> tuple[Picture, str] | None:
+        scores: Map | None = getattr(evidence, field)
+        return None if scores is None else (colourise(scores), f"highest {scores.max():.2f}")
+
+    return Column(symbol=symbol, index=index, stage=stage, meaning=meaning, draw=draw)
+
+
+def _draw_input(evidence: Evidence) -> tuple[Picture, str]:
+    height, width = evidence.size
+    return evidence.original, f"{width} × {height} px"
+
+
+def _draw_hidden(evidence: Evidence) -> tuple[Picture, str] | None:
+    if evidence.hidden is None:
+        return None
+    return mark_hidden(
+        evidence.original, evidence.hidden
+    ), f"{evidence.hidden.sum()} of {evidence.hidden.size} tokens"
+
+
+def _draw_purified(evidence: Evidence) -> tuple[Picture, str]:
+    return evidence.purified, "restored" if evidence.largest_change > 0 else "unchanged"
+
+
+def _draw_removed(evidence: Evidence) -> tuple[Picture, str]:
+    return difference(evidence.original, evidence.purified), f"at most {evidence.largest_change:.2f}"
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column(symbol="Input", meaning="The image as it came.", draw=_draw_input),
+    _map_column(
+        *("S", "image", "before"),
+        field="initial_image_scores",
+        meaning="Where restorations under random masks look unlike the image: 1 − SSIM.",
+    ),
+    _map_column(
+        *("S", "image", "after"),
+        field="image_scores",
+        meaning="The same after refinement: up where hiding neighbouring tokens changed the label.",
+    ),
+    _map_column(
+        *("S", "label", "before"),
+        field="initial_label_scores",
+        meaning="Tokens that were hidden when the classifier changed its mind.",
+    ),
+    _map_column(
+        *("S", "label", "after"),
+        field="label_scores",
+        meaning="The same after refinement.",
+    ),
+    _map_column(*("S", "", ""), field="scores", meaning="Both scores combined: the suspicion that decides."),
+    Column(
+        symbol="Hidden",
+        meaning="The tokens that were hidden and restored, in amber over the dimmed input.",
+        draw=_draw_hidden,
+    ),
+    Column(symbol="Purified", meaning="The image that gave the final label.", draw=_draw_purified),
+    Column(
+        symbol="Removed",
+        meaning="How much each pixel changed, doubled; black where it is as it was.",
+        draw=_draw_removed,
+    ),
+)
+"""The columns of a row, in their order from the input to what was removed from it."""

@@ -1,0 +1,128 @@
+"""What a victim is and how it is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+from maskrestore.data.specs import DatasetSpec, dataset_spec
+from maskrestore.errors import ConfigError, UnknownNameError
+from maskrestore.victims.augment import Augmentation
+
+__all__ = ["ARCHITECTURES", "Recipe", "VictimConfig", "default_recipe"]
+
+ARCHITECTURES = ("resnet18",)
+"""Networks that ``build_network`` knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run of SGD with Nesterov momentum and a one-cycle learning rate."""
+
+    epochs: float
+    """May be a fraction: 1.5 ends in the middle of the second epoch."""
+    learning_rate: float
+    """Peak, reached after ``warmup`` of the steps, then lowered to 0 linearly."""
+    batch_size: int = 128
+    warmup: float = 0.25
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("warmup", "momentum", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimConfig:
+    """A classifier, clean or with a backdoor, down to the last bit of its training."""
+
+    dataset: str
+    """A key of ``maskrestore.data.DATASETS``."""
+    architecture: str = "resnet18"
+    width: int = 64
+    """Channels of the first stage: 64 is the full network, 32 the half-width one."""
+    attack: str | None = None
+    """What is poisoned in, e.g. "badnets:3x3-color"; ``None`` trains a clean classifier."""
+    mode: Literal["all-to-one", "all-to-all"] = "all-to-one"
+    target: int = 0
+    """The class that triggered images go to, in the mode "all-to-one"."""
+    position: tuple[int, int] | None = None
+    """Row and column of a patch's upper left pixel; ``None`` is the attack's own place."""
+    poison_rate: float = 0.1
+    """Share of the training images that carry the trigger (paper, appendix B.1: 10 %)."""
+    seed: int = 0
+    init: Literal["clean", "scratch"] = "clean"
+    """Where an attacked victim starts: "clean" fine-tunes the clean victim of the same data set, architecture and
+    width; "scratch", as in the paper, takes many times as long. Clean victims always start from scratch."""
+    recipe: Recipe | None = None
+    """``None`` is ``default_recipe`` for the data set and the start."""
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        if self.architecture not in ARCHITECTURES:
+            raise UnknownNameError("architecture", self.architecture, ARCHITECTURES)
+        if not 0 <= self.target < len(spec.class_names):
+            raise ConfigError(f"target must be 0 to {len(spec.class_names) - 1}, got {self.target}")
+        if not 0 < self.poison_rate < 1:
+            raise ConfigError(f"poison_rate must be in (0, 1), got {self.poison_rate}")
+        if self.width < 1:
+            raise ConfigError(f"width must be at least 1, got {self.width}")
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """What is known of the data set."""
+        return dataset_spec(self.dataset)
+
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether training starts from the clean victim."""
+        return self.attack is not None and self.init == "clean"
+
+    @property
+    def training(self) -> Recipe:
+        """The recipe in force."""
+        return self.recipe or default_recipe(self.dataset, fine_tuned=self.fine_tuned)
+
+    def clean(self) -> VictimConfig:
+        """Return the configuration of the clean victim that this one starts from.
+
+        It has the default recipe and seed 0, so that all attacked victims of a data set share it.
+        """
+        return VictimConfig(dataset=self.dataset, architecture=self.architecture, width=self.width)
+
+    def canonical(self) -> dict[str, object]:
+        """Return what decides the weights: every field in force, and of the clean victim, where it counts."""
+        values = asdict(replace(self, recipe=self.training))
+        if self.attack is None:
+            for name in ("mode", "target", "position", "poison_rate", "init"):
+                del values[name]
+        values["start"] = self.clean().digest() if self.fine_tuned else None
+        return values
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical configuration, in hex."""
+        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def default_recipe(dataset: str, *, fine_tuned: bool) -> Recipe:
+    """Return the recipe for a data set: for a first training, or for the poisoned fine-tune of a clean victim."""
+    mirrored = dataset_spec(dataset).mirrored
+    if mirrored:
+        augmentation = Augmentation(shift=4, flip=True)
+        epochs, fine_epochs = 16.0, 2.0
+    else:
+        augmentation = Augmentation(shift=2, flip=False, jitter=0.3)
+        epochs, fine_epochs = 12.0, 3.0
+    if fine_tuned:
+        return Recipe(epochs=fine_epochs, learning_rate=0.03, augmentation=augmentation)
+    return Recipe(epochs=epochs, learning_rate=0.15, augmentation=augmentation)

@@ -1,0 +1,85 @@
+"""Where victims are kept: weights as safetensors, what was measured as JSON beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from maskrestore.data.specs import dataset_spec
+from maskrestore.errors import CheckpointError
+from maskrestore.victims.config import VictimConfig
+from maskrestore.victims.resnet import ResNet18
+
+__all__ = ["CACHE_VARIABLE", "build_network", "cache_folder", "load_victim", "read_record", "victim_path"]
+
+CACHE_VARIABLE = "MASKRESTORE_CACHE"
+"""Environment variable that names the cache folder when no argument does."""
+
+
+def cache_folder(folder: Path | str | None = None) -> Path:
+    """Return ``folder``, else what the environment names, else the platform's cache folder for users."""
+    chosen = folder or os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(base) if base else Path.home() / ".cache") / "maskrestore"
+
+
+def victim_path(config: VictimConfig, cache: Path | str | None = None) -> Path:
+    """Return where the weights of a victim are kept, whether they exist or not. The record is its ``.json``."""
+    attack = (config.attack or "clean").replace(":", "-").replace("/", "-")
+    name = f"{config.dataset}-{config.architecture}-w{config.width}-{attack}-{config.digest()[:16]}"
+    return cache_folder(cache) / "victims" / f"{name}.safetensors"
+
+
+def build_network(
+    config: VictimConfig, mean: tuple[float, ...] = (0.5, 0.5, 0.5), std: tuple[float, ...] = (0.25, 0.25, 0.25)
+) -> nn.Module:
+    """Build the untrained network of a victim. The same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # layers draw their initial weights from the global generator only
+        classes = len(dataset_spec(config.dataset).class_names)
+        return ResNet18(classes, width=config.width, mean=mean, std=std)
+
+
+def save_victim(config: VictimConfig, network: nn.Module, record: dict[str, Any], cache: Path | None) -> Path:
+    """Write weights and record; the record comes last, so that a victim with a record is whole."""
+    path = victim_path(config, cache)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"config": json.dumps(config.canonical())})
+    partial.replace(path)
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    return path
+
+
+def read_record(config: VictimConfig, cache: Path | str | None = None) -> dict[str, Any] | None:
+    """Return what was measured when the victim was trained, or ``None`` when it has not been."""
+    path = victim_path(config, cache).with_suffix(".json")
+    if not path.exists():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+def load_victim(config: VictimConfig, cache: Path | str | None = None) -> nn.Module:
+    """Load a trained victim, in evaluation mode. It takes images in [0, 1] and answers logits.
+
+    Raises CheckpointError when it has not been trained yet, or when its file is broken.
+    """
+    path = victim_path(config, cache)
+    if not path.exists():
+        raise CheckpointError(f"no victim at {path}; train it first (train_victim, or `maskrestore train-victim`)")
+    network = build_network(config)
+    try:
+        network.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and load_state_dict raise several kinds for a broken file
+        raise CheckpointError(f"{path} does not hold this victim's weights; delete it and train again ({error})") from error
+    return network.eval()

@@ -1,0 +1,183 @@
+"""The training loop: SGD with a one-cycle learning rate, checkpointed once an epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrestore.errors import CheckpointError, ConfigError, DataError
+from maskrestore.victims.augment import augment
+from maskrestore.victims.config import Recipe
+
+__all__ = ["Stamp", "TrainingProgress", "fit", "one_cycle", "predict"]
+
+Stamp = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Puts triggers into a batch: (augmented images, indices into the data set) -> (images, labels)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingProgress:
+    """What a run tells its caller now and then."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    """Mean since the last report."""
+    images_per_second: float
+
+
+class _Reports(Protocol):
+    def __call__(self, state: TrainingProgress, network: nn.Module) -> None: ...
+
+
+def one_cycle(step: int, steps: int, warmup: float) -> float:
+    """Return the learning rate of a step as a share of its peak: up linearly for ``warmup`` of the run, then down to 0."""
+    rise = max(1, round(warmup * steps))
+    return (step + 1) / rise if step < rise else (steps - step) / (steps - rise + 1)
+
+
+def fit(
+    network: nn.Module,
+    images: Tensor,
+    stamp: Stamp,
+    recipe: Recipe,
+    *,
+    seed: int,
+    tag: str,
+    checkpoint: Path | None = None,
+    on_report: _Reports = lambda state, network: None,
+) -> float:
+    """Train ``network`` in place; returns the seconds it took, earlier runs included.
+
+    images: ``(N, 3, H, W)`` uint8. stamp: gives each augmented batch its triggers and labels. tag: identifies the
+    run; a checkpoint of another one is refused. checkpoint: written after each epoch, and gone on from if it exists.
+    The same seed gives the same run, resumed or not, on one machine with one number of threads.
+
+    Raises CheckpointError for a checkpoint of another run, DataError when there is less than one batch of images.
+    """
+    per_epoch = len(images) // recipe.batch_size
+    if per_epoch == 0:
+        raise DataError(f"{len(images)} images do not fill a batch of {recipe.batch_size}")
+    steps = max(1, round(recipe.epochs * per_epoch))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+        foreach=True,
+    )
+    step, seconds = _resume(checkpoint, network, optimizer, tag)
+    started = time.perf_counter()
+    losses: list[float] = []
+    reported, reported_step = started, step
+    while step < steps:
+        # each epoch has a generator of its own, so that a resumed run goes on with the same numbers
+        generator = torch.Generator().manual_seed(seed * 100_003 + step // per_epoch)
+        order = torch.randperm(len(images), generator=generator)
+        network.train()
+        for indices in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):
+            optimizer.param_groups[0]["lr"] = recipe.learning_rate * one_cycle(step, steps, recipe.warmup)
+            batch, labels = stamp(augment(images[indices], recipe.augmentation, generator), indices)
+            losses.append(_step(network, optimizer, batch, labels, recipe.label_smoothing))
+            step += 1
+            ended = step % per_epoch == 0 or step == steps
+            if ended or step % 50 == 0:
+                now = time.perf_counter()
+                state = TrainingProgress(
+                    step=step,
+                    steps=steps,
+                    epoch=step / per_epoch,
+                    loss=math.fsum(losses) / len(losses),
+                    images_per_second=(step - reported_step) * recipe.batch_size / (now - reported),
+                )
+                if ended:
+                    _save(checkpoint, network, optimizer, tag, step, seconds + now - started)
+                on_report(state, network)
+                losses.clear()
+                reported, reported_step = time.perf_counter(), step
+            if step == steps:
+                break
+    network.eval()
+    return seconds + time.perf_counter() - started
+
+
+def _step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, batch: Tensor, labels: Tensor, smoothing: float
+) -> float:
+    with _bfloat16(batch):
+        logits = network(batch)
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    if not torch.isfinite(loss):
+        raise ConfigError("training diverged: the loss is no longer finite; lower the learning rate")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
+
+
+def _bfloat16(images: Tensor) -> AbstractContextManager[None]:
+    return torch.autocast(images.device.type, torch.bfloat16)
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
+    """Return the labels ``(N,)`` of float images in [0, 1] or uint8 images, with bfloat16 arithmetic."""
+    network.eval()
+    labels = []
+    for batch in images.split(batch_size):
+        pixels = batch.float() / 255 if batch.dtype == torch.uint8 else batch
+        with _bfloat16(pixels):
+            labels.append(network(pixels.contiguous(memory_format=torch.channels_last)).argmax(1))
+    return torch.cat(labels)
+
+
+def _save(
+    path: Path | None,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tag: str,
+    step: int,
+    seconds: float,
+) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    state = {
+        "tag": tag,
+        "step": step,
+        "seconds": seconds,
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(state, partial)
+    partial.replace(path)  # a killed run leaves the previous checkpoint whole
+
+
+def _resume(
+    path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer, tag: str
+) -> tuple[int, float]:
+    """Return the step and the seconds at which the checkpoint, if there is one, was written."""
+    if path is None or not path.exists():
+        return 0, 0.0
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} is no readable checkpoint; delete it to start over ({error})") from error
+    if state["tag"] != tag:
+        raise CheckpointError(f"{path} belongs to the run {state['tag']}, not to {tag}; delete it to start over")
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"]), float(state["seconds"])

@@ -1,0 +1,84 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from maskrestore.classifiers.answers import hard_labels, labels_from_scores
+from maskrestore.errors import ClassifierOutputError
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            torch.tensor([2, 0, 7], dtype=dtype)
+            for dtype in (torch.int64, torch.int32, torch.int8, torch.uint8)
+        ),
+        *(np.array([2, 0, 7], dtype=dtype) for dtype in ("int64", "uint16", "uint32", "uint64", ">i4")),
+        [2, 0, 7],
+        (2, 0, 7),
+        [np.int32(2), 0, 7],
+        [torch.tensor(2), torch.tensor(0), torch.tensor(7)],
+    ],
+)
+def test_integers_of_any_kind_become_int64(answer: object) -> None:
+    labels = hard_labels(answer, 3)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [2, 0, 7]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (torch.zeros(3, 10), r"each of 3 images.*torch.float32 of shape \(3, 10\).*ModuleClassifier"),
+        (torch.zeros(3, 10, dtype=torch.int64), "return logits.argmax"),
+        (torch.zeros(3), r"torch.float32 of shape \(3,\); return integers: labels.long"),
+        ([0.0, 1.0, 2.0], "return integers"),
+        (torch.zeros(3, dtype=torch.bool), "got torch.bool"),
+        (torch.zeros(3, dtype=torch.complex64), "got torch.complex64"),
+        (torch.zeros(2, dtype=torch.int64), r"of shape \(2,\); answer all images"),
+        (torch.zeros(4, dtype=torch.int64), "in their order"),
+        (torch.zeros(0, dtype=torch.int64), r"of shape \(0,\)"),
+        (torch.zeros(3, 1, dtype=torch.int64), "squeeze"),
+        (torch.tensor(3), r"of shape \(\); return one label per image"),
+        (5, r"of shape \(\)"),
+        (None, "got a NoneType of object"),
+        (["cat", "dog", "cow"], "class names to their indices"),
+        ([[1, 2], [3]], "got a list"),
+        ({"label": 3}, "got a dict"),
+    ],
+)  # fmt: skip
+def test_anything_else_is_refused_with_a_hint(answer: object, message: str) -> None:
+    with pytest.raises(ClassifierOutputError, match=message):
+        hard_labels(answer, 3)
+
+
+def test_scores_become_labels() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.0], [3.0, -1.0, 2.0]])
+    for answer in (
+        scores,
+        scores.numpy(),
+        scores.half(),
+        SimpleNamespace(logits=scores),
+        (scores * 10).long(),
+    ):
+        assert labels_from_scores(answer, 2).tolist() == [1, 0]
+    assert labels_from_scores(torch.tensor([4, 5], dtype=torch.int32), 2).tolist() == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (torch.tensor([[0.1, float("nan")], [0.2, 0.3]]), "NaN"),
+        (torch.zeros(3, 10), r"shape \(2, K\) with K >= 2, got torch.float32 of shape \(3, 10\)"),
+        (torch.zeros(2, 1), r"K >= 2, got torch.float32 of shape \(2, 1\)"),
+        (torch.zeros(2, 10, 4, 4), r"of shape \(2, 10, 4, 4\)"),
+        (torch.zeros(2), "return integers"),
+        ((torch.zeros(2, 10), torch.zeros(2, 3)), "got a tuple"),
+        ({"logits": torch.zeros(2, 10)}, "got a dict"),
+    ],
+)
+def test_no_scores_no_labels(answer: object, message: str) -> None:
+    with pytest.raises(ClassifierOutputError, match=message):
+        labels_from_scores(answer, 2)

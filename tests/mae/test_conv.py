@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from maskrestore.errors import ConfigError
+from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
+
+SMALL = ConvMAEConfig(image_size=16, widths=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1,))
+
+
+def test_shape_and_units() -> None:
+    network = ConvMAE(SMALL)
+    assert (network.grid, network.image_size) == (8, 16)
+    output = network(torch.rand(2, 3, 16, 16), torch.zeros(2, 8, 8, dtype=torch.bool))
+    assert output.shape == (2, 3, 16, 16)
+    assert output.dtype == torch.float32
+
+
+def test_hidden_pixels_do_not_reach_the_output() -> None:
+    torch.manual_seed(0)
+    network = ConvMAE(SMALL)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    hidden = torch.rand(1, 8, 8) < 0.5
+    images = torch.rand(1, 3, 16, 16)
+    changed = torch.where(
+        hidden.repeat_interleave(2, 1).repeat_interleave(2, 2).unsqueeze(1), torch.rand_like(images), images
+    )
+    assert not torch.equal(images, changed)
+    assert torch.equal(network(images, hidden), network(changed, hidden))
+    assert not torch.equal(network(images, hidden), network(images, ~hidden))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"widths": (8,)}, {"encoder_blocks": (1,)}, {"decoder_blocks": (1, 1)}, {"image_size": 18}],
+)
+def test_shapes_that_do_not_fit_are_refused(wrong: dict[str, object]) -> None:
+    base: dict[str, object] = {
+        "image_size": 16,
+        "widths": (8, 12),
+        "encoder_blocks": (1, 1),
+        "decoder_blocks": (1,),
+    }
+    with pytest.raises(ConfigError):
+        ConvMAEConfig(**{**base, **wrong})  # type: ignore[arg-type]

@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskrestore.errors import CheckpointError, ConfigError, DataError
+from maskrestore.mae.checkpoints import load_network
+from maskrestore.mae.pretrain import PretrainConfig, Progress, masked_psnr, pretrain, random_hidden
+
+CONV = {"image_size": 16, "widths": (16, 16), "encoder_blocks": (1, 1), "decoder_blocks": (1,)}
+VIT = {
+    "image_size": 16, "patch_size": 2, "width": 32, "depth": 2, "heads": 2,
+    "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2,
+}  # fmt: skip
+
+
+def smooth_images(count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 3, 3, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear")
+    return (smooth * 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize("family", ["conv", "vit"])
+def test_training_improves_the_held_out_error_and_saves_weights(tmp_path: Path, family: str) -> None:
+    config = PretrainConfig(
+        family=family,  # type: ignore[arg-type]
+        network=CONV if family == "conv" else VIT,
+        steps=80,
+        batch_size=32,
+        checkpoint_every=20,
+        warmup_steps=5,
+        learning_rate=3e-3,
+    )
+    seen: list[Progress] = []
+    images = smooth_images(256)
+    path = pretrain(config, images[:224], tmp_path, held_out=images[224:], progress=seen.append)
+    curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in curve] == [20, 40, 60, 80]
+    assert curve[-1]["held_out_psnr"] > curve[0]["held_out_psnr"] + 1
+    assert seen[-1].step == 80
+    # The file holds half-precision weights of the network that was measured.
+    assert masked_psnr(load_network(path), images[224:]) == pytest.approx(curve[-1]["held_out_psnr"], abs=0.05)
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    config = PretrainConfig(network=CONV, steps=12, batch_size=8, checkpoint_every=4)
+    images = smooth_images(32)
+    whole = load_network(pretrain(config, images, tmp_path / "whole"))
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(state: Progress) -> None:
+        if state.step == 8:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):  # after step 8 was computed, before its checkpoint was written
+        pretrain(config, images, tmp_path / "parts", progress=stop)
+    resumed = load_network(pretrain(config, images, tmp_path / "parts"))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    images = smooth_images(8)
+    pretrain(PretrainConfig(network=CONV, steps=1, batch_size=4), images, tmp_path)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        pretrain(PretrainConfig(network=CONV, steps=2, batch_size=4), images, tmp_path)
+
+
+def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    config = PretrainConfig(network=CONV, steps=1)
+    for images in (torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, 3, 16, 16), torch.zeros(0, 3, 16, 16)):
+        with pytest.raises(DataError):
+            pretrain(config, images, tmp_path)
+    with pytest.raises(ConfigError, match="mask_ratio"):
+        PretrainConfig(mask_ratio=(0.5, 0.2))
+
+
+def test_training_masks_cover_the_range_and_a_vit_gets_one_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    share = random_hidden(500, 16, (0.05, 0.9), 0.2, generator).float().mean(dim=(1, 2))
+    assert share.min() < 0.15
+    assert share.max() > 0.85
+    assert share.max() <= 0.9 + 1 / 512
+    assert share.mean() > 0.55  # high ratios more often
+    counts = random_hidden(8, 16, (0.05, 0.9), 0.2, generator, one_ratio=True).flatten(1).sum(dim=1)
+    assert counts.unique().numel() == 1
+
+
+def test_blobs_are_connected() -> None:
+    def contacts(blob_share: float) -> float:
+        hidden = random_hidden(64, 16, (0.2, 0.2), blob_share, torch.Generator().manual_seed(0))
+        return float((hidden[:, 1:] & hidden[:, :-1]).sum())
+
+    assert contacts(1.0) > 2 * contacts(0.0)

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from maskrestore.errors import ConfigError, InvalidImageError
+from maskrestore.imaging.patches import tokens_to_pixels
+from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
+from maskrestore.mae.restorer import MAERestorer
+from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
+from maskrestore.types import Restorer
+
+
+def networks() -> dict[str, torch.nn.Module]:
+    torch.manual_seed(0)
+    conv = ConvMAE(ConvMAEConfig(image_size=16, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1,)))
+    vit = ViTMAE(
+        ViTMAEConfig(
+            image_size=16,
+            patch_size=2,
+            width=32,
+            depth=2,
+            heads=2,
+            decoder_width=32,
+            decoder_depth=1,
+            decoder_heads=2,
+        )
+    )
+    for network in (conv, vit):
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return {"conv": conv, "vit": vit}
+
+
+@pytest.fixture(params=["conv", "vit"])
+def network(request: pytest.FixtureRequest) -> torch.nn.Module:
+    return networks()[request.param]
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 16, 16), (3, 40, 28), (3, 9, 13)])
+def test_visible_pixels_are_kept_bit_for_bit(network: torch.nn.Module, shape: tuple[int, ...]) -> None:
+    restorer = MAERestorer(network)
+    assert isinstance(restorer, Restorer)
+    images = torch.rand(5, *shape)
+    hidden = torch.rand(5, 8, 8) < 0.3
+    hidden[4] = False
+    restored = restorer.restore(images, hidden)
+    pixels = tokens_to_pixels(hidden, *shape[1:]).expand_as(images)
+    assert torch.equal(restored[~pixels], images[~pixels])
+    assert (restored[pixels] != images[pixels]).float().mean() > 0.9
+    assert restored.min() >= 0
+    assert restored.max() <= 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(3, 16, 16), (3, 24, 20)])
+def test_result_is_the_same_bits_in_any_company(
+    network: torch.nn.Module, precision: str, shape: tuple[int, ...]
+) -> None:
+    restorer = MAERestorer(network, micro_batch=4, precision=precision)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(11, *shape, generator=generator)
+    shares = torch.rand(11, 1, 1, generator=generator)
+    hidden = torch.rand(11, 8, 8, generator=generator) < shares
+    together = restorer.restore(images, hidden)
+    order = torch.randperm(11, generator=generator)
+    assert torch.equal(restorer.restore(images[order], hidden[order]), together[order])
+    for size in (1, 2, 5):
+        parts = [
+            restorer.restore(a, b) for a, b in zip(images.split(size), hidden.split(size), strict=True)
+        ]
+        assert torch.equal(torch.cat(parts), together)
+
+
+def test_grey_equals_the_mean_of_three_equal_channels(network: torch.nn.Module) -> None:
+    restorer = MAERestorer(network, precision="float32")
+    grey = torch.rand(2, 1, 16, 16)
+    hidden = torch.rand(2, 8, 8) < 0.5
+    colour = restorer.restore(grey.expand(-1, 3, -1, -1).contiguous(), hidden)
+    pixels = tokens_to_pixels(hidden, 16, 16)
+    # Clipping comes after the mean, so compare where no channel was clipped.
+    inside = pixels & (colour.amin(1, keepdim=True) > 0) & (colour.amax(1, keepdim=True) < 1)
+    assert torch.allclose(restorer.restore(grey, hidden)[inside], colour.mean(1, keepdim=True)[inside], atol=1e-6)
+
+
+def test_wrong_shapes_and_settings_are_refused(network: torch.nn.Module) -> None:
+    restorer = MAERestorer(network)
+    with pytest.raises(InvalidImageError, match="hidden"):
+        restorer.restore(torch.rand(2, 3, 16, 16), torch.ones(2, 7, 7, dtype=torch.bool))
+    with pytest.raises(InvalidImageError, match="hidden"):
+        restorer.restore(torch.rand(2, 3, 16, 16), torch.ones(2, 8, 8))
+    with pytest.raises(InvalidImageError, match="1 or 3"):
+        restorer.restore(torch.rand(2, 4, 16, 16), torch.ones(2, 8, 8, dtype=torch.bool))
+    with pytest.raises(ConfigError, match="micro_batch"):
+        MAERestorer(network, micro_batch=0)
+    with pytest.raises(ConfigError, match="precision"):
+        MAERestorer(network, precision="float16")  # type: ignore[arg-type]

@@ -1,0 +1,279 @@
+"""The HTML report: one self-contained file that shows every image and trusts no text."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskrestore.errors import ConfigError
+from maskrestore.reporting import Metric, ReportEntry, ReportSummary, entries_from, write_report
+from maskrestore.types import Purification
+
+VOID = {"meta", "img", "input", "br", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """A parsed report: its elements, its text, and whether every element was closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    def all(self, tag: str, css_class: str = "") -> list[dict[str, str | None]]:
+        return [a for t, a in self.elements if t == tag and css_class in (a.get("class") or "")]
+
+
+def purified(images: torch.Tensor, *, maps: bool = True, changed: int = 1) -> Purification:
+    """A made-up result: the top left token is made black, the first ``changed`` labels go from 0 to 1."""
+    count, grid = len(images), 4
+    hidden = torch.zeros(count, grid, grid, dtype=torch.bool)
+    hidden[:, 0, 0] = True
+    result = images.clone()
+    result[..., : images.shape[-2] // grid, : images.shape[-1] // grid] = 0
+    labels = torch.zeros(count, dtype=torch.int64)
+    labels[:changed] = 1
+    scores = torch.linspace(-0.2, 1.2, count * grid * grid).view(count, grid, grid)
+    fields = ("scores", "image_scores", "label_scores", "initial_image_scores", "initial_label_scores")
+    return Purification(
+        images=result,
+        labels=labels,
+        original_labels=torch.zeros(count, dtype=torch.int64),
+        queries=torch.arange(count) + 27,
+        hidden=hidden if maps else None,
+        **dict.fromkeys(fields, scores if maps else None),
+    )
+
+
+def made_entries(count: int, *, maps: bool = True, changed: int = 1, **more) -> list[ReportEntry]:
+    images = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    names = [f"image-{i:04d}.png" for i in range(count)]
+    return entries_from(images, purified(images, maps=maps, changed=changed), names=names, **more)
+
+
+def written(tmp_path, *args, **kwargs) -> tuple[Page, str]:
+    html = write_report(tmp_path / "out", *args, **kwargs).read_text("utf-8")
+    return Page(html), html
+
+
+def picture(source: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))))
+
+
+def test_the_file_needs_nothing_from_outside_and_runs_no_script(tmp_path):
+    page, html = written(tmp_path, made_entries(3))
+    assert html.startswith("<!doctype html>")
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
+    assert not re.search(r"https?:|//|@import|url\(", text, re.IGNORECASE)
+    assert not page.all("script")
+    assert not page.all("link")
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+    policy = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv")]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
+
+
+def test_each_image_has_nine_pictures_with_descriptions(tmp_path):
+    entries = made_entries(3)
+    page, _ = written(tmp_path, entries)
+    images = page.all("img")
+    assert len(images) == 3 * 9
+    for entry, first in zip(entries, range(0, 27, 9), strict=True):
+        assert all(entry.name in image["alt"] for image in images[first : first + 9])
+        assert np.array_equal(picture(images[first]["src"]), entry.evidence.original)
+        assert np.array_equal(picture(images[first + 7]["src"]), entry.evidence.purified)
+        removed = picture(images[first + 8]["src"])
+        assert removed[:2, :2].any()
+        assert not removed[2:].any()
+        assert not removed[:, 2:].any()
+
+
+def test_labels_queries_and_verdicts_are_told(tmp_path):
+    names = ("stop", "yield")
+    page, _ = written(
+        tmp_path,
+        made_entries(4, changed=2, true_labels=[1, 0, 0, 1], notes=["triggered", "", "", ""]),
+        class_names=names,
+    )
+    for words in ("recovered", "was correct, now wrong", "correct throughout", "wrong before and after"):
+        assert words in page.text
+    assert re.search(
+        r"image-0000.png triggered stop → becomes yield ✓ recovered true label yield .?27 queries", page.text
+    )
+    assert "Labels changed 2" in page.text
+    assert "Queries per image 28.5 (at most 30)" in page.text
+
+
+def test_without_the_truth_no_verdict_on_correctness_is_given(tmp_path):
+    page, _ = written(tmp_path, made_entries(2))
+    assert "class 0 → becomes class 1" in page.text
+    assert "label changed" in page.text
+    assert "recovered" not in page.text
+    assert "True label" not in page.text
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "</style><b>x",
+        "{{ 7*7 }}{% raw %}",
+        "a&lt;b'c",
+    ],
+)
+def test_no_text_can_become_markup(tmp_path, attack):
+    images = torch.rand(1, 3, 8, 8)
+    pages = []
+    for text in (attack, "harmless"):
+        arguments = {"class_names": [text] * 2, "errors": [(text, text)]}
+        pages.append(written(tmp_path, *everywhere(text, images), **arguments)[0])
+    page, harmless = pages
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in harmless.elements]
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert page.text.count(attack) >= 10
+
+
+def everywhere(text: str, images: torch.Tensor) -> tuple[list[ReportEntry], ReportSummary]:
+    metric = Metric(name=text, meaning=text, before=0.5, after=0.25)
+    summary = ReportSummary(
+        title=text, description=text, metrics=[metric], settings={text: text}, key_fingerprint=text
+    )
+    return entries_from(images, purified(images), names=[text], notes=[text], true_labels=[0]), summary
+
+
+def test_undecodable_and_deceptive_names_are_spelled_out(tmp_path):
+    images = torch.rand(1, 3, 8, 8)
+    entries = entries_from(images, purified(images), names=["a\udcff\u202egnp\n.exe"])
+    page, _ = written(tmp_path, entries, errors=[("\udc80", "bad\x00byte")])
+    assert r"a\udcff\u202egnp\n.exe" in page.text
+    assert r"\udc80" in page.text
+    assert r"bad\x00byte" in page.text
+
+
+def test_every_entry_is_present_and_changed_ones_come_with_pictures(tmp_path):
+    entries = made_entries(40, changed=3)
+    entries = entries[3:] + entries[:3]  # the changed ones last
+    page, _ = written(tmp_path, iter(entries), max_detailed=5)
+    assert len(page.all("article")) == 5
+    assert len(page.all("img")) == 5 * 9
+    for entry in entries:
+        assert entry.name in page.text
+    shown = [image["alt"].split(" of ")[1].split(":")[0] for image in page.all("img")[::9]]
+    assert shown == ["image-0003.png", "image-0004.png", "image-0000.png", "image-0001.png", "image-0002.png"]
+    assert "5 of 40 images are shown here" in page.text
+
+
+def test_thousands_of_entries_are_listed_up_to_a_cap(tmp_path):
+    entries = [ReportEntry(name=f"n{i}", original_label=0, label=0, queries=2) for i in range(3000)]
+    page, html = written(tmp_path, entries, max_listed=1000)
+    assert len(page.all("tr")) == 1 + 1000
+    assert "2000 more images are not listed here." in page.text
+    assert "Images 3,000" in page.text
+    assert len(html) < 1_000_000
+
+
+def test_a_defense_without_maps_has_only_the_columns_it_can_fill(tmp_path):
+    page, _ = written(tmp_path, made_entries(2, maps=False))
+    assert len(page.all("img")) == 2 * 3
+    assert "Hidden" not in page.text
+    mixed, _ = written(tmp_path, made_entries(1) + made_entries(1, maps=False))
+    assert len(mixed.all("img")) == 9 + 3
+    assert mixed.text.count("not available") == 6
+
+
+def test_large_and_grey_images_are_reduced_and_shown(tmp_path):
+    image = torch.rand(1, 1, 500, 1000)
+    entries = entries_from(image, purified(image), names=["wide"])
+    page, html = written(tmp_path, entries)
+    assert entries[0].evidence.original.shape == (112, 224, 3)
+    assert picture(page.all("img")[0]["src"]).shape == (112, 224, 3)
+    assert "1000 × 500 px" in page.text
+    assert "aspect-ratio: 1000 / 500" in html
+
+
+def test_metrics_settings_and_speed_stand_on_top(tmp_path):
+    metric = Metric(
+        name="ASR", meaning="attack success", before=0.987, after=0.0081, higher_is_better=False, images=375
+    )
+    metric_with_range = Metric(
+        name="CA", meaning="clean accuracy", before=1, after=0.98, after_interval=(0.96, 0.99)
+    )
+    summary = ReportSummary(
+        title="Demo",
+        metrics=[metric, metric_with_range],
+        settings={"profile": "default"},
+        key_fingerprint="9f86d081",
+        images_per_second=15.23,
+        seconds=51.1,
+    )
+    page, _ = written(tmp_path, made_entries(1), summary)
+    assert "ASR lower is better attack success, 375 images before 98.7 % after 0.8 %" in page.text
+    assert "after 98.0 % 96.0 – 99.0" in page.text
+    assert "95 % confidence" in page.text
+    for words in ("profile default", "Key fingerprint 9f86d081", "Images per second 15.2", "Time 51.1 s"):
+        assert words in page.text
+
+
+def test_a_folder_of_failures_still_gives_a_report(tmp_path):
+    page, _ = written(tmp_path, [], errors=[("broken.png", "the file is truncated")])
+    assert "broken.png the file is truncated" in page.text
+    assert "Failed 1" in page.text
+    empty, _ = written(tmp_path, [])
+    assert "No image was processed." in empty.text
+
+
+def test_wrong_numbers_are_refused(tmp_path):
+    images = torch.rand(2, 3, 8, 8)
+    with pytest.raises(ValueError, match="2 images, 2 results, 1 names"):
+        entries_from(images, purified(images), names=["one"])
+    with pytest.raises(ValueError, match="3 true_labels"):
+        entries_from(images, purified(images), names=["one", "two"], true_labels=[0, 0, 0])
+    with pytest.raises(ConfigError, match="max_detailed is -1"):
+        write_report(tmp_path, [], max_detailed=-1)
+
+
+def test_entries_do_not_keep_the_batch_alive():
+    images = torch.rand(2, 3, 8, 8)
+    result = purified(images)
+    entries = entries_from(images, result, names=["a", "b"])
+    before = entries[0].evidence.scores.copy()
+    result.scores.zero_()
+    images.zero_()
+    assert np.array_equal(entries[0].evidence.scores, before)
+    assert entries[0].evidence.original.any()
+
+
+def test_a_change_too_small_for_the_thumbnail_is_not_called_unchanged(tmp_path):
+    image = torch.full((1, 3, 1120, 1120), 0.5)
+    result = purified(image)
+    result.images.copy_(image)
+    untouched, _ = written(tmp_path, entries_from(image, result, names=["x"]))
+    assert "unchanged" in untouched.text.split("Purified")[-1].split("Removed")[0]
+    result.images[0, 0, 1000, 1000] = 1.0
+    page, _ = written(tmp_path, entries_from(image, result, names=["x"]))
+    assert "Purified restored Removed at most 0.50" in page.text
