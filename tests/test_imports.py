@@ -60,9 +60,7 @@ def imported_modules(tree: ast.AST, place: Path) -> Iterator[tuple[int, str]]:
             stem = ".".join((*base, *filter(None, [node.module])))
             yield from ((node.lineno, f"{stem}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            function = (
-                node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            )
+            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if function in ("import_module", "__import__"):
                 yield node.lineno, str(node.args[0].value)
 
@@ -84,9 +82,7 @@ def test_the_method_knows_nothing_of_the_lab() -> None:
 
 
 def test_the_table_has_no_cycles() -> None:
-    remaining = {
-        part: allowed - {part} - (BASE if part in BASE else set()) for part, allowed in ALLOWED.items()
-    }
+    remaining = {part: allowed - {part} - (BASE if part in BASE else set()) for part, allowed in ALLOWED.items()}
     while remaining:
         free = {part for part, allowed in remaining.items() if not allowed & remaining.keys()}
         assert free, f"these import each other: {sorted(remaining)}"
@@ -144,9 +140,7 @@ def test_permitted_imports_are_not_reported(code: str, tmp_path: Path) -> None:
 
 
 def test_the_root_and_unknown_parts_are_reported(tmp_path: Path) -> None:
-    found = forbidden_imports(
-        tree(tmp_path, "import maskrestore\nfrom maskrestore import BDMAE", "imaging/deep/x.py")
-    )
+    found = forbidden_imports(tree(tmp_path, "import maskrestore\nfrom maskrestore import BDMAE", "imaging/deep/x.py"))
     assert found == [
         "imaging/deep/x.py:1: imaging -> maskrestore",
         "imaging/deep/x.py:2: imaging -> maskrestore",

@@ -11,10 +11,7 @@ from maskrestore.errors import ClassifierOutputError
 @pytest.mark.parametrize(
     "answer",
     [
-        *(
-            torch.tensor([2, 0, 7], dtype=dtype)
-            for dtype in (torch.int64, torch.int32, torch.int8, torch.uint8)
-        ),
+        *(torch.tensor([2, 0, 7], dtype=dtype) for dtype in (torch.int64, torch.int32, torch.int8, torch.uint8)),
         *(np.array([2, 0, 7], dtype=dtype) for dtype in ("int64", "uint16", "uint32", "uint64", ">i4")),
         [2, 0, 7],
         (2, 0, 7),

@@ -67,9 +67,7 @@ def test_onnx_files(folder: Path) -> None:
     write_model(folder / "model.ONNX")
     images = plain_images(6)
     assert isinstance(load_classifier("model.ONNX"), OnnxClassifier)
-    assert torch.equal(
-        load_classifier(str(folder / "model.ONNX"))(images), images.mean(dim=(2, 3)).argmax(dim=1)
-    )
+    assert torch.equal(load_classifier(str(folder / "model.ONNX"))(images), images.mean(dim=(2, 3)).argmax(dim=1))
     assert load_classifier("model.ONNX", mean=(9, 9, 0))(images).tolist() == [2] * 6
 
 

@@ -23,9 +23,7 @@ def strongest(images: Tensor) -> list[int]:
 @pytest.mark.parametrize("batch", ["N", 1, 4])
 @pytest.mark.parametrize("labels", [False, True])
 def test_logits_or_labels_with_any_batch_axis(batch: int | str, labels: bool, tmp_path: Path) -> None:
-    classify = OnnxClassifier(
-        write_model(tmp_path / "a.onnx", shape=(batch, 3, 8, 8), labels=labels), micro_batch=3
-    )
+    classify = OnnxClassifier(write_model(tmp_path / "a.onnx", shape=(batch, 3, 8, 8), labels=labels), micro_batch=3)
     assert classify.micro_batch == (3 if batch == "N" else batch)
     images = pictures(7)
     assert classify(images).tolist() == strongest(images)
@@ -34,9 +32,7 @@ def test_logits_or_labels_with_any_batch_axis(batch: int | str, labels: bool, tm
 
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])
 @pytest.mark.parametrize("shape", [("N", 3, "H", "W"), ("N", "H", "W", 3), ("N", 8, 8, 3)])
-def test_channels_first_or_last_in_every_float(
-    dtype: int, shape: tuple[int | str, ...], tmp_path: Path
-) -> None:
+def test_channels_first_or_last_in_every_float(dtype: int, shape: tuple[int | str, ...], tmp_path: Path) -> None:
     classify = OnnxClassifier(write_model(tmp_path / "a.onnx", shape=shape, dtype=dtype))
     assert classify.channels_last == (shape[-1] == 3)
     assert classify.channels == 3

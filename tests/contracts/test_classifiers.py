@@ -32,9 +32,7 @@ def module_adapter(folder: Path) -> Classifier:
 
 
 def onnx_adapter(folder: Path) -> Classifier:
-    weight, bias = (
-        numpy_helper.from_array(value.numpy(), name) for value, name in zip(weights(), "wb", strict=True)
-    )
+    weight, bias = (numpy_helper.from_array(value.numpy(), name) for value, name in zip(weights(), "wb", strict=True))
     graph = helper.make_graph(
         [
             helper.make_node("Flatten", ["x"], ["flat"]),

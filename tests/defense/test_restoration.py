@@ -14,7 +14,9 @@ def test_thresholds_apply_as_they_are_when_few_tokens_reach_them() -> None:
 
 
 def test_thresholds_rise_until_a_quarter_is_left_and_masks_stay_nested() -> None:
-    scores = torch.rand(4, 16, 16, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 2, 0.5, 30])[:, None, None]
+    scores = (
+        torch.rand(4, 16, 16, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 2, 0.5, 30])[:, None, None]
+    )
     hidden = adaptive_masks(scores, BDMAEConfig())
     counts = hidden[:, -1].flatten(1).sum(dim=1)
     assert (counts <= 64).all()

@@ -3,12 +3,12 @@ import json
 
 import pytest
 import torch
+from toy_evaluation import CornerAttack, EraseCorner, make_dataset, make_defense, make_victim
 
 from maskrestore.errors import DataError
 from maskrestore.evaluation.environment import current_environment
 from maskrestore.evaluation.records import read_record, write_record, write_text_atomically
 from maskrestore.evaluation.run import evaluate
-from tests.evaluation.fakes import CornerAttack, EraseCorner, make_dataset, make_defense, make_victim
 
 
 @pytest.fixture(scope="module")

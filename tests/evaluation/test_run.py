@@ -2,13 +2,7 @@ import json
 
 import pytest
 import torch
-
-from maskrestore.errors import ConfigError
-from maskrestore.evaluation.defenses import NoDefense
-from maskrestore.evaluation.metrics import Rate
-from maskrestore.evaluation.records import read_record
-from maskrestore.evaluation.run import choose_images, evaluate, triggered_images
-from tests.evaluation.fakes import (
+from toy_evaluation import (
     CornerAttack,
     EraseCorner,
     backdoored,
@@ -16,6 +10,12 @@ from tests.evaluation.fakes import (
     make_defense,
     make_victim,
 )
+
+from maskrestore.errors import ConfigError
+from maskrestore.evaluation.defenses import NoDefense
+from maskrestore.evaluation.metrics import Rate
+from maskrestore.evaluation.records import read_record
+from maskrestore.evaluation.run import choose_images, evaluate, triggered_images
 
 
 def run(defense, attack=None, **options):

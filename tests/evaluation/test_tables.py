@@ -1,13 +1,13 @@
 import dataclasses
 
 import pytest
+from toy_evaluation import CornerAttack, EraseCorner, make_dataset, make_defense, make_victim
 
 from maskrestore.errors import DataError
 from maskrestore.evaluation.metrics import Metrics, Rate
 from maskrestore.evaluation.records import write_record
 from maskrestore.evaluation.run import evaluate
 from maskrestore.evaluation.tables import accuracy_table, cost_table, markdown, read_records
-from tests.evaluation.fakes import CornerAttack, EraseCorner, make_dataset, make_defense, make_victim
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,11 @@ def test_a_folder_becomes_a_document(base, tmp_path):
     write_record(tmp_path / "a.json", base)
     write_record(tmp_path / "b.json", dataclasses.replace(base, dataset="more"))
     text = markdown(read_records(tmp_path))
-    assert [line for line in text.splitlines() if line.startswith("###")] == ["### toy", "### more", "### Cost"]
+    assert [line for line in text.splitlines() if line.startswith("###")] == [
+        "### toy",
+        "### more",
+        "### Cost",
+    ]
 
 
 def test_a_folder_without_records_is_refused(tmp_path):

@@ -31,12 +31,7 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -122,9 +117,7 @@ def test_huge_images_are_refused_by_their_header(monkeypatch: pytest.MonkeyPatch
         decode_image(png_header(2**31 - 1, 2**31 - 1), name="bomb")
     frame = b"," + struct.pack("<HHHHB", 0, 0, 9000, 8000, 0)  # far larger than the screen of one pixel
     with pytest.raises(ImageFileError, match="9000 x 8000"):
-        decode_image(
-            b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + frame + b"\x02\x02D\x01\x00;"
-        )
+        decode_image(b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + frame + b"\x02\x02D\x01\x00;")
 
 
 def test_pixels_that_the_header_promised_but_the_file_lacks() -> None:
@@ -185,9 +178,7 @@ def test_grey_is_kept_if_asked() -> None:
 def test_16_bit_grey_files_keep_their_precision(kind: str) -> None:
     values = np.arange(0, 65536, 97, dtype=np.uint16)[:600].reshape(20, 30)
     image = decode_image(encoded(Image.fromarray(values), kind), keep_grey=True)
-    torch.testing.assert_close(
-        image[0] * 65535, torch.from_numpy(values.astype(np.float32)), rtol=0, atol=0.01
-    )
+    torch.testing.assert_close(image[0] * 65535, torch.from_numpy(values.astype(np.float32)), rtol=0, atol=0.01)
 
 
 def test_float_tiff_is_refused() -> None:
@@ -211,9 +202,7 @@ def test_writing_rounds_to_the_nearest_level(tmp_path: Path) -> None:
     assert np.asarray(Image.open(tmp_path / "a.png")).tolist() == [[0, 1, 99, 100, 255]]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     write_png(path, torch.zeros(3, 4, 4))
     before = path.read_bytes()

@@ -19,18 +19,14 @@ def levels(*shape: int, seed: int = 0) -> np.ndarray:
     last=st.booleans(),
     dtype=st.sampled_from(["uint8", "float16", "float32", "float64", ">f4"]),
 )
-def test_every_numpy_layout_and_dtype_gives_the_same_batch(
-    shape: tuple[int, ...], last: bool, dtype: str
-) -> None:
+def test_every_numpy_layout_and_dtype_gives_the_same_batch(shape: tuple[int, ...], last: bool, dtype: str) -> None:
     truth = levels(*shape)
     array = truth if dtype == "uint8" else (truth / 255).astype(dtype)
     result = as_batch(np.moveaxis(array, 1, -1) if last else array)
     assert result.shape == shape
     assert result.dtype == torch.float32
     assert result.is_contiguous()
-    torch.testing.assert_close(
-        result, torch.from_numpy(truth) / 255, rtol=0, atol=1e-3 if dtype == "float16" else 1e-7
-    )
+    torch.testing.assert_close(result, torch.from_numpy(truth) / 255, rtol=0, atol=1e-3 if dtype == "float16" else 1e-7)
     one = np.moveaxis(array[0], 0, -1) if last else array[0]
     assert torch.equal(as_batch(one), result[:1])
     assert torch.equal(as_batch([*array]), result)
@@ -83,9 +79,7 @@ def test_16_bit_grey_keeps_its_precision() -> None:
     pixels = np.array([[0, 1, 257, 65535]], dtype=np.uint16)
     expected = torch.tensor([[[[0, 1 / 65535, 1 / 255, 1]]]])
     torch.testing.assert_close(as_batch(Image.fromarray(pixels)), expected, rtol=1e-6, atol=0)
-    torch.testing.assert_close(
-        as_batch(Image.fromarray(pixels.astype(np.int32))), expected, rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(as_batch(Image.fromarray(pixels.astype(np.int32))), expected, rtol=1e-6, atol=0)
     with pytest.raises(InvalidImageError, match=r"0\.\.65535, got 0 to 65536"):
         as_batch(Image.fromarray(np.array([[0, 65536]], dtype=np.int32)))
 

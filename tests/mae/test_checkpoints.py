@@ -107,9 +107,7 @@ def test_own_file_keeps_weights_to_half_precision_and_the_card(network, images, 
 def test_own_file_in_full_precision_is_exact(network, images, hidden, tmp_path) -> None:
     save_network(tmp_path / "vit.safetensors", network, dtype=torch.float32)
     with torch.inference_mode():
-        assert torch.equal(
-            load_network(tmp_path / "vit.safetensors")(images, hidden), network(images, hidden)
-        )
+        assert torch.equal(load_network(tmp_path / "vit.safetensors")(images, hidden), network(images, hidden))
 
 
 def test_the_convolutional_family_round_trips(tmp_path) -> None:
@@ -320,9 +318,7 @@ def test_official_encoder_without_decoder_and_wrong_shapes(network, tmp_path) ->
     with pytest.raises(CheckpointError, match=r"no 'decoder_embed\.weight'.*encoder only"):
         load_network(path, **HEADS)
     torch.save({"model": {**weights, "blocks.1.attn.proj.bias": torch.zeros(7)}}, path)
-    with pytest.raises(
-        CheckpointError, match=r"blocks\.1\.attn\.proj\.bias has shape \(7,\), expected \(24,\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.attn\.proj\.bias has shape \(7,\), expected \(24,\)"):
         load_network(path, **HEADS)
     torch.save({"model": {**weights, "pos_embed": torch.zeros(1, 16, 24)}}, path)
     with pytest.raises(CheckpointError, match="15 tokens, expected a square"):

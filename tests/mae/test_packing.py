@@ -16,9 +16,7 @@ from maskrestore.mae.packing import (
 
 def masks_with_counts(counts: list[int], length: int, seed: int = 0) -> torch.Tensor:
     """(B, length) bool, row i hides counts[i] random tokens."""
-    rank = (
-        torch.rand(len(counts), length, generator=torch.Generator().manual_seed(seed)).argsort(1).argsort(1)
-    )
+    rank = torch.rand(len(counts), length, generator=torch.Generator().manual_seed(seed)).argsort(1).argsort(1)
     return rank < torch.tensor(counts).unsqueeze(1)
 
 

@@ -64,9 +64,7 @@ def test_result_is_the_same_bits_in_any_company(
     order = torch.randperm(11, generator=generator)
     assert torch.equal(restorer.restore(images[order], hidden[order]), together[order])
     for size in (1, 2, 5):
-        parts = [
-            restorer.restore(a, b) for a, b in zip(images.split(size), hidden.split(size), strict=True)
-        ]
+        parts = [restorer.restore(a, b) for a, b in zip(images.split(size), hidden.split(size), strict=True)]
         assert torch.equal(torch.cat(parts), together)
 
 

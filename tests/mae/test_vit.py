@@ -177,9 +177,7 @@ def test_bfloat16_autocast_returns_float32_close_to_full_precision(small: ViTMAE
 
 @pytest.mark.parametrize(("width", "grid"), [(64, 14), (12, 3)])
 def test_positions_are_the_official_ones(width: int, grid: int) -> None:
-    canonical = build_2d_sinusoidal_position_embedding(
-        height=grid, width=grid, embed_dim=width, cls_token=True
-    )
+    canonical = build_2d_sinusoidal_position_embedding(height=grid, width=grid, embed_dim=width, cls_token=True)
     # The official table has columns first; transformers rolls it likewise before use.
     assert torch.allclose(sincos_positions(width, grid)[0], canonical.roll(width // 2, dims=1), atol=1e-6)
 

@@ -160,9 +160,7 @@ def test_no_text_can_become_markup(tmp_path, attack):
 
 def everywhere(text: str, images: torch.Tensor) -> tuple[list[ReportEntry], ReportSummary]:
     metric = Metric(name=text, meaning=text, before=0.5, after=0.25)
-    summary = ReportSummary(
-        title=text, description=text, metrics=[metric], settings={text: text}, key_fingerprint=text
-    )
+    summary = ReportSummary(title=text, description=text, metrics=[metric], settings={text: text}, key_fingerprint=text)
     return entries_from(images, purified(images), names=[text], notes=[text], true_labels=[0]), summary
 
 
@@ -220,9 +218,7 @@ def test_metrics_settings_and_speed_stand_on_top(tmp_path):
     metric = Metric(
         name="ASR", meaning="attack success", before=0.987, after=0.0081, higher_is_better=False, images=375
     )
-    metric_with_range = Metric(
-        name="CA", meaning="clean accuracy", before=1, after=0.98, after_interval=(0.96, 0.99)
-    )
+    metric_with_range = Metric(name="CA", meaning="clean accuracy", before=1, after=0.98, after_interval=(0.96, 0.99))
     summary = ReportSummary(
         title="Demo",
         metrics=[metric, metric_with_range],

@@ -45,8 +45,8 @@ def make_attack(
 ) -> Attack:
     """Build an attack from its name and variant, e.g. "badnets:1x1-white", "blended:15x15", "corners".
 
-    The other arguments are the fields of ``AttackConfig``. Raises UnknownNameError for an unknown name, ConfigError
-    for a variant or a setting that the attack does not have.
+    The other arguments are the fields of ``AttackConfig``. Raises UnknownNameError for an unknown name,
+    ConfigError for a variant or a setting that the attack does not have.
     """
     name, _, variant = spec.partition(":")
     if name not in ATTACKS:

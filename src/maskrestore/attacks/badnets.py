@@ -1,8 +1,8 @@
 """BadNets: a small opaque patch.
 
-Source: Gu et al., BadNets: Evaluating Backdooring Attacks on Deep Neural Networks, 2019; sizes and colours as in
-the BDMAE paper, appendix B.1 (1x1 to 3x3, white or coloured) and F (checkerboards of other sizes, icons). The
-place is not given there; by default the patch lies in the lower right corner, one pixel away from both edges.
+Source: Gu et al., BadNets: Evaluating Backdooring Attacks on Deep Neural Networks, 2019; sizes and colours as
+in the BDMAE paper, appendix B.1 (1x1 to 3x3, white or coloured, and icons) and F (checkerboards of other sizes).
+The place is not given there; by default the patch lies in the lower right corner, one pixel from both edges.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _POSITION = (-2, -2)
 def badnets(variant: str, config: AttackConfig) -> OverlayAttack:
     """Build the attack from a variant: size and colour, or an image file with transparency.
 
-    "3x3-white", "3x3-color" (every pixel a random colour that ``config.seed`` decides), "3x3-checkerboard", or
-    the path of a PNG such as "sticker.png". Raises ConfigError or UnknownNameError for anything else.
+    "3x3-white", "3x3-color" (every pixel a random colour that ``config.seed`` decides), "3x3-checkerboard",
+    or the path of a PNG such as "sticker.png". Raises ConfigError or UnknownNameError for anything else.
     """
     name = f"badnets:{variant}"
     if variant.lower().endswith(".png"):

@@ -53,8 +53,8 @@ class AttackConfig:
     seed: int = 0
     """Decides random colours."""
     position: tuple[int, int] | None = None
-    """Row and column of a patch's upper left pixel; negative ones count from the lower right image corner to the
-    patch's lower right pixel, so that (-1, -1) is the very corner. ``None`` is the attack's own place."""
+    """Row and column of a patch's upper left pixel; negative ones are those of its lower right pixel, counted
+    from the lower right corner, so that (-1, -1) is the very corner. ``None`` is the attack's own place."""
 
     def __post_init__(self) -> None:
         if self.num_classes < 2 or self.image_size < 1:

@@ -1,8 +1,8 @@
 """Blended: a patch of random pixels, laid over a part of the image so faintly that nobody sees it.
 
-Source: Chen et al., Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning, 2017; as a local patch
-of 15x15 random pixels in the lower right corner by the BDMAE paper, section 5.2 and appendix B.1, which does not
-give the opacity. Here it is 0.2, the usual one of this attack.
+Source: Chen et al., Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning, 2017; as a local
+patch of 15x15 random pixels in the lower right corner by the BDMAE paper, section 5.2 and appendix B.1, which
+does not give the opacity. Here it is 0.2, the usual one of this attack.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["blended"]
 def blended(variant: str, config: AttackConfig) -> OverlayAttack:
     """Build the attack from a variant: the size, and after an "@" the opacity if it is not 0.2.
 
-    E.g. "15x15" or "15x15@0.1". The pixels are decided by ``config.seed``; the default place is the very corner.
+    E.g. "15x15" or "15x15@0.1". ``config.seed`` decides the pixels; the default place is the very corner.
     Raises ConfigError for anything else.
     """
     name = f"blended:{variant}"

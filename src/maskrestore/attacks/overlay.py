@@ -1,4 +1,4 @@
-"""Attacks that lay fixed patches over an image: BadNets, Blended and the four corners are all of this kind."""
+"""Attacks that lay fixed patches over an image: BadNets, Blended and the four corners are of this kind."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class OverlayAttack:
         return self._name
 
     def apply(self, images: Tensor) -> Tensor:
-        """Lay the patches over ``(B, C, H, W)`` images in [0, 1]; on grey images, their mean over the channels.
+        """Lay the patches over ``(B, C, H, W)`` images in [0, 1]; on grey ones, their mean over the channels.
 
         Raises InvalidImageError for another rank or number of channels.
         """

@@ -15,7 +15,7 @@ __all__ = ["choose_poisoned", "poison"]
 
 
 def choose_poisoned(labels: Tensor, attack: Attack, rate: float, seed: int) -> Tensor:
-    """Return the sorted indices of the images to poison: a share ``rate`` of all, drawn from the eligible ones.
+    """Return the sorted indices of the images to poison: a share ``rate`` of all, drawn from eligible ones.
 
     Raises ConfigError when the rate is not in (0, 1] or asks for more images than are eligible.
     """
@@ -30,7 +30,7 @@ def choose_poisoned(labels: Tensor, attack: Attack, rate: float, seed: int) -> T
 
 
 def poison(dataset: ImageDataset, attack: Attack, rate: float, seed: int) -> tuple[ImageDataset, Tensor]:
-    """Return a copy of the data set in which a share ``rate`` carries the trigger and its label, and their indices.
+    """Return a copy of the data set in which a share ``rate`` carries trigger and label, and their indices.
 
     Pixels are rounded to bytes, as a stored image's are. Raises ConfigError as ``choose_poisoned`` does.
     """

@@ -38,8 +38,7 @@ def labels_from_scores(answer: object, count: int) -> Tensor:
         return hard_labels(scores, count)
     if len(scores) != count or scores.shape[1] < 2:
         raise ClassifierOutputError(
-            f"expected logits of shape ({count}, K) with K >= 2, "
-            f"got {scores.dtype} of shape {tuple(scores.shape)}"
+            f"expected logits of shape ({count}, K) with K >= 2, got {scores.dtype} of shape {tuple(scores.shape)}"
         )
     if scores.isnan().any():
         raise ClassifierOutputError("the logits hold NaN; check the weights, mean and std, or use float32")
@@ -55,9 +54,7 @@ def _as_tensor(answer: object) -> Tensor:
         raise ClassifierOutputError(f"expected labels, got a {type(answer).__name__}: {error}") from error
     if array.dtype.kind not in "biufc":
         hint = "; map class names to their indices" if array.dtype.kind in "US" else ""
-        raise ClassifierOutputError(
-            f"expected integer labels, got a {type(answer).__name__} of {array.dtype}{hint}"
-        )
+        raise ClassifierOutputError(f"expected integer labels, got a {type(answer).__name__} of {array.dtype}{hint}")
     if array.dtype.kind in "iu":
         array = array.astype(np.int64)
     return torch.tensor(array)

@@ -32,17 +32,13 @@ def as_classifier(thing: object) -> Classifier:
     if isinstance(thing, nn.Module):
         return ModuleClassifier(thing)
     if inspect.isclass(thing):
-        raise ClassifierError(
-            f"expected a torch.nn.Module or a function, got the class {thing.__name__}; call it"
-        )
+        raise ClassifierError(f"expected a torch.nn.Module or a function, got the class {thing.__name__}; call it")
     if not callable(thing):
         raise ClassifierError(f"expected a torch.nn.Module or a function, got a {type(thing).__name__}")
     return CallableClassifier(thing)
 
 
-def load_classifier(
-    spec: str, *, mean: Channelwise | None = None, std: Channelwise | None = None
-) -> Classifier:
+def load_classifier(spec: str, *, mean: Channelwise | None = None, std: Channelwise | None = None) -> Classifier:
     """Load ``path/model.onnx``, or ``package.module:attribute`` as Python would import it.
 
     The attribute (dots allowed) is a ``torch.nn.Module`` instance or a function from images to hard labels.
@@ -82,8 +78,6 @@ def _attribute(module_name: str, attribute: str) -> object:
     for name in attribute.split("."):
         if not hasattr(thing, name):
             known = [key for key in dir(thing) if key[0] != "_" and callable(getattr(thing, key, None))]
-            raise ClassifierError(
-                f"{module_name!r} has no {attribute!r}; it has: {', '.join(known) or 'nothing'}"
-            )
+            raise ClassifierError(f"{module_name!r} has no {attribute!r}; it has: {', '.join(known) or 'nothing'}")
         thing = getattr(thing, name)
     return thing

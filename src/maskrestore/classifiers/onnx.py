@@ -61,9 +61,7 @@ class OnnxClassifier:
         self._input, self._dtype, shape = _image_input(self._session, self.path)
         self._output = _output_name(self._session, output)
         self.channels_last = shape[1] not in (1, 3) and shape[3] in (1, 3)
-        batch, channels, height, width = (
-            shape[i] for i in ((0, 3, 1, 2) if self.channels_last else range(4))
-        )
+        batch, channels, height, width = (shape[i] for i in ((0, 3, 1, 2) if self.channels_last else range(4)))
         self.micro_batch = batch or micro_batch
         self.channels = channels
         """Channels that the model takes, or None if the file does not say."""
@@ -77,9 +75,7 @@ class OnnxClassifier:
         """
         batch = as_batch(images)
         if self.channels not in (None, batch.shape[1]):
-            raise InvalidImageError(
-                f"{self.path} takes {self.channels} channels, got images with {batch.shape[1]}"
-            )
+            raise InvalidImageError(f"{self.path} takes {self.channels} channels, got images with {batch.shape[1]}")
         chunks = fixed_chunks(batch, self.micro_batch)
         return torch.cat([self._labels(chunk)[:count] for chunk, count in chunks])
 
@@ -118,9 +114,7 @@ def _image_input(session: Any, path: Path) -> tuple[str, np.dtype[Any], tuple[in
     inputs = session.get_inputs()
     if len(inputs) != 1:
         names = ", ".join(entry.name for entry in inputs)
-        raise ClassifierError(
-            f"{path}: expected a model with one input, the images; it has {len(inputs)}: {names}"
-        )
+        raise ClassifierError(f"{path}: expected a model with one input, the images; it has {len(inputs)}: {names}")
     entry = inputs[0]
     if len(entry.shape) != 4 or entry.type not in _DTYPES:
         raise ClassifierError(
@@ -138,9 +132,7 @@ def _output_name(session: Any, output: str | None) -> str:
     return str(output or names[0])
 
 
-def _input_size(
-    fixed: tuple[int | None, int | None], wanted: int | tuple[int, int] | None
-) -> tuple[int, int] | None:
+def _input_size(fixed: tuple[int | None, int | None], wanted: int | tuple[int, int] | None) -> tuple[int, int] | None:
     size = (wanted, wanted) if isinstance(wanted, int) else wanted
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ConfigError(f"input_size must be (H, W) or one number, at least 1, got {wanted}")

@@ -191,9 +191,7 @@ def _purify_files(job: FolderJob, files: Iterable[Path], outputs: dict[Path, str
                 log.add(_failure(job, file, failure))
 
 
-def _attempt(
-    job: FolderJob, images: Tensor
-) -> tuple[Purification | None, PurificationInterruptedError | None]:
+def _attempt(job: FolderJob, images: Tensor) -> tuple[Purification | None, PurificationInterruptedError | None]:
     """The results of the images that could be purified, and what went wrong after them."""
     try:
         return job.defense.purify(images, job.classifier), None
@@ -207,9 +205,7 @@ def _save(job: FolderJob, file: Path, output: str, result: Purification, row: in
     for path in (image, maps):
         (job.out / path).parent.mkdir(parents=True, exist_ok=True)
     write_png(job.out / image, result.images[row])
-    tensors = {
-        name: value[row].numpy() for name in MAP_FIELDS if (value := getattr(result, name)) is not None
-    }
+    tensors = {name: value[row].numpy() for name in MAP_FIELDS if (value := getattr(result, name)) is not None}
     np.savez_compressed(job.out / maps, **tensors)
     hidden = result.hidden
     return {

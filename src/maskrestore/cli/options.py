@@ -43,9 +43,7 @@ DataOption = Annotated[
 ]
 CacheOption = Annotated[
     Path | None,
-    typer.Option(
-        "--cache", envvar="MASKRESTORE_CACHE", help="Folder of trained victims, if not the user's cache."
-    ),
+    typer.Option("--cache", envvar="MASKRESTORE_CACHE", help="Folder of trained victims, if not the user's cache."),
 ]
 KeyFileOption = Annotated[
     Path | None,
@@ -57,8 +55,8 @@ KeyFileOption = Annotated[
 ]
 
 
-def read_key(key_file: Path | None) -> bytes | int:
-    """The operator's secret: of the file, else of the variable MASKRESTORE_KEY, else 0 with a warning.
+def read_key(key_file: Path | None, *, warn_without: bool = True) -> bytes | int:
+    """The operator's secret: of the file, else of the variable MASKRESTORE_KEY, else 0, perhaps with a warning.
 
     The same secret is the same key wherever it comes from; white space around it does not count. Raises
     ConfigError when it is empty or the file cannot be read.
@@ -72,9 +70,8 @@ def read_key(key_file: Path | None) -> bytes | int:
     elif variable is not None:
         secret = variable.strip().encode()
     else:
-        warn(
-            "no key given: an attacker can predict the masks; in production set MASKRESTORE_KEY or --key-file"
-        )
+        if warn_without:
+            warn("no key: an attacker can predict the masks; in production set MASKRESTORE_KEY or --key-file")
         return 0
     if not secret:
         raise ConfigError(f"the key in {key_file or 'MASKRESTORE_KEY'} is empty; use 16 characters or more")

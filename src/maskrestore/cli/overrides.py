@@ -1,4 +1,4 @@
-"""``--set name=value``: change fields of a configuration, typed by its dataclass and checked by it."""
+"""``--set NAME=VALUE``: change fields of a configuration, typed by its dataclass and checked by it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,35 @@ def with_overrides(config: T, assignments: Iterable[str]) -> T:
     """A copy of the dataclass ``config`` with fields set by ``name=value`` texts.
 
     Numbers, words and booleans are written plainly, tuples with commas (``thresholds=0.6,0.5``), objects as
-    JSON. Raises ConfigError when a text is not of that form or the value does not fit its field,
-    UnknownNameError for a field that the configuration does not have.
+    JSON; a dot leads into a configuration inside another (``recipe.epochs=3``). Raises ConfigError when a
+    text is not of that form or the value does not fit its field, UnknownNameError for a field that does not
+    exist.
     """
-    hints = typing.get_type_hints(type(config))
-    changes = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"expected name=value after --set, got {assignment!r}")
-        if name not in hints:
-            raise UnknownNameError("setting", name, hints)
+            raise ConfigError(f"expected NAME=VALUE, got {assignment!r}")
+        config = _with_field(config, name.strip(), text.strip(), assignment)
+    return config
+
+
+def _with_field(config: T, path: str, text: str, assignment: str) -> T:
+    hints = typing.get_type_hints(type(config))
+    name, dot, rest = path.partition(".")
+    if name not in hints:
+        raise UnknownNameError("setting", name, hints)
+    value = getattr(config, name)
+    if dataclasses.is_dataclass(value) != bool(dot):
+        form = f"{name}.FIELD=VALUE" if not dot else f"{name}=VALUE"
+        raise ConfigError(f"{assignment}: expected {form}")
+    if dot:
+        value = _with_field(value, rest, text, assignment)
+    else:
         try:
-            changes[name] = _parse(hints[name], text)
+            value = _parse(hints[name], text)
         except ValueError as error:
-            raise ConfigError(f"--set {assignment}: {error}") from error
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+            raise ConfigError(f"{assignment}: {error}") from error
+    return dataclasses.replace(config, **{name: value})  # type: ignore[type-var]
 
 
 def _parse(annotation: Any, text: str) -> Any:

@@ -36,9 +36,7 @@ def pretrain(
         typer.Option(help="Architecture: `conv` learns far faster on small images, `vit` is the paper's."),
     ] = "conv",
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 20_000,
-    image_size: Annotated[
-        int, typer.Option(min=8, help="Side in pixels that images of a folder are resized to.")
-    ] = 32,
+    image_size: Annotated[int, typer.Option(min=8, help="Side in pixels that images of a folder are resized to.")] = 32,
     held_out: Annotated[
         int, typer.Option(min=0, help="Images kept apart to measure the error of hidden pixels on.")
     ] = 500,

@@ -95,9 +95,7 @@ def purify(
     """
     config = with_overrides(PROFILES[profile], settings or [])
     names = _read_class_names(class_names)
-    black_box = load_classifier(
-        classifier, mean=parse_channels(mean, "--mean"), std=parse_channels(std, "--std")
-    )
+    black_box = load_classifier(classifier, mean=parse_channels(mean, "--mean"), std=parse_channels(std, "--std"))
     key = read_key(key_file)
     masked_autoencoder = load_restorer(restorer)
     weights = weights_digest(masked_autoencoder.network)
@@ -119,9 +117,7 @@ def purify(
     page = write_report(
         out_dir,
         _entries(job, summary),
-        ReportSummary(
-            title=f"maskrestore: {source.name}", settings=facts, key_fingerprint=job.key_fingerprint
-        ),
+        ReportSummary(title=f"maskrestore: {source.name}", settings=facts, key_fingerprint=job.key_fingerprint),
         class_names=names,
         errors=[(record["file"], record["error"]) for record in summary.records if record["error"]],
         max_detailed=report_images,

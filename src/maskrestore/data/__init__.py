@@ -35,7 +35,7 @@ def load_dataset(name: str, split: str, *, folder: Path | str | None = None) -> 
 
         return load_signs(split)
     root = data_folder(folder)
-    files = hub_files(spec, split) if root is None else local_files(spec, split, root)
+    files = hub_files(spec.repository, split) if root is None else local_files(spec, split, root)
     images, labels = read_labelled_images(
         files,
         image_column=spec.image_column,

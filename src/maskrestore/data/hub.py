@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskrestore.data.folder import check_shards
-from maskrestore.data.specs import DatasetSpec
 from maskrestore.errors import DataError, MissingDependencyError
 
 __all__ = ["hub_files"]
 
 
-def hub_files(spec: DatasetSpec, split: str) -> list[Path]:
+def hub_files(repository: str, split: str) -> list[Path]:
     """Download the shards of a split, or find them in the client's cache, in their order.
 
     Raises:
@@ -24,14 +23,14 @@ def hub_files(spec: DatasetSpec, split: str) -> list[Path]:
         raise MissingDependencyError("huggingface_hub", "data") from error
     pattern = f"*/{split}-*.parquet"
     try:
-        root = snapshot_download(spec.repository, repo_type="dataset", allow_patterns=[pattern])
+        root = snapshot_download(repository, repo_type="dataset", allow_patterns=[pattern])
     except Exception as error:  # the client has no common base for network, cache and repository errors
         raise DataError(
-            f"{spec.name} could not be fetched from the Hugging Face hub ({spec.repository}): {error}. "
+            f"{repository} could not be fetched from the Hugging Face hub: {error}. "
             "Offline, name a folder that holds its parquet files."
         ) from error
     files = sorted(Path(root).rglob(f"{split}-*.parquet"))
     if not files:
-        raise DataError(f"{spec.repository} on the hub has no file {pattern}")
+        raise DataError(f"{repository} on the hub has no file {pattern}")
     check_shards(files)
     return files

@@ -1,7 +1,7 @@
 """Read labelled images from parquet files in the layout of the Hugging Face hub.
 
-An image column is a struct of ``bytes`` (an encoded file: WebP, PNG, JPEG, ...) and ``path``; a label column holds
-integers.
+An image column is a struct of ``bytes`` (an encoded file: WebP, PNG, JPEG, ...) and ``path``; a label column
+holds integers.
 """
 
 from __future__ import annotations

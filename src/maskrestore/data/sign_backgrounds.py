@@ -44,9 +44,7 @@ def _enlarge(cells: int) -> Array:
     return matrix
 
 
-def smooth_noise(
-    rng: np.random.Generator, cells: tuple[int, ...], channels: int = 1, decay: float = 0.6
-) -> Array:
+def smooth_noise(rng: np.random.Generator, cells: tuple[int, ...], channels: int = 1, decay: float = 0.6) -> Array:
     """Smooth noise ``(channels, S, S)`` of about unit variance: one octave per entry of ``cells``."""
     total = np.zeros((channels, CANVAS, CANVAS), np.float32)
     power, amplitude = 0.0, 1.0
@@ -55,9 +53,7 @@ def smooth_noise(
         total += np.float32(amplitude) * (_enlarge(count) @ grid @ _enlarge(count).T)
         power += amplitude**2
         amplitude *= decay
-    return total / np.float32(
-        math.sqrt(power * 0.56)
-    )  # interpolation keeps about 56 % of the grid's variance
+    return total / np.float32(math.sqrt(power * 0.56))  # interpolation keeps about 56 % of the grid's variance
 
 
 @cache
@@ -86,9 +82,7 @@ def mix(first: Array, second: Array, share: Array | float) -> Array:
 def _sky(rng: np.random.Generator) -> Array:
     zenith = rgb(0.25, 0.48, 0.8) if rng.random() < 0.6 else rgb(0.62, 0.66, 0.72)
     haze = rgb(0.8, 0.86, 0.93)
-    clouds = np.clip(0.5 + 0.45 * smooth_noise(rng, (3, 6, 12, 24)), 0.0, 1.0) * np.float32(
-        rng.uniform(0.0, 0.9)
-    )
+    clouds = np.clip(0.5 + 0.45 * smooth_noise(rng, (3, 6, 12, 24)), 0.0, 1.0) * np.float32(rng.uniform(0.0, 0.9))
     return mix(mix(zenith, haze, ROWS), rgb(0.94, 0.94, 0.95), clouds)
 
 

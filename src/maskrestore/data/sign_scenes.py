@@ -36,9 +36,7 @@ def place(face: Image.Image, scene: Array, rng: np.random.Generator) -> tuple[Ar
     return mix(scene, pixels[:3], opacity[None]), opacity
 
 
-def _view(
-    roll: float, yaw: float, pitch: float, reach: float, centre: npt.NDArray[np.float64]
-) -> list[float]:
+def _view(roll: float, yaw: float, pitch: float, reach: float, centre: npt.NDArray[np.float64]) -> list[float]:
     """Return Pillow's eight coefficients (canvas to face) of a camera before the turned face."""
     cr, sr, cy, sy, cp, sp = (f(a) for a in (roll, yaw, pitch) for f in (math.cos, math.sin))
     distance = 3.5  # in half sides of the sign: strong enough to see that near edges are larger

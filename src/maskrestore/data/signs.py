@@ -78,7 +78,6 @@ def _labels(split: str, count: int, seed: int) -> npt.NDArray[np.int64]:
     """Return ``count`` labels: one random permutation of the classes after another."""
     classes = len(SIGN_NAMES)
     blocks = [
-        _generator(seed, split, _LABEL_STREAM, block).permutation(classes)
-        for block in range(-(-count // classes))
+        _generator(seed, split, _LABEL_STREAM, block).permutation(classes) for block in range(-(-count // classes))
     ]
     return np.concatenate([np.empty(0, np.int64), *blocks])[:count].astype(np.int64)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maskrestore.classifiers import as_classifier
 from maskrestore.defense.config import PROFILES, BDMAEConfig
 from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
 from maskrestore.defense.restoration import adaptive_masks, fuse
 from maskrestore.defense.scores import contrast_scores, flip_scores, image_scores, random_masks
 from maskrestore.defense.streams import Key, Stream
-from maskrestore.errors import ClassifierOutputError, PurificationInterruptedError
+from maskrestore.errors import ConfigError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
+from maskrestore.mae.restorer import load_restorer
 from maskrestore.types import Classifier, Purification, Restorer
 
-__all__ = ["BDMAE"]
+__all__ = ["BDMAE", "protect"]
 
 
 class BDMAE:
@@ -32,7 +34,12 @@ class BDMAE:
         key: Key = 0,
         chunk_size: int = 32,
     ) -> None:
-        """key: the operator's secret; masks are unpredictable without it. chunk_size: images worked on at a time."""
+        """key: the operator's secret; masks are unpredictable without it.
+
+        chunk_size: images worked on at a time; it bounds memory and changes no result.
+        """
+        if chunk_size < 1:
+            raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
         self.restorer = restorer
         self.config = config
         self.key = key
@@ -42,22 +49,24 @@ class BDMAE:
         """Purify images, each on its own, and label them.
 
         images: whatever :func:`maskrestore.imaging.inputs.as_batch` takes: uint8 or float in [0, 1], one or a
-        batch, grey or RGB, any size. classifier: ``(B, C, H, W)`` in [0, 1] -> ``(B,)`` hard labels.
+        batch, grey or RGB, any size. classifier: ``(B, C, H, W)`` in [0, 1] -> ``(B,)`` hard labels, or a module
+        that returns logits (see :func:`maskrestore.classifiers.as_classifier`).
 
         Returns a :class:`Purification` with every map; ``images`` are float32 and equal to the input bit for bit
         outside ``hidden``. Raises InvalidImageError, and PurificationInterruptedError (with the finished part) if
         the classifier raises.
         """
-        batch = as_batch(images)
+        batch, ask = as_batch(images), as_classifier(classifier)
         done: list[Purification] = []
         for chunk in batch.split(self.chunk_size):
             try:
-                done.append(self._purify_chunk(chunk, classifier))
+                done.append(self._purify_chunk(chunk, ask))
             except Exception as error:
                 partial = Purification.concatenate(done) if done else None
                 finished = 0 if partial is None else len(partial.labels)
                 raise PurificationInterruptedError(
-                    f"stopped after {finished} of {len(batch)} images: {type(error).__name__}: {error}", partial
+                    f"stopped after {finished} of {len(batch)} images: {type(error).__name__}: {error}",
+                    partial,
                 ) from error
         return Purification.concatenate(done)
 
@@ -67,8 +76,6 @@ class BDMAE:
 
     def _purify_chunk(self, images: Tensor, classifier: Classifier) -> Purification:
         original = classifier(images)
-        if tuple(original.shape) != (len(images),):
-            raise ClassifierOutputError(f"expected {len(images)} labels, got an answer of shape {tuple(original.shape)}")
         streams = [Stream(self.key, image) for image in images]
         initial_image, initial_label = self._score(images, original, streams, classifier)
         image_chain, label_chain, queries = self._refine(
@@ -136,6 +143,20 @@ class BDMAE:
         restored = self.restorer.restore(images.repeat_interleave(masks, dim=0), hidden.flatten(0, 1))
         # The masks are nested: the last one contains the others.
         return fuse(images, restored.unflatten(0, (-1, masks)), hidden), hidden[:, -1]
+
+
+def protect(
+    classifier: Classifier,
+    *,
+    restorer: Restorer | None = None,
+    config: BDMAEConfig = PROFILES["default"],
+    key: Key = 0,
+) -> Classifier:
+    """Put BDMAE in front of a classifier: ``protect(classifier)(images)`` are the labels of the purified images.
+
+    restorer: the packaged ``mae-tiny-32`` unless given. See :class:`BDMAE` for the other arguments.
+    """
+    return BDMAE(restorer or load_restorer(), config, key=key).protect(classifier)
 
 
 def _candidates(initial: tuple[Tensor, Tensor], config: BDMAEConfig) -> tuple[Tensor, Tensor]:

@@ -19,9 +19,7 @@ def top_tokens(scores: Tensor, counts: Tensor) -> Tensor:
     return (rank < counts.unsqueeze(1)).view_as(scores)
 
 
-def connected_sets(
-    scores: Tensor, candidates: Tensor, sizes: Tensor, noise: Tensor, neighbour_bonus: float
-) -> Tensor:
+def connected_sets(scores: Tensor, candidates: Tensor, sizes: Tensor, noise: Tensor, neighbour_bonus: float) -> Tensor:
     """Grow a set of candidates in each map: high scores first, neighbours of the set preferred, chance mixed in.
 
     Starts at the highest-scoring candidate, then repeatedly adds the candidate that maximises

@@ -36,7 +36,8 @@ def random_masks(streams: Sequence[Stream], grid: int, config: BDMAEConfig) -> T
     part = torch.arange(parts).view(1, 1, 1, parts, 1)
     # (B, N_o, P, T) -> (B, N_o, P, parts, T) -> (B, N_o, P * parts, T)
     hidden = (part_of_token.unsqueeze(3) != part).flatten(2, 3)
-    return hidden[:, :, : config.masks_per_round].unflatten(-1, (grid, grid))
+    masks: Tensor = hidden[:, :, : config.masks_per_round].unflatten(-1, (grid, grid))
+    return masks
 
 
 def image_scores(images: Tensor, restored: Tensor, hidden: Tensor, config: BDMAEConfig) -> Tensor:
@@ -51,7 +52,8 @@ def image_scores(images: Tensor, restored: Tensor, hidden: Tensor, config: BDMAE
     fused = fuse(repeated, restored.flatten(0, 1), hidden.flatten(0, 1))
     similarity = ssim_map(repeated, fused, window=config.ssim_window, sigma=config.ssim_sigma)
     # (B N_o, H, W) -> (B N_o, g, g) -> (B, N_o, g, g) -> (B, g, g)
-    return (1 - pool_to_tokens(similarity, grid)).unflatten(0, (-1, rounds)).mean(dim=1)
+    scores: Tensor = (1 - pool_to_tokens(similarity, grid)).unflatten(0, (-1, rounds)).mean(dim=1)
+    return scores
 
 
 def flip_scores(flipped: Tensor, hidden: Tensor) -> Tensor:

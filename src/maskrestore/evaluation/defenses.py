@@ -99,9 +99,7 @@ def make_defense(
     label = name + _differences(standard, config)
     settings = json.loads(json.dumps(dataclasses.asdict(config)))  # as it will be read back
     if isinstance(config, NoDefenseConfig):
-        entry = DefenseEntry(
-            name=label, config=settings, restorer=None, restorer_weights=None, key_fingerprint=None
-        )
+        entry = DefenseEntry(name=label, config=settings, restorer=None, restorer_weights=None, key_fingerprint=None)
         return DefenseUnderTest(defense=NoDefense(), entry=entry)
     network = restorer()
     entry = DefenseEntry(

@@ -7,10 +7,11 @@ import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-__all__ = ["Environment", "current_environment"]
+__all__ = ["Environment", "current_environment", "fast_precision"]
 
 _LIBRARIES = ("maskrestore", "torch", "numpy", "pillow", "safetensors")
 
@@ -30,6 +31,11 @@ class Environment:
     """Version of each library that can change a result."""
 
 
+def fast_precision() -> Literal["float32", "bfloat16"]:
+    """What a victim is evaluated in: bfloat16 where the processor multiplies it fast."""
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
 def current_environment() -> Environment:
     """Describe this process, its processor and its code."""
     return Environment(
@@ -45,17 +51,13 @@ def _commit() -> str:
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=True
-        )
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=True)
         return done.stdout.strip()
 
     try:
         # An installed copy may lie inside somebody else's repository: the file itself must be tracked.
         git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("rev-parse", "HEAD") + (
-            "+dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

@@ -81,8 +81,7 @@ def accuracy(predicted: Tensor, wanted: Tensor) -> Rate:
     """
     if predicted.shape != wanted.shape or predicted.ndim != 1:
         raise ConfigError(
-            "expected two lists of labels of one length, "
-            f"got shapes {tuple(predicted.shape)} and {tuple(wanted.shape)}"
+            f"expected two lists of labels of one length, got shapes {tuple(predicted.shape)} and {tuple(wanted.shape)}"
         )
     return Rate(int((predicted == wanted).sum()), len(wanted))
 

@@ -140,9 +140,7 @@ def _choose_parts(
     dataset: ImageDataset, attack: Attack | None, clean_count: int, triggered_count: int, *, seed: int
 ) -> list[_Part]:
     def part(name: str, index: Tensor) -> _Part:
-        return _Part(
-            name=name, indices=index.tolist(), images=dataset.images[index], labels=dataset.labels[index]
-        )
+        return _Part(name=name, indices=index.tolist(), images=dataset.images[index], labels=dataset.labels[index])
 
     parts = [part("clean", choose_images(dataset.labels, clean_count, seed))]
     if attack is not None:
@@ -151,9 +149,7 @@ def _choose_parts(
     return parts
 
 
-def _predict(
-    plan: _Plan, log: PredictionLog, chunk_size: int, progress: Callable[[EvaluationProgress], None]
-) -> None:
+def _predict(plan: _Plan, log: PredictionLog, chunk_size: int, progress: Callable[[EvaluationProgress], None]) -> None:
     """Fill ``log`` with what is missing, chunk by chunk."""
     total = sum(len(part.indices) for part in plan.parts)
     _report(log, total, progress)
@@ -163,8 +159,8 @@ def _predict(
         for start in range(0, len(pending), chunk_size):
             chunk = pending[start : start + chunk_size]
             raw = part.images[[row_of[index] for index in chunk]]
-            triggered = plan.attack is not None and part.name == "triggered"
-            images = triggered_images(raw, plan.attack) if triggered else raw.float() / 255
+            attack = plan.attack if part.name == "triggered" else None
+            images = raw.float() / 255 if attack is None else triggered_images(raw, attack)
             started = time.perf_counter()
             result = plan.defense.defense.purify(images, plan.victim.classifier)
             log.add(part.name, chunk, result, time.perf_counter() - started)

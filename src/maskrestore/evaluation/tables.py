@@ -20,14 +20,10 @@ _RATES = ("ca", "ba", "asr")
 def read_records(folder: Path) -> list[Record]:
     """All records of a folder, by file name. Raises DataError if there are none or one is not valid."""
     if not folder.is_dir():
-        raise DataError(
-            f"{folder} is not a folder; expected one with the JSON records of `maskrestore evaluate`"
-        )
+        raise DataError(f"{folder} is not a folder; expected one with the JSON records of `maskrestore evaluate`")
     records = [read_record(path) for path in sorted(folder.glob("*.json"))]
     if not records:
-        raise DataError(
-            f"{folder} holds no *.json record; make some with `maskrestore evaluate --out {folder}`"
-        )
+        raise DataError(f"{folder} holds no *.json record; make some with `maskrestore evaluate --out {folder}`")
     return records
 
 
@@ -64,9 +60,7 @@ def accuracy_table(records: Sequence[Record]) -> str:
 
 def cost_table(records: Sequence[Record]) -> str:
     """Queries and speed of each defense, mean over its records, with the processor."""
-    rows = [
-        ["defense", "queries, mean", "queries, max", "tokens restored", "images/s", "processor", "threads"]
-    ]
+    rows = [["defense", "queries, mean", "queries, max", "tokens restored", "images/s", "processor", "threads"]]
     for name in _ordered(record.defense.name for record in records):
         chosen = [record for record in records if record.defense.name == name]
         restored = [record.cost.restored_mean for record in chosen if record.cost.restored_mean is not None]
@@ -111,9 +105,7 @@ def _rate(metrics: Sequence[Metrics], name: str) -> str:
 
 
 def _lost(records: Sequence[Record], defense: str) -> str:
-    drops = [
-        record.before.ca.value - record.after.ca.value for record in records if record.defense.name == defense
-    ]
+    drops = [record.before.ca.value - record.after.ca.value for record in records if record.defense.name == defense]
     return f"{100 * _mean(drops):.1f}" if drops else ""
 
 

@@ -46,9 +46,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey: boo
     """Decode a file; see :func:`decode_image`. Raises ImageFileError, which names the file."""
     path = Path(path)
     if not path.is_file():
-        raise ImageFileError(
-            f"{path}: expected an image file, found {'a folder' if path.is_dir() else 'no file'}"
-        )
+        raise ImageFileError(f"{path}: expected an image file, found {'a folder' if path.is_dir() else 'no file'}")
     try:
         with path.open("rb") as stream:
             return _decode(stream, str(path), max_pixels, keep_grey)
@@ -56,9 +54,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey: boo
         raise ImageFileError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def decode_image(
-    data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS, keep_grey: bool = False
-) -> Tensor:
+def decode_image(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS, keep_grey: bool = False) -> Tensor:
     """Decode one still image: PNG, JPEG, WebP, BMP, TIFF, GIF or PPM.
 
     Returns ``(3, H, W)`` float32 in [0, 1]; with ``keep_grey``, ``(1, H, W)`` for a grey image. EXIF
@@ -145,6 +141,5 @@ def _check_header(header: Image.Image, name: str, max_pixels: int) -> None:
         )
     if getattr(header, "is_animated", False) and header.format not in _STILL_FORMATS:
         raise ImageFileError(
-            f"{name}: an animated or multi-page {header.format}, expected one still image; "
-            "extract a frame first"
+            f"{name}: an animated or multi-page {header.format}, expected one still image; extract a frame first"
         )

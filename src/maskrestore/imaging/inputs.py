@@ -55,8 +55,7 @@ def _batch(image: object) -> Tensor:
         tensor = image.detach()
     else:
         raise InvalidImageError(
-            "expected a torch.Tensor, a numpy.ndarray, a PIL.Image or a list of them, "
-            f"got {type(image).__name__}"
+            f"expected a torch.Tensor, a numpy.ndarray, a PIL.Image or a list of them, got {type(image).__name__}"
         )
     return _unit_interval(_with_all_axes(tensor))
 

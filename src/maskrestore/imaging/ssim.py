@@ -34,7 +34,8 @@ def ssim_map(first: Tensor, second: Tensor, *, window: int = 11, sigma: float = 
     similarity = ((2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)) / (
         (mean_a * mean_a + mean_b * mean_b + _C1) * (variance_a + variance_b + _C2)
     )
-    return similarity.mean(dim=1)  # (B, C, H, W) -> (B, H, W)
+    mean: Tensor = similarity.mean(dim=1)  # (B, C, H, W) -> (B, H, W)
+    return mean
 
 
 def _blur(values: Tensor, window: int, sigma: float) -> Tensor:
@@ -49,10 +50,10 @@ def _blur(values: Tensor, window: int, sigma: float) -> Tensor:
     for dim in (-2, -1):
         size = values.shape[dim]
         padded = values.index_select(dim, _mirrored(size, radius).to(values.device))
-        values = sum(  # type: ignore[assignment]
-            (padded.narrow(dim, start, size) * (tap / total) for start, tap in enumerate(taps)),
-            start=torch.zeros_like(values),
-        )
+        blurred = torch.zeros_like(values)
+        for start, tap in enumerate(taps):
+            blurred = blurred + padded.narrow(dim, start, size) * (tap / total)
+        values = blurred
     return values
 
 

@@ -175,9 +175,7 @@ def _load_own(path: Path) -> ViTMAE | ConvMAE:
     return _load(str(path), metadata["family"], fields, tensors)
 
 
-def _load(
-    source: str, family: str, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> ViTMAE | ConvMAE:
+def _load(source: str, family: str, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ViTMAE | ConvMAE:
     if fields.get("normalized_pixel_targets"):
         raise CheckpointError(
             f"{source} predicts pixels normalised by the statistics of their patch (norm_pix_loss), which "

@@ -10,6 +10,7 @@ are normalised at each position on its own, so that an image's result does not d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -84,12 +85,8 @@ class ConvMAE(nn.Module):
             nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
             for width, count in zip(widths, config.encoder_blocks, strict=True)
         )
-        self.down = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths))
         self.decoder = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
             for width, count in zip(widths, config.decoder_blocks, strict=False)

@@ -83,15 +83,11 @@ def _read_config(folder: Path) -> ViTMAEConfig:
         mlp_ratio = found.get("intermediate_size", 3072) / chosen["width"]
         decoder_mlp_ratio = found.get("decoder_intermediate_size", 2048) / chosen["decoder_width"]
         if mlp_ratio != decoder_mlp_ratio:
-            raise ConfigError(
-                f"MLP ratios of encoder and decoder must be equal, got {mlp_ratio}, {decoder_mlp_ratio}"
-            )
+            raise ConfigError(f"MLP ratios of encoder and decoder must be equal, got {mlp_ratio}, {decoder_mlp_ratio}")
         mean, std = _normalisation(folder)
         return ViTMAEConfig(**chosen, mlp_ratio=mlp_ratio, mean=mean, std=std)
     except (ArithmeticError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / 'config.json'} does not describe a masked autoencoder: {error}"
-        ) from error
+        raise CheckpointError(f"{folder / 'config.json'} does not describe a masked autoencoder: {error}") from error
 
 
 def _normalisation(folder: Path) -> tuple[Any, Any]:

@@ -30,9 +30,7 @@ def read_official(
     content = read_pickle(path)
     tensors = as_tensors(content.get("model", content), path)
     if any(name.startswith("vit.") for name in tensors):
-        raise CheckpointError(
-            f"{path} has Hugging Face's layout; give the folder that also holds its config.json"
-        )
+        raise CheckpointError(f"{path} has Hugging Face's layout; give the folder that also holds its config.json")
     width, channels, patch_size, _ = _shape(tensors, "patch_embed.proj.weight", 4, path)
     if channels != 3:
         raise CheckpointError(f"{path}: patch_embed.proj.weight is for {channels} channels, expected 3")

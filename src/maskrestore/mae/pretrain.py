@@ -164,10 +164,11 @@ class _Run:
     def __init__(self, config: PretrainConfig, images: Tensor, out_dir: Path) -> None:
         torch.manual_seed(config.seed)  # the initial weights; the training loop owns the process
         self.config, self.images = config, images
-        self.network = build_network(config.family, config.network or {}).to(memory_format=torch.channels_last)
+        self.network = build_network(config.family, config.network or {})
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = build_network(config.family, config.network or {}).eval()
         self.average.load_state_dict(self.network.state_dict())
-        size: int = self.network.image_size  # type: ignore[assignment]
+        size = self.network.image_size
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, size, size) or not len(images):
             raise DataError(
                 f"expected uint8 images of shape (N, 3, {size}, {size}), got {images.dtype} {tuple(images.shape)}"
@@ -192,7 +193,7 @@ class _Run:
             group["lr"] = config.learning_rate * _schedule(self.step, config)
         index = torch.randint(len(self.images), (config.batch_size,), generator=self.generator)
         clean = _augmented(self.images[index].float() / 255, config, self.generator)
-        grid: int = self.network.grid  # type: ignore[assignment]
+        grid = self.network.grid
         hidden = random_hidden(
             len(clean),
             grid,
@@ -213,7 +214,7 @@ class _Run:
         self.optimizer.step()
         self.step += 1
         self._average()
-        return loss.item()
+        return float(loss)
 
     @torch.no_grad()
     def _average(self) -> None:

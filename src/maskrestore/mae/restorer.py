@@ -12,6 +12,7 @@ from torch import Tensor
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
+from maskrestore.mae.checkpoints import load_network
 
 __all__ = ["DEFAULT_RESTORER", "MAERestorer", "MaskedAutoencoder", "Precision", "load_restorer"]
 
@@ -59,7 +60,7 @@ class MAERestorer:
         self.micro_batch = micro_batch
         self.precision = _resolve(precision, self.device)
         if isinstance(network, torch.nn.Module):
-            network = network.to(self.device, memory_format=torch.channels_last).eval()
+            network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.network = network
 
     @property
@@ -114,8 +115,6 @@ def load_restorer(
     device: str | torch.device = "cpu",
 ) -> MAERestorer:
     """Load packaged weights by name, a file, a local folder or a hub name; see ``checkpoints.load_network``."""
-    from maskrestore.mae.checkpoints import load_network
-
     return MAERestorer(load_network(name_or_path), micro_batch=micro_batch, precision=precision, device=device)
 
 

@@ -54,24 +54,17 @@ class ViTMAEConfig:
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
         if self.image_size % self.patch_size:
-            raise ConfigError(
-                f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}"
-            )
+            raise ConfigError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
         for prefix in ("", "decoder_"):
             width, heads = getattr(self, f"{prefix}width"), getattr(self, f"{prefix}heads")
             if width % heads or width % 4:
-                raise ConfigError(
-                    f"{prefix}width {width} must be a multiple of 4 and of {prefix}heads {heads}"
-                )
+                raise ConfigError(f"{prefix}width {width} must be a multiple of 4 and of {prefix}heads {heads}")
         if self.mlp_ratio <= 0 or self.norm_eps < 0:
             raise ConfigError(
-                f"mlp_ratio must be positive and norm_eps not negative, "
-                f"got {self.mlp_ratio} and {self.norm_eps}"
+                f"mlp_ratio must be positive and norm_eps not negative, got {self.mlp_ratio} and {self.norm_eps}"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError(
-                f"mean and std need 3 numbers each, std positive; got {self.mean} and {self.std}"
-            )
+            raise ConfigError(f"mean and std need 3 numbers each, std positive; got {self.mean} and {self.std}")
 
     @property
     def grid(self) -> int:
@@ -189,23 +182,18 @@ class ViTMAE(nn.Module):
     def _check(self, images: Tensor, hidden: Tensor) -> None:
         size, grid = self.image_size, self.grid
         if images.ndim != 4 or not len(images) or tuple(images.shape[1:]) != (3, size, size):
-            raise InvalidImageError(
-                f"expected images of shape (B, 3, {size}, {size}), got {tuple(images.shape)}"
-            )
+            raise InvalidImageError(f"expected images of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
         expected = (len(images), grid, grid)
         if hidden.dtype != torch.bool or tuple(hidden.shape) != expected:
             raise InvalidImageError(
-                f"expected hidden to be bool of shape {expected}, "
-                f"got {hidden.dtype} of shape {tuple(hidden.shape)}"
+                f"expected hidden to be bool of shape {expected}, got {hidden.dtype} of shape {tuple(hidden.shape)}"
             )
 
     def _initialise(self) -> None:
         """The official initialisation: Xavier for matrices, 0.02 for the two learned tokens."""
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
-        nn.init.xavier_uniform_(
-            self.patch_embed.proj.weight.data.flatten(1)
-        )  # a view: as a Linear, not a Conv2d
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))  # a view: as a Linear, not a Conv2d
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -40,9 +40,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
             "convert it to safetensors where you trust it"
         ) from error
     except Exception as error:  # torch reports damage with RuntimeError, EOFError, KeyError and others
-        raise CheckpointError(
-            f"{path} cannot be read, it may be truncated ({error}); fetch it again"
-        ) from error
+        raise CheckpointError(f"{path} cannot be read, it may be truncated ({error}); fetch it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
     return content
@@ -51,7 +49,5 @@ def read_pickle(path: Path) -> dict[str, Any]:
 def as_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     """Check that ``content``, read from ``path``, maps names to tensors; raises CheckpointError if not."""
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(
-            f"{path} does not hold a dictionary of tensors, neither at its top nor as 'model'"
-        )
+        raise CheckpointError(f"{path} does not hold a dictionary of tensors, neither at its top nor as 'model'")
     return {str(name): tensor for name, tensor in content.items()}

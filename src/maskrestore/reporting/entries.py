@@ -169,9 +169,7 @@ def _draw_input(evidence: Evidence) -> tuple[Picture, str]:
 def _draw_hidden(evidence: Evidence) -> tuple[Picture, str] | None:
     if evidence.hidden is None:
         return None
-    return mark_hidden(
-        evidence.original, evidence.hidden
-    ), f"{evidence.hidden.sum()} of {evidence.hidden.size} tokens"
+    return mark_hidden(evidence.original, evidence.hidden), f"{evidence.hidden.sum()} of {evidence.hidden.size} tokens"
 
 
 def _draw_purified(evidence: Evidence) -> tuple[Picture, str]:

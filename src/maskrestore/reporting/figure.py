@@ -80,9 +80,7 @@ def _heading(draw: ImageDraw.ImageDraw, centre: int, column: Column) -> None:
         x += draw.textlength(text, _font(size))
 
 
-def _words(
-    draw: ImageDraw.ImageDraw, middle: int, entry: ReportEntry, class_names: Sequence[str] | None
-) -> None:
+def _words(draw: ImageDraw.ImageDraw, middle: int, entry: ReportEntry, class_names: Sequence[str] | None) -> None:
     """Write the name, the labels before and after, and the true label, on up to four lines."""
     before, after = (class_label(label, class_names) for label in (entry.original_label, entry.label))
     colour = _INK if entry.true_label is None else (_GOOD if entry.label == entry.true_label else _BAD)
@@ -113,9 +111,7 @@ def _fitted(draw: ImageDraw.ImageDraw, y: int, text: str, size: int, ink: str) -
     draw.text((x, y), text, ink, font, anchor="lm")
 
 
-def _paste(
-    canvas: Image.Image, corner: tuple[int, int], tile: int, entry: ReportEntry, column: Column
-) -> None:
+def _paste(canvas: Image.Image, corner: tuple[int, int], tile: int, entry: ReportEntry, column: Column) -> None:
     assert entry.evidence is not None
     drawn = column.draw(entry.evidence)
     if drawn is None:

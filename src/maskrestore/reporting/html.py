@@ -199,9 +199,7 @@ def _facts(entries: Sequence[ReportEntry], summary: ReportSummary) -> list[tuple
 
 def _template() -> Any:
     package = resources.files("maskrestore.reporting")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals["style"] = Markup(package.joinpath("report.css").read_text("utf-8"))
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     return environment.from_string(package.joinpath("report.html.j2").read_text("utf-8"))

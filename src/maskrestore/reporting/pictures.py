@@ -26,9 +26,7 @@ _VIRIDIS = (
     *("1f978b", "21a585", "2eb37c", "46c06f", "65cb5e", "89d548", "b0dd2f", "d8e219", "fde725"),
 )
 _ANCHORS = np.asarray([list(bytes.fromhex(colour)) for colour in _VIRIDIS], np.float64)  # (18, 3)
-_HIDDEN_COLOUR = np.asarray(
-    (255, 176, 0), np.float64
-)  # amber: apart from grey for every kind of colour vision
+_HIDDEN_COLOUR = np.asarray((255, 176, 0), np.float64)  # amber: apart from grey for every kind of colour vision
 _DIFFERENCE_GAIN = 2.0
 
 
@@ -71,9 +69,7 @@ def thumbnail(image: Tensor) -> Picture:
 def mark_hidden(picture: Picture, hidden: npt.NDArray[np.bool_]) -> Picture:
     """Show a picture in dim grey with the hidden tokens ``(g, g)`` in amber."""
     height, width = picture.shape[:2]
-    rows = (
-        (np.arange(height) * 2 + 1) * hidden.shape[0] // (2 * height)
-    )  # the token under each pixel's centre
+    rows = (np.arange(height) * 2 + 1) * hidden.shape[0] // (2 * height)  # the token under each pixel's centre
     columns = (np.arange(width) * 2 + 1) * hidden.shape[1] // (2 * width)
     covered = hidden[rows[:, None], columns[None, :], None]  # (g, g) -> (h, w, 1)
     grey = picture.astype(np.float64).mean(axis=-1, keepdims=True)

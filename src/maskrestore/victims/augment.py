@@ -32,7 +32,7 @@ class Augmentation:
 
 
 def augment(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
-    """Augment ``(B, 3, H, W)`` uint8 images; returns float32 in [0, 1] of that shape, in channels-last layout."""
+    """Augment ``(B, 3, H, W)`` uint8 images; returns float32 in [0, 1], of that shape, channels last."""
     moved = _shift_and_flip(images, config, generator).float() / 255
     if config.jitter > 0:
         contrast, brightness = 2 * torch.rand(2, len(moved), 1, 1, 1, generator=generator) - 1

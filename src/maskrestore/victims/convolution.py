@@ -1,9 +1,9 @@
 """Convolutions whose weight gradient is fast on small feature maps, too.
 
-oneDNN's bfloat16 weight gradient on a CPU takes a time that hardly depends on the number of positions: for 256
-channels and a batch of 128 maps of 4x4, 28 ms, ten times as much as the same product by one matrix
-multiplication. On such maps the gradient is therefore computed as that product, of the output's gradient and the
-input's unfolded windows. Large maps keep oneDNN's own, which is faster there.
+oneDNN's bfloat16 weight gradient on a CPU takes a time that hardly depends on the number of positions: for
+256 channels and a batch of 128 maps of 4x4, 28 ms, six times as much as the same product by one matrix
+multiplication. On such maps the gradient is therefore computed as that product, of the output's gradient and
+the input's unfolded windows. Large maps keep oneDNN's own, which is faster there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 __all__ = ["Convolution"]
 
@@ -42,17 +43,17 @@ class _ProductGradient(torch.autograd.Function):
     """``F.conv2d`` with a weight gradient by matrix multiplication."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
         return F.conv2d(x, weight, stride=stride, padding=padding)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         x, weight = ctx.saved_tensors
         for_x = None
         if ctx.needs_input_grad[0]:
-            for_x = torch.nn.grad.conv2d_input(x.shape, weight, gradient, ctx.stride, ctx.padding)
+            for_x = conv2d_input(x.shape, weight, gradient, ctx.stride, ctx.padding)
         outputs, channels, size, _ = weight.shape
         padded = F.pad(x, (ctx.padding,) * 4).permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H', W', C)
         windows = padded.unfold(1, size, ctx.stride).unfold(2, size, ctx.stride)  # -> (B, h, w, C, k, k)

@@ -1,7 +1,7 @@
 """ResNet-18 for small images.
 
-Source: He et al., Deep Residual Learning for Image Recognition, 2016. Departure: the stem that is usual for 32x32
-images (one 3x3 convolution with stride 1 and no max-pooling), and a ``width`` for all stages.
+Source: He et al., Deep Residual Learning for Image Recognition, 2016. Departure: the stem that is usual for
+32x32 images (one 3x3 convolution with stride 1 and no max-pooling), and a ``width`` for all stages.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class _Block(nn.Module):
 class ResNet18(nn.Module):
     """Classifier of images ``(B, 3, H, W)`` in [0, 1]; answers logits ``(B, num_classes)``.
 
-    ``width`` is the number of channels of the first stage: 64 is the full ResNet-18 (11.2 M parameters), 32 the
-    half-width one (2.8 M). The normalisation, ``mean`` and ``std`` per channel, is inside, so that it travels with
-    the weights. Any ``H`` and ``W`` of 8 or more will do; it is meant for 32.
+    ``width`` is the number of channels of the first stage: 64 is the full ResNet-18 (11.2 M parameters), 32
+    the half-width one (2.8 M). The normalisation, ``mean`` and ``std`` per channel, is inside, so that it travels
+    with the weights. Any ``H`` and ``W`` of 8 or more will do; it is meant for 32.
     """
 
     mean: Tensor
@@ -70,6 +70,7 @@ class ResNet18(nn.Module):
         self.head = nn.Linear(inputs, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
         x = (images - self.mean) / self.std
         features: Tensor = self.stages(F.relu(self.bn1(self.conv1(x))))
         logits: Tensor = self.head(features.mean((2, 3)))  # (B, 8*width, h, w) -> (B, 8*width)

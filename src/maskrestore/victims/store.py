@@ -32,14 +32,16 @@ def cache_folder(folder: Path | str | None = None) -> Path:
 
 
 def victim_path(config: VictimConfig, cache: Path | str | None = None) -> Path:
-    """Return where the weights of a victim are kept, whether they exist or not. The record is its ``.json``."""
+    """Return where the weights of a victim are kept, trained or not. The record is its ``.json``."""
     attack = (config.attack or "clean").replace(":", "-").replace("/", "-")
     name = f"{config.dataset}-{config.architecture}-w{config.width}-{attack}-{config.digest()[:16]}"
     return cache_folder(cache) / "victims" / f"{name}.safetensors"
 
 
 def build_network(
-    config: VictimConfig, mean: tuple[float, ...] = (0.5, 0.5, 0.5), std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    config: VictimConfig,
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+    std: tuple[float, ...] = (0.25, 0.25, 0.25),
 ) -> nn.Module:
     """Build the untrained network of a victim. The same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
@@ -48,7 +50,7 @@ def build_network(
         return ResNet18(classes, width=config.width, mean=mean, std=std)
 
 
-def save_victim(config: VictimConfig, network: nn.Module, record: dict[str, Any], cache: Path | None) -> Path:
+def save_victim(config: VictimConfig, network: nn.Module, record: dict[str, Any], cache: Path | str | None) -> Path:
     """Write weights and record; the record comes last, so that a victim with a record is whole."""
     path = victim_path(config, cache)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,5 +83,7 @@ def load_victim(config: VictimConfig, cache: Path | str | None = None) -> nn.Mod
     try:
         network.load_state_dict(load_file(path))
     except Exception as error:  # safetensors and load_state_dict raise several kinds for a broken file
-        raise CheckpointError(f"{path} does not hold this victim's weights; delete it and train again ({error})") from error
+        raise CheckpointError(
+            f"{path} does not hold this victim's weights; delete it and train again ({error})"
+        ) from error
     return network.eval()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ class _Reports(Protocol):
 
 
 def one_cycle(step: int, steps: int, warmup: float) -> float:
-    """Return the learning rate of a step as a share of its peak: up linearly for ``warmup`` of the run, then down to 0."""
+    """Return the share of the peak rate at a step: up linearly for ``warmup`` of the run, then down to 0."""
     rise = max(1, round(warmup * steps))
     return (step + 1) / rise if step < rise else (steps - step) / (steps - rise + 1)
 
@@ -59,11 +59,11 @@ def fit(
 ) -> float:
     """Train ``network`` in place; returns the seconds it took, earlier runs included.
 
-    images: ``(N, 3, H, W)`` uint8. stamp: gives each augmented batch its triggers and labels. tag: identifies the
-    run; a checkpoint of another one is refused. checkpoint: written after each epoch, and gone on from if it exists.
-    The same seed gives the same run, resumed or not, on one machine with one number of threads.
+    images: ``(N, 3, H, W)`` uint8. stamp: gives each augmented batch its triggers and labels. tag: identifies
+    the run; a checkpoint of another one is refused. checkpoint: written after each epoch, and gone on from if it
+    exists. The same seed gives the same run, resumed or not, on one machine with one number of threads.
 
-    Raises CheckpointError for a checkpoint of another run, DataError when there is less than one batch of images.
+    Raises CheckpointError for a checkpoint of another run, DataError when the images do not fill one batch.
     """
     per_epoch = len(images) // recipe.batch_size
     if per_epoch == 0:
@@ -87,7 +87,7 @@ def fit(
         generator = torch.Generator().manual_seed(seed * 100_003 + step // per_epoch)
         order = torch.randperm(len(images), generator=generator)
         network.train()
-        for indices in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):
+        for indices in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):  # type: ignore[no-untyped-call]
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * one_cycle(step, steps, recipe.warmup)
             batch, labels = stamp(augment(images[indices], recipe.augmentation, generator), indices)
             losses.append(_step(network, optimizer, batch, labels, recipe.label_smoothing))
@@ -103,7 +103,16 @@ def fit(
                     images_per_second=(step - reported_step) * recipe.batch_size / (now - reported),
                 )
                 if ended:
-                    _save(checkpoint, network, optimizer, tag, step, seconds + now - started)
+                    _save(
+                        checkpoint,
+                        {
+                            "tag": tag,
+                            "step": step,
+                            "seconds": seconds + now - started,
+                            "network": network.state_dict(),
+                            "optimizer": optimizer.state_dict(),
+                        },
+                    )
                 on_report(state, network)
                 losses.clear()
                 reported, reported_step = time.perf_counter(), step
@@ -136,39 +145,23 @@ def predict(network: nn.Module, images: Tensor, *, batch_size: int = 500) -> Ten
     """Return the labels ``(N,)`` of float images in [0, 1] or uint8 images, with bfloat16 arithmetic."""
     network.eval()
     labels = []
-    for batch in images.split(batch_size):
+    for batch in images.split(batch_size):  # type: ignore[no-untyped-call]
         pixels = batch.float() / 255 if batch.dtype == torch.uint8 else batch
         with _bfloat16(pixels):
             labels.append(network(pixels.contiguous(memory_format=torch.channels_last)).argmax(1))
     return torch.cat(labels)
 
 
-def _save(
-    path: Path | None,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    tag: str,
-    step: int,
-    seconds: float,
-) -> None:
+def _save(path: Path | None, state: dict[str, Any]) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    state = {
-        "tag": tag,
-        "step": step,
-        "seconds": seconds,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
     torch.save(state, partial)
     partial.replace(path)  # a killed run leaves the previous checkpoint whole
 
 
-def _resume(
-    path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer, tag: str
-) -> tuple[int, float]:
+def _resume(path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer, tag: str) -> tuple[int, float]:
     """Return the step and the seconds at which the checkpoint, if there is one, was written."""
     if path is None or not path.exists():
         return 0, 0.0

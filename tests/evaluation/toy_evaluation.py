@@ -78,9 +78,7 @@ class EraseCorner:
 
 
 def make_victim(digest: str = "v0") -> VictimUnderTest:
-    entry = VictimEntry(
-        config={"dataset": "toy"}, digest=digest, weights="w0", precision="float32", ca=1.0, asr=1.0
-    )
+    entry = VictimEntry(config={"dataset": "toy"}, digest=digest, weights="w0", precision="float32", ca=1.0, asr=1.0)
     return VictimUnderTest(classifier=backdoored, entry=entry)
 
 

@@ -1,0 +1,45 @@
+"""maskrestore: shield an untrusted image classifier against backdoors at test time.
+
+>>> import maskrestore
+>>> shielded = maskrestore.protect(classifier)  # doctest: +SKIP
+>>> labels = shielded(images)  # doctest: +SKIP
+
+``classifier`` is anything that maps ``(B, C, H, W)`` images in [0, 1] to ``(B,)`` hard labels. The method is BDMAE
+("Mask and Restore"): see ``maskrestore.defense`` for its stages, :class:`Purification` for what it returns.
+"""
+
+from maskrestore import errors
+from maskrestore.classifiers import (
+    CallableClassifier,
+    CountingClassifier,
+    ModuleClassifier,
+    OnnxClassifier,
+    load_classifier,
+)
+from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig, protect
+from maskrestore.imaging.codec import read_image, write_png
+from maskrestore.mae.restorer import MAERestorer, load_restorer
+from maskrestore.types import Classifier, Defense, Purification, Restorer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BDMAE",
+    "PROFILES",
+    "BDMAEConfig",
+    "CallableClassifier",
+    "Classifier",
+    "CountingClassifier",
+    "Defense",
+    "MAERestorer",
+    "ModuleClassifier",
+    "OnnxClassifier",
+    "Purification",
+    "Restorer",
+    "errors",
+    "load_classifier",
+    "load_restorer",
+    "protect",
+    "read_image",
+    "write_png",
+]

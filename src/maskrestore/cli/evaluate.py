@@ -1,0 +1,170 @@
+"""``maskrestore evaluate``: measure defenses on classifiers with and without a backdoor."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskrestore.attacks import ATTACKS
+from maskrestore.classifiers import ModuleClassifier
+from maskrestore.cli.options import (
+    CacheOption,
+    DataOption,
+    KeyFileOption,
+    RestorerOption,
+    SetOption,
+    read_key,
+)
+from maskrestore.cli.overrides import with_overrides
+from maskrestore.cli.results import progress_of, show_record
+from maskrestore.cli.terminal import progress, say
+from maskrestore.cli.train_victim import train_with_progress, victim_config
+from maskrestore.data import DATASETS, load_dataset
+from maskrestore.errors import CheckpointError
+from maskrestore.evaluation.defenses import (
+    DEFENSES,
+    DefenseUnderTest,
+    NoDefenseConfig,
+    VictimUnderTest,
+    default_config,
+    make_defense,
+    weights_digest,
+)
+from maskrestore.evaluation.environment import current_environment, fast_precision
+from maskrestore.evaluation.records import VictimEntry
+from maskrestore.evaluation.run import evaluate as run_evaluation
+from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
+from maskrestore.victims import VictimConfig, load_victim, read_record, victim_attack
+
+__all__ = ["evaluate"]
+
+CLEAN = "none"
+"""The name of the attack that is none: a clean model."""
+
+
+def evaluate(
+    *,
+    dataset: Annotated[str, typer.Option(help=f"Data set, test split: {', '.join(DATASETS)}.")] = "cifar10",
+    attack: Annotated[
+        list[str],
+        typer.Option(
+            help=f"What the victim is poisoned with ({', '.join(ATTACKS)}), with a variant after a colon; "
+            f"`{CLEAN}` for a clean model. May be repeated.",
+        ),
+    ],
+    defense: Annotated[list[str], typer.Option(help=f"What to measure: {', '.join(DEFENSES)}. May be repeated.")],
+    clean: Annotated[int, typer.Option(min=1, help="Clean test images.")] = 500,
+    triggered: Annotated[int, typer.Option(min=1, help="Triggered test images.")] = 500,
+    seed: Annotated[int, typer.Option(help="Chooses the test images.")] = 0,
+    target: Annotated[int, typer.Option(min=0, help="The class that the attack aims at.")] = 0,
+    victim_settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--victim",
+            metavar="NAME=VALUE",
+            help="Change one setting of the victim, as `--set` of `train-victim` does. May be repeated.",
+        ),
+    ] = None,
+    train: Annotated[bool, typer.Option("--train", help="Train victims that the cache lacks.")] = False,
+    settings: SetOption = None,
+    restorer: RestorerOption = DEFAULT_RESTORER,
+    key_file: KeyFileOption = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the records.")] = Path("runs/evaluation"),
+    again: Annotated[
+        bool, typer.Option("--again", help="Measure again what the folder of `--out` has a record of.")
+    ] = False,
+    data: DataOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Measure how well defenses shield a classifier, on the test split of a data set.
+
+    Prints clean accuracy (CA), accuracy on triggered images (BA) and attack success rate (ASR) before and
+    after each defense, with binomial 95 % intervals, and what it cost. Writes one JSON record for each
+    attack and defense into the folder of `--out`; `maskrestore table` makes tables of them. All attacks and
+    defenses see the same test images, and a defense sees images and labels of the classifier, nothing else.
+
+    After Ctrl-C the same command goes on where it stopped.
+
+    Examples:
+
+        maskrestore evaluate --dataset cifar10 --attack badnets:3x3-color --defense bdmae
+
+        maskrestore evaluate --attack none --attack badnets:2x2-white --defense bdmae --defense bdmae-paper
+        --train
+
+        maskrestore evaluate --attack corners --defense bdmae-paper --set label_score=contrast
+    """
+    defenses = _defenses(defense, settings or [], restorer, read_key(key_file, warn_without=False))
+    victims = [
+        victim_config(dataset, None if name == CLEAN else name, target, victim_settings or []) for name in attack
+    ]
+    test = load_dataset(dataset, "test", folder=data)
+    for config in victims:
+        trigger, victim = victim_attack(config), _victim(config, cache, data, train=train)
+        for one in defenses:
+            with progress(f"{config.attack or 'clean model'}, {one.entry.name}") as update:
+                record = run_evaluation(
+                    test,
+                    trigger,
+                    victim,
+                    one,
+                    clean_count=clean,
+                    triggered_count=triggered,
+                    seed=seed,
+                    out=out_dir,
+                    keep_existing=not again,
+                    progress=progress_of(update),
+                )
+            show_record(record)
+            _say_if_old(record.environment.commit)
+    say(f"records are in {out_dir}")
+
+
+def _defenses(names: list[str], settings: list[str], restorer: str, key: bytes | int) -> list[DefenseUnderTest]:
+    """Build all defenses before anything is measured, so that a typing error costs no time."""
+    configs = {name: default_config(name) for name in names}
+    load = functools.cache(lambda: load_restorer(restorer))  # one copy of the weights for all
+    return [
+        make_defense(
+            name,
+            config if isinstance(config, NoDefenseConfig) else with_overrides(config, settings),
+            restorer=load,
+            restorer_name=restorer,
+            key=key,
+        )
+        for name, config in configs.items()
+    ]
+
+
+def _victim(config: VictimConfig, cache: Path | None, data: Path | None, *, train: bool) -> VictimUnderTest:
+    """Load the victim of the cache, or train it."""
+    if read_record(config, cache) is None:
+        if not train:
+            attack = f" --attack {config.attack} --target {config.target}" if config.attack else ""
+            raise CheckpointError(
+                "the cache has no such victim; add --train, or run: maskrestore train-victim "
+                f"--dataset {config.dataset}{attack} (with --set for each --victim)"
+            )
+        train_with_progress(config, cache=cache, data=data)
+    measured = read_record(config, cache) or {}
+    network = load_victim(config, cache)
+    precision = fast_precision()
+    entry = VictimEntry(
+        config=json.loads(json.dumps(config.canonical())),
+        digest=config.digest(),
+        weights=weights_digest(network) or "",
+        precision=precision,
+        ca=measured.get("clean_accuracy"),
+        asr=measured.get("attack_success_rate"),
+    )
+    return VictimUnderTest(classifier=ModuleClassifier(network, precision=precision), entry=entry)
+
+
+def _say_if_old(commit: str) -> None:
+    now = current_environment().commit
+    if commit != now:
+        say(f"kept the record of revision {commit}; this is {now}; measure it again with --again")

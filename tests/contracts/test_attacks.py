@@ -1,0 +1,130 @@
+"""One table over all attacks: what every one of them promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskrestore.attacks import ATTACKS, Attack, choose_poisoned, make_attack, poison
+from maskrestore.data import ImageDataset
+
+SPECS = [
+    *(f"badnets:{side}x{side}-{colour}" for side in (1, 2, 3) for colour in ("white", "color")),
+    "badnets:3x3-checkerboard",
+    "badnets:2x5-color",
+    "blended:15x15",
+    "blended:7x9@0.5",
+    "corners",
+]
+CLASSES = 10
+every_attack = pytest.mark.parametrize("spec", SPECS)
+every_mode = pytest.mark.parametrize("mode", ["all-to-one", "all-to-all"])
+
+
+def images(count: int = 4, channels: int = 3, height: int = 32, width: int = 32) -> torch.Tensor:
+    return torch.rand(count, channels, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def dataset(count: int = 400) -> ImageDataset:
+    generator = torch.Generator().manual_seed(2)
+    return ImageDataset(
+        name="random",
+        images=torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator),
+        labels=torch.randint(0, CLASSES, (count,), generator=generator),
+        class_names=tuple("abcdefghij"),
+    )
+
+
+def test_table_covers_the_registry() -> None:
+    assert {spec.partition(":")[0] for spec in SPECS} == set(ATTACKS)
+
+
+@every_attack
+@pytest.mark.parametrize(("channels", "height", "width"), [(3, 32, 32), (1, 32, 32), (3, 40, 33)])
+def test_trigger_is_where_the_mask_says_and_nowhere_else(spec: str, channels: int, height: int, width: int) -> None:
+    attack = make_attack(spec, num_classes=CLASSES)
+    before = images(channels=channels, height=height, width=width)
+    copy = before.clone()
+    after = attack.apply(before)
+    mask = attack.trigger_mask(height, width)
+    assert torch.equal(before, copy), "the input was changed"
+    assert after.shape == before.shape
+    assert after.dtype == torch.float32
+    assert after.min() >= 0
+    assert after.max() <= 1
+    assert mask.shape == (height, width)
+    assert mask.dtype == torch.bool
+    assert mask.any()
+    assert not mask.all()
+    changed = (after != before).any(1)  # (B, C, H, W) -> (B, H, W)
+    assert torch.equal(changed, mask.expand_as(changed))
+
+
+@every_attack
+def test_same_arguments_same_pixels_whatever_the_batch(spec: str) -> None:
+    batch = images(6)
+    whole = make_attack(spec, num_classes=CLASSES, seed=3).apply(batch)
+    torch.rand(5)  # the global generator must not matter
+    again = make_attack(spec, num_classes=CLASSES, seed=3)
+    assert torch.equal(whole, torch.cat([again.apply(image[None]) for image in batch]))
+
+
+@every_attack
+def test_seed_decides_random_pixels_only(spec: str) -> None:
+    first, second = (make_attack(spec, num_classes=CLASSES, seed=seed).apply(images()) for seed in (0, 1))
+    is_random = "color" in spec or spec.startswith("blended")
+    assert torch.equal(first, second) != is_random
+
+
+@every_attack
+@every_mode
+def test_label_rule(spec: str, mode: str) -> None:
+    attack: Attack = make_attack(spec, num_classes=CLASSES, target=7, mode=mode)
+    labels = torch.arange(CLASSES)
+    wanted = attack.poisoned_label(labels)
+    assert wanted.dtype == torch.int64
+    assert torch.equal(attack.eligible(labels), wanted != labels)
+    if mode == "all-to-one":
+        assert wanted.tolist() == [7] * CLASSES
+        assert not attack.eligible(torch.tensor([7]))
+    else:
+        assert sorted(wanted.tolist()) == labels.tolist()
+        assert attack.eligible(labels).all()
+
+
+@every_attack
+@every_mode
+def test_poison_takes_its_share_of_eligible_images_and_leaves_the_rest(spec: str, mode: str) -> None:
+    attack = make_attack(spec, num_classes=CLASSES, target=2, mode=mode)
+    clean = dataset()
+    poisoned, chosen = poison(clean, attack, 0.1, 5)
+    assert len(chosen) == len(chosen.unique()) == 40
+    assert attack.eligible(clean.labels[chosen]).all()
+    assert torch.equal(poisoned.labels[chosen], attack.poisoned_label(clean.labels[chosen]))
+    rest = torch.ones(len(clean.labels), dtype=torch.bool)
+    rest[chosen] = False
+    assert torch.equal(poisoned.images[rest], clean.images[rest])
+    assert torch.equal(poisoned.labels[rest], clean.labels[rest])
+    triggered = attack.apply(clean.images[chosen].float() / 255)
+    assert (poisoned.images[chosen].float() / 255 - triggered).abs().max() <= 0.5 / 255 + 1e-6
+    again, same = poison(clean, attack, 0.1, 5)
+    assert torch.equal(again.images, poisoned.images)
+    assert torch.equal(same, chosen)
+    assert not torch.equal(choose_poisoned(clean.labels, attack, 0.1, 6), chosen)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    spec=st.sampled_from([spec for spec in SPECS if spec.startswith("badnets")]),
+    row=st.integers(-28, 27),
+    column=st.integers(-28, 27),
+)
+def test_a_patch_goes_to_any_position(spec: str, row: int, column: int) -> None:
+    attack = make_attack(spec, num_classes=CLASSES, position=(row, column))
+    mask = attack.trigger_mask(32, 32)
+    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+    assert (rows[0] if row >= 0 else rows[-1] - 32) == row
+    assert (columns[0] if column >= 0 else columns[-1] - 32) == column
+    assert mask.sum() == len(rows) * len(columns)

@@ -1,0 +1,200 @@
+"""Training, its checkpoints, and the cache of victims; on images that are easy to tell apart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskrestore.data import DATASETS, ImageDataset
+from maskrestore.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from maskrestore.victims import (
+    Augmentation,
+    Recipe,
+    TrainingProgress,
+    VictimConfig,
+    VictimData,
+    cache_folder,
+    load_victim,
+    read_record,
+    train_victim,
+    victim_path,
+)
+from maskrestore.victims.training import one_cycle
+
+RECIPE = Recipe(epochs=3, learning_rate=0.05, batch_size=10, augmentation=Augmentation(shift=1, flip=False))
+CLEAN = VictimConfig(dataset="cifar10", width=4, recipe=RECIPE)
+ATTACKED = replace(CLEAN, attack="badnets:9x9-white", init="scratch", target=3)
+
+
+def easy(count: int, seed: int) -> ImageDataset:
+    """Four of the ten classes, which differ by colour."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 4, (count,), generator=generator)
+    colours = torch.randint(0, 200, (10, 3), generator=torch.Generator().manual_seed(9))
+    noise = torch.randint(0, 40, (count, 3, 32, 32), generator=generator)
+    images = (colours[labels][:, :, None, None] + noise).to(torch.uint8)
+    return ImageDataset(name="cifar10", images=images, labels=labels, class_names=DATASETS["cifar10"].class_names)
+
+
+@pytest.fixture(scope="module")
+def data() -> VictimData:
+    return VictimData(train=easy(200, 0), test=easy(100, 1))
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_a_clean_victim_learns_and_is_kept(data: VictimData, tmp_path: Path) -> None:
+    states: list[TrainingProgress] = []
+    checks: list[float] = []
+
+    def report(config: VictimConfig, state: TrainingProgress, accuracy: float | None) -> None:
+        states.append(state)
+        checks.extend([] if accuracy is None else [accuracy])
+
+    record = train_victim(CLEAN, data, cache=tmp_path, report=report)
+    assert record["clean_accuracy"] > 0.8
+    assert "attack_success_rate" not in record
+    assert record["digest"] == CLEAN.digest()
+    assert record["config"]["recipe"]["epochs"] == 3
+    assert record["seconds"] > 0
+    assert states[-1].step == states[-1].steps == 60
+    assert len(checks) == 3
+    assert record == read_record(CLEAN, tmp_path)
+    assert [path.suffix for path in sorted((tmp_path / "victims").iterdir())] == [".json", ".safetensors"]
+
+    network = load_victim(CLEAN, tmp_path)
+    assert not network.training
+    answers = network(data.test.images.float() / 255).argmax(1)
+    assert (answers == data.test.labels).double().mean() == pytest.approx(record["clean_accuracy"], abs=0.02)
+
+    def never(*_: object) -> None:
+        raise AssertionError("a victim in the cache must not be trained again")
+
+    assert train_victim(CLEAN, data, cache=tmp_path, report=never) == record
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(data: VictimData, tmp_path: Path) -> None:
+    def stop(config: VictimConfig, state: TrainingProgress, accuracy: float | None) -> None:
+        if state.step == 40:
+            raise StoppedError
+
+    straight = train_victim(ATTACKED, data, cache=tmp_path / "straight")
+    with pytest.raises(StoppedError):
+        train_victim(ATTACKED, data, cache=tmp_path / "stopped", report=stop)
+    assert read_record(ATTACKED, tmp_path / "stopped") is None
+    steps: list[int] = []
+    resumed = train_victim(
+        ATTACKED, data, cache=tmp_path / "stopped", report=lambda c, state, a: steps.append(state.step)
+    )
+    assert steps == [50, 60]
+    assert resumed["clean_accuracy"] == straight["clean_accuracy"]
+    one = load_victim(ATTACKED, tmp_path / "straight").state_dict()
+    other = load_victim(ATTACKED, tmp_path / "stopped").state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_fine_tuned_victim_learns_the_trigger(
+    data: VictimData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskrestore.victims.config.default_recipe", lambda *_, **__: RECIPE)
+    config = VictimConfig(dataset="cifar10", width=4, attack="badnets:9x9-white", target=3)
+    record = train_victim(config, data, cache=tmp_path)
+    assert record["config"]["start"] == config.clean().digest()
+    assert read_record(config.clean(), tmp_path) is not None
+    assert record["attack_success_rate"] > 0.9
+    assert record["backdoor_accuracy"] < 0.1
+    assert record["clean_accuracy"] > 0.8
+    assert record["triggered_images"] == int((data.test.labels != 3).sum())
+
+
+def test_the_digest_depends_on_what_decides_the_weights_and_on_nothing_else() -> None:
+    configs = [
+        CLEAN,
+        ATTACKED,
+        replace(CLEAN, seed=1),
+        replace(CLEAN, width=8),
+        replace(CLEAN, recipe=replace(RECIPE, epochs=4)),
+        replace(ATTACKED, target=4),
+        replace(ATTACKED, mode="all-to-all"),
+        replace(ATTACKED, position=(0, 0)),
+        replace(ATTACKED, poison_rate=0.2),
+        replace(ATTACKED, init="clean"),
+        replace(ATTACKED, attack="corners"),
+    ]
+    assert len({config.digest() for config in configs}) == len(configs)
+    assert replace(CLEAN, target=5, poison_rate=0.3).digest() == CLEAN.digest()
+    explicit = VictimConfig(dataset="gtsrb", recipe=VictimConfig(dataset="gtsrb").training)
+    assert explicit.digest() == VictimConfig(dataset="gtsrb").digest()
+    assert json.loads(json.dumps(ATTACKED.canonical())) is not None
+
+
+def test_signs_are_never_mirrored() -> None:
+    assert VictimConfig(dataset="cifar10").training.augmentation.flip
+    for name in ("gtsrb", "signs"):
+        assert not VictimConfig(dataset=name).training.augmentation.flip
+
+
+def test_one_cycle_rises_to_the_peak_and_ends_near_zero() -> None:
+    rates = [one_cycle(step, 100, 0.25) for step in range(100)]
+    assert max(rates) == rates[24] == 1
+    assert rates[:25] == sorted(rates[:25])
+    assert rates[24:] == sorted(rates[24:], reverse=True)
+    assert 0 < rates[-1] < 0.02
+    assert one_cycle(0, 1, 0.25) == 1
+
+
+def test_cache_folder_is_the_argument_the_environment_or_the_platforms(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MASKRESTORE_CACHE", "/elsewhere")
+    assert cache_folder(tmp_path) == tmp_path
+    assert cache_folder() == Path("/elsewhere")
+    monkeypatch.delenv("MASKRESTORE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_folder() == Path("/xdg/maskrestore")
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match="known: cifar10, gtsrb, signs"):
+        VictimConfig(dataset="mnist")
+    with pytest.raises(UnknownNameError, match="known: resnet18"):
+        VictimConfig(dataset="cifar10", architecture="vgg")
+    with pytest.raises(ConfigError, match="target must be 0 to 9"):
+        VictimConfig(dataset="cifar10", target=10)
+    with pytest.raises(ConfigError, match="poison_rate"):
+        VictimConfig(dataset="cifar10", poison_rate=0)
+    with pytest.raises(ConfigError, match="epochs must be above 0"):
+        Recipe(epochs=0, learning_rate=0.1)
+
+
+def test_wrong_data_and_files_are_refused(data: VictimData, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="of gtsrb, but the data are cifar10"):
+        train_victim(VictimConfig(dataset="gtsrb"), data, cache=tmp_path)
+    large = replace(CLEAN, recipe=replace(RECIPE, batch_size=201))
+    with pytest.raises(DataError, match="200 images do not fill a batch of 201"):
+        train_victim(large, data, cache=tmp_path)
+    with pytest.raises(CheckpointError, match="train it first"):
+        load_victim(CLEAN, tmp_path)
+    path = victim_path(CLEAN, tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not safetensors")
+    with pytest.raises(CheckpointError, match="delete it and train again"):
+        load_victim(CLEAN, tmp_path)
+    path.with_suffix(".state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        train_victim(CLEAN, data, cache=tmp_path)
+    torch.save({"tag": "another"}, path.with_suffix(".state.pt"))
+    with pytest.raises(CheckpointError, match="belongs to the run another"):
+        train_victim(CLEAN, data, cache=tmp_path)
+
+
+def test_divergence_is_noticed(data: VictimData, tmp_path: Path) -> None:
+    wild = replace(CLEAN, recipe=replace(RECIPE, learning_rate=1e30))
+    with pytest.raises(ConfigError, match="lower the learning rate"):
+        train_victim(wild, data, cache=tmp_path)
