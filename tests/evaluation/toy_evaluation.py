@@ -84,6 +84,11 @@ def make_victim(digest: str = "v0") -> VictimUnderTest:
 
 def make_defense(defense: object, name: str = "erase", **config: object) -> DefenseUnderTest:
     entry = DefenseEntry(
-        name=name, config=config, restorer=None, restorer_weights=None, key_fingerprint="0123456789abcdef"
+        name=name,
+        config=config,
+        restorer=None,
+        restorer_weights=None,
+        key_fingerprint="0123456789abcdef",
+        restorer_precision=None,
     )
     return DefenseUnderTest(defense=defense, entry=entry)  # type: ignore[arg-type]

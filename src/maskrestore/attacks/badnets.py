@@ -1,7 +1,7 @@
 """BadNets: a small opaque patch.
 
 Source: Gu et al., BadNets: Evaluating Backdooring Attacks on Deep Neural Networks, 2019; sizes and colours as
-in the BDMAE paper, appendix B.1 (1x1 to 3x3, white or coloured, and icons) and F (checkerboards of other sizes).
+in the BDMAE paper, appendix B.1 (1x1 to 3x3, white or coloured, and icons) and F (checkerboards).
 The place is not given there; by default the patch lies in the lower right corner, one pixel from both edges.
 """
 

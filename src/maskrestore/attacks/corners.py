@@ -1,8 +1,8 @@
 """Four checkerboards of 3x3 pixels, one in each corner.
 
 Source: the trigger of the label-consistent attack, Turner et al., 2019, as in the BDMAE paper, appendix B.1.
-Departure: as a dirty-label attack, i.e. poisoned images of any class get the wanted label and are not perturbed
-otherwise.
+Departure: as a dirty-label attack, i.e. poisoned images of any class get the wanted label and are not
+perturbed otherwise.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Annotated
 
 import typer
 
+from maskrestore import __version__
 from maskrestore.cli.demo import demo
 from maskrestore.cli.evaluate import evaluate
 from maskrestore.cli.pretrain import pretrain
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"maskrestore {metadata.version('maskrestore')}")
+        typer.echo(f"maskrestore {__version__}")
         raise typer.Exit
 
 

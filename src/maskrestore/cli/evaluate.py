@@ -14,9 +14,9 @@ from maskrestore.classifiers import ModuleClassifier
 from maskrestore.cli.options import (
     CacheOption,
     DataOption,
+    DefenseSetOption,
     KeyFileOption,
     RestorerOption,
-    SetOption,
     read_key,
 )
 from maskrestore.cli.overrides import with_overrides
@@ -70,7 +70,7 @@ def evaluate(
         ),
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Train victims that the cache lacks.")] = False,
-    settings: SetOption = None,
+    settings: DefenseSetOption = None,
     restorer: RestorerOption = DEFAULT_RESTORER,
     key_file: KeyFileOption = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the records.")] = Path("runs/evaluation"),

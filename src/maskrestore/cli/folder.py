@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ MAP_FIELDS = (
 )
 """Fields of a Purification that are kept beside the purified image, for the report."""
 
+_BATCH_PIXELS = 2**20
+"""Images are worked on together up to about this many pixels: the method holds dozens of copies of each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FolderJob:
@@ -51,7 +54,7 @@ class FolderJob:
     """Stands for all settings: an image that was recorded with it is not done again."""
     key_fingerprint: str
     batch: int = 32
-    """Images worked on at a time, and lost at most by an interruption."""
+    """Images worked on at a time, and lost at most by an interruption; fewer where they are large."""
     keep_grey: bool = False
     """Read grey images with one channel instead of three."""
 
@@ -75,6 +78,7 @@ class ImageLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._records: dict[str, dict[str, Any]] = {}
+        self.added = 0
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         for line in text.splitlines():
             try:
@@ -92,6 +96,7 @@ class ImageLog:
     def add(self, record: dict[str, Any]) -> None:
         """Append a record and hand it to the operating system."""
         self._records[record["file"]] = record
+        self.added += 1
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -115,14 +120,13 @@ def purify_folder(job: FolderJob, update: Update) -> Summary:
     todo = [file for file in files if not _is_done(job, log.get(_name(job, file)), file)]
     skipped, started, stopped = len(files) - len(todo), time.perf_counter(), None
     update(skipped, len(files))
-    for start in range(0, len(todo), job.batch):
-        chunk = todo[start : start + job.batch]
+    for batch in _batches(job, todo, log):
         try:
-            _purify_files(job, chunk, outputs, log)
+            _purify_batch(job, batch, outputs, log)
         except QueryBudgetError as error:
             stopped = str(error)
             break
-        update(skipped + start + len(chunk), len(files))
+        update(skipped + log.added, len(files))
     log.compact()
     records = [record for file in files if (record := log.get(_name(job, file)))]
     return Summary(records=records, skipped=skipped, seconds=time.perf_counter() - started, stopped=stopped)
@@ -166,15 +170,31 @@ def _content(file: Path) -> str | None:
         return None
 
 
-def _purify_files(job: FolderJob, files: Iterable[Path], outputs: dict[Path, str], log: ImageLog) -> None:
-    by_size: dict[torch.Size, list[tuple[Path, Tensor]]] = defaultdict(list)
+def _batches(job: FolderJob, files: Iterable[Path], log: ImageLog) -> Iterator[list[tuple[Path, Tensor]]]:
+    """Read images, a bounded number of them and of their pixels at a time; record those that cannot be read."""
+    batch: list[tuple[Path, Tensor]] = []
+    pixels = 0
     for file in files:
         try:
             image = read_image(file, keep_grey=job.keep_grey)
         except (InvalidImageError, OSError) as error:
             log.add(_failure(job, file, error))
-        else:
-            by_size[image.shape].append((file, image))
+            continue
+        batch.append((file, image))
+        pixels += image[0].numel()
+        if len(batch) >= job.batch or pixels >= _BATCH_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
+
+
+def _purify_batch(
+    job: FolderJob, batch: Iterable[tuple[Path, Tensor]], outputs: dict[Path, str], log: ImageLog
+) -> None:
+    by_size: dict[torch.Size, list[tuple[Path, Tensor]]] = defaultdict(list)
+    for file, image in batch:
+        by_size[image.shape].append((file, image))
     for group in by_size.values():
         paths, images = zip(*group, strict=True)
         started = time.perf_counter()

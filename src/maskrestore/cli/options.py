@@ -14,20 +14,25 @@ from maskrestore.errors import ConfigError
 __all__ = [
     "CacheOption",
     "DataOption",
+    "DefenseSetOption",
     "KeyFileOption",
     "RestorerOption",
-    "SetOption",
+    "TrainingSetOption",
     "parse_channels",
     "read_key",
 ]
 
-SetOption = Annotated[
+DefenseSetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Change one setting, e.g. `label_score=flip` or `thresholds=0.6,0.5`. May be repeated.",
+        help="Change one setting of the method, e.g. `label_score=flip` or `thresholds=0.6,0.5`. May be repeated.",
     ),
+]
+TrainingSetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change any other setting; see above. May be repeated."),
 ]
 RestorerOption = Annotated[
     str,
@@ -56,7 +61,7 @@ KeyFileOption = Annotated[
 
 
 def read_key(key_file: Path | None, *, warn_without: bool = True) -> bytes | int:
-    """The operator's secret: of the file, else of the variable MASKRESTORE_KEY, else 0, perhaps with a warning.
+    """The operator's secret: of the file, else of MASKRESTORE_KEY, else 0, perhaps with a warning.
 
     The same secret is the same key wherever it comes from; white space around it does not count. Raises
     ConfigError when it is empty or the file cannot be read.

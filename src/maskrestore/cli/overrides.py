@@ -66,6 +66,8 @@ def _parse(annotation: Any, text: str) -> Any:
         return _choice(_TRUTH, text.lower())
     if origin is tuple:
         return _parse_tuple(arguments, text)
+    if dataclasses.is_dataclass(annotation):
+        raise ValueError("it has settings of its own, set one by one: NAME.FIELD=VALUE")
     try:
         value = json.loads(text) if origin is dict else annotation(text)
     except ValueError as error:

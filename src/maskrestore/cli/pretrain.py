@@ -9,7 +9,7 @@ import torch
 import typer
 from torch import Tensor
 
-from maskrestore.cli.options import DataOption, SetOption
+from maskrestore.cli.options import DataOption, TrainingSetOption
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import out, progress, warn
 from maskrestore.data import DATASETS, load_dataset
@@ -40,7 +40,7 @@ def pretrain(
     held_out: Annotated[
         int, typer.Option(min=0, help="Images kept apart to measure the error of hidden pixels on.")
     ] = 500,
-    settings: SetOption = None,
+    settings: TrainingSetOption = None,
     data: DataOption = None,
 ) -> None:
     """Train a masked autoencoder, the part that restores hidden patches.

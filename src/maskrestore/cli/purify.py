@@ -15,7 +15,7 @@ import typer
 
 from maskrestore.classifiers import CountingClassifier, load_classifier
 from maskrestore.cli.folder import MAP_FIELDS, FolderJob, Summary, purify_folder
-from maskrestore.cli.options import KeyFileOption, RestorerOption, SetOption, parse_channels, read_key
+from maskrestore.cli.options import DefenseSetOption, KeyFileOption, RestorerOption, parse_channels, read_key
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import FAILED, out, progress, say
 from maskrestore.defense.bdmae import BDMAE
@@ -57,7 +57,7 @@ def purify(
         Literal["default", "paper"],
         typer.Option(help="Settings of the method: `paper` is the method exactly as published."),
     ] = "default",
-    settings: SetOption = None,
+    settings: DefenseSetOption = None,
     restorer: RestorerOption = DEFAULT_RESTORER,
     key_file: KeyFileOption = None,
     max_queries: Annotated[
@@ -98,7 +98,7 @@ def purify(
     black_box = load_classifier(classifier, mean=parse_channels(mean, "--mean"), std=parse_channels(std, "--std"))
     key = read_key(key_file)
     masked_autoencoder = load_restorer(restorer)
-    weights = weights_digest(masked_autoencoder.network)
+    weights = weights_digest(getattr(masked_autoencoder, "network", None))
     identity = [classifier, _file_digest(classifier), mean, std, restorer, weights, grey]
     counting = CountingClassifier(black_box, max_queries)
     job = FolderJob(

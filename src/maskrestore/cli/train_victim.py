@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from maskrestore.attacks import ATTACKS
-from maskrestore.cli.options import CacheOption, DataOption, SetOption
+from maskrestore.cli.options import CacheOption, DataOption, TrainingSetOption
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import out, progress
 from maskrestore.data import DATASETS
@@ -32,7 +32,7 @@ def train_victim(
         ),
     ] = None,
     target: Annotated[int, typer.Option(min=0, help="The class that the attack aims at.")] = 0,
-    settings: SetOption = None,
+    settings: TrainingSetOption = None,
     data: DataOption = None,
     cache: CacheOption = None,
 ) -> None:

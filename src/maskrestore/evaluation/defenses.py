@@ -99,7 +99,14 @@ def make_defense(
     label = name + _differences(standard, config)
     settings = json.loads(json.dumps(dataclasses.asdict(config)))  # as it will be read back
     if isinstance(config, NoDefenseConfig):
-        entry = DefenseEntry(name=label, config=settings, restorer=None, restorer_weights=None, key_fingerprint=None)
+        entry = DefenseEntry(
+            name=label,
+            config=settings,
+            restorer=None,
+            restorer_weights=None,
+            restorer_precision=None,
+            key_fingerprint=None,
+        )
         return DefenseUnderTest(defense=NoDefense(), entry=entry)
     network = restorer()
     entry = DefenseEntry(
@@ -107,6 +114,7 @@ def make_defense(
         config=settings,
         restorer=restorer_name,
         restorer_weights=weights_digest(getattr(network, "network", None)),
+        restorer_precision=getattr(network, "precision", None),
         key_fingerprint=key_fingerprint(key),
     )
     return DefenseUnderTest(defense=BDMAE(network, config, key=key), entry=entry)

@@ -61,6 +61,8 @@ class DefenseEntry:
     """Name of the masked autoencoder, or where its weights were read from."""
     restorer_weights: str | None
     """Digest of its weights."""
+    restorer_precision: str | None
+    """What it computed in."""
     key_fingerprint: str | None
     """Identifies the key that seeded the masks; the key itself is never written."""
 

@@ -62,7 +62,7 @@ class VictimConfig:
     seed: int = 0
     init: Literal["clean", "scratch"] = "clean"
     """Where an attacked victim starts: "clean" fine-tunes the clean victim of the same data set, architecture
-    and width; "scratch", as in the paper, takes many times as long. Clean victims always start from scratch."""
+    and width; "scratch", as in the paper, takes many times as long. Clean victims start from scratch."""
     recipe: Recipe | None = None
     """``None`` is ``default_recipe`` for the data set and the start."""
 
@@ -115,7 +115,7 @@ class VictimConfig:
 
 
 def default_recipe(dataset: str, *, fine_tuned: bool) -> Recipe:
-    """Return the recipe for a data set: of a first training, or of the poisoned fine-tune of a clean victim."""
+    """Return the recipe for a first training, or for the poisoned fine-tune of a clean victim."""
     mirrored = dataset_spec(dataset).mirrored
     if mirrored:
         augmentation = Augmentation(shift=4, flip=True)

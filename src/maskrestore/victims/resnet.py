@@ -40,8 +40,8 @@ class ResNet18(nn.Module):
     """Classifier of images ``(B, 3, H, W)`` in [0, 1]; answers logits ``(B, num_classes)``.
 
     ``width`` is the number of channels of the first stage: 64 is the full ResNet-18 (11.2 M parameters), 32
-    the half-width one (2.8 M). The normalisation, ``mean`` and ``std`` per channel, is inside, so that it travels
-    with the weights. Any ``H`` and ``W`` of 8 or more will do; it is meant for 32.
+    the half-width one (2.8 M). The normalisation, ``mean`` and ``std`` per channel, is inside, so that it
+    travels with the weights. Any ``H`` and ``W`` of 8 or more will do; it is meant for 32.
     """
 
     mean: Tensor

@@ -67,16 +67,16 @@ def train_victim(
 ) -> dict[str, Any]:
     """Train the victim unless the cache holds it; returns its record.
 
-    A fine-tuned victim trains the clean one first if that is missing. A run that was stopped goes on where its
-    last epoch ended. Triggers are put in after augmentation, so that they lie where they do at test time; the
+    A fine-tuned victim trains the clean one first if that is missing. A stopped run goes on where its last
+    epoch ended. Triggers are put in after augmentation, so that they lie where they do at test time; the
     images that carry them are the same in every epoch.
 
-    The record holds the configuration, its digest and that of the clean victim, the accuracy on the test split
-    ("clean_accuracy"), on triggered test images ("backdoor_accuracy", and "attack_success_rate"; the target
-    class excluded), and the seconds of training.
+    The record holds the configuration, its digest and that of the clean victim, the accuracy on the test
+    split ("clean_accuracy"), on triggered test images ("backdoor_accuracy", and "attack_success_rate"; the
+    target class excluded), and the seconds of training.
 
-    Raises DataError when the data are not those of ``config.dataset``, CheckpointError when a file in the cache
-    is broken, ConfigError when the attack does not fit or training diverges.
+    Raises DataError when the data are not those of ``config.dataset``, CheckpointError when a file in the
+    cache is broken, ConfigError when the attack does not fit or training diverges.
     """
     known = read_record(config, cache)
     if known is not None:

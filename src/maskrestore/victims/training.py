@@ -60,8 +60,8 @@ def fit(
     """Train ``network`` in place; returns the seconds it took, earlier runs included.
 
     images: ``(N, 3, H, W)`` uint8. stamp: gives each augmented batch its triggers and labels. tag: identifies
-    the run; a checkpoint of another one is refused. checkpoint: written after each epoch, and gone on from if it
-    exists. The same seed gives the same run, resumed or not, on one machine with one number of threads.
+    the run; a checkpoint of another one is refused. checkpoint: written after each epoch, and gone on from if
+    it exists. The same seed gives the same run, resumed or not, on one machine with one number of threads.
 
     Raises CheckpointError for a checkpoint of another run, DataError when the images do not fill one batch.
     """
@@ -87,7 +87,7 @@ def fit(
         generator = torch.Generator().manual_seed(seed * 100_003 + step // per_epoch)
         order = torch.randperm(len(images), generator=generator)
         network.train()
-        for indices in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):  # type: ignore[no-untyped-call]
+        for indices in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * one_cycle(step, steps, recipe.warmup)
             batch, labels = stamp(augment(images[indices], recipe.augmentation, generator), indices)
             losses.append(_step(network, optimizer, batch, labels, recipe.label_smoothing))
@@ -131,7 +131,7 @@ def _step(
     if not torch.isfinite(loss):
         raise ConfigError("training diverged: the loss is no longer finite; lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return loss.item()
 
@@ -145,7 +145,7 @@ def predict(network: nn.Module, images: Tensor, *, batch_size: int = 500) -> Ten
     """Return the labels ``(N,)`` of float images in [0, 1] or uint8 images, with bfloat16 arithmetic."""
     network.eval()
     labels = []
-    for batch in images.split(batch_size):  # type: ignore[no-untyped-call]
+    for batch in images.split(batch_size):
         pixels = batch.float() / 255 if batch.dtype == torch.uint8 else batch
         with _bfloat16(pixels):
             labels.append(network(pixels.contiguous(memory_format=torch.channels_last)).argmax(1))

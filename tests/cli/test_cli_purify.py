@@ -1,0 +1,324 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import maskrestore
+from maskrestore.defense.streams import key_fingerprint
+from maskrestore.errors import ConfigError
+from maskrestore.imaging.codec import read_image, write_png
+
+pytestmark = pytest.mark.usefixtures("grey_restorer")
+
+
+@pytest.fixture
+def purify(invoke, model, photos, tmp_path):
+    def run(*options: object, source: Path = photos):
+        return invoke(*("purify", source, "--classifier", "toy_model:classify", "--out", tmp_path / "out", *options))
+
+    return run
+
+
+def records(tmp_path: Path) -> dict[str, dict]:
+    lines = (tmp_path / "out/records.jsonl").read_text().splitlines()
+    loaded = [json.loads(line) for line in lines]
+    assert len({record["file"] for record in loaded}) == len(loaded)
+    return {record["file"]: record for record in loaded}
+
+
+def test_a_folder_is_purified(purify, model, photos, tmp_path):
+    result = purify()
+    assert result.exit_code == 0, result.output
+    found = records(tmp_path)
+    assert sorted(found) == sorted([*(f"{index}.png" for index in range(9)), "sub/9.png"])
+    for name, record in found.items():
+        original, purified = read_image(photos / name), read_image(tmp_path / "out" / record["output"])
+        assert purified.shape == original.shape
+        assert record["error"] is None
+        assert record["seconds"] > 0
+        assert 0 <= record["restored"] <= 1
+        assert (record["restored"] == 0) <= torch.equal(purified, original)
+        assert (record["original_label"] == 7) == (name in ("0.png", "1.png", "2.png"))
+        assert record["label"] != 7
+    assert sum(record["queries"] for record in found.values()) == model.asked
+    assert "10 images purified" in result.stdout
+    assert f"{model.asked} queries" in result.stdout
+    page = (tmp_path / "out/report.html").read_text()
+    assert all(name in page for name in found)
+
+
+def test_a_single_image(purify, photos, tmp_path):
+    result = purify(source=photos / "0.png")
+    assert result.exit_code == 0, result.output
+    assert list(records(tmp_path)) == ["0.png"]
+    assert (tmp_path / "out/images/0.png").is_file()
+
+
+def test_a_broken_file_is_reported_and_the_rest_done(purify, photos, tmp_path):
+    (photos / "5.png").write_bytes((photos / "5.png").read_bytes()[:60])
+    (photos / "6.png").write_bytes(b"")
+    result = purify()
+    assert result.exit_code == 1
+    found = records(tmp_path)
+    assert [name for name, record in found.items() if record["error"]] == ["5.png", "6.png"]
+    assert "5.png" in result.stderr
+    assert "2 images failed" in result.stderr
+    assert "8 images purified" in result.stdout
+    assert "6.png" in (tmp_path / "out/report.html").read_text()
+
+
+def test_only_what_failed_is_tried_again(purify, model, photos, tmp_path):
+    good = (photos / "5.png").read_bytes()
+    (photos / "5.png").write_bytes(b"nonsense")
+    assert purify().exit_code == 1
+    asked = model.asked
+    (photos / "5.png").write_bytes(good)
+    result = purify()
+    assert result.exit_code == 0, result.output
+    assert "(9 of them by an earlier run)" in result.stdout
+    assert model.asked - asked == records(tmp_path)["5.png"]["queries"]
+
+
+def test_finished_images_are_not_done_again(purify, model, tmp_path):
+    purify()
+    before, asked = (tmp_path / "out/records.jsonl").read_text(), model.asked
+    assert purify().exit_code == 0
+    assert model.asked == asked
+    assert (tmp_path / "out/records.jsonl").read_text() == before
+
+
+def test_changed_files_settings_and_results_are_done_again(purify, model, photos, tmp_path):
+    purify()
+    write_png(photos / "3.png", torch.zeros(3, 16, 16))
+    (tmp_path / "out/images/4.png").unlink()
+    result = purify()
+    assert "(8 of them by an earlier run)" in result.stdout
+    assert "(0 of them by an earlier run)" in purify("--set", "refinement_steps=0").stdout
+
+
+def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(purify, model, tmp_path):
+    # Batches of two: interrupted within the third.
+    model.fail_at, model.error = 30, KeyboardInterrupt()
+    result = purify("--batch", 2)
+    assert result.exit_code == 130
+    assert "same command again" in result.stderr
+    done = records(tmp_path)
+    assert 0 < len(done) < 10
+    with (tmp_path / "out/records.jsonl").open("a") as file:
+        file.write('{"file": "8.png", "conte')  # the line that was being written
+    model.fail_at = None
+    result = purify("--batch", 2)
+    assert result.exit_code == 0, result.output
+    assert f"({len(done)} of them by an earlier run)" in result.stdout
+    assert len(records(tmp_path)) == 10
+
+
+def test_results_do_not_depend_on_the_interruption(purify, model, tmp_path):
+    model.fail_at, model.error = 30, KeyboardInterrupt()
+    purify("--batch", 2)
+    model.fail_at = None
+    purify("--batch", 2)
+    parts = {name: record | {"seconds": 0} for name, record in records(tmp_path).items()}
+    (tmp_path / "out/records.jsonl").unlink()
+    purify()
+    assert {name: record | {"seconds": 0} for name, record in records(tmp_path).items()} == parts
+
+
+def test_a_classifier_that_raises_half_way_keeps_what_is_finished(purify, model, tmp_path):
+    model.fail_at = 30
+    result = purify("--batch", 2)
+    assert result.exit_code == 1
+    found = records(tmp_path)
+    failed = [name for name, record in found.items() if record["error"]]
+    assert 0 < len(failed) < len(found) == 10
+    assert "the line is dead" in found[failed[0]]["error"]
+    model.fail_at = None
+    result = purify("--batch", 2)
+    assert result.exit_code == 0
+    assert f"({10 - len(failed)} of them by an earlier run)" in result.stdout
+
+
+def test_the_query_budget_ends_the_run(purify, model, tmp_path):
+    result = purify("--batch", 2, "--max-queries", 150)
+    assert result.exit_code == 1
+    assert model.asked <= 150
+    assert "budget of 150" in result.stderr
+    done = records(tmp_path)
+    assert 0 < len(done) < 10
+    assert not any(record["error"] for record in done.values())
+    assert purify("--batch", 2).exit_code == 0
+    assert len(records(tmp_path)) == 10
+
+
+def test_a_classifier_that_answers_logits_is_explained(invoke, model, photos, tmp_path):
+    result = invoke("purify", photos, "--classifier", "toy_model:logits", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "logits" in records(tmp_path)["0.png"]["error"]
+
+
+def test_the_key_is_used_and_never_written(purify, monkeypatch, tmp_path):
+    monkeypatch.setenv("MASKRESTORE_KEY", "correct horse battery")
+    result = purify()
+    assert result.exit_code == 0
+    assert "warning" not in result.stderr
+    for record in records(tmp_path).values():
+        assert record["key_fingerprint"] == key_fingerprint(b"correct horse battery")
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or b"battery" not in path.read_bytes()
+    (tmp_path / "key").write_text("correct horse battery\n")
+    monkeypatch.delenv("MASKRESTORE_KEY")
+    assert "(10 of them by an earlier run)" in purify("--key-file", tmp_path / "key").stdout
+    assert "(0 of them by an earlier run)" in purify().stdout
+
+
+def test_without_a_key_there_is_a_warning(purify):
+    assert "warning: no key" in purify().stderr
+
+
+def test_results_inside_the_source_are_not_purified(purify, photos, tmp_path):
+    purify("--out", photos / "out")
+    result = purify("--out", photos / "out")
+    assert "10 images purified (10 of them" in result.stdout
+
+
+def test_files_with_one_stem_do_not_overwrite_each_other(purify, photos, tmp_path):
+    (photos / "0.bmp").write_bytes((photos / "3.png").read_bytes())
+    purify()
+    outputs = {name: record["output"] for name, record in records(tmp_path).items()}
+    assert outputs["0.bmp"] == "images/0.bmp.png"
+    assert outputs["0.png"] == "images/0.png.png"
+    assert len(set(outputs.values())) == 11
+
+
+def test_class_names_and_profile_show_in_the_report(purify, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(["dark", "light", *"cdefg", "attacked"]))
+    assert purify("--class-names", tmp_path / "names.txt", "--profile", "paper").exit_code == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert "attacked" in page
+    assert "paper" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--classifier", "toy_model:nothing"], 1, "has no 'nothing'; it has: classify, logits"),
+        (["--classifier", "toy_model"], 2, "package.module:attribute"),
+        (["--classifier", "missing.onnx"], 1, "missing.onnx"),
+        (["--set", "label_weight=2"], 2, "label_weight must be in [0, 1], got 2.0"),
+        (["--set", "label_weight=heavy"], 2, "label_weight=heavy: expected a value of type float"),
+        (["--set", "unknown=1"], 2, "unknown setting 'unknown'; known: "),
+        (["--set", "label_weight"], 2, "expected NAME=VALUE"),
+        (["--mean", "a,b"], 2, "--mean must be numbers"),
+        (["--mean", "1,2"], 2, "--mean must have one number or one for each of three channels"),
+        (["--key-file", "missing"], 2, "cannot read the key from missing"),
+        (["--profile", "best"], 2, "best"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(purify, options, status, message, tmp_path):
+    result = purify(*options)
+    assert result.exit_code == status
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    if "error: " in result.stderr:
+        assert sum(line.startswith("error: ") for line in result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out/records.jsonl").exists()
+
+
+def test_a_missing_source_is_one_clear_line(purify, tmp_path):
+    result = purify(source=tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert "nowhere" in result.stderr
+    (tmp_path / "empty").mkdir()
+    assert "no images in this folder" in purify(source=tmp_path / "empty").stderr
+
+
+def test_an_empty_key_is_refused(purify, monkeypatch):
+    monkeypatch.setenv("MASKRESTORE_KEY", "  ")
+    result = purify()
+    assert result.exit_code == 2
+    assert "the key in MASKRESTORE_KEY is empty" in result.stderr
+
+
+def test_errors_inside_the_program_are_not_hidden(purify, monkeypatch):
+    def broken(*arguments, **options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("maskrestore.cli.purify.purify_folder", broken)
+    assert isinstance(purify().exception, ZeroDivisionError)
+
+
+def test_config_errors_have_status_two_wherever_they_come_from(purify, monkeypatch):
+    def refuse(*arguments, **options):
+        raise ConfigError("over\nlines")
+
+    monkeypatch.setattr("maskrestore.cli.purify.purify_folder", refuse)
+    result = purify()
+    assert result.exit_code == 2
+    assert "error: over lines" in result.stderr
+
+
+SLOW = """
+import sys, time
+import toy_model
+from maskrestore.cli import purify
+from maskrestore.cli.app import main
+sys.path.insert(0, {here!r})
+from conftest import GreyRestorer
+
+purify.load_restorer = lambda name: GreyRestorer()
+quick = toy_model.classify
+
+def slow(images):
+    time.sleep(0.01)
+    return quick(images)
+
+toy_model.classify = slow
+main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_a_real_sigint_leaves_whole_records(model, photos, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW.format(here=str(Path(__file__).parent)))
+    out = tmp_path / "out"
+    source = str(Path(maskrestore.__file__).parents[1])
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "slow.py", "purify", str(photos), "--classifier", "toy_model:classify"),
+            *("--out", str(out), "--batch", "1"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": source},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "records.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    done = records(tmp_path)
+    assert 0 < len(done) < 10
+    assert all((out / record["output"]).exists() for record in done.values())
+
+
+def test_large_images_are_worked_on_in_smaller_batches(purify, monkeypatch, tmp_path):
+    sizes = []
+    from maskrestore.defense.bdmae import BDMAE
+
+    whole = BDMAE.purify
+    monkeypatch.setattr(
+        BDMAE, "purify", lambda self, images, box: sizes.append(len(images)) or whole(self, images, box)
+    )
+    monkeypatch.setattr("maskrestore.cli.folder._BATCH_PIXELS", 3 * 16 * 16)
+    assert purify().exit_code == 0
+    assert len(records(tmp_path)) == 10
+    assert max(sizes) == 3
