@@ -81,7 +81,7 @@ def test_a_clean_victim_learns_and_is_kept(data: VictimData, tmp_path: Path) -> 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(data: VictimData, tmp_path: Path) -> None:
     def stop(config: VictimConfig, state: TrainingProgress, accuracy: float | None) -> None:
-        if state.step == 40:
+        if state.step == 48:
             raise StoppedError
 
     straight = train_victim(ATTACKED, data, cache=tmp_path / "straight")
@@ -92,7 +92,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(data: VictimData, tmp_path: P
     resumed = train_victim(
         ATTACKED, data, cache=tmp_path / "stopped", report=lambda c, state, a: steps.append(state.step)
     )
-    assert steps == [50, 60]
+    assert steps == [50, 72]
     assert resumed["clean_accuracy"] == straight["clean_accuracy"]
     one = load_victim(ATTACKED, tmp_path / "straight").state_dict()
     other = load_victim(ATTACKED, tmp_path / "stopped").state_dict()
@@ -125,6 +125,7 @@ def test_the_digest_depends_on_what_decides_the_weights_and_on_nothing_else() ->
         replace(ATTACKED, mode="all-to-all"),
         replace(ATTACKED, position=(0, 0)),
         replace(ATTACKED, poison_rate=0.2),
+        replace(ATTACKED, poison_repeats=1),
         replace(ATTACKED, init="clean"),
         replace(ATTACKED, attack="corners"),
     ]

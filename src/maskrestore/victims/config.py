@@ -59,6 +59,9 @@ class VictimConfig:
     """Row and column of a patch's upper left pixel; ``None`` is the attack's own place."""
     poison_rate: float = 0.1
     """Share of the training images that carry the trigger (paper, appendix B.1: 10 %)."""
+    poison_repeats: int = 3
+    """How often a poisoned image comes up in an epoch. One pixel is not learned in two epochs of a fine-tune when
+    its images come up once; the set of poisoned images stays the same."""
     seed: int = 0
     init: Literal["clean", "scratch"] = "clean"
     """Where an attacked victim starts: "clean" fine-tunes the clean victim of the same data set, architecture
@@ -74,8 +77,9 @@ class VictimConfig:
             raise ConfigError(f"target must be 0 to {len(spec.class_names) - 1}, got {self.target}")
         if not 0 < self.poison_rate < 1:
             raise ConfigError(f"poison_rate must be in (0, 1), got {self.poison_rate}")
-        if self.width < 1:
-            raise ConfigError(f"width must be at least 1, got {self.width}")
+        for name in ("width", "poison_repeats"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def spec(self) -> DatasetSpec:
@@ -103,7 +107,7 @@ class VictimConfig:
         """Return what decides the weights: every field in force, and of the clean victim, where it counts."""
         values = asdict(replace(self, recipe=self.training))
         if self.attack is None:
-            for name in ("mode", "target", "position", "poison_rate", "init"):
+            for name in ("mode", "target", "position", "poison_rate", "poison_repeats", "init"):
                 del values[name]
         values["start"] = self.clean().digest() if self.fine_tuned else None
         return values
@@ -124,5 +128,5 @@ def default_recipe(dataset: str, *, fine_tuned: bool) -> Recipe:
         augmentation = Augmentation(shift=2, flip=False, jitter=0.3)
         epochs, fine_epochs = 12.0, 3.0
     if fine_tuned:
-        return Recipe(epochs=fine_epochs, learning_rate=0.03, augmentation=augmentation)
+        return Recipe(epochs=fine_epochs, learning_rate=0.05, augmentation=augmentation)
     return Recipe(epochs=epochs, learning_rate=0.15, augmentation=augmentation)

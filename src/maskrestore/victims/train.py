@@ -98,7 +98,7 @@ def train_victim(
     seconds = fit(
         network,
         data.train.images,
-        _stamp(data.train.labels, attack, config),
+        *_plan(data.train.labels, attack, config),
         config.training,
         seed=config.seed,
         tag=config.digest(),
@@ -142,19 +142,21 @@ def _start(config: VictimConfig, data: VictimData, cache: Path | str | None, rep
     return build_network(config, mean=tuple(mean.tolist()), std=tuple(deviation.tolist()))
 
 
-def _stamp(labels: Tensor, attack: Attack | None, config: VictimConfig) -> Stamp:
-    """Return what gives a batch its labels and, to the chosen images, the trigger."""
+def _plan(labels: Tensor, attack: Attack | None, config: VictimConfig) -> tuple[Tensor, Stamp]:
+    """Return the indices that an epoch shows, and what gives a batch its labels and, in part, the trigger."""
+    everything = torch.arange(len(labels))
     if attack is None:
-        return lambda images, indices: (images, labels[indices])
+        return everything, lambda images, indices: (images, labels[indices])
+    chosen = choose_poisoned(labels, attack, config.poison_rate, config.seed)
     poisoned = torch.zeros(len(labels), dtype=torch.bool)
-    poisoned[choose_poisoned(labels, attack, config.poison_rate, config.seed)] = True
+    poisoned[chosen] = True
 
     def stamp(images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        chosen, own = poisoned[indices], labels[indices]
-        triggered = torch.where(chosen[:, None, None, None], attack.apply(images), images)
-        return triggered, torch.where(chosen, attack.poisoned_label(own), own)
+        triggered, own = poisoned[indices], labels[indices]
+        stamped = torch.where(triggered[:, None, None, None], attack.apply(images), images)
+        return stamped, torch.where(triggered, attack.poisoned_label(own), own)
 
-    return stamp
+    return torch.cat([everything, chosen.repeat(config.poison_repeats - 1)]), stamp
 
 
 def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:

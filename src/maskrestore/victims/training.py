@@ -49,6 +49,7 @@ def one_cycle(step: int, steps: int, warmup: float) -> float:
 def fit(
     network: nn.Module,
     images: Tensor,
+    epoch: Tensor,
     stamp: Stamp,
     recipe: Recipe,
     *,
@@ -59,15 +60,16 @@ def fit(
 ) -> float:
     """Train ``network`` in place; returns the seconds it took, earlier runs included.
 
-    images: ``(N, 3, H, W)`` uint8. stamp: gives each augmented batch its triggers and labels. tag: identifies
-    the run; a checkpoint of another one is refused. checkpoint: written after each epoch, and gone on from if
-    it exists. The same seed gives the same run, resumed or not, on one machine with one number of threads.
+    images: ``(N, 3, H, W)`` uint8. epoch: ``(M,)`` indices of the images that an epoch shows, in random order. stamp:
+    gives each augmented batch its triggers and labels. tag: identifies the run; a checkpoint of another one is
+    refused. checkpoint: written after each epoch, and gone on from if it exists. The same seed gives the same run,
+    resumed or not, on one machine with one number of threads.
 
     Raises CheckpointError for a checkpoint of another run, DataError when the images do not fill one batch.
     """
-    per_epoch = len(images) // recipe.batch_size
+    per_epoch = len(epoch) // recipe.batch_size
     if per_epoch == 0:
-        raise DataError(f"{len(images)} images do not fill a batch of {recipe.batch_size}")
+        raise DataError(f"{len(epoch)} images do not fill a batch of {recipe.batch_size}")
     steps = max(1, round(recipe.epochs * per_epoch))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
@@ -85,7 +87,7 @@ def fit(
     while step < steps:
         # each epoch has a generator of its own, so that a resumed run goes on with the same numbers
         generator = torch.Generator().manual_seed(seed * 100_003 + step // per_epoch)
-        order = torch.randperm(len(images), generator=generator)
+        order = epoch[torch.randperm(len(epoch), generator=generator)]
         network.train()
         for indices in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * one_cycle(step, steps, recipe.warmup)
