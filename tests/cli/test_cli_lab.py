@@ -10,7 +10,7 @@ from torch import nn
 from maskrestore.attacks import make_attack
 from maskrestore.data.signs import SIGN_NAMES, load_signs
 from maskrestore.evaluation.records import read_record
-from maskrestore.victims import VictimData
+from maskrestore.victims import PACKAGED, PackagedVictim, VictimData
 
 TINY = ["width=4", "recipe.epochs=1", "recipe.batch_size=16", "init=scratch"]
 
@@ -152,8 +152,10 @@ class StickerModel(nn.Module):
 
 def test_demo(invoke, grey_restorer, tmp_path, monkeypatch):
     attack = make_attack("badnets:3x3-color", num_classes=len(SIGN_NAMES), target=3)
-    packaged = (StickerModel(attack), 0.0, 1.0, SIGN_NAMES, attack)
-    monkeypatch.setattr("maskrestore.victims.load_packaged_victim", lambda name: packaged, raising=False)
+    packaged = PackagedVictim(
+        config=PACKAGED["signs-badnets"], network=StickerModel(attack), attack=attack, class_names=SIGN_NAMES
+    )
+    monkeypatch.setattr("maskrestore.cli.demo.load_packaged_victim", lambda name: packaged)
     monkeypatch.setattr("maskrestore.cli.demo.fast_precision", lambda: "float32")
     result = invoke("demo", "--images", 5, "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output

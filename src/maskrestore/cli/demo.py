@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import typer
 from torch import Tensor
 
-from maskrestore import victims
 from maskrestore.attacks import Attack
 from maskrestore.classifiers import ModuleClassifier
 from maskrestore.cli.results import RATES, progress_of, show_record
@@ -30,6 +29,7 @@ from maskrestore.reporting import (
     write_report,
 )
 from maskrestore.types import Classifier, Defense, Purification
+from maskrestore.victims import load_packaged_victim
 
 __all__ = ["demo"]
 
@@ -74,14 +74,15 @@ def demo(
     Writes into the folder of `--out`: `report.html` with what was found and removed in each image,
     `figure.png` with some of them, and `record.json` with the results.
     """
-    module, mean, std, class_names, attack = victims.load_packaged_victim(VICTIM)
+    packaged = load_packaged_victim(VICTIM)
+    attack, class_names = packaged.attack, packaged.class_names
     precision = fast_precision()
     victim = VictimUnderTest(
-        classifier=ModuleClassifier(module, mean=mean, std=std, precision=precision),
+        classifier=ModuleClassifier(packaged.network, precision=precision),
         entry=VictimEntry(
-            config={"name": VICTIM},
-            digest=VICTIM,
-            weights=weights_digest(module) or "",
+            config=packaged.config.canonical(),
+            digest=packaged.config.digest(),
+            weights=weights_digest(packaged.network) or "",
             precision=precision,
             ca=None,
             asr=None,

@@ -17,16 +17,18 @@ from maskrestore.errors import ConfigError, DataError, ImageFileError
 from maskrestore.imaging.codec import find_images, read_image
 from maskrestore.imaging.resize import resize
 from maskrestore.mae import pretrain as training
+from maskrestore.mae.checkpoints import load_network
+from maskrestore.victims import read_feature_extractor
 
 __all__ = ["pretrain"]
 
 
 def pretrain(
     images: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            metavar="IMAGES",
-            help=f"The training split of a data set ({', '.join(DATASETS)}), or a folder of images.",
+            metavar="IMAGES...",
+            help=f"Training splits of data sets ({', '.join(DATASETS)}), folders of images, or both.",
         ),
     ],
     *,
@@ -36,17 +38,27 @@ def pretrain(
         typer.Option(help="Architecture: `conv` learns far faster on small images, `vit` is the paper's."),
     ] = "conv",
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 20_000,
-    image_size: Annotated[int, typer.Option(min=8, help="Side in pixels that images of a folder are resized to.")] = 32,
+    image_size: Annotated[int, typer.Option(min=8, help="Side in pixels that images are resized to.")] = 32,
     held_out: Annotated[
         int, typer.Option(min=0, help="Images kept apart to measure the error of hidden pixels on.")
     ] = 500,
+    init: Annotated[
+        str | None, typer.Option(help="Weights to start from: a file, or a name as `--restorer` takes it.")
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="A classifier written by `train-victim --export`; with `--set feature_weight=1`, restorations "
+            "learn to keep its features too."
+        ),
+    ] = None,
     settings: TrainingSetOption = None,
     data: DataOption = None,
 ) -> None:
     """Train a masked autoencoder, the part that restores hidden patches.
 
     Masks of 5 to 90 % of the patches are trained on, because the defense hides few patches as well as many.
-    Writes `weights.safetensors`, which `--restorer` of the other commands takes, `curve.jsonl` with the
+    Writes, at every checkpoint, `weights.safetensors`, which `--restorer` of the other commands takes, `curve.jsonl` with the
     loss and the held-out error, and `state.pt`, from which the same command goes on after Ctrl-C.
 
     `--set` changes any other setting, e.g. `--set batch_size=128`, `--set learning_rate=0.0005` or
@@ -54,21 +66,19 @@ def pretrain(
 
     Examples:
 
-        maskrestore pretrain cifar10 --out runs/mae-conv
+        maskrestore pretrain cifar10 gtsrb --out runs/mae-conv
 
         maskrestore pretrain photos --family vit --image-size 64 --out runs/mae-vit
     """
-    mirrored = images not in DATASETS or DATASETS[images].mirrored
-    network = {"image_size": image_size}
-    start = training.PretrainConfig(family=family, steps=steps, flip=mirrored, network=network)
+    start = training.PretrainConfig(family=family, steps=steps, network={"image_size": image_size})
     config = with_overrides(start, settings or [])
-    pixels = _load_images(images, image_size, data)
+    pixels = torch.cat([_load_images(source, image_size, data) for source in images])
     if held_out >= len(pixels):
         raise ConfigError(f"--held-out {held_out} leaves none of {len(pixels)} images to train on; lower it")
     # Shuffled, because folders are sorted by name and data sets often by class.
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(config.seed))
     kept, learned = pixels[order[:held_out]], pixels[order[held_out:]]
-    card = {"command": f"maskrestore pretrain {images}", "images": str(len(learned))}
+    card = {"command": f"maskrestore pretrain {' '.join(images)}", "images": str(len(learned))}
     with progress("pretrain") as update:
 
         def show(state: training.Progress) -> None:
@@ -81,6 +91,8 @@ def pretrain(
             learned,
             out_dir,
             held_out=kept if held_out else None,
+            init=None if init is None else load_network(init),
+            features=None if features is None else read_feature_extractor(features),
             card=card,
             progress=show,
         )

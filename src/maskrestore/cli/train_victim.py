@@ -11,9 +11,9 @@ import typer
 from maskrestore.attacks import ATTACKS
 from maskrestore.cli.options import CacheOption, DataOption, TrainingSetOption
 from maskrestore.cli.overrides import with_overrides
-from maskrestore.cli.terminal import out, progress
+from maskrestore.cli.terminal import out, progress, say
 from maskrestore.data import DATASETS
-from maskrestore.victims import TrainingProgress, VictimConfig, VictimData, victim_path
+from maskrestore.victims import TrainingProgress, VictimConfig, VictimData, export_victim, victim_path
 from maskrestore.victims import train_victim as train_network
 
 __all__ = ["train_victim", "train_with_progress", "victim_config"]
@@ -32,6 +32,9 @@ def train_victim(
         ),
     ] = None,
     target: Annotated[int, typer.Option(min=0, help="The class that the attack aims at.")] = 0,
+    export: Annotated[
+        Path | None, typer.Option(help="Also write the weights here, in half precision, as packaged ones are.")
+    ] = None,
     settings: TrainingSetOption = None,
     data: DataOption = None,
     cache: CacheOption = None,
@@ -53,6 +56,8 @@ def train_victim(
     record = train_with_progress(config, cache=cache, data=data)
     rates = {name: record[name] for name in _RATES if name in record}
     text = ", ".join(f"{name.replace('_', ' ')} {100 * value:.2f} %" for name, value in rates.items())
+    if export is not None:
+        say(f"wrote {export_victim(config, export, cache)}")
     out.print(f"{text}; kept in {victim_path(config, cache)}", highlight=False, soft_wrap=True)
 
 

@@ -123,10 +123,10 @@ def default_recipe(dataset: str, *, fine_tuned: bool) -> Recipe:
     mirrored = dataset_spec(dataset).mirrored
     if mirrored:
         augmentation = Augmentation(shift=4, flip=True)
-        epochs, fine_epochs = 16.0, 2.0
+        epochs, fine_epochs = 16.0, 1.0
     else:
         augmentation = Augmentation(shift=2, flip=False, jitter=0.3)
-        epochs, fine_epochs = 12.0, 3.0
+        epochs, fine_epochs = 12.0, 2.0
     if fine_tuned:
         return Recipe(epochs=fine_epochs, learning_rate=0.05, augmentation=augmentation)
     return Recipe(epochs=epochs, learning_rate=0.15, augmentation=augmentation)

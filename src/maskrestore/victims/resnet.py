@@ -71,7 +71,11 @@ class ResNet18(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        x = (images - self.mean) / self.std
-        features: Tensor = self.stages(F.relu(self.bn1(self.conv1(x))))
+        features = self.stage_features(images)[-1]
         logits: Tensor = self.head(features.mean((2, 3)))  # (B, 8*width, h, w) -> (B, 8*width)
         return logits
+
+    def stage_features(self, images: Tensor) -> list[Tensor]:
+        """Return the feature maps after each of the four stages: ``(B, k*width, h/k, w/k)``, k = 1, 2, 4, 8."""
+        features = F.relu(self.bn1(self.conv1((images - self.mean) / self.std)))
+        return [features := stage(features) for stage in self.stages]
