@@ -246,7 +246,7 @@ class _Run:
         self.optimizer.step()
         self.step += 1
         self._average()
-        return float(loss)
+        return float(loss.detach())
 
     @torch.no_grad()
     def _average(self) -> None:
