@@ -58,8 +58,9 @@ def pretrain(
     """Train a masked autoencoder, the part that restores hidden patches.
 
     Masks of 5 to 90 % of the patches are trained on, because the defense hides few patches as well as many.
-    Writes, at every checkpoint, `weights.safetensors`, which `--restorer` of the other commands takes, `curve.jsonl` with the
-    loss and the held-out error, and `state.pt`, from which the same command goes on after Ctrl-C.
+    Writes, at every checkpoint, `weights.safetensors`, which `--restorer` of the other commands takes,
+    `curve.jsonl` with the loss and the held-out error, and `state.pt`, from which the same command goes on
+    after Ctrl-C.
 
     `--set` changes any other setting, e.g. `--set batch_size=128`, `--set learning_rate=0.0005` or
     `--set 'network={"image_size": 32, "patch_size": 4}'`.
