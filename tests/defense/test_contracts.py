@@ -1,5 +1,6 @@
 """What every user may rely on: batch invariance, replay, counted queries, untouched pixels, nothing lost."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -238,7 +239,8 @@ def test_answers_that_are_not_labels_are_refused(answer: object) -> None:
 
 
 def test_refinement_keeps_the_sum_of_both_scores(config: BDMAEConfig) -> None:
-    result = BDMAE(MeanRestorer(), config).purify(mixed_images(6), TRIGGER)
+    refining = dataclasses.replace(config, refinement_steps=10)
+    result = BDMAE(MeanRestorer(), refining).purify(mixed_images(6), TRIGGER)
     moved = 0
     for before, after in (
         (result.initial_image_scores, result.image_scores),

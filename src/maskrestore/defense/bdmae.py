@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from maskrestore.classifiers import as_classifier
 from maskrestore.defense.config import PROFILES, BDMAEConfig
 from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
-from maskrestore.defense.restoration import adaptive_masks, fuse, outvoted
+from maskrestore.defense.restoration import adaptive_masks, fuse
 from maskrestore.defense.scores import contrast_scores, flip_scores, image_scores, random_masks
 from maskrestore.defense.streams import Key, Stream
 from maskrestore.errors import ConfigError, PurificationInterruptedError
@@ -80,57 +78,51 @@ class BDMAE:
         config = self.config
         original = classifier(images)
         streams = [Stream(self.key, image) for image in images]
-        evidence = self._score(images, original, streams, classifier)
-        image_chain, label_chain, asked = self._refine(images, original, streams, evidence, classifier)
-        scores = (1 - config.label_weight) * image_chain + config.label_weight * label_chain
-        answer = self._answer(images, original, scores, classifier)
-        queries = 1 + config.rounds * config.masks_per_round + asked + answer.asked
-        if config.vote_ratio is not None:
-            bold = self._answer(images, original, (evidence.image_scores + evidence.flip_scores) / 2, classifier)
-            queries = queries + bold.asked
-            answer = answer.where(~outvoted(answer.labels, bold.labels, evidence.votes, config.vote_ratio), bold)
+        initial = self._score(images, original, streams, classifier)
+        image_scores, label_scores, asked = self._refine(images, original, streams, initial, classifier)
+        scores = (1 - config.label_weight) * image_scores + config.label_weight * label_scores
+        purified, hidden = self._restore(images, scores)
+        changed = hidden.flatten(1).any(dim=1)
+        labels = original.clone()
+        if changed.any():  # an image with nothing to restore keeps its label without another query
+            labels[changed] = classifier(purified[changed])
         return Purification(
-            images=answer.images,
-            labels=answer.labels,
+            images=purified,
+            labels=labels,
             original_labels=original,
-            queries=queries,
-            hidden=answer.hidden,
-            scores=answer.scores,
-            image_scores=image_chain,
-            label_scores=label_chain,
-            initial_image_scores=evidence.image_scores,
-            initial_label_scores=evidence.label_scores,
+            queries=1 + config.rounds * config.masks_per_round + asked + changed.long(),
+            hidden=hidden,
+            scores=scores,
+            image_scores=image_scores,
+            label_scores=label_scores,
+            initial_image_scores=initial[0],
+            initial_label_scores=initial[1],
         )
 
-    def _score(self, images: Tensor, original: Tensor, streams: list[Stream], classifier: Classifier) -> _Evidence:
+    def _score(
+        self, images: Tensor, original: Tensor, streams: list[Stream], classifier: Classifier
+    ) -> tuple[Tensor, Tensor]:
         """S_i and S_l (4.2): all random masks of all images in one call of the restorer and one of the classifier."""
         config = self.config
         hidden = random_masks(streams, self.restorer.grid, config)  # (B, N_o, N_i, g, g)
         masks = config.rounds * config.masks_per_round
         # (B, ...) -> (B N_o N_i, ...)
         restored = self.restorer.restore(images.repeat_interleave(masks, dim=0), hidden.flatten(0, 2))
-        votes = classifier(restored).unflatten(0, (-1, masks))
+        flipped = classifier(restored).unflatten(0, (-1, masks)) != original.unsqueeze(1)
         by_round = restored.unflatten(0, (len(images), config.rounds, config.masks_per_round))
-        flipped, hidden_flat = votes != original.unsqueeze(1), hidden.flatten(1, 2)
-        flips = flip_scores(flipped, hidden_flat)
-        return _Evidence(
-            votes=votes,
-            image_scores=image_scores(images, by_round, hidden, config),
-            flip_scores=flips,
-            label_scores=contrast_scores(flipped, hidden_flat) if config.label_score == "contrast" else flips,
-        )
+        score = contrast_scores if config.label_score == "contrast" else flip_scores
+        return image_scores(images, by_round, hidden, config), score(flipped, hidden.flatten(1, 2))
 
     def _refine(
         self,
         images: Tensor,
         original: Tensor,
         streams: list[Stream],
-        evidence: _Evidence,
+        initial: tuple[Tensor, Tensor],
         classifier: Classifier,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Refine both scores side by side (4.3). Returns S_i, S_l and the queries spent on each image."""
         config, count = self.config, len(images)
-        initial = (evidence.image_scores, evidence.label_scores)
         scores = torch.cat(initial)  # (2 B, g, g): the chains of S_i, then those of S_l
         candidates, sizes = _candidates(initial, config)
         live = (sizes > 0).nonzero().squeeze(1)
@@ -143,49 +135,13 @@ class BDMAE:
         queries = config.refinement_steps * (sizes > 0).view(2, count).sum(dim=0)
         return scores[:count], scores[count:], queries
 
-    def _answer(self, images: Tensor, original: Tensor, scores: Tensor, classifier: Classifier) -> _Answer:
-        """Fuse the restorations of all thresholds (4.4) and ask for the label of what came out."""
+    def _restore(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Fuse the restorations of all thresholds (4.4). Returns the purified images and what was hidden."""
         hidden = adaptive_masks(scores, self.config)  # (B, K, g, g)
         masks = hidden.shape[1]
         restored = self.restorer.restore(images.repeat_interleave(masks, dim=0), hidden.flatten(0, 1))
-        purified = fuse(images, restored.unflatten(0, (-1, masks)), hidden)
         # The masks are nested: the last one contains the others.
-        asked = hidden[:, -1].flatten(1).any(dim=1)
-        labels = original.clone()
-        if asked.any():  # an image with nothing to restore keeps its label without another query
-            labels[asked] = classifier(purified[asked])
-        return _Answer(images=purified, hidden=hidden[:, -1], scores=scores, labels=labels, asked=asked.long())
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Evidence:
-    """What the random masks showed."""
-
-    votes: Tensor  # (B, M) int64: the label under each mask
-    image_scores: Tensor  # (B, g, g)
-    flip_scores: Tensor  # (B, g, g)
-    label_scores: Tensor  # (B, g, g): the S_l that the configuration asks for
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """A purified image and its label."""
-
-    images: Tensor  # (B, C, H, W)
-    hidden: Tensor  # (B, g, g) bool
-    scores: Tensor  # (B, g, g)
-    labels: Tensor  # (B,)
-    asked: Tensor  # (B,): queries it took, 0 or 1
-
-    def where(self, keep: Tensor, other: _Answer) -> _Answer:
-        """Return this answer for images with ``keep``, the other one for the rest."""
-        return _Answer(
-            images=torch.where(keep[:, None, None, None], self.images, other.images),
-            hidden=torch.where(keep[:, None, None], self.hidden, other.hidden),
-            scores=torch.where(keep[:, None, None], self.scores, other.scores),
-            labels=torch.where(keep, self.labels, other.labels),
-            asked=self.asked + other.asked,
-        )
+        return fuse(images, restored.unflatten(0, (-1, masks)), hidden), hidden[:, -1]
 
 
 def protect(

@@ -44,11 +44,6 @@ class BDMAEConfig:
     threshold_step: float = 0.01
     """How much they rise at a time; the paper says "a small amount" (4.4)."""
 
-    vote_ratio: float | None = None
-    """Not in the paper: restore a second time, more boldly, from the paper's S before refinement, and take that image
-    if its label has more than this many times as many votes as the first image's, among the labels of the random
-    masks. ``None`` restores once."""
-
     def __post_init__(self) -> None:
         _check(self.rounds >= 1, "rounds", "at least 1", self.rounds)
         _check(self.masks_per_round >= 2, "masks_per_round", "at least 2", self.masks_per_round)
@@ -65,13 +60,11 @@ class BDMAEConfig:
         _check(ordered, "thresholds", "one or more, highest first", self.thresholds)
         _check(0 < self.max_restored <= 1, "max_restored", "in (0, 1]", self.max_restored)
         _check(self.threshold_step > 0, "threshold_step", "positive", self.threshold_step)
-        _check(self.vote_ratio is None or self.vote_ratio >= 0, "vote_ratio", "None or at least 0", self.vote_ratio)
 
     @property
     def max_queries(self) -> int:
-        """Queries per image at most: the image, the random masks, both refinements, each purified image."""
-        restorations = 1 if self.vote_ratio is None else 2
-        return 1 + self.rounds * self.masks_per_round + 2 * self.refinement_steps + restorations
+        """Queries per image at most: the image, the random masks, both refinements, the purified image."""
+        return 1 + self.rounds * self.masks_per_round + 2 * self.refinement_steps + 1
 
 
 def _check(valid: bool, name: str, expected: str, actual: object) -> None:
@@ -81,5 +74,5 @@ def _check(valid: bool, name: str, expected: str, actual: object) -> None:
 
 PROFILES: dict[str, BDMAEConfig] = {
     "paper": BDMAEConfig(),
-    "default": BDMAEConfig(label_score="contrast", label_weight=0.7),
+    "default": BDMAEConfig(label_score="contrast", refinement_steps=0),
 }

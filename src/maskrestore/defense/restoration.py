@@ -8,7 +8,7 @@ from torch import Tensor
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.imaging.patches import tokens_to_pixels
 
-__all__ = ["adaptive_masks", "fuse", "outvoted"]
+__all__ = ["adaptive_masks", "fuse"]
 
 
 def fuse(images: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:
@@ -46,17 +46,3 @@ def adaptive_masks(scores: Tensor, config: BDMAEConfig) -> Tensor:
         steps = steps + over.long()
     levels = torch.tensor(config.thresholds) + (steps * config.threshold_step).unsqueeze(1)  # (B, K)
     return scores.unsqueeze(1) >= levels[:, :, None, None]
-
-
-def outvoted(labels: Tensor, others: Tensor, votes: Tensor, ratio: float) -> Tensor:
-    """Whether other labels have more than ``ratio`` times the votes of these.
-
-    labels, others: ``(B,)`` int64; votes: ``(B, M)`` int64, the labels under random masks. Returns ``(B,)`` bool, False
-    where both labels are the same. A mask that broke the trigger votes for the true label, one that spoiled a clean
-    image for many different ones. Departure: not in the paper.
-    """
-
-    def count(chosen: Tensor) -> Tensor:
-        return (votes == chosen.unsqueeze(1)).sum(dim=1)
-
-    return (labels != others) & (count(others) > ratio * count(labels))
