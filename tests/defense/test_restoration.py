@@ -35,7 +35,8 @@ def test_an_image_does_not_change_the_thresholds_of_another() -> None:
     ("field", "value"),
     [
         ("rounds", 0), ("masks_per_round", 1), ("mask_ratio", 1.0), ("ssim_window", 10), ("ssim_sigma", 0.0),
-        ("label_score", "logit"), ("label_weight", 1.5), ("refinement_steps", -1), ("neighbour_bonus", -0.1),
+        ("label_score", "logit"), ("label_weight", 1.5),
+        ("contrast_windows", ()), ("contrast_windows", (0,)), ("refinement_steps", -1), ("neighbour_bonus", -0.1),
         ("refinement_rate", -0.1), ("thresholds", (0.4, 0.5)), ("thresholds", ()), ("max_restored", 0.0),
         ("threshold_step", 0.0),
     ],

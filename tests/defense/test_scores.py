@@ -53,6 +53,22 @@ def test_contrast_removes_flips_that_happen_wherever_the_mask_is() -> None:
     assert contrast_scores(trigger, hidden).flatten().sort().values[-2] < 0.3
 
 
+def test_windows_see_a_trigger_that_works_while_any_of_its_tokens_is_visible() -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.rand(1, 200, 6, 6, generator=generator) < 0.75
+    gone = hidden[:, :, 2:4, 3:5].flatten(2).all(dim=2)  # the label flips only with all four tokens hidden
+    alone, together = contrast_scores(gone, hidden), contrast_scores(gone, hidden, (1, 2))
+    assert alone[0, 2:4, 3:5].max() < 0.6
+    assert (together[0, 2:4, 3:5] == 1).all()
+    assert (together >= alone).all()
+    assert together[0, :, 0].max() < 0.4
+
+
+def test_windows_larger_than_one_token_keep_the_grid() -> None:
+    hidden = torch.rand(2, 25, 7, 7) < 0.5
+    assert contrast_scores(torch.rand(2, 25) < 0.5, hidden, (3,)).shape == (2, 7, 7)
+
+
 def test_contrast_is_zero_without_evidence() -> None:
     hidden = torch.ones(1, 3, 2, 2, dtype=torch.bool)
     assert contrast_scores(torch.ones(1, 3, dtype=torch.bool), hidden).sum() == 0

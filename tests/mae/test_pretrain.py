@@ -100,3 +100,36 @@ def test_blobs_are_connected() -> None:
         return float((hidden[:, 1:] & hidden[:, :-1]).sum())
 
     assert contacts(1.0) > 2 * contacts(0.0)
+
+
+class Edges(torch.nn.Module):
+    """Features that a blurred image lacks: differences of neighbours."""
+
+    def stage_features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]]
+
+
+def test_the_feature_loss_needs_features_and_counts(tmp_path: Path) -> None:
+    images = smooth_images(16)
+    losses: dict[float, float] = {}
+    for weight in (0.0, 1.0):
+        config = PretrainConfig(network=CONV, steps=1, batch_size=8, feature_weight=weight)
+        with pytest.raises(ConfigError, match="feature extractor"):
+            pretrain(config, images, tmp_path / "refused", features=None if weight else Edges())
+
+        def keep(state: Progress, weight: float = weight) -> None:
+            losses[weight] = state.loss
+
+        out = tmp_path / str(weight)
+        pretrain(config, images, out, features=Edges() if weight else None, progress=keep)
+    assert losses[1.0] > losses[0.0] + 0.1
+
+
+def test_training_starts_from_the_weights_that_are_given(tmp_path: Path) -> None:
+    images = smooth_images(16)
+    first = pretrain(PretrainConfig(network=CONV, steps=5, batch_size=8), images, tmp_path / "first")
+    start = load_network(first)
+    config = PretrainConfig(network=CONV, steps=1, batch_size=8, learning_rate=1e-9, ema=0.0, weight_decay=0.0, seed=1)
+    second = load_network(pretrain(config, images, tmp_path / "second", init=start))
+    for name, tensor in start.state_dict().items():
+        assert torch.allclose(tensor, second.state_dict()[name], atol=1e-5), name

@@ -110,8 +110,12 @@ class BDMAE:
         restored = self.restorer.restore(images.repeat_interleave(masks, dim=0), hidden.flatten(0, 2))
         flipped = classifier(restored).unflatten(0, (-1, masks)) != original.unsqueeze(1)
         by_round = restored.unflatten(0, (len(images), config.rounds, config.masks_per_round))
-        score = contrast_scores if config.label_score == "contrast" else flip_scores
-        return image_scores(images, by_round, hidden, config), score(flipped, hidden.flatten(1, 2))
+        masks_flat = hidden.flatten(1, 2)
+        if config.label_score == "contrast":
+            label = contrast_scores(flipped, masks_flat, config.contrast_windows)
+        else:
+            label = flip_scores(flipped, masks_flat)
+        return image_scores(images, by_round, hidden, config), label
 
     def _refine(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from maskrestore.defense.config import BDMAEConfig
@@ -65,18 +66,28 @@ def flip_scores(flipped: Tensor, hidden: Tensor) -> Tensor:
     return (hidden & flipped[:, :, None, None]).float().mean(dim=1)
 
 
-def contrast_scores(flipped: Tensor, hidden: Tensor) -> Tensor:
-    """S_l as a contrast: ``P(flip | token hidden) - P(flip | token visible)``, at least 0.
+def contrast_scores(flipped: Tensor, hidden: Tensor, windows: Sequence[int] = (1,)) -> Tensor:
+    """S_l as a contrast: ``P(flip | window hidden) - P(flip | window not wholly hidden)``, at least 0.
 
     With an imperfect restorer the label of a clean image flips under many masks wherever they are, which lifts the
-    paper's S_l everywhere; the contrast removes that floor with the same queries. A token that no mask shows (or
-    none hides) has no evidence either way and scores 0.
+    paper's S_l everywhere; the contrast removes that floor with the same queries. Windows are squares of
+    ``k x k`` tokens for each ``k`` in ``windows``: a trigger that works as long as one of its tokens is visible
+    shows little contrast token by token, but all of it when they are hidden together. A token scores as the best of
+    the windows that contain it; one without evidence either way scores 0.
 
     Shapes as :func:`flip_scores`. Departure: not in the paper.
     """
-    changed = flipped[:, :, None, None]
-    hidden_count, visible_count = hidden.sum(dim=1), (~hidden).sum(dim=1)
-    rate_hidden = (hidden & changed).sum(dim=1) / hidden_count.clamp(min=1)
-    rate_visible = (~hidden & changed).sum(dim=1) / visible_count.clamp(min=1)
-    known = (hidden_count > 0) & (visible_count > 0)
-    return torch.where(known, rate_hidden - rate_visible, 0.0).clamp(min=0)
+    best = torch.zeros_like(hidden[:, 0], dtype=torch.float32)
+    for size in windows:
+        # A window is hidden if none of its tokens is visible. (B, M, g, g) -> (B, M, g - k + 1, g - k + 1)
+        gone = F.max_pool2d((~hidden).float(), size, stride=1) == 0
+        changed = flipped[:, :, None, None]
+        gone_count, seen_count = gone.sum(dim=1), (~gone).sum(dim=1)
+        rate_gone = (gone & changed).sum(dim=1) / gone_count.clamp(min=1)
+        rate_seen = (~gone & changed).sum(dim=1) / seen_count.clamp(min=1)
+        known = (gone_count > 0) & (seen_count > 0)
+        contrast = torch.where(known, rate_gone - rate_seen, 0.0).clamp(min=0)
+        # Give each token the best of its windows. (B, g - k + 1, g - k + 1) -> (B, g, g)
+        spread = F.max_pool2d(F.pad(contrast, (size - 1,) * 4).unsqueeze(1), size, stride=1).squeeze(1)
+        best = torch.maximum(best, spread)
+    return best

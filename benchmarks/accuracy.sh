@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The tables of the README: every record in benchmarks/results/ comes from here.
+# Needs MASKRESTORE_DATA (a folder with cifar10/ and gtsrb/); --train fills the cache of victims (hours on two cores).
+# Records that exist already are kept: delete a folder to measure it again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+run=(maskrestore evaluate --victim width=32 --train)
+results=benchmarks/results
+what=${1:-all}
+
+if [[ $what == cifar10 || $what == all ]]; then
+  "${run[@]}" --dataset cifar10 --defense bdmae --defense bdmae-paper --out $results/cifar10 \
+    --attack none --attack badnets:1x1-color --attack badnets:1x1-white --attack badnets:2x2-color \
+    --attack badnets:2x2-white --attack badnets:3x3-color --attack badnets:3x3-white --attack corners --attack blended:15x15
+fi
+if [[ $what == gtsrb || $what == all ]]; then
+  "${run[@]}" --dataset gtsrb --defense bdmae --defense bdmae-paper --out $results/gtsrb \
+    --attack none --attack badnets:3x3-color --attack badnets:2x2-white
+fi
+if [[ $what == parts || $what == all ]]; then
+  # What each part brings: the paper's method and ours, one setting changed at a time.
+  part() {
+    "${run[@]}" --dataset cifar10 --out $results/parts --clean 250 --triggered 250 "$@" \
+      --attack none --attack badnets:1x1-color --attack badnets:3x3-color --attack corners
+  }
+  part --defense bdmae --defense bdmae-paper
+  part --defense bdmae-paper --set refinement_steps=0
+  part --defense bdmae --defense bdmae-paper --set label_weight=0
+  part --defense bdmae --defense bdmae-paper --set label_weight=1
+  part --defense bdmae --set refinement_steps=10
+  part --defense bdmae --set thresholds=0.4
+  part --defense bdmae --set thresholds=0.6
+fi
+python benchmarks/restorer_quality.py --out $results/restorer-cifar10.json
+for folder in cifar10 gtsrb parts; do
+  [[ -d $results/$folder ]] && maskrestore table $results/$folder > $results/$folder.md
+done

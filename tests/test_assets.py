@@ -1,0 +1,64 @@
+"""The packaged weights: documented, small, and good enough together to do the main job."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskrestore import BDMAE, ModuleClassifier, load_restorer
+from maskrestore.data.signs import load_signs
+from maskrestore.errors import CheckpointError, UnknownNameError
+from maskrestore.mae.checkpoints import load_network
+from maskrestore.mae.pretrain import masked_psnr
+from maskrestore.victims import PACKAGED, load_packaged_victim, read_feature_extractor
+
+ASSETS = Path(str(files("maskrestore") / "assets"))
+WEIGHTS = sorted(ASSETS.glob("*.safetensors"))
+
+
+def test_the_expected_weights_are_there() -> None:
+    assert [path.stem for path in WEIGHTS] == sorted(["mae-tiny-32", *PACKAGED])
+
+
+@pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
+def test_weights_are_small_and_have_a_card(path: Path) -> None:
+    assert path.stat().st_size <= 20 * 2**20
+    card = path.with_suffix(".md").read_text()
+    assert card.startswith(f"# {path.stem}")
+    for word in ("data", "maskrestore ", "measured"):
+        assert word in card, word
+
+
+def test_the_restorer_restores_signs_it_has_not_seen() -> None:
+    assert masked_psnr(load_network("mae-tiny-32"), load_signs("test", count=64).images) > 20
+
+
+def test_the_defense_recovers_labels_of_the_packaged_victim() -> None:
+    victim = load_packaged_victim("signs-badnets")
+    classifier = ModuleClassifier(victim.network)
+    signs = load_signs("test", count=40)
+    clean, labels = signs.images.float() / 255, signs.labels
+    eligible = victim.attack.eligible(labels)
+    triggered = victim.attack.apply(clean[eligible])
+    defense = BDMAE(load_restorer())
+    found = defense.purify(triggered, classifier)
+    assert (found.original_labels == victim.config.target).float().mean() > 0.95
+    assert (found.labels == labels[eligible]).float().mean() > 0.85
+    assert (defense.purify(clean, classifier).labels == labels).float().mean() > 0.85
+
+
+def test_unknown_and_damaged_victims_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="signs-badnets"):
+        load_packaged_victim("signs")
+    damaged = tmp_path / "x.safetensors"
+    damaged.write_bytes((ASSETS / "signs-badnets.safetensors").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="export"):
+        read_feature_extractor(damaged)
+
+
+def test_an_exported_classifier_is_a_frozen_feature_extractor() -> None:
+    network = read_feature_extractor(ASSETS / "signs-badnets.safetensors")
+    maps = network.stage_features(torch.rand(2, 3, 32, 32))
+    assert [tuple(one.shape) for one in maps] == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8), (2, 128, 4, 4)]
+    assert not any(parameter.requires_grad for parameter in network.parameters())
