@@ -3,7 +3,7 @@ import torch
 
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.defense.restoration import fuse
-from maskrestore.defense.scores import contrast_scores, flip_scores, image_scores, random_masks
+from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, image_scores, random_masks
 from maskrestore.defense.streams import Stream
 
 
@@ -94,3 +94,8 @@ def test_fusing_averages_over_hidden_pixels_only() -> None:
     assert fused[0, 0].item() == pytest.approx(0.4)
     assert fused[0, 2].item() == pytest.approx(0.6)
     assert fused[2:].abs().sum() == 0
+
+
+def test_consensus_is_the_share_of_the_most_frequent_other_label() -> None:
+    votes = torch.tensor([[1, 1, 1, 2], [3, 3, 1, 1], [5, 5, 5, 5]])
+    assert consensus(votes, torch.tensor([0, 3, 5])).tolist() == [0.75, 0.5, 0.0]

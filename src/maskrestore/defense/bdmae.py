@@ -9,7 +9,7 @@ from maskrestore.classifiers import as_classifier
 from maskrestore.defense.config import PROFILES, BDMAEConfig
 from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
 from maskrestore.defense.restoration import adaptive_masks, fuse
-from maskrestore.defense.scores import contrast_scores, flip_scores, image_scores, random_masks
+from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, image_scores, random_masks
 from maskrestore.defense.streams import Key, Stream
 from maskrestore.errors import ConfigError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
@@ -78,9 +78,13 @@ class BDMAE:
         config = self.config
         original = classifier(images)
         streams = [Stream(self.key, image) for image in images]
-        initial = self._score(images, original, streams, classifier)
-        image_scores, label_scores, asked = self._refine(images, original, streams, initial, classifier)
+        initial_image, initial_label, agreement = self._score(images, original, streams, classifier)
+        image_scores, label_scores, asked = self._refine(
+            images, original, streams, (initial_image, initial_label), classifier
+        )
         scores = (1 - config.label_weight) * image_scores + config.label_weight * label_scores
+        if config.consensus:
+            scores = torch.maximum(scores, agreement[:, None, None] * image_scores)
         purified, hidden = self._restore(images, scores)
         changed = hidden.flatten(1).any(dim=1)
         labels = original.clone()
@@ -95,27 +99,30 @@ class BDMAE:
             scores=scores,
             image_scores=image_scores,
             label_scores=label_scores,
-            initial_image_scores=initial[0],
-            initial_label_scores=initial[1],
+            initial_image_scores=initial_image,
+            initial_label_scores=initial_label,
         )
 
     def _score(
         self, images: Tensor, original: Tensor, streams: list[Stream], classifier: Classifier
-    ) -> tuple[Tensor, Tensor]:
-        """S_i and S_l (4.2): all random masks of all images in one call of the restorer and one of the classifier."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """S_i and S_l (4.2): all random masks of all images in one call of the restorer and one of the classifier.
+
+        Returns S_i, S_l, and how far the masks agree on another label, ``(B,)``.
+        """
         config = self.config
         hidden = random_masks(streams, self.restorer.grid, config)  # (B, N_o, N_i, g, g)
         masks = config.rounds * config.masks_per_round
         # (B, ...) -> (B N_o N_i, ...)
         restored = self.restorer.restore(images.repeat_interleave(masks, dim=0), hidden.flatten(0, 2))
-        flipped = classifier(restored).unflatten(0, (-1, masks)) != original.unsqueeze(1)
+        votes = classifier(restored).unflatten(0, (-1, masks))
         by_round = restored.unflatten(0, (len(images), config.rounds, config.masks_per_round))
-        masks_flat = hidden.flatten(1, 2)
+        flipped, flat = votes != original.unsqueeze(1), hidden.flatten(1, 2)
         if config.label_score == "contrast":
-            label = contrast_scores(flipped, masks_flat, config.contrast_windows)
+            label_scores = contrast_scores(flipped, flat, config.contrast_windows)
         else:
-            label = flip_scores(flipped, masks_flat)
-        return image_scores(images, by_round, hidden, config), label
+            label_scores = flip_scores(flipped, flat)
+        return image_scores(images, by_round, hidden, config), label_scores, consensus(votes, original)
 
     def _refine(
         self,

@@ -14,7 +14,7 @@ from maskrestore.defense.streams import Stream
 from maskrestore.imaging.patches import pool_to_tokens
 from maskrestore.imaging.ssim import ssim_map
 
-__all__ = ["contrast_scores", "flip_scores", "image_scores", "random_masks"]
+__all__ = ["consensus", "contrast_scores", "flip_scores", "image_scores", "random_masks"]
 
 
 def random_masks(streams: Sequence[Stream], grid: int, config: BDMAEConfig) -> Tensor:
@@ -91,3 +91,14 @@ def contrast_scores(flipped: Tensor, hidden: Tensor, windows: Sequence[int] = (1
         spread = F.max_pool2d(F.pad(contrast, (size - 1,) * 4).unsqueeze(1), size, stride=1).squeeze(1)
         best = torch.maximum(best, spread)
     return best
+
+
+def consensus(votes: Tensor, original: Tensor) -> Tensor:
+    """How far the random masks agree on one label other than the original.
+
+    votes: ``(B, M)`` int64, the label under each mask; original: ``(B,)`` int64. Returns ``(B,)`` in [0, 1]: the
+    share of masks with the most frequent other label. Masks that break a trigger agree on the true label, masks that spoil a
+    clean image scatter. Departure: not in the paper.
+    """
+    same = votes.unsqueeze(2) == votes.unsqueeze(1)  # (B, M, M): masks with equal labels
+    return (same.float().mean(dim=2) * (votes != original.unsqueeze(1))).amax(dim=1)
