@@ -80,8 +80,8 @@ def _check(valid: bool, name: str, expected: str, actual: object) -> None:
 
 PROFILES: dict[str, BDMAEConfig] = {
     "paper": BDMAEConfig(),
-    # Chosen on training-split images of CIFAR-10 victims with `mae-tiny-32`. Contrast in place of flips: labels of clean
-    # images flip under many of this restorer's masks. Consensus: a trigger that any hidden token breaks leaves no
+    # Chosen on training-split images of CIFAR-10 victims with `mae-tiny-32`. Contrast in place of flips: labels of
+    # clean images flip under many of this restorer's masks. Consensus: a trigger that any hidden token breaks leaves no
     # contrast, but makes the masks agree on the true label. No refinement and higher thresholds: refinement looks for
     # tokens whose loss flips the label, and finds them on clean images too.
     "default": BDMAEConfig(
