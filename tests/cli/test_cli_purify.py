@@ -99,12 +99,12 @@ def test_changed_files_settings_and_results_are_done_again(purify, model, photos
     (tmp_path / "out/images/4.png").unlink()
     result = purify()
     assert "(8 of them by an earlier run)" in result.stdout
-    assert "(0 of them by an earlier run)" in purify("--set", "refinement_steps=0").stdout
+    assert "(0 of them by an earlier run)" in purify("--set", "rounds=4").stdout
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(purify, model, tmp_path):
     # Batches of two: interrupted within the third.
-    model.fail_at, model.error = 30, KeyboardInterrupt()
+    model.fail_at, model.error = 8, KeyboardInterrupt()
     result = purify("--batch", 2)
     assert result.exit_code == 130
     assert "same command again" in result.stderr
@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(purify, model, t
 
 
 def test_results_do_not_depend_on_the_interruption(purify, model, tmp_path):
-    model.fail_at, model.error = 30, KeyboardInterrupt()
+    model.fail_at, model.error = 8, KeyboardInterrupt()
     purify("--batch", 2)
     model.fail_at = None
     purify("--batch", 2)
@@ -131,7 +131,7 @@ def test_results_do_not_depend_on_the_interruption(purify, model, tmp_path):
 
 
 def test_a_classifier_that_raises_half_way_keeps_what_is_finished(purify, model, tmp_path):
-    model.fail_at = 30
+    model.fail_at = 8
     result = purify("--batch", 2)
     assert result.exit_code == 1
     found = records(tmp_path)
