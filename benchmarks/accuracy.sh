@@ -4,6 +4,7 @@
 # Records that exist already are kept: delete a folder to measure it again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PWD/.venv/bin:$PATH
 run=(maskrestore evaluate --victim width=32 --train)
 results=benchmarks/results
 what=${1:-all}
@@ -33,5 +34,5 @@ if [[ $what == parts || $what == all ]]; then
 fi
 python benchmarks/restorer_quality.py --out $results/restorer-cifar10.json
 for folder in cifar10 gtsrb parts; do
-  [[ -d $results/$folder ]] && maskrestore table $results/$folder > $results/$folder.md
+  if [[ -d $results/$folder ]]; then maskrestore table $results/$folder > $results/$folder.md; fi
 done
