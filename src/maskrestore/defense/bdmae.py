@@ -149,10 +149,16 @@ class BDMAE:
     def _restore(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse the restorations of all thresholds (4.4). Returns the purified images and what was hidden."""
         hidden = adaptive_masks(scores, self.config)  # (B, K, g, g)
-        masks = hidden.shape[1]
-        restored = self.restorer.restore(images.repeat_interleave(masks, dim=0), hidden.flatten(0, 1))
-        # The masks are nested: the last one contains the others.
-        return fuse(images, restored.unflatten(0, (-1, masks)), hidden), hidden[:, -1]
+        # The masks are nested: the last one contains the others, and one that adds nothing needs no restoration of
+        # its own. (B, K): tokens that each mask adds to the one before
+        added = hidden.flatten(2).sum(dim=2).diff(dim=1, prepend=torch.zeros(len(hidden), 1, dtype=torch.long))
+        image, level = (added > 0).nonzero(as_tuple=True)
+        if not len(image):
+            return images, hidden[:, -1]
+        restored = self.restorer.restore(images[image], hidden[image, level])
+        # Masks before an image's first restoration hide nothing, so it does not matter which one they are given.
+        source = ((added > 0).flatten().cumsum(dim=0) - 1).clamp(min=0).view_as(added)
+        return fuse(images, restored[source], hidden), hidden[:, -1]
 
 
 def protect(

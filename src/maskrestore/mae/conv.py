@@ -107,6 +107,11 @@ class ConvMAE(nn.Module):
         """Pixels along each side of the input."""
         return self.config.image_size
 
+    @property
+    def skips_hidden(self) -> bool:
+        """No: a convolution visits every token, whatever is hidden."""
+        return False
+
     def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
         """Reconstruct whole images from their visible tokens.
 

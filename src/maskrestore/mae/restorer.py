@@ -31,6 +31,10 @@ class MaskedAutoencoder(Protocol):
     def image_size(self) -> int:
         """Pixels along each side of the square input."""
 
+    @property
+    def skips_hidden(self) -> bool:
+        """Whether it computes on visible tokens only, so that its matrices are smaller the more is hidden."""
+
     def __call__(self, images: Tensor, hidden: Tensor) -> Tensor:
         """``(B, 3, S, S)`` in [0, 1] and ``(B, g, g)`` bool -> ``(B, 3, S, S)`` reconstruction."""
 
@@ -38,20 +42,26 @@ class MaskedAutoencoder(Protocol):
 class MAERestorer:
     """Restore hidden tokens of images of any size with a masked autoencoder (Eq. 1).
 
-    The network always sees exactly ``micro_batch`` images with equally many visible tokens: matrix kernels may round
-    differently for different batch shapes, and a fixed shape makes the result for an image the same bits in any
-    company. The price is padding: at most ``micro_batch - 1`` wasted images for each number of visible tokens.
+    The network always sees exactly ``micro_batch`` images (with equally many visible tokens, if it skips hidden ones):
+    matrix kernels may round differently for different batch shapes, and a fixed shape makes the result for an image
+    the same bits in any company. The price is padding: at most ``micro_batch - 1`` wasted images in a call (for each
+    number of visible tokens).
     """
 
     def __init__(
         self,
         network: MaskedAutoencoder,
         *,
-        micro_batch: int = 8,
+        micro_batch: int | None = None,
         precision: Precision = "auto",
         device: str | torch.device = "cpu",
     ) -> None:
-        """precision: ``auto`` is bfloat16 where the hardware multiplies it fast, else float32."""
+        """micro_batch: ``None`` is 8 for a network that skips hidden tokens, where sizes vary, else 32.
+
+        precision: ``auto`` is bfloat16 where the hardware multiplies it fast, else float32.
+        """
+        if micro_batch is None:
+            micro_batch = 8 if network.skips_hidden else 32
         if micro_batch < 1:
             raise ConfigError(f"micro_batch must be at least 1, got {micro_batch}")
         if precision not in ("auto", "float32", "bfloat16"):
@@ -81,7 +91,7 @@ class MAERestorer:
         channels, height, width = self._check(images, hidden)
         size = self.network.image_size
         restored = images.new_empty(len(images), channels, height, width)
-        for group in _groups(hidden):
+        for group in _groups(hidden, by_count=self.network.skips_hidden):
             for index in group.split(self.micro_batch):
                 # Repeat the first image to fill the micro-batch.
                 padded = F.pad(index, (0, self.micro_batch - len(index)), value=int(index[0]))
@@ -110,7 +120,7 @@ class MAERestorer:
 def load_restorer(
     name_or_path: str | Path = DEFAULT_RESTORER,
     *,
-    micro_batch: int = 8,
+    micro_batch: int | None = None,
     precision: Precision = "auto",
     device: str | torch.device = "cpu",
 ) -> MAERestorer:
@@ -118,10 +128,11 @@ def load_restorer(
     return MAERestorer(load_network(name_or_path), micro_batch=micro_batch, precision=precision, device=device)
 
 
-def _groups(hidden: Tensor) -> list[Tensor]:
-    """Indices of images with equally many hidden tokens, in order; images with nothing hidden are left out."""
+def _groups(hidden: Tensor, *, by_count: bool) -> list[Tensor]:
+    """Indices of the images in which something is hidden: all at once, or those with equally many hidden tokens."""
     counts = hidden.flatten(1).sum(dim=1)
-    return [(counts == count).nonzero().squeeze(1) for count in counts.unique().tolist() if count > 0]
+    wanted = [counts == count for count in counts.unique().tolist() if count > 0] if by_count else [counts > 0]
+    return [chosen.nonzero().squeeze(1) for chosen in wanted if chosen.any()]
 
 
 def _resolve(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:

@@ -134,6 +134,11 @@ class ViTMAE(nn.Module):
         """Pixels along each side of the input."""
         return self.config.image_size
 
+    @property
+    def skips_hidden(self) -> bool:
+        """Yes: the encoder sees visible tokens only."""
+        return True
+
     def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
         """Reconstruct whole images from their visible tokens.
 
