@@ -115,14 +115,29 @@ def test_the_feature_loss_needs_features_and_counts(tmp_path: Path) -> None:
     for weight in (0.0, 1.0):
         config = PretrainConfig(network=CONV, steps=1, batch_size=8, feature_weight=weight)
         with pytest.raises(ConfigError, match="feature extractor"):
-            pretrain(config, images, tmp_path / "refused", features=None if weight else Edges())
+            pretrain(config, images, tmp_path / "refused", features=[] if weight else [Edges()])
 
         def keep(state: Progress, weight: float = weight) -> None:
             losses[weight] = state.loss
 
         out = tmp_path / str(weight)
-        pretrain(config, images, out, features=Edges() if weight else None, progress=keep)
+        pretrain(config, images, out, features=[Edges()] if weight else [], progress=keep)
     assert losses[1.0] > losses[0.0] + 0.1
+
+
+def test_the_steps_take_several_extractors_in_turn(tmp_path: Path) -> None:
+    class Counted(Edges):
+        calls = 0
+
+        def stage_features(self, images: torch.Tensor) -> list[torch.Tensor]:
+            self.calls += 1
+            return super().stage_features(images)
+
+    extractors = [Counted(), Counted()]
+    config = PretrainConfig(network=CONV, steps=5, batch_size=8, feature_weight=0.5)
+    pretrain(config, smooth_images(16), tmp_path, features=extractors)
+    # Two calls a step, for the image and for its restoration.
+    assert [extractor.calls for extractor in extractors] == [6, 4]
 
 
 def test_training_starts_from_the_weights_that_are_given(tmp_path: Path) -> None:

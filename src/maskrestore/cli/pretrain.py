@@ -46,10 +46,10 @@ def pretrain(
         str | None, typer.Option(help="Weights to start from: a file, or a name as `--restorer` takes it.")
     ] = None,
     features: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="A classifier written by `train-victim --export`; with `--set feature_weight=1`, restorations "
-            "learn to keep its features too."
+            help="A classifier written by `train-victim --export`; with `--set feature_weight=0.3`, restorations "
+            "learn to keep its features too. May be repeated: the steps of training take them in turn."
         ),
     ] = None,
     settings: TrainingSetOption = None,
@@ -93,7 +93,7 @@ def pretrain(
             out_dir,
             held_out=kept if held_out else None,
             init=None if init is None else load_network(init),
-            features=None if features is None else read_feature_extractor(features),
+            features=[read_feature_extractor(path) for path in features or []],
             card=card,
             progress=show,
         )

@@ -11,6 +11,7 @@ from maskrestore.defense.refinement import connected_sets, top_tokens, updated_s
 from maskrestore.defense.restoration import adaptive_masks, fuse
 from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, image_scores, random_masks
 from maskrestore.defense.streams import Key, Stream
+from maskrestore.defense.transfer import Attempt, transfer_test
 from maskrestore.errors import ConfigError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.mae.restorer import load_restorer
@@ -85,16 +86,12 @@ class BDMAE:
         scores = (1 - config.label_weight) * image_scores + config.label_weight * label_scores
         if config.consensus:
             scores = torch.maximum(scores, agreement[:, None, None] * image_scores)
-        purified, hidden = self._restore(images, scores)
-        changed = hidden.flatten(1).any(dim=1)
-        labels = original.clone()
-        if changed.any():  # an image with nothing to restore keeps its label without another query
-            labels[changed] = classifier(purified[changed])
+        purified, labels, hidden, spent = self._recover(images, original, scores, streams, classifier)
         return Purification(
             images=purified,
             labels=labels,
             original_labels=original,
-            queries=1 + config.rounds * config.masks_per_round + asked + changed.long(),
+            queries=1 + config.rounds * config.masks_per_round + asked + spent,
             hidden=hidden,
             scores=scores,
             image_scores=image_scores,
@@ -145,6 +142,45 @@ class BDMAE:
             scores[live] = updated_scores(scores[live], tested, candidates[live], flipped, config.refinement_rate)
         queries = config.refinement_steps * (sizes > 0).view(2, count).sum(dim=0)
         return scores[:count], scores[count:], queries
+
+    def _recover(
+        self, images: Tensor, original: Tensor, scores: Tensor, streams: list[Stream], classifier: Classifier
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Restore what scores high and ask again, attempt by attempt, until a restoration is believed (4.4).
+
+        Returns purified images, labels, what was hidden, and the queries spent on each image. Where nothing is
+        believed, the image and its label stay what they were.
+        """
+        purified, labels = images.clone(), original.clone()
+        hidden, tried = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores, dtype=torch.bool)
+        done, compared = torch.zeros_like(original, dtype=torch.bool), torch.zeros_like(original, dtype=torch.bool)
+        queries = torch.zeros_like(original)
+        for lowered in self.config.attempts:
+            rows = (~done).nonzero().squeeze(1)
+            restored, masks = self._restore(images[rows], scores[rows] + lowered)
+            # Nothing to restore, or nothing but what was tried before, is worth no query.
+            fresh = (masks != tried[rows]).flatten(1).any(dim=1)
+            tried[rows] = masks
+            rows, restored, masks = rows[fresh], restored[fresh], masks[fresh]
+            if not len(rows):
+                continue
+            attempt = Attempt(
+                images=images[rows],
+                restored=restored,
+                hidden=masks,
+                before=original[rows],
+                after=classifier(restored),
+                streams=[streams[row] for row in rows],
+            )
+            believed, asked = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows)
+            if self.config.transfer_test:
+                believed, asked = transfer_test(attempt, classifier, compare=~compared[rows])
+            queries[rows] += 1 + asked
+            compared[rows] |= asked > 0
+            taken = rows[believed]
+            done[taken] = True
+            labels[taken], purified[taken], hidden[taken] = attempt.after[believed], restored[believed], masks[believed]
+        return purified, labels, hidden, queries
 
     def _restore(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse the restorations of all thresholds (4.4). Returns the purified images and what was hidden."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from maskrestore.defense.transfer import CLOUDS, TURNS
 from maskrestore.errors import ConfigError
 
 __all__ = ["PROFILES", "BDMAEConfig"]
@@ -47,6 +48,12 @@ class BDMAEConfig:
     """Thresholds rise together until at most this share of the tokens reaches the lowest (4.4)."""
     threshold_step: float = 0.01
     """How much they rise at a time; the paper says "a small amount" (4.4)."""
+    attempts: tuple[float, ...] = (0.0,)
+    """By how much the thresholds are lowered in each attempt to restore; attempts end with the first restoration that
+    is believed. The paper has one attempt and believes it."""
+    transfer_test: bool = False
+    """Not in the paper: a restoration is believed only if it changes the label and the region that it replaces
+    decides the label of other pictures, too; else the image is left as it came."""
 
     def __post_init__(self) -> None:
         _check(self.rounds >= 1, "rounds", "at least 1", self.rounds)
@@ -66,11 +73,18 @@ class BDMAEConfig:
         _check(ordered, "thresholds", "one or more, highest first", self.thresholds)
         _check(0 < self.max_restored <= 1, "max_restored", "in (0, 1]", self.max_restored)
         _check(self.threshold_step > 0, "threshold_step", "positive", self.threshold_step)
+        _check(
+            len(self.attempts) > 0 and min(self.attempts) >= 0, "attempts", "one or more of at least 0", self.attempts
+        )
+        single = self.transfer_test or len(self.attempts) == 1
+        _check(single, "attempts", "a single one without the transfer test, which would believe it", self.attempts)
 
     @property
     def max_queries(self) -> int:
-        """Queries per image at most: the image, the random masks, both refinements, the purified image."""
-        return 1 + self.rounds * self.masks_per_round + 2 * self.refinement_steps + 1
+        """Queries per image at most: the image, the random masks, both refinements, the attempts with their tests."""
+        test = TURNS + CLOUDS if self.transfer_test else 0
+        attempts = len(self.attempts) * (1 + test) + test  # the pictures' own labels are asked for once
+        return 1 + self.rounds * self.masks_per_round + 2 * self.refinement_steps + attempts
 
 
 def _check(valid: bool, name: str, expected: str, actual: object) -> None:
@@ -82,8 +96,9 @@ PROFILES: dict[str, BDMAEConfig] = {
     "paper": BDMAEConfig(),
     # Chosen on training-split images of CIFAR-10 victims with `mae-tiny-32`. Contrast in place of flips: labels of
     # clean images flip under many of this restorer's masks. Consensus: a trigger that any hidden token breaks leaves no
-    # contrast, but makes the masks agree on the true label. No refinement and higher thresholds: refinement looks for
-    # tokens whose loss flips the label, and finds them on clean images too.
+    # contrast, but makes the masks agree on the true label. The transfer test spares clean images what these scores
+    # find in them, so that a second attempt may be bolder. No refinement: it looks for tokens whose loss flips the
+    # label, finds them on clean images too, and costs 20 queries, more than the test does.
     "default": BDMAEConfig(
         label_score="contrast",
         contrast_windows=(1, 2),
@@ -91,5 +106,7 @@ PROFILES: dict[str, BDMAEConfig] = {
         consensus=True,
         refinement_steps=0,
         thresholds=(0.65, 0.6, 0.55, 0.5, 0.45),
+        attempts=(0.0, 0.1),
+        transfer_test=True,
     ),
 }

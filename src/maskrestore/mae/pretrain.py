@@ -94,22 +94,23 @@ def pretrain(
     *,
     held_out: Tensor | None = None,
     init: nn.Module | None = None,
-    features: FeatureExtractor | None = None,
+    features: Sequence[FeatureExtractor] = (),
     card: dict[str, str] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Path:
     """Train, or go on training what ``out_dir`` holds, and keep the averaged weights.
 
     images, held_out: ``(N, 3, S, S)`` uint8. init: a network of the same shape to start from. features: for the
-    feature loss; must be given if and only if ``config.feature_weight`` is above 0.
+    feature loss, one for each step in turn, so that the network learns what several classifiers look at and not
+    the habits of one; must be given if and only if ``config.feature_weight`` is above 0.
 
     Writes at each checkpoint ``state.pt`` (to resume), a line of ``curve.jsonl``, and ``weights.safetensors`` (fp16),
     whose path it returns. Raises CheckpointError when ``out_dir`` belongs to another configuration, DataError when
     the images do not fit the network, ConfigError when ``features`` and the configuration disagree.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    if (features is None) != (config.feature_weight == 0):
-        wanted = "a" if features is None else "no"
+    if bool(features) != (config.feature_weight > 0):
+        wanted = "no" if features else "a"
         raise ConfigError(f"feature_weight is {config.feature_weight}, which wants {wanted} feature extractor")
     run = _Run(config, images, out_dir, init, features)
     weights = out_dir / "weights.safetensors"
@@ -187,7 +188,7 @@ class _Run:
         images: Tensor,
         out_dir: Path,
         init: nn.Module | None,
-        features: FeatureExtractor | None,
+        features: Sequence[FeatureExtractor],
     ) -> None:
         torch.manual_seed(config.seed)  # the initial weights; the training loop owns the process
         self.config, self.images, self.features = config, images, features
@@ -237,9 +238,10 @@ class _Run:
         error = error.abs() if config.loss == "l1" else error * error
         weights = tokens_to_pixels(hidden, *clean.shape[-2:]).float()
         loss = (error * weights).sum() / (3 * weights.sum())
-        if self.features is not None:
+        if self.features:
+            extractor = self.features[self.step % len(self.features)]
             restored = torch.where(weights > 0, output, clean)
-            loss = loss + config.feature_weight * _feature_loss(self.features, restored, clean)
+            loss = loss + config.feature_weight * _feature_loss(extractor, restored, clean)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
@@ -286,12 +288,12 @@ class _Run:
         self.generator.set_state(state["generator"])
 
 
-def _feature_loss(features: FeatureExtractor, restored: Tensor, clean: Tensor) -> Tensor:
+def _feature_loss(extractor: FeatureExtractor, restored: Tensor, clean: Tensor) -> Tensor:
     """Squared difference of features, in units of their variance, summed over stages."""
     with torch.autocast("cpu", torch.bfloat16):
         with torch.no_grad():
-            wanted = features.stage_features(clean)
-        found = features.stage_features(restored)
+            wanted = extractor.stage_features(clean)
+        found = extractor.stage_features(restored)
     terms = [((a.float() - b.float()) ** 2).mean() / b.float().var() for a, b in zip(found, wanted, strict=True)]
     return torch.stack(terms).sum()
 

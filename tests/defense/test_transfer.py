@@ -1,0 +1,121 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels
+from maskrestore.classifiers import CountingClassifier
+from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig
+from maskrestore.defense.streams import Stream
+from maskrestore.defense.transfer import CLOUDS, TURNS, Attempt, other_pictures, transfer_test
+from maskrestore.errors import ConfigError
+from maskrestore.types import Classifier
+
+PICTURES = TURNS + CLOUDS
+TRIGGER = PatchTriggerClassifier()
+
+
+def photos(count: int, height: int = 16, width: int = 16, channels: int = 3) -> Tensor:
+    """Clearly dark or clearly bright in each channel, with a little noise."""
+    generator = torch.Generator().manual_seed(4)
+    bright = torch.rand(count, channels, 1, 1, generator=generator) < 0.5
+    noise = torch.rand(count, channels, height, width, generator=generator)
+    return 0.2 + 0.5 * bright + 0.1 * noise
+
+
+def all_to_all(images: Tensor) -> Tensor:
+    """The label after its own where the patch is, among eight."""
+    return (colour_labels(images) + (TRIGGER(images) == TRIGGER.target)) % 8
+
+
+def attempt(images: Tensor, classifier: Classifier, tokens: slice) -> Attempt:
+    """Grey out tokens of an 8 x 8 grid in both directions."""
+    hidden = torch.zeros(len(images), 8, 8, dtype=torch.bool)
+    hidden[:, tokens, tokens] = True
+    restored = MeanRestorer(8).restore(images, hidden)
+    return Attempt(
+        images=images,
+        restored=restored,
+        hidden=hidden,
+        before=classifier(images),
+        after=classifier(restored),
+        streams=[Stream(0, image) for image in images],
+    )
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(3, 16, 16), (1, 16, 16), (3, 12, 20)])
+def test_pictures_are_turned_copies_and_clouds_of_their_own_image(channels: int, height: int, width: int) -> None:
+    images = photos(3, height, width, channels)
+    streams = [Stream("key", image) for image in images]
+    pictures = other_pictures(images, streams)
+    assert pictures.shape == (3, PICTURES, channels, height, width)
+    assert pictures.min() >= 0
+    assert pictures.max() <= 1
+    assert torch.equal(pictures[:, 0], images.flip(3))
+    assert torch.equal(pictures[:, 2], images.flip(2).flip(3))
+    clouds = pictures[:, TURNS:].flatten(2)
+    assert len({tuple(cloud.tolist()) for cloud in clouds.flatten(0, 1)}) == 3 * CLOUDS
+    assert torch.equal(other_pictures(images[1:2], streams[1:2]), pictures[1:2])
+
+
+def test_the_region_of_a_trigger_is_found_with_one_query_for_each_picture() -> None:
+    images = TRIGGER.stamp(photos(4))
+    found, queries = transfer_test(attempt(images, TRIGGER, slice(0, 2)), TRIGGER, compare=torch.ones(4).bool())
+    assert found.all()
+    assert queries.tolist() == [PICTURES] * 4
+
+
+def test_a_trigger_with_a_target_for_each_class_is_found_by_comparing() -> None:
+    images = TRIGGER.stamp(photos(2))
+    counted = CountingClassifier(all_to_all)
+    compare = torch.tensor([True, False])
+    found, queries = transfer_test(attempt(images, all_to_all, slice(0, 2)), counted, compare=compare)
+    assert found.tolist() == [True, False]
+    assert queries.tolist() == [2 * PICTURES, PICTURES]
+    assert counted.queries == 3 * PICTURES
+
+
+def test_a_region_that_decides_only_its_own_image_is_no_trigger() -> None:
+    # Just above one half in red: any darker region decides the label, on this image alone.
+    images = torch.full((1, 3, 16, 16), 0.4)
+    images[:, 0] = 0.49
+    images[:, 0, :4, :4] = 0.9
+    tried = attempt(images, colour_labels, slice(0, 2))
+    assert tried.before != tried.after
+    found, queries = transfer_test(tried, colour_labels, compare=torch.ones(1).bool())
+    assert not found.any()
+    assert queries.tolist() == [2 * PICTURES]
+
+
+def test_a_label_that_stays_is_worth_no_query() -> None:
+    tried = attempt(photos(3), TRIGGER, slice(6, 8))
+    tried = dataclasses.replace(tried, after=tried.before)
+
+    def refuse(images: Tensor) -> Tensor:
+        raise AssertionError("asked")
+
+    found, queries = transfer_test(tried, refuse, compare=torch.ones(3).bool())
+    assert not found.any()
+    assert not queries.any()
+
+
+def test_what_is_not_believed_comes_back_as_it_came() -> None:
+    images = torch.cat([photos(6), TRIGGER.stamp(photos(6))])
+    result = BDMAE(MeanRestorer(8)).purify(images, TRIGGER)
+    assert result.hidden is not None
+    unchanged = result.labels == result.original_labels
+    assert unchanged[:6].all()
+    assert not unchanged[6:].any()
+    assert torch.equal(result.images[unchanged], images[unchanged])
+    assert torch.equal(result.hidden.flatten(1).any(dim=1), ~unchanged)
+
+
+def test_several_attempts_need_the_test() -> None:
+    assert PROFILES["default"].transfer_test
+    with pytest.raises(ConfigError, match="attempts"):
+        BDMAEConfig(attempts=(0.0, 0.1))
+    with pytest.raises(ConfigError, match="attempts"):
+        BDMAEConfig(attempts=(), transfer_test=True)
+    with pytest.raises(ConfigError, match="attempts"):
+        BDMAEConfig(attempts=(-0.1,), transfer_test=True)
