@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "mae": BASE,
     "classifiers": BASE,
     "defense": {*BASE, "mae", "classifiers"},
-    "baselines": {*BASE, "mae", "classifiers"},
+    "baselines": {*BASE, "mae", "classifiers", "defense"},
     "reporting": BASE,
     "data": BASE,
     "attacks": {*BASE, "data"},

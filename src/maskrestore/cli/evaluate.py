@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -27,8 +28,8 @@ from maskrestore.data import DATASETS, load_dataset
 from maskrestore.errors import CheckpointError
 from maskrestore.evaluation.defenses import (
     DEFENSES,
+    DefenseConfig,
     DefenseUnderTest,
-    NoDefenseConfig,
     VictimUnderTest,
     default_config,
     make_defense,
@@ -128,16 +129,29 @@ def _defenses(names: list[str], settings: list[str], restorer: str, key: bytes |
     """Build all defenses before anything is measured, so that a typing error costs no time."""
     configs = {name: default_config(name) for name in names}
     load = functools.cache(lambda: load_restorer(restorer))  # one copy of the weights for all
+
+    def changed(config: DefenseConfig) -> DefenseConfig:
+        """With the settings that it has; one that no defense has is an error of the first."""
+        known = {field.name for field in dataclasses.fields(config)}
+        return with_overrides(config, [text for text in settings if _setting(text) in known or text in unknown])
+
+    all_known = {field.name for config in configs.values() for field in dataclasses.fields(config)}
+    unknown = [text for text in settings if _setting(text) not in all_known]
     return [
         make_defense(
             name,
-            config if isinstance(config, NoDefenseConfig) else with_overrides(config, settings),
+            changed(config),
             restorer=load,
             restorer_name=restorer,
             key=key,
         )
         for name, config in configs.items()
     ]
+
+
+def _setting(text: str) -> str:
+    """``rounds`` of ``rounds=3``; the first part of a path with dots."""
+    return text.partition("=")[0].partition(".")[0].strip()
 
 
 def _victim(config: VictimConfig, cache: Path | None, data: Path | None, *, train: bool) -> VictimUnderTest:

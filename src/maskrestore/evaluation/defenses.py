@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskrestore.baselines import BASELINES, BaselineConfig
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.config import PROFILES, BDMAEConfig
 from maskrestore.defense.streams import Key, key_fingerprint
@@ -21,6 +22,7 @@ from maskrestore.types import Classifier, Defense, Purification, Restorer
 
 __all__ = [
     "DEFENSES",
+    "DefenseConfig",
     "DefenseUnderTest",
     "NoDefense",
     "NoDefenseConfig",
@@ -34,6 +36,10 @@ __all__ = [
 @dataclass(frozen=True, kw_only=True)
 class NoDefenseConfig:
     """There is nothing to set."""
+
+    def build(self, key: Key = 0) -> Defense:
+        """Build the defense that does nothing; ``key`` is not used."""
+        return NoDefense()
 
 
 class NoDefense:
@@ -50,10 +56,14 @@ class NoDefense:
         )
 
 
-DEFENSES: dict[str, NoDefenseConfig | BDMAEConfig] = {
+DefenseConfig = BDMAEConfig | BaselineConfig
+"""Settings of a defense; a baseline's build it, BDMAE takes a restorer as well."""
+
+DEFENSES: dict[str, DefenseConfig] = {
     "none": NoDefenseConfig(),
     "bdmae": PROFILES["default"],
     "bdmae-paper": PROFILES["paper"],
+    **BASELINES,
 }
 """Every defense by name, with the settings that the name stands for; their type says what is built."""
 
@@ -74,7 +84,7 @@ class DefenseUnderTest:
     entry: DefenseEntry
 
 
-def default_config(name: str) -> NoDefenseConfig | BDMAEConfig:
+def default_config(name: str) -> DefenseConfig:
     """The settings that a name in :data:`DEFENSES` stands for. Raises UnknownNameError."""
     if name not in DEFENSES:
         raise UnknownNameError("defense", name, DEFENSES)
@@ -83,7 +93,7 @@ def default_config(name: str) -> NoDefenseConfig | BDMAEConfig:
 
 def make_defense(
     name: str,
-    config: NoDefenseConfig | BDMAEConfig | None = None,
+    config: DefenseConfig | None = None,
     *,
     restorer: Callable[[], Restorer],
     restorer_name: str,
@@ -91,33 +101,27 @@ def make_defense(
 ) -> DefenseUnderTest:
     """Build a defense of :data:`DEFENSES`, with ``config`` in place of its own settings if given.
 
-    restorer: loads the masked autoencoder; not called by defenses that have no use for it. In the record,
+    restorer: loads the masked autoencoder; called for BDMAE only, other defenses build what they need. In the record,
     settings that differ from the registry's follow the name in brackets. Raises UnknownNameError.
     """
     standard = default_config(name)
     config = standard if config is None else config
     label = name + _differences(standard, config)
-    settings = json.loads(json.dumps(dataclasses.asdict(config)))  # as it will be read back
-    if isinstance(config, NoDefenseConfig):
-        entry = DefenseEntry(
-            name=label,
-            config=settings,
-            restorer=None,
-            restorer_weights=None,
-            restorer_precision=None,
-            key_fingerprint=None,
-        )
-        return DefenseUnderTest(defense=NoDefense(), entry=entry)
-    network = restorer()
+    if isinstance(config, BDMAEConfig):
+        defense: Defense = BDMAE(restorer(), config, key=key)
+    else:
+        defense = config.build(key)
+        restorer_name = getattr(config, "restorer", restorer_name)
+    network = getattr(defense, "restorer", None)
     entry = DefenseEntry(
         name=label,
-        config=settings,
-        restorer=restorer_name,
+        config=json.loads(json.dumps(dataclasses.asdict(config))),  # as it will be read back
+        restorer=None if network is None else restorer_name,
         restorer_weights=weights_digest(getattr(network, "network", None)),
         restorer_precision=getattr(network, "precision", None),
-        key_fingerprint=key_fingerprint(key),
+        key_fingerprint=None if name == "none" else key_fingerprint(key),
     )
-    return DefenseUnderTest(defense=BDMAE(network, config, key=key), entry=entry)
+    return DefenseUnderTest(defense=defense, entry=entry)
 
 
 def weights_digest(network: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Change the size of images; the only place that does."""
+"""Change the size of images, the way all parts but a baseline's own transformation do."""
 
 from __future__ import annotations
 

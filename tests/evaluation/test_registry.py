@@ -60,7 +60,7 @@ def test_entry_identifies_the_key_without_holding_it():
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(UnknownNameError, match="bdmae, bdmae-paper, none"):
+    with pytest.raises(UnknownNameError, match="affine, bdmae, bdmae-paper, blur-strong"):
         build("magic")
 
 
