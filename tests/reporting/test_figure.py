@@ -9,22 +9,25 @@ from PIL import Image
 
 from maskrestore.errors import ConfigError
 from maskrestore.reporting import ReportEntry, entries_from, write_figure
+from maskrestore.reporting.entries import columns_for
 from maskrestore.types import Purification
 
 
 def made_entries(
-    count: int, *, size: tuple[int, int] = (8, 8), maps: bool = True, name: str = "image"
+    count: int, *, size: tuple[int, int] = (8, 8), maps: bool = True, refined: bool = True, name: str = "image"
 ) -> list[ReportEntry]:
     images = torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(0)) * 0.2
-    scores = torch.rand(count, 4, 4) if maps else None
     fields = ("scores", "image_scores", "label_scores", "initial_image_scores", "initial_label_scores")
+    scores = {field: torch.rand(count, 4, 4) if maps else None for field in fields}
+    if not refined:
+        scores |= {field: scores[field.removeprefix("initial_")] for field in fields}
     result = Purification(
         images=images,
         labels=torch.ones(count, dtype=torch.int64),
         original_labels=torch.zeros(count, dtype=torch.int64),
         queries=torch.full((count,), 47),
         hidden=torch.zeros(count, 4, 4, dtype=torch.bool) if maps else None,
-        **dict.fromkeys(fields, scores),
+        **scores,
     )
     return entries_from(images, result, names=[name] * count, true_labels=[1] * count)
 
@@ -46,6 +49,15 @@ def test_the_panel_grows_with_rows_columns_and_tiles(tmp_path):
     fewer_columns = opened(write_figure(tmp_path / "c.png", made_entries(2, maps=False), tile=64))
     assert fewer_columns.height == first.height
     assert fewer_columns.width == first.width - 6 * (64 + 8)
+    one_for_each_score = opened(write_figure(tmp_path / "d.png", made_entries(2, refined=False), tile=64))
+    assert one_for_each_score.width == first.width - 2 * (64 + 8)
+
+
+def test_scores_that_were_not_refined_have_one_column_each():
+    titles = [column.title for column in columns_for(made_entries(2, refined=False))]
+    assert titles == ["Input", "S_image", "S_label", "S", "Hidden", "Purified", "Removed"]
+    refined = columns_for(made_entries(2))
+    assert [column.title for column in refined[1:3]] == ["S_image before", "S_image after"]
 
 
 def test_rows_are_capped(tmp_path):

@@ -58,14 +58,15 @@ def purified(images: torch.Tensor, *, maps: bool = True, changed: int = 1) -> Pu
     labels = torch.zeros(count, dtype=torch.int64)
     labels[:changed] = 1
     scores = torch.linspace(-0.2, 1.2, count * grid * grid).view(count, grid, grid)
-    fields = ("scores", "image_scores", "label_scores", "initial_image_scores", "initial_label_scores")
+    refined = dict.fromkeys(("scores", "image_scores", "label_scores"), scores)
+    initial = dict.fromkeys(("initial_image_scores", "initial_label_scores"), scores / 2)
     return Purification(
         images=result,
         labels=labels,
         original_labels=torch.zeros(count, dtype=torch.int64),
         queries=torch.arange(count) + 27,
         hidden=hidden if maps else None,
-        **dict.fromkeys(fields, scores if maps else None),
+        **(refined | initial if maps else {}),
     )
 
 

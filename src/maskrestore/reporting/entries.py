@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from maskrestore.reporting.pictures import Picture, colourise, difference, mark_hidden, thumbnail
 from maskrestore.types import Purification
 
-__all__ = ["COLUMNS", "Column", "Evidence", "ReportEntry", "class_label", "entries_from", "printable"]
+__all__ = ["COLUMNS", "Column", "Evidence", "ReportEntry", "class_label", "columns_for", "entries_from", "printable"]
 
 Map = npt.NDArray[np.float32]
 
@@ -216,3 +217,25 @@ COLUMNS: tuple[Column, ...] = (
     ),
 )
 """The columns of a row, in their order from the input to what was removed from it."""
+
+
+def columns_for(entries: Sequence[ReportEntry]) -> list[Column]:
+    """Return the columns that these entries can fill. Where nothing was refined, each score has one column."""
+    evidence = [entry.evidence for entry in entries if entry.evidence is not None]
+    shown = [column for column in COLUMNS if any(column.draw(one) is not None for one in evidence)]
+    if any(_refined(one) for one in evidence):
+        return shown
+    first = {column.index: column for column in COLUMNS if column.stage == "before"}
+    return [
+        dataclasses.replace(first[column.index], stage="", draw=column.draw) if column.stage else column
+        for column in shown
+        if column.stage != "before"
+    ]
+
+
+def _refined(evidence: Evidence) -> bool:
+    pairs = (
+        (evidence.initial_image_scores, evidence.image_scores),
+        (evidence.initial_label_scores, evidence.label_scores),
+    )
+    return any(a is not None and b is not None and not np.array_equal(a, b) for a, b in pairs)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maskrestore.errors import ConfigError
-from maskrestore.reporting.entries import COLUMNS, Column, ReportEntry, class_label, printable
+from maskrestore.reporting.entries import Column, ReportEntry, class_label, columns_for, printable
 from maskrestore.reporting.pictures import Picture, colourise
 
 __all__ = ["write_figure"]
@@ -30,8 +30,8 @@ def write_figure(
 ) -> Path:
     """Write a panel of the first ``max_rows`` entries that have pictures, and return its path.
 
-    Each row shows the name, the label before and after, and the pictures of ``COLUMNS``, ``tile`` pixels a
-    side; columns that no entry has are left out.
+    Each row shows the name, the label before and after, and the pictures of its columns, ``tile`` pixels a
+    side; columns that no entry has are left out, as :func:`columns_for` says.
 
     Raises:
         ConfigError: if no entry has pictures, or a size is not positive.
@@ -42,7 +42,7 @@ def write_figure(
     shown = [entry for entry in entries if entry.evidence is not None][:max_rows]
     if not shown:
         raise ConfigError(f"a figure needs an entry with pictures; got {len(entries)} entries without any")
-    columns = [c for c in COLUMNS if any(e.evidence is not None and c.draw(e.evidence) for e in shown)]
+    columns = columns_for(shown)
     width = 2 * _MARGIN + _TEXT_WIDTH + len(columns) * (tile + _GAP)
     canvas = Image.new("RGB", (width, 2 * _MARGIN + _HEAD + len(shown) * (tile + _GAP) + _FOOT), "white")
     draw = ImageDraw.Draw(canvas)

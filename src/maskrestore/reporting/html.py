@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from maskrestore.errors import ConfigError
-from maskrestore.reporting.entries import COLUMNS, Column, Evidence, ReportEntry, class_label, printable
+from maskrestore.reporting.entries import Column, ReportEntry, class_label, columns_for, printable
 from maskrestore.reporting.pictures import data_uri, viridis_css
 
 __all__ = ["Metric", "ReportSummary", "write_report"]
@@ -95,7 +95,7 @@ def write_report(
     everything, detailed = _collect(entries, max_detailed)
     listed = [entry for i, entry in enumerate(everything) if i not in detailed]
     shown = [detailed[i] for i in sorted(detailed)]
-    columns = [column for column in COLUMNS if any(_has(column, entry.evidence) for entry in shown)]
+    columns = columns_for(shown)
     page = _template().render(
         summary=summary or ReportSummary(),
         facts=_facts(everything, summary or ReportSummary()),
@@ -128,10 +128,6 @@ def _collect(entries: Iterable[ReportEntry], limit: int) -> tuple[list[ReportEnt
             group[position] = entry
     first = [*kept[True].items(), *kept[False].items()][:limit]
     return everything, dict(first)
-
-
-def _has(column: Column, evidence: Evidence | None) -> bool:
-    return evidence is not None and column.draw(evidence) is not None
 
 
 def _verdict(entry: ReportEntry) -> str:

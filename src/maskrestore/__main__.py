@@ -1,0 +1,5 @@
+"""``python -m maskrestore`` is the command ``maskrestore``."""
+
+from maskrestore.cli.app import main
+
+main()
