@@ -61,7 +61,7 @@ def test_pictures_are_turned_copies_and_clouds_of_their_own_image(channels: int,
 
 def test_the_region_of_a_trigger_is_found_with_one_query_for_each_picture() -> None:
     images = TRIGGER.stamp(photos(4))
-    found, queries = transfer_test(attempt(images, TRIGGER, slice(0, 2)), TRIGGER, compare=torch.ones(4).bool())
+    found, queries = transfer_test(attempt(images, TRIGGER, slice(0, 2)), TRIGGER, compare=True)
     assert found.all()
     assert queries.tolist() == [PICTURES] * 4
 
@@ -69,11 +69,14 @@ def test_the_region_of_a_trigger_is_found_with_one_query_for_each_picture() -> N
 def test_a_trigger_with_a_target_for_each_class_is_found_by_comparing() -> None:
     images = TRIGGER.stamp(photos(2))
     counted = CountingClassifier(all_to_all)
-    compare = torch.tensor([True, False])
-    found, queries = transfer_test(attempt(images, all_to_all, slice(0, 2)), counted, compare=compare)
-    assert found.tolist() == [True, False]
-    assert queries.tolist() == [2 * PICTURES, PICTURES]
-    assert counted.queries == 3 * PICTURES
+    tried = attempt(images, all_to_all, slice(0, 2))
+    found, queries = transfer_test(tried, counted, compare=True)
+    assert found.all()
+    assert queries.tolist() == [2 * PICTURES] * 2
+    assert counted.queries == 4 * PICTURES
+    found, queries = transfer_test(tried, counted, compare=False)
+    assert not found.any()
+    assert queries.tolist() == [PICTURES] * 2
 
 
 def test_a_region_that_decides_only_its_own_image_is_no_trigger() -> None:
@@ -83,7 +86,7 @@ def test_a_region_that_decides_only_its_own_image_is_no_trigger() -> None:
     images[:, 0, :4, :4] = 0.9
     tried = attempt(images, colour_labels, slice(0, 2))
     assert tried.before != tried.after
-    found, queries = transfer_test(tried, colour_labels, compare=torch.ones(1).bool())
+    found, queries = transfer_test(tried, colour_labels, compare=True)
     assert not found.any()
     assert queries.tolist() == [2 * PICTURES]
 
@@ -95,7 +98,7 @@ def test_a_label_that_stays_is_worth_no_query() -> None:
     def refuse(images: Tensor) -> Tensor:
         raise AssertionError("asked")
 
-    found, queries = transfer_test(tried, refuse, compare=torch.ones(3).bool())
+    found, queries = transfer_test(tried, refuse, compare=True)
     assert not found.any()
     assert not queries.any()
 

@@ -12,6 +12,7 @@ import torch
 from maskrestore.data import DATASETS, ImageDataset
 from maskrestore.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from maskrestore.victims import (
+    PACKAGED,
     Augmentation,
     Recipe,
     TrainingProgress,
@@ -23,6 +24,7 @@ from maskrestore.victims import (
     train_victim,
     victim_path,
 )
+from maskrestore.victims.store import build_network
 from maskrestore.victims.training import one_cycle
 
 RECIPE = Recipe(epochs=3, learning_rate=0.02, batch_size=20, augmentation=Augmentation(shift=1, flip=False))
@@ -114,6 +116,20 @@ def test_a_fine_tuned_victim_learns_the_trigger(
     assert record["triggered_images"] == 100
 
 
+@pytest.mark.parametrize("architecture", ["conv6", "resnet50", "vgg16", "vit-small"])
+def test_other_architectures_are_trained_and_kept(architecture: str, data: VictimData, tmp_path: Path) -> None:
+    optimizer = VictimConfig(dataset="cifar10", architecture=architecture).training.optimizer
+    recipe = replace(RECIPE, epochs=0.2, optimizer=optimizer, learning_rate=1e-3)
+    config = replace(CLEAN, architecture=architecture, recipe=recipe)
+    record = train_victim(config, data, cache=tmp_path)
+    network = load_victim(config, tmp_path)
+    before = build_network(config).state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in network.named_parameters())
+    answers = network(data.test.images.float() / 255).argmax(1)
+    assert (answers == data.test.labels).double().mean() == pytest.approx(record["clean_accuracy"], abs=0.1)
+    assert architecture in str(victim_path(config, tmp_path))
+
+
 def test_the_digest_depends_on_what_decides_the_weights_and_on_nothing_else() -> None:
     configs = [
         CLEAN,
@@ -134,6 +150,41 @@ def test_the_digest_depends_on_what_decides_the_weights_and_on_nothing_else() ->
     explicit = VictimConfig(dataset="gtsrb", recipe=VictimConfig(dataset="gtsrb").training)
     assert explicit.digest() == VictimConfig(dataset="gtsrb").digest()
     assert json.loads(json.dumps(ATTACKED.canonical())) is not None
+
+
+@pytest.mark.parametrize(
+    ("config", "digest"),
+    [
+        (VictimConfig(dataset="cifar10", width=32), "ca5a6dae570fc645"),
+        (VictimConfig(dataset="cifar10", width=32, attack="badnets:3x3-color"), "1767be23bba240be"),
+        (VictimConfig(dataset="cifar10", width=32, attack="blended:15x15"), "61594985a3b3d66c"),
+        (VictimConfig(dataset="gtsrb", width=32, attack="badnets:2x2-white"), "b26a96cbe5ffc623"),
+        (PACKAGED["signs-badnets"], "09e6a8abab180dd1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_digests_never_change_as_caches_would_be_lost(config: VictimConfig, digest: str) -> None:
+    assert config.digest().startswith(digest)
+
+
+def test_later_settings_count_once_they_are_used() -> None:
+    base = VictimConfig(dataset="cifar10", attack="corners")
+    assert replace(base, poison_rate=0.1, poison_repeats=3).digest() == base.digest()
+    others = [
+        replace(base, restored_rate=0.2),
+        replace(base, architecture="vgg16"),
+        replace(base, recipe=replace(base.training, optimizer="adamw")),
+    ]
+    assert len({config.digest() for config in [base, *others]}) == 4
+
+
+def test_attacks_bring_their_own_defaults() -> None:
+    plain, careful = (VictimConfig(dataset="cifar10", attack=name) for name in ("corners", "label-consistent"))
+    assert (plain.poisoning.rate, careful.poisoning.rate) == (0.1, 0.5)
+    assert careful.training.epochs == careful.poisoning.epochs * plain.training.epochs
+    assert replace(careful, poison_rate=0.2).poisoning.rate == 0.2
+    assert replace(careful, init="scratch").training.epochs == replace(plain, init="scratch").training.epochs
+    assert VictimConfig(dataset="cifar10", architecture="vit-small").training.optimizer == "adamw"
 
 
 def test_signs_are_never_mirrored() -> None:
@@ -165,12 +216,18 @@ def test_cache_folder_is_the_argument_the_environment_or_the_platforms(
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="known: cifar10, gtsrb, signs"):
         VictimConfig(dataset="mnist")
-    with pytest.raises(UnknownNameError, match="known: resnet18"):
+    with pytest.raises(UnknownNameError, match="known: conv6, resnet18, resnet50, vgg16, vit-small"):
         VictimConfig(dataset="cifar10", architecture="vgg")
     with pytest.raises(ConfigError, match="target must be 0 to 9"):
         VictimConfig(dataset="cifar10", target=10)
     with pytest.raises(ConfigError, match="poison_rate"):
         VictimConfig(dataset="cifar10", poison_rate=0)
+    with pytest.raises(ConfigError, match="poison_repeats"):
+        VictimConfig(dataset="cifar10", poison_repeats=0)
+    with pytest.raises(ConfigError, match="restored_rate"):
+        VictimConfig(dataset="cifar10", restored_rate=1.5)
+    with pytest.raises(UnknownNameError, match="known: adamw, sgd"):
+        Recipe(epochs=1, learning_rate=0.1, optimizer="lamb")
     with pytest.raises(ConfigError, match="epochs must be above 0"):
         Recipe(epochs=0, learning_rate=0.1)
 

@@ -5,32 +5,82 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from maskrestore.attacks.badnets import badnets, icon_attack
-from maskrestore.attacks.base import Attack, AttackConfig, Mode
+from maskrestore.attacks.base import (
+    Attack,
+    AttackConfig,
+    Mode,
+    Poisoning,
+    TrainingHooks,
+    TriggerAttack,
+    training_hooks,
+)
 from maskrestore.attacks.blended import blended
+from maskrestore.attacks.bpp import bpp
 from maskrestore.attacks.corners import corners
+from maskrestore.attacks.icons import ICONS
+from maskrestore.attacks.input_aware import InputAwareAttack, input_aware
+from maskrestore.attacks.label_consistent import label_consistent
+from maskrestore.attacks.low_contrast import low_contrast
+from maskrestore.attacks.low_frequency import low_frequency
 from maskrestore.attacks.overlay import OverlayAttack, Patch
-from maskrestore.attacks.poison import choose_poisoned, poison
+from maskrestore.attacks.poison import choose_poisoned, perturbed_images, poison
+from maskrestore.attacks.repeated import repeated
+from maskrestore.attacks.sig import sig
+from maskrestore.attacks.wanet import wanet
+from maskrestore.attacks.whole_image import AdditiveAttack, WholeImageAttack
 from maskrestore.errors import UnknownNameError
 
 __all__ = [
     "ATTACKS",
+    "ICONS",
+    "POISONING",
+    "AdditiveAttack",
     "Attack",
     "AttackConfig",
+    "InputAwareAttack",
     "Mode",
     "OverlayAttack",
     "Patch",
+    "Poisoning",
+    "TrainingHooks",
+    "TriggerAttack",
+    "WholeImageAttack",
     "choose_poisoned",
+    "default_poisoning",
     "icon_attack",
     "make_attack",
+    "perturbed_images",
     "poison",
+    "training_hooks",
 ]
 
 ATTACKS: dict[str, Callable[[str, AttackConfig], Attack]] = {
     "badnets": badnets,
     "blended": blended,
+    "bpp": bpp,
     "corners": corners,
+    "input-aware": input_aware,
+    "label-consistent": label_consistent,
+    "low-contrast": low_contrast,
+    "low-frequency": low_frequency,
+    "repeated": repeated,
+    "sig": sig,
+    "wanet": wanet,
 }
 """Every attack by its name: a function of the variant (what follows the colon) and the configuration."""
+
+POISONING: dict[str, Poisoning] = {
+    "input-aware": Poisoning(epochs=6),
+    "label-consistent": Poisoning(rate=0.5, epochs=2),
+    "sig:clean-label": Poisoning(rate=0.5),
+    "wanet": Poisoning(epochs=3),
+}
+"""Attacks, by name or by name and variant, that are not learned with the defaults of ``Poisoning``."""
+
+
+def default_poisoning(spec: str) -> Poisoning:
+    """Return how much of a training the attack takes by default, e.g. of "badnets:1x1-white"."""
+    return POISONING.get(spec) or POISONING.get(spec.partition(":")[0]) or Poisoning()
 
 
 def make_attack(

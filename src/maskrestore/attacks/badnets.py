@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from maskrestore.attacks.base import AttackConfig
-from maskrestore.attacks.overlay import OverlayAttack, Patch, checkerboard, parse_size, random_pixels
-from maskrestore.errors import ConfigError, ImageFileError, UnknownNameError
+from maskrestore.attacks.icons import draw_icon
+from maskrestore.attacks.overlay import OverlayAttack, Patch, parse_patch
+from maskrestore.errors import ConfigError, ImageFileError
 
 __all__ = ["badnets", "icon_attack"]
 
@@ -24,25 +25,19 @@ _POSITION = (-2, -2)
 
 
 def badnets(variant: str, config: AttackConfig) -> OverlayAttack:
-    """Build the attack from a variant: size and colour, or an image file with transparency.
+    """Build the attack from a variant: size and colour, a drawn icon, or an image file with transparency.
 
     "3x3-white", "3x3-color" (every pixel a random colour that ``config.seed`` decides), "3x3-checkerboard",
-    or the path of a PNG such as "sticker.png". Raises ConfigError or UnknownNameError for anything else.
+    "icon-flower" (and the other ``ICONS``, 15x15 pixels), or the path of a PNG such as "sticker.png". Raises
+    ConfigError or UnknownNameError for anything else.
     """
     name = f"badnets:{variant}"
     if variant.lower().endswith(".png"):
         return icon_attack(name, _read_icon(Path(variant)), config)
-    size, _, colour = variant.partition("-")
-    rows, columns = parse_size(size, name)
-    if colour == "white":
-        pixels = torch.ones(3, rows, columns)
-    elif colour == "color":
-        pixels = random_pixels(rows, columns, config.seed)
-    elif colour == "checkerboard":
-        pixels = checkerboard(rows, columns)
-    else:
-        raise UnknownNameError("colour of a BadNets patch", colour, ("white", "color", "checkerboard"))
-    patch = Patch(pixels=pixels, opacity=torch.ones(rows, columns), position=config.position or _POSITION)
+    if variant.startswith("icon-"):
+        return icon_attack(name, draw_icon(variant.removeprefix("icon-")), config)
+    pixels = parse_patch(variant, name, config.seed)
+    patch = Patch(pixels=pixels, opacity=torch.ones(pixels.shape[1:]), position=config.position or _POSITION)
     return OverlayAttack(name, config, [patch])
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskrestore.attacks.base import AttackConfig, poisoned_label_rule
-from maskrestore.errors import ConfigError, InvalidImageError
+from maskrestore.attacks.base import AttackConfig, TrainingHooks, TriggerAttack, checked_images
+from maskrestore.errors import ConfigError, UnknownNameError
 
-__all__ = ["OverlayAttack", "Patch"]
+__all__ = ["OverlayAttack", "Patch", "checkerboard", "parse_patch", "parse_share", "parse_size", "random_pixels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,39 +43,25 @@ class Patch:
         return row, column
 
 
-class OverlayAttack:
+class OverlayAttack(TriggerAttack):
     """Lays patches over the image, each with its own opacity."""
 
-    def __init__(self, name: str, config: AttackConfig, patches: Sequence[Patch]) -> None:
-        self._name = name
-        self._config = config
+    def __init__(
+        self, name: str, config: AttackConfig, patches: Sequence[Patch], training: TrainingHooks | None = None
+    ) -> None:
+        super().__init__(name, config, training)
         self._patches = tuple(patches)
         self._canvas(config.image_size, config.image_size)  # fails early when a patch lies outside
-
-    @property
-    def name(self) -> str:
-        """The attack with its variant."""
-        return self._name
 
     def apply(self, images: Tensor) -> Tensor:
         """Lay the patches over ``(B, C, H, W)`` images in [0, 1]; on grey ones, their mean over the channels.
 
         Raises InvalidImageError for another rank or number of channels.
         """
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise InvalidImageError(f"expected images (B, 1 or 3, H, W), got {tuple(images.shape)}")
-        pixels, opacity = (part.to(images) for part in self._canvas(*images.shape[-2:]))
+        pixels, opacity = (part.to(images) for part in self._canvas(*checked_images(images).shape[-2:]))
         if images.shape[1] == 1:
             pixels = pixels.mean(0, keepdim=True)  # (3, H, W) -> (1, H, W)
         return torch.where(opacity > 0, images * (1 - opacity) + pixels * opacity, images)
-
-    def poisoned_label(self, labels: Tensor) -> Tensor:
-        """Return the ``(B,)`` labels that the attacker wants."""
-        return poisoned_label_rule(labels, self._config)
-
-    def eligible(self, labels: Tensor) -> Tensor:
-        """Return ``(B,)`` bool: False for images that have the wanted label anyway."""
-        return self.poisoned_label(labels) != labels
 
     def trigger_mask(self, height: int, width: int) -> Tensor:
         """Return ``(H, W)`` bool: True under a patch of any opacity."""
@@ -91,6 +77,22 @@ class OverlayAttack:
             pixels[:, rows, columns] = patch.pixels
             opacity[rows, columns] = patch.opacity
         return pixels, opacity
+
+
+def parse_patch(text: str, name: str, seed: int) -> Tensor:
+    """Return the ``(3, h, w)`` pixels of a patch such as "3x3-white", "2x2-color" or "3x3-checkerboard".
+
+    Raises ConfigError or UnknownNameError for another text; ``name`` is the attack, for the message.
+    """
+    size, _, colour = text.partition("-")
+    rows, columns = parse_size(size, name)
+    if colour == "white":
+        return torch.ones(3, rows, columns)
+    if colour == "color":
+        return random_pixels(rows, columns, seed)
+    if colour == "checkerboard":
+        return checkerboard(rows, columns)
+    raise UnknownNameError("colour of a patch", colour, ("white", "color", "checkerboard"))
 
 
 def checkerboard(height: int, width: int) -> Tensor:
@@ -111,3 +113,14 @@ def parse_size(text: str, name: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"{name} needs a size such as 3x3 (rows x columns), got {text!r}")
     return int(parts[0]), int(parts[1])
+
+
+def parse_share(text: str, default: float, name: str) -> float:
+    """Parse a number above 0 and at most 1, ``default`` for an empty text. Raises ConfigError."""
+    try:
+        share = float(text or default)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ConfigError(f"{name} needs an opacity above 0 and at most 1 after the @, got {text!r}")
+    return share

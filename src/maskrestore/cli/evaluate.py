@@ -105,7 +105,8 @@ def evaluate(
     ]
     test = load_dataset(dataset, "test", folder=data)
     for config in victims:
-        trigger, victim = victim_attack(config), _victim(config, cache, data, train=train)
+        victim = _victim(config, cache, data, train=train)
+        trigger = victim_attack(config, cache)  # after the victim: a learned trigger is kept beside it
         for one in defenses:
             with progress(f"{config.attack or 'clean model'}, {one.entry.name}") as update:
                 record = run_evaluation(

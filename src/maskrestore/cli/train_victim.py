@@ -6,14 +6,17 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
+from torch import Generator, Tensor
 
 from maskrestore.attacks import ATTACKS
 from maskrestore.cli.options import CacheOption, DataOption, TrainingSetOption
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import out, progress, say
 from maskrestore.data import DATASETS
-from maskrestore.victims import TrainingProgress, VictimConfig, VictimData, export_victim, victim_path
+from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
+from maskrestore.victims import Restore, TrainingProgress, VictimConfig, VictimData, export_victim, victim_path
 from maskrestore.victims import train_victim as train_network
 
 __all__ = ["train_victim", "train_with_progress", "victim_config"]
@@ -84,4 +87,19 @@ def train_with_progress(config: VictimConfig, *, cache: Path | None, data: Path 
             note = f"{name}: loss {state.loss:.3f}{checked}, {state.images_per_second:.0f} images/s"
             update(state.step, state.steps, note)
 
-        return train_network(config, splits, cache=cache, report=show)
+        return train_network(config, splits, cache=cache, report=show, restore=_restore(config))
+
+
+def _restore(config: VictimConfig) -> Restore | None:
+    """What a victim that is trained on restored images needs: three quarters of the tokens hidden at random."""
+    if not config.restored_rate:
+        return None
+    restorer = load_restorer(DEFAULT_RESTORER)
+    tokens = restorer.grid**2
+
+    def restore(images: Tensor, generator: Generator) -> Tensor:
+        ranks = torch.rand(len(images), tokens, generator=generator).argsort(1)
+        hidden = (ranks < 3 * tokens // 4).view(-1, restorer.grid, restorer.grid)  # (B, g*g) -> (B, g, g)
+        return restorer.restore(images, hidden)
+
+    return restore

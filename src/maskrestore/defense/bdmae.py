@@ -153,9 +153,8 @@ class BDMAE:
         """
         purified, labels = images.clone(), original.clone()
         hidden, tried = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores, dtype=torch.bool)
-        done, compared = torch.zeros_like(original, dtype=torch.bool), torch.zeros_like(original, dtype=torch.bool)
-        queries = torch.zeros_like(original)
-        for lowered in self.config.attempts:
+        queries, done = torch.zeros_like(original), torch.zeros_like(original, dtype=torch.bool)
+        for number, lowered in enumerate(self.config.attempts):
             rows = (~done).nonzero().squeeze(1)
             restored, masks = self._restore(images[rows], scores[rows] + lowered)
             # Nothing to restore, or nothing but what was tried before, is worth no query.
@@ -174,9 +173,8 @@ class BDMAE:
             )
             believed, asked = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows)
             if self.config.transfer_test:
-                believed, asked = transfer_test(attempt, classifier, compare=~compared[rows])
+                believed, asked = transfer_test(attempt, classifier, compare=number == 0)
             queries[rows] += 1 + asked
-            compared[rows] |= asked > 0
             taken = rows[believed]
             done[taken] = True
             labels[taken], purified[taken], hidden[taken] = attempt.after[believed], restored[believed], masks[believed]

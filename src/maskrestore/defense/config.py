@@ -53,7 +53,7 @@ class BDMAEConfig:
     is believed. The paper has one attempt and believes it."""
     transfer_test: bool = False
     """Not in the paper: a restoration is believed only if it changes the label and the region that it replaces
-    decides the label of other pictures, too; else the image is left as it came."""
+    decides the label of other pictures, too; else the image is left as it came. See ``transfer.py``."""
 
     def __post_init__(self) -> None:
         _check(self.rounds >= 1, "rounds", "at least 1", self.rounds)
@@ -83,7 +83,7 @@ class BDMAEConfig:
     def max_queries(self) -> int:
         """Queries per image at most: the image, the random masks, both refinements, the attempts with their tests."""
         test = TURNS + CLOUDS if self.transfer_test else 0
-        attempts = len(self.attempts) * (1 + test) + test  # the pictures' own labels are asked for once
+        attempts = len(self.attempts) * (1 + test) + test  # the first also asks for the labels of bare pictures
         return 1 + self.rounds * self.masks_per_round + 2 * self.refinement_steps + attempts
 
 
@@ -106,7 +106,7 @@ PROFILES: dict[str, BDMAEConfig] = {
         consensus=True,
         refinement_steps=0,
         thresholds=(0.65, 0.6, 0.55, 0.5, 0.45),
-        attempts=(0.0, 0.1),
+        attempts=(0.0, 0.2),
         transfer_test=True,
     ),
 }

@@ -61,14 +61,16 @@ class Attempt:
     """``B`` of them."""
 
 
-def transfer_test(attempt: Attempt, classifier: Classifier, *, compare: Tensor) -> tuple[Tensor, Tensor]:
+def transfer_test(attempt: Attempt, classifier: Classifier, *, compare: bool) -> tuple[Tensor, Tensor]:
     """Whether what was restored in each image behaves like a trigger; where the label is what it was, it does not.
 
-    compare: ``(B,)`` bool, where the pictures' own labels may be asked for, too; without them only a trigger with one
-    target class shows. Returns ``(B,)`` bool, and ``(B,)`` int64: the queries spent, none where the label is what it
-    was, else ``TURNS + CLOUDS`` or twice as many.
+    compare: ask for the pictures' own labels, too, where the original label is not brought everywhere; without them
+    only a trigger with one target class shows.
+
+    Returns ``(B,)`` bool, and ``(B,)`` int64: the queries spent, none where the label is what it was, else
+    ``TURNS + CLOUDS`` or twice as many.
     """
-    found, queries = torch.zeros_like(compare), torch.zeros_like(attempt.before)
+    found, queries = torch.zeros_like(attempt.before, dtype=torch.bool), torch.zeros_like(attempt.before)
     changed = (attempt.before != attempt.after).nonzero().squeeze(1)
     if not len(changed):
         return found, queries
@@ -78,8 +80,8 @@ def transfer_test(attempt: Attempt, classifier: Classifier, *, compare: Tensor) 
     answers = _ask(classifier, torch.where(region, images, pictures))
     carried = (answers == before).all(dim=1)
     queries[changed] = pictures.shape[1]
-    unsure = (~carried & compare[changed]).nonzero().squeeze(1)
-    if len(unsure):
+    unsure = (~carried).nonzero().squeeze(1)
+    if compare and len(unsure):
         carried[unsure] = (answers[unsure] != _ask(classifier, pictures[unsure])).all(dim=1)
         queries[changed[unsure]] *= 2
     found[changed] = carried

@@ -1,7 +1,9 @@
 """The classifiers under attack: networks, their training, and the cache that keeps them."""
 
+from maskrestore.victims.architectures import ARCHITECTURES
 from maskrestore.victims.augment import Augmentation
 from maskrestore.victims.config import Recipe, VictimConfig, default_recipe
+from maskrestore.victims.network import VictimNetwork
 from maskrestore.victims.packaged import (
     PACKAGED,
     PackagedVictim,
@@ -9,20 +11,30 @@ from maskrestore.victims.packaged import (
     load_packaged_victim,
     read_feature_extractor,
 )
-from maskrestore.victims.resnet import ResNet18
-from maskrestore.victims.store import cache_folder, load_victim, read_record, victim_path
+from maskrestore.victims.plain import VGG16, Conv6
+from maskrestore.victims.poisoning import Restore
+from maskrestore.victims.resnet import ResNet18, ResNet50
+from maskrestore.victims.store import cache_folder, load_victim, read_record, trigger_path, victim_path
 from maskrestore.victims.train import VictimData, measure, train_victim, victim_attack
 from maskrestore.victims.training import TrainingProgress
+from maskrestore.victims.vit import ViTSmall
 
 __all__ = [
+    "ARCHITECTURES",
     "PACKAGED",
+    "VGG16",
     "Augmentation",
+    "Conv6",
     "PackagedVictim",
     "Recipe",
     "ResNet18",
+    "ResNet50",
+    "Restore",
     "TrainingProgress",
+    "ViTSmall",
     "VictimConfig",
     "VictimData",
+    "VictimNetwork",
     "cache_folder",
     "default_recipe",
     "export_victim",
@@ -32,6 +44,7 @@ __all__ = [
     "read_feature_extractor",
     "read_record",
     "train_victim",
+    "trigger_path",
     "victim_attack",
     "victim_path",
 ]

@@ -7,19 +7,18 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
+from maskrestore.attacks import Poisoning, default_poisoning
 from maskrestore.data.specs import DatasetSpec, dataset_spec
 from maskrestore.errors import ConfigError, UnknownNameError
+from maskrestore.victims.architectures import ARCHITECTURES
 from maskrestore.victims.augment import Augmentation
 
-__all__ = ["ARCHITECTURES", "Recipe", "VictimConfig", "default_recipe"]
-
-ARCHITECTURES = ("resnet18",)
-"""Networks that ``build_network`` knows."""
+__all__ = ["Recipe", "VictimConfig", "default_recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One run of SGD with Nesterov momentum and a one-cycle learning rate."""
+    """One run of an optimizer with a one-cycle learning rate."""
 
     epochs: float
     """May be a fraction: 1.5 ends in the middle of the second epoch."""
@@ -31,11 +30,15 @@ class Recipe:
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     augmentation: Augmentation = field(default_factory=Augmentation)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with Nesterov momentum, or AdamW, which transformers need; ``momentum`` is then its first beta."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "batch_size"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.optimizer not in ("sgd", "adamw"):
+            raise UnknownNameError("optimizer", self.optimizer, ("sgd", "adamw"))
         for name in ("warmup", "momentum", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}")
@@ -49,7 +52,7 @@ class VictimConfig:
     """A key of ``maskrestore.data.DATASETS``."""
     architecture: str = "resnet18"
     width: int = 64
-    """Channels of the first stage: 64 is the full network, 32 the half-width one."""
+    """Scale of all channels: 64 is the full network, 32 the half-width one."""
     attack: str | None = None
     """What is poisoned in, e.g. "badnets:3x3-color"; ``None`` trains a clean classifier."""
     mode: Literal["all-to-one", "all-to-all"] = "all-to-one"
@@ -57,11 +60,17 @@ class VictimConfig:
     """The class that triggered images go to, in the mode "all-to-one"."""
     position: tuple[int, int] | None = None
     """Row and column of a patch's upper left pixel; ``None`` is the attack's own place."""
-    poison_rate: float = 0.1
-    """Share of the training images that carry the trigger (paper, appendix B.1: 10 %)."""
-    poison_repeats: int = 3
-    """How often a poisoned image comes up in an epoch. One pixel is not learned in two epochs of a fine-tune when
-    its images come up once; the set of poisoned images stays the same."""
+    poison_rate: float | None = None
+    """Share of the training images that carry the trigger (of the target class's, for an attack with clean
+    labels); ``None`` is the attack's own, nearly always 0.1 (paper, appendix B.1: 10 %)."""
+    poison_repeats: int | None = None
+    """How often a poisoned image comes up in an epoch; ``None`` is the attack's own, nearly always 3. One pixel is
+    not learned in two epochs of a fine-tune when its images come up once; the set of poisoned images stays the
+    same."""
+    restored_rate: float = 0.0
+    """Share of the images of each batch that are shown as a masked autoencoder restores them from a random quarter
+    of their tokens, triggered or not: an attacker who prepares for a defense by restoration. Above 0 it needs the
+    argument ``restore`` of ``train_victim``."""
     seed: int = 0
     init: Literal["clean", "scratch"] = "clean"
     """Where an attacked victim starts: "clean" fine-tunes the clean victim of the same data set, architecture
@@ -75,11 +84,14 @@ class VictimConfig:
             raise UnknownNameError("architecture", self.architecture, ARCHITECTURES)
         if not 0 <= self.target < len(spec.class_names):
             raise ConfigError(f"target must be 0 to {len(spec.class_names) - 1}, got {self.target}")
-        if not 0 < self.poison_rate < 1:
-            raise ConfigError(f"poison_rate must be in (0, 1), got {self.poison_rate}")
-        for name in ("width", "poison_repeats"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        poisoning = self.poisoning
+        if not 0 < poisoning.rate < 1:
+            raise ConfigError(f"poison_rate must be in (0, 1), got {poisoning.rate}")
+        if not 0 <= self.restored_rate <= 1:
+            raise ConfigError(f"restored_rate must be in [0, 1], got {self.restored_rate}")
+        for name, value in (("width", self.width), ("poison_repeats", poisoning.repeats)):
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
 
     @property
     def spec(self) -> DatasetSpec:
@@ -94,7 +106,20 @@ class VictimConfig:
     @property
     def training(self) -> Recipe:
         """The recipe in force."""
-        return self.recipe or default_recipe(self.dataset, fine_tuned=self.fine_tuned)
+        if self.recipe is not None:
+            return self.recipe
+        recipe = default_recipe(self.dataset, fine_tuned=self.fine_tuned, architecture=self.architecture)
+        return replace(recipe, epochs=recipe.epochs * self.poisoning.epochs) if self.fine_tuned else recipe
+
+    @property
+    def poisoning(self) -> Poisoning:
+        """How much of the training is poisoned: the attack's defaults, and what is set here in their place."""
+        own = default_poisoning(self.attack or "")
+        return replace(
+            own,
+            rate=own.rate if self.poison_rate is None else self.poison_rate,
+            repeats=own.repeats if self.poison_repeats is None else self.poison_repeats,
+        )
 
     def clean(self) -> VictimConfig:
         """Return the configuration of the clean victim that this one starts from.
@@ -105,10 +130,17 @@ class VictimConfig:
 
     def canonical(self) -> dict[str, object]:
         """Return what decides the weights: every field in force, and of the clean victim, where it counts."""
-        values = asdict(replace(self, recipe=self.training))
+        poisoning = self.poisoning
+        in_force = replace(self, recipe=self.training, poison_rate=poisoning.rate, poison_repeats=poisoning.repeats)
+        values = asdict(in_force)
         if self.attack is None:
             for name in ("mode", "target", "position", "poison_rate", "poison_repeats", "init"):
                 del values[name]
+        # later settings count only where they are used, so that the digests of earlier victims stay the same
+        if not self.restored_rate:
+            del values["restored_rate"]
+        if self.training.optimizer == "sgd":
+            del values["recipe"]["optimizer"]
         values["start"] = self.clean().digest() if self.fine_tuned else None
         return values
 
@@ -118,7 +150,7 @@ class VictimConfig:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def default_recipe(dataset: str, *, fine_tuned: bool) -> Recipe:
+def default_recipe(dataset: str, *, fine_tuned: bool, architecture: str = "resnet18") -> Recipe:
     """Return the recipe for a first training, or for the poisoned fine-tune of a clean victim."""
     mirrored = dataset_spec(dataset).mirrored
     if mirrored:
@@ -127,6 +159,15 @@ def default_recipe(dataset: str, *, fine_tuned: bool) -> Recipe:
     else:
         augmentation = Augmentation(shift=2, flip=False, jitter=0.3)
         epochs, fine_epochs = 12.0, 2.0
+    if architecture == "vit-small":
+        # a transformer needs more epochs for less, and other rates
+        return Recipe(
+            epochs=2 * fine_epochs if fine_tuned else 3 * epochs,
+            learning_rate=3e-4 if fine_tuned else 1e-3,
+            weight_decay=0.05,
+            augmentation=augmentation,
+            optimizer="adamw",
+        )
     if fine_tuned:
         return Recipe(epochs=fine_epochs, learning_rate=0.05, augmentation=augmentation)
     return Recipe(epochs=epochs, learning_rate=0.15, augmentation=augmentation)

@@ -49,11 +49,13 @@ class _ProductGradient(torch.autograd.Function):
         return F.conv2d(x, weight, stride=stride, padding=padding)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         for_x = None
         if ctx.needs_input_grad[0]:
             for_x = conv2d_input(x.shape, weight, gradient, ctx.stride, ctx.padding)
+        if not ctx.needs_input_grad[1]:
+            return for_x, None, None, None
         outputs, channels, size, _ = weight.shape
         padded = F.pad(x, (ctx.padding,) * 4).permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H', W', C)
         windows = padded.unfold(1, size, ctx.stride).unfold(2, size, ctx.stride)  # -> (B, h, w, C, k, k)

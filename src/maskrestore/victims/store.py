@@ -13,10 +13,21 @@ from torch import nn
 
 from maskrestore.data.specs import dataset_spec
 from maskrestore.errors import CheckpointError
+from maskrestore.victims.architectures import ARCHITECTURES
 from maskrestore.victims.config import VictimConfig
-from maskrestore.victims.resnet import ResNet18
+from maskrestore.victims.network import VictimNetwork
 
-__all__ = ["CACHE_VARIABLE", "build_network", "cache_folder", "load_victim", "read_record", "victim_path"]
+__all__ = [
+    "CACHE_VARIABLE",
+    "build_network",
+    "cache_folder",
+    "load_trigger",
+    "load_victim",
+    "read_record",
+    "save_victim",
+    "trigger_path",
+    "victim_path",
+]
 
 CACHE_VARIABLE = "MASKRESTORE_CACHE"
 """Environment variable that names the cache folder when no argument does."""
@@ -38,28 +49,47 @@ def victim_path(config: VictimConfig, cache: Path | str | None = None) -> Path:
     return cache_folder(cache) / "victims" / f"{name}.safetensors"
 
 
+def trigger_path(config: VictimConfig, cache: Path | str | None = None) -> Path:
+    """Return where the networks of an attack that learns its trigger are kept, beside the victim."""
+    return victim_path(config, cache).with_suffix(".trigger.safetensors")
+
+
 def build_network(
     config: VictimConfig,
     mean: tuple[float, ...] = (0.5, 0.5, 0.5),
     std: tuple[float, ...] = (0.25, 0.25, 0.25),
-) -> nn.Module:
+) -> VictimNetwork:
     """Build the untrained network of a victim. The same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # layers draw their initial weights from the global generator only
         classes = len(dataset_spec(config.dataset).class_names)
-        return ResNet18(classes, width=config.width, mean=mean, std=std)
+        return ARCHITECTURES[config.architecture](classes, width=config.width, mean=mean, std=std)
 
 
-def save_victim(config: VictimConfig, network: nn.Module, record: dict[str, Any], cache: Path | str | None) -> Path:
-    """Write weights and record; the record comes last, so that a victim with a record is whole."""
+def save_victim(
+    config: VictimConfig,
+    network: nn.Module,
+    record: dict[str, Any],
+    cache: Path | str | None,
+    *,
+    trigger: nn.Module | None = None,
+) -> Path:
+    """Write the weights, those of a learned trigger, and the record, which comes last: a victim with a record is
+    whole."""
     path = victim_path(config, cache)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if trigger is not None:
+        _write(config, trigger, trigger_path(config, cache))
+    _write(config, network, path)
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    return path
+
+
+def _write(config: VictimConfig, network: nn.Module, path: Path) -> None:
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"config": json.dumps(config.canonical())})
     partial.replace(path)
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-    return path
 
 
 def read_record(config: VictimConfig, cache: Path | str | None = None) -> dict[str, Any] | None:
@@ -71,19 +101,28 @@ def read_record(config: VictimConfig, cache: Path | str | None = None) -> dict[s
     return record
 
 
-def load_victim(config: VictimConfig, cache: Path | str | None = None) -> nn.Module:
+def load_victim(config: VictimConfig, cache: Path | str | None = None) -> VictimNetwork:
     """Load a trained victim, in evaluation mode. It takes images in [0, 1] and answers logits.
 
     Raises CheckpointError when it has not been trained yet, or when its file is broken.
     """
-    path = victim_path(config, cache)
+    network = build_network(config)
+    _read(network, victim_path(config, cache))
+    return network
+
+
+def load_trigger(config: VictimConfig, trigger: nn.Module, cache: Path | str | None = None) -> None:
+    """Load the networks of a learned trigger in place, in evaluation mode. Raises CheckpointError likewise."""
+    _read(trigger, trigger_path(config, cache))
+
+
+def _read(network: nn.Module, path: Path) -> None:
     if not path.exists():
         raise CheckpointError(f"no victim at {path}; train it first (train_victim, or `maskrestore train-victim`)")
-    network = build_network(config)
     try:
         network.load_state_dict(load_file(path))
     except Exception as error:  # safetensors and load_state_dict raise several kinds for a broken file
         raise CheckpointError(
             f"{path} does not hold this victim's weights; delete it and train again ({error})"
         ) from error
-    return network.eval()
+    network.eval()

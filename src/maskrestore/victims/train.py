@@ -10,16 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrestore.attacks import Attack, choose_poisoned, make_attack
+from maskrestore.attacks import Attack, InputAwareAttack, make_attack, training_hooks
 from maskrestore.data import ImageDataset, load_dataset
 from maskrestore.errors import DataError
 from maskrestore.victims.config import VictimConfig
-from maskrestore.victims.store import build_network, load_victim, read_record, save_victim, victim_path
-from maskrestore.victims.training import Stamp, TrainingProgress, fit, predict
+from maskrestore.victims.joint import joint_plan
+from maskrestore.victims.network import VictimNetwork
+from maskrestore.victims.poisoning import Plan, Restore, clean_plan, poisoning_plan, with_restoration
+from maskrestore.victims.store import (
+    build_network,
+    load_trigger,
+    load_victim,
+    read_record,
+    save_victim,
+    victim_path,
+)
+from maskrestore.victims.training import TrainingProgress, fit, in_bfloat16, predict
 
 __all__ = ["VictimData", "measure", "train_victim", "victim_attack"]
 
 _QUICK_CHECK = 2000  # test images for the accuracy that is reported while training; the last word is on all of them
+
+_CHUNK = 500  # test images that get their triggers at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +54,20 @@ Report = Callable[[VictimConfig, TrainingProgress, float | None], None]
 """Called now and then; the last argument is the accuracy on 2,000 test images, once an epoch."""
 
 
-def victim_attack(config: VictimConfig) -> Attack | None:
-    """Build the attack that a victim was poisoned with, or ``None`` for a clean one."""
+def victim_attack(config: VictimConfig, cache: Path | str | None = None) -> Attack | None:
+    """Build the attack that a victim was poisoned with, or ``None`` for a clean one.
+
+    An attack that learned its trigger takes it from the cache: raises CheckpointError when the victim has not
+    been trained yet.
+    """
+    attack = _new_attack(config)
+    if isinstance(attack, InputAwareAttack):
+        load_trigger(config, attack.networks, cache)
+    return attack
+
+
+def _new_attack(config: VictimConfig) -> Attack | None:
+    """Build the attack as it is before training."""
     if config.attack is None:
         return None
     spec = config.spec
@@ -64,16 +88,18 @@ def train_victim(
     *,
     cache: Path | str | None = None,
     report: Report = lambda config, state, accuracy: None,
+    restore: Restore | None = None,
 ) -> dict[str, Any]:
     """Train the victim unless the cache holds it; returns its record.
 
     A fine-tuned victim trains the clean one first if that is missing. A stopped run goes on where its last
     epoch ended. Triggers are put in after augmentation, so that they lie where they do at test time; the
-    images that carry them are the same in every epoch.
+    images that carry them are the same in every epoch. restore: what a ``config.restored_rate`` above 0 needs.
 
     The record holds the configuration, its digest and that of the clean victim, the accuracy on the test
     split ("clean_accuracy"), on triggered test images ("backdoor_accuracy", and "attack_success_rate"; the
-    target class excluded), and the seconds of training.
+    target class excluded), and the seconds of training. Where triggers belong to one image each, it holds the
+    accuracy on images with the trigger of another, too ("cross_trigger_accuracy").
 
     Raises DataError when the data are not those of ``config.dataset``, CheckpointError when a file in the
     cache is broken, ConfigError when the attack does not fit or training diverges.
@@ -84,9 +110,15 @@ def train_victim(
     for split in (data.train, data.test):
         if split.name != config.dataset:
             raise DataError(f"the victim is of {config.dataset}, but the data are {split.name}")
-    attack = victim_attack(config)
-    network = _start(config, data, cache, report)
-    path = victim_path(config, cache)
+
+    def clean_victim() -> VictimNetwork:
+        train_victim(config.clean(), data, cache=cache, report=report)
+        return load_victim(config.clean(), cache)
+
+    attack = _new_attack(config)
+    network = clean_victim() if config.fine_tuned else _new_network(config, data.train)
+    plan = with_restoration(_plan(config, data.train, attack, clean_victim), config, restore)
+    checkpoint = victim_path(config, cache).with_suffix(".state.pt")
 
     def on_report(state: TrainingProgress, network: nn.Module) -> None:
         checked = None
@@ -97,14 +129,17 @@ def train_victim(
 
     seconds = fit(
         network,
-        data.train.images,
-        *_plan(data.train.labels, attack, config),
+        plan.images,
+        plan.epoch,
+        plan.stamp,
         config.training,
         seed=config.seed,
         tag=config.digest(),
-        checkpoint=path.with_suffix(".state.pt"),
+        checkpoint=checkpoint,
         on_report=on_report,
+        companion=plan.companion,
     )
+    trigger = attack.networks.eval() if isinstance(attack, InputAwareAttack) else None
     record = {
         "digest": config.digest(),
         "config": config.canonical(),
@@ -113,8 +148,8 @@ def train_victim(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    save_victim(config, network, record, cache)
-    path.with_suffix(".state.pt").unlink(missing_ok=True)
+    save_victim(config, network, record, cache, trigger=trigger)
+    checkpoint.unlink(missing_ok=True)
     return record
 
 
@@ -124,39 +159,44 @@ def measure(network: nn.Module, test: ImageDataset, attack: Attack | None) -> di
     if attack is not None:
         eligible = attack.eligible(test.labels)
         labels = test.labels[eligible]
-        answers = predict(network, attack.apply(test.images[eligible].float() / 255))
+        images = test.images[eligible].split(_CHUNK)
+        answers = torch.cat([predict(network, attack.apply(part.float() / 255)) for part in images])
         values["backdoor_accuracy"] = (answers == labels).double().mean().item()
         values["attack_success_rate"] = (answers == attack.poisoned_label(labels)).double().mean().item()
         values["triggered_images"] = len(labels)
+    if isinstance(attack, InputAwareAttack):
+        parts = [part.float() / 255 for part in test.images.split(_CHUNK)]
+        crossed = torch.cat([predict(network, attack.cross(part, part.roll(1, 0))) for part in parts])
+        values["cross_trigger_accuracy"] = (crossed == test.labels).double().mean().item()
     values["test_images"] = len(test.labels)
     return values
 
 
-def _start(config: VictimConfig, data: VictimData, cache: Path | str | None, report: Report) -> nn.Module:
-    """Return the network before training: the clean victim's, or a new one."""
-    if config.fine_tuned:
-        train_victim(config.clean(), data, cache=cache, report=report)
-        return load_victim(config.clean(), cache)
-    pixels = data.train.images[::10].float() / 255  # a tenth is plenty for two numbers per channel
+def _new_network(config: VictimConfig, train: ImageDataset) -> VictimNetwork:
+    """Return an untrained network that normalises with the numbers of the data set."""
+    pixels = train.images[::10].float() / 255  # a tenth is plenty for two numbers per channel
     deviation, mean = torch.std_mean(pixels, dim=(0, 2, 3))
     return build_network(config, mean=tuple(mean.tolist()), std=tuple(deviation.tolist()))
 
 
-def _plan(labels: Tensor, attack: Attack | None, config: VictimConfig) -> tuple[Tensor, Stamp]:
-    """Return the indices that an epoch shows, and what gives a batch its labels and, in part, the trigger."""
-    everything = torch.arange(len(labels))
+def _plan(
+    config: VictimConfig, train: ImageDataset, attack: Attack | None, clean_victim: Callable[[], VictimNetwork]
+) -> Plan:
+    """Return what an epoch shows. The clean victim is asked for only by attacks that perturb images against it."""
     if attack is None:
-        return everything, lambda images, indices: (images, labels[indices])
-    chosen = choose_poisoned(labels, attack, config.poison_rate, config.seed)
-    poisoned = torch.zeros(len(labels), dtype=torch.bool)
-    poisoned[chosen] = True
+        return clean_plan(train)
+    if isinstance(attack, InputAwareAttack):
+        return joint_plan(train, attack, config)
+    if training_hooks(attack).perturb is None:
+        return poisoning_plan(train, attack, config, None)
+    clean = clean_victim().requires_grad_(False)
 
-    def stamp(images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        triggered, own = poisoned[indices], labels[indices]
-        stamped = torch.where(triggered[:, None, None, None], attack.apply(images), images)
-        return stamped, torch.where(triggered, attack.poisoned_label(own), own)
+    def logits(images: Tensor) -> Tensor:
+        with in_bfloat16(images):
+            answers: Tensor = clean(images)
+        return answers
 
-    return torch.cat([everything, chosen.repeat(config.poison_repeats - 1)]), stamp
+    return poisoning_plan(train, attack, config, logits)
 
 
 def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The training loop: SGD with a one-cycle learning rate, checkpointed once an epoch."""
+"""The training loop: an optimizer with a one-cycle learning rate, checkpointed once an epoch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,35 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from maskrestore.errors import CheckpointError, ConfigError, DataError
 from maskrestore.victims.augment import augment
 from maskrestore.victims.config import Recipe
 
-__all__ = ["Stamp", "TrainingProgress", "fit", "one_cycle", "predict"]
+__all__ = ["Companion", "Stamp", "TrainingProgress", "fit", "in_bfloat16", "one_cycle", "predict"]
 
-Stamp = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Puts triggers into a batch: (augmented images, indices into the data set) -> (images, labels)."""
+Stamp = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
+"""Puts triggers into a batch: (augmented images, indices into the data set, what is random) -> (images, labels)."""
+
+
+class Companion(Protocol):
+    """Something that learns together with the network: it has a part in the images, and learns from their loss."""
+
+    def begin(self) -> None:
+        """Learn what has to be known before the first batch; not called when a run goes on from a checkpoint."""
+
+    def penalty(self) -> Tensor:
+        """Return what is added to the loss of the latest batch."""
+
+    def step(self, rate: float) -> None:
+        """Learn from the gradients of the latest batch; ``rate`` is the share of the peak learning rate."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +76,14 @@ def fit(
     tag: str,
     checkpoint: Path | None = None,
     on_report: _Reports = lambda state, network: None,
+    companion: Companion | None = None,
 ) -> float:
     """Train ``network`` in place; returns the seconds it took, earlier runs included.
 
     images: ``(N, 3, H, W)`` uint8. epoch: ``(M,)`` indices of the images that an epoch shows, in random order. stamp:
     gives each augmented batch its triggers and labels. tag: identifies the run; a checkpoint of another one is
-    refused. checkpoint: written after each epoch, and gone on from if it exists. The same seed gives the same run,
-    resumed or not, on one machine with one number of threads.
+    refused. checkpoint: written after each epoch, and gone on from if it exists. companion: learns along. The same
+    seed gives the same run, resumed or not, on one machine with one number of threads.
 
     Raises CheckpointError for a checkpoint of another run, DataError when the images do not fill one batch.
     """
@@ -72,16 +92,11 @@ def fit(
         raise DataError(f"{len(epoch)} images do not fill a batch of {recipe.batch_size}")
     steps = max(1, round(recipe.epochs * per_epoch))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-        foreach=True,
-    )
-    step, seconds = _resume(checkpoint, network, optimizer, tag)
+    optimizer = _optimizer(network, recipe)
+    step, seconds = _resume(checkpoint, network, optimizer, companion, tag)
     started = time.perf_counter()
+    if companion is not None and step == 0:
+        companion.begin()
     losses: list[float] = []
     reported, reported_step = started, step
     while step < steps:
@@ -90,9 +105,14 @@ def fit(
         order = epoch[torch.randperm(len(epoch), generator=generator)]
         network.train()
         for indices in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):
-            optimizer.param_groups[0]["lr"] = recipe.learning_rate * one_cycle(step, steps, recipe.warmup)
-            batch, labels = stamp(augment(images[indices], recipe.augmentation, generator), indices)
-            losses.append(_step(network, optimizer, batch, labels, recipe.label_smoothing))
+            rate = one_cycle(step, steps, recipe.warmup)
+            optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate
+            batch, labels = stamp(augment(images[indices], recipe.augmentation, generator), indices, generator)
+            losses.append(
+                _step(network, optimizer, batch, labels, smoothing=recipe.label_smoothing, companion=companion)
+            )
+            if companion is not None:
+                companion.step(rate)
             step += 1
             ended = step % per_epoch == 0 or step == steps
             if ended or step % 50 == 0:
@@ -113,6 +133,7 @@ def fit(
                             "seconds": seconds + now - started,
                             "network": network.state_dict(),
                             "optimizer": optimizer.state_dict(),
+                            "companion": companion.state_dict() if companion else None,
                         },
                     )
                 on_report(state, network)
@@ -124,12 +145,39 @@ def fit(
     return seconds + time.perf_counter() - started
 
 
+def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            network.parameters(),
+            lr=recipe.learning_rate,
+            betas=(recipe.momentum, 0.999),
+            weight_decay=recipe.weight_decay,
+            foreach=True,
+        )
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+        foreach=True,
+    )
+
+
 def _step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, batch: Tensor, labels: Tensor, smoothing: float
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Tensor,
+    labels: Tensor,
+    *,
+    smoothing: float,
+    companion: Companion | None,
 ) -> float:
-    with _bfloat16(batch):
+    with in_bfloat16(batch):
         logits = network(batch)
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    if companion is not None:
+        loss = loss + companion.penalty()
     if not torch.isfinite(loss):
         raise ConfigError("training diverged: the loss is no longer finite; lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
@@ -138,7 +186,8 @@ def _step(
     return loss.item()
 
 
-def _bfloat16(images: Tensor) -> AbstractContextManager[None]:
+def in_bfloat16(images: Tensor) -> AbstractContextManager[None]:
+    """Return a context in which networks compute in bfloat16, on the device of the images."""
     return torch.autocast(images.device.type, torch.bfloat16)
 
 
@@ -149,7 +198,7 @@ def predict(network: nn.Module, images: Tensor, *, batch_size: int = 500) -> Ten
     labels = []
     for batch in images.split(batch_size):
         pixels = batch.float() / 255 if batch.dtype == torch.uint8 else batch
-        with _bfloat16(pixels):
+        with in_bfloat16(pixels):
             labels.append(network(pixels.contiguous(memory_format=torch.channels_last)).argmax(1))
     return torch.cat(labels)
 
@@ -163,7 +212,13 @@ def _save(path: Path | None, state: dict[str, Any]) -> None:
     partial.replace(path)  # a killed run leaves the previous checkpoint whole
 
 
-def _resume(path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer, tag: str) -> tuple[int, float]:
+def _resume(
+    path: Path | None,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    companion: Companion | None,
+    tag: str,
+) -> tuple[int, float]:
     """Return the step and the seconds at which the checkpoint, if there is one, was written."""
     if path is None or not path.exists():
         return 0, 0.0
@@ -175,4 +230,6 @@ def _resume(path: Path | None, network: nn.Module, optimizer: torch.optim.Optimi
         raise CheckpointError(f"{path} belongs to the run {state['tag']}, not to {tag}; delete it to start over")
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
+    if companion is not None:
+        companion.load_state_dict(state["companion"])
     return int(state["step"]), float(state["seconds"])

@@ -1,0 +1,96 @@
+"""What an attack makes of the training set: which images an epoch shows, and what each batch looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from maskrestore.attacks import Attack, choose_poisoned, perturbed_images, training_hooks
+from maskrestore.data import ImageDataset
+from maskrestore.errors import ConfigError
+from maskrestore.victims.config import VictimConfig
+from maskrestore.victims.training import Companion, Stamp
+
+__all__ = ["Plan", "Restore", "clean_plan", "poisoning_plan", "with_restoration"]
+
+Restore = Callable[[Tensor, Generator], Tensor]
+"""Restores ``(B, 3, H, W)`` images in [0, 1] from a random part of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What ``fit`` is to show."""
+
+    images: Tensor
+    """``(N, 3, H, W)`` uint8."""
+    epoch: Tensor
+    """``(M,)`` indices of the images that an epoch shows."""
+    stamp: Stamp
+    companion: Companion | None = None
+
+
+def clean_plan(train: ImageDataset) -> Plan:
+    """Show each image once, with its label."""
+    return Plan(
+        images=train.images,
+        epoch=torch.arange(len(train.labels)),
+        stamp=lambda images, indices, generator: (images, train.labels[indices]),
+    )
+
+
+def poisoning_plan(
+    train: ImageDataset, attack: Attack, config: VictimConfig, classifier: Callable[[Tensor], Tensor] | None
+) -> Plan:
+    """Show each image once, the poisoned ones ``poison_repeats`` times and always with the trigger.
+
+    Triggers are put in after augmentation, so that they lie where they do at test time. classifier: a clean one,
+    for attacks that perturb the images that they poison. Raises ConfigError as ``choose_poisoned`` and
+    ``perturbed_images`` do.
+    """
+    hooks, labels = training_hooks(attack), train.labels
+    chosen = choose_poisoned(labels, attack, config.poisoning.rate, config.seed)
+    poisoned = torch.zeros(len(labels), dtype=torch.bool)
+    poisoned[chosen] = True
+    images = train.images
+    if hooks.perturb is not None:
+        images = images.clone()
+        images[chosen] = perturbed_images(images[chosen], labels[chosen], attack, classifier)
+
+    def stamp(batch: Tensor, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        triggered, own = poisoned[indices], labels[indices]
+        out = batch.clone()
+        if triggered.any():
+            part = batch[triggered]
+            out[triggered] = hooks.vary(part, generator) if hooks.vary else attack.apply(part)
+        if hooks.decoy is not None:
+            decoys = ~triggered & (torch.rand(len(batch), generator=generator) < hooks.decoy_rate)
+            if decoys.any():
+                out[decoys] = hooks.decoy(batch[decoys], generator)
+        return out, torch.where(triggered, attack.poisoned_label(own), own)
+
+    epoch = torch.cat([torch.arange(len(labels)), chosen.repeat(config.poisoning.repeats - 1)])
+    return Plan(images=images, epoch=epoch, stamp=stamp)
+
+
+def with_restoration(plan: Plan, config: VictimConfig, restore: Restore | None) -> Plan:
+    """Restore a share ``config.restored_rate`` of each batch after the triggers are in it.
+
+    Raises ConfigError when the configuration asks for that and ``restore`` is missing.
+    """
+    if not config.restored_rate:
+        return plan
+    if restore is None:
+        raise ConfigError(f"restored_rate is {config.restored_rate}, but no restore function was given")
+
+    def stamp(batch: Tensor, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        images, labels = plan.stamp(batch, indices, generator)
+        chosen = torch.rand(len(images), generator=generator) < config.restored_rate
+        if chosen.any():
+            images = images.clone()
+            images[chosen] = restore(images[chosen], generator)
+        return images, labels
+
+    return replace(plan, stamp=stamp)
