@@ -8,11 +8,11 @@ from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig
 from maskrestore.defense.streams import Stream
-from maskrestore.defense.transfer import CLOUDS, TURNS, Attempt, other_pictures, transfer_test
+from maskrestore.defense.transfer import CLOUDS, TURNS, Attempt, clouds, transfer_test, turned
 from maskrestore.errors import ConfigError
 from maskrestore.types import Classifier
 
-PICTURES = TURNS + CLOUDS
+COMPARED = 2 * CLOUDS + 2 * TURNS
 TRIGGER = PatchTriggerClassifier()
 
 
@@ -45,25 +45,26 @@ def attempt(images: Tensor, classifier: Classifier, tokens: slice) -> Attempt:
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(3, 16, 16), (1, 16, 16), (3, 12, 20)])
-def test_pictures_are_turned_copies_and_clouds_of_their_own_image(channels: int, height: int, width: int) -> None:
+def test_pictures_are_clouds_and_turned_copies_of_their_own_image(channels: int, height: int, width: int) -> None:
     images = photos(3, height, width, channels)
     streams = [Stream("key", image) for image in images]
-    pictures = other_pictures(images, streams)
-    assert pictures.shape == (3, PICTURES, channels, height, width)
-    assert pictures.min() >= 0
-    assert pictures.max() <= 1
-    assert torch.equal(pictures[:, 0], images.flip(3))
-    assert torch.equal(pictures[:, 2], images.flip(2).flip(3))
-    clouds = pictures[:, TURNS:].flatten(2)
-    assert len({tuple(cloud.tolist()) for cloud in clouds.flatten(0, 1)}) == 3 * CLOUDS
-    assert torch.equal(other_pictures(images[1:2], streams[1:2]), pictures[1:2])
+    copies = turned(images)
+    assert copies.shape == (3, TURNS, channels, height, width)
+    assert torch.equal(copies[:, 0], images.flip(3))
+    assert torch.equal(copies[:, 2], images.flip(2).flip(3))
+    random = clouds(images, streams)
+    assert random.shape == (3, CLOUDS, channels, height, width)
+    assert random.min() >= 0
+    assert random.max() <= 1
+    assert len({tuple(cloud.tolist()) for cloud in random.flatten(2).flatten(0, 1)}) == 3 * CLOUDS
+    assert torch.equal(clouds(images[1:2], streams[1:2]), random[1:2])
 
 
-def test_the_region_of_a_trigger_is_found_with_one_query_for_each_picture() -> None:
+def test_the_region_of_a_trigger_is_found_with_one_query_for_each_cloud() -> None:
     images = TRIGGER.stamp(photos(4))
     found, queries = transfer_test(attempt(images, TRIGGER, slice(0, 2)), TRIGGER, compare=True)
     assert found.all()
-    assert queries.tolist() == [PICTURES] * 4
+    assert queries.tolist() == [CLOUDS] * 4
 
 
 def test_a_trigger_with_a_target_for_each_class_is_found_by_comparing() -> None:
@@ -72,11 +73,11 @@ def test_a_trigger_with_a_target_for_each_class_is_found_by_comparing() -> None:
     tried = attempt(images, all_to_all, slice(0, 2))
     found, queries = transfer_test(tried, counted, compare=True)
     assert found.all()
-    assert queries.tolist() == [2 * PICTURES] * 2
-    assert counted.queries == 4 * PICTURES
+    assert queries.tolist() == [COMPARED] * 2
+    assert counted.queries == 2 * COMPARED
     found, queries = transfer_test(tried, counted, compare=False)
     assert not found.any()
-    assert queries.tolist() == [PICTURES] * 2
+    assert queries.tolist() == [CLOUDS] * 2
 
 
 def test_a_region_that_decides_only_its_own_image_is_no_trigger() -> None:
@@ -88,7 +89,7 @@ def test_a_region_that_decides_only_its_own_image_is_no_trigger() -> None:
     assert tried.before != tried.after
     found, queries = transfer_test(tried, colour_labels, compare=True)
     assert not found.any()
-    assert queries.tolist() == [2 * PICTURES]
+    assert queries.tolist() == [COMPARED]
 
 
 def test_a_label_that_stays_is_worth_no_query() -> None:

@@ -1,12 +1,23 @@
+import csv
 import dataclasses
+import io
+import json
 
 import pytest
 from toy_evaluation import CornerAttack, EraseCorner, make_dataset, make_defense, make_victim
+from toy_laboratory import ToyLaboratory
 
 from maskrestore.errors import DataError
+from maskrestore.evaluation.experiments import Column, Row, Table
+from maskrestore.evaluation.grid import Case, Variant
+from maskrestore.evaluation.grid_tables import grid_table
+from maskrestore.evaluation.leaderboard import leaderboard, read_folder, results_page
 from maskrestore.evaluation.metrics import Metrics, Rate
 from maskrestore.evaluation.records import write_record
+from maskrestore.evaluation.reproduce import run_cells
 from maskrestore.evaluation.run import evaluate
+from maskrestore.evaluation.scales import SCALES, cells_of
+from maskrestore.evaluation.summary import costs_of, estimate, summarise
 from maskrestore.evaluation.tables import accuracy_table, cost_table, markdown, read_records
 
 
@@ -78,3 +89,138 @@ def test_a_folder_without_records_is_refused(tmp_path):
         read_records(tmp_path)
     with pytest.raises(DataError, match="not a folder"):
         read_records(tmp_path / "missing")
+
+
+SMOKE = SCALES["smoke"]
+ATTACKED = Case(dataset="cifar10", attack="corners")
+OTHER = Case(dataset="gtsrb", attack="corners")
+
+
+def small_table(**changes):
+    rows = (
+        Row(label="No defense", variants=(Variant(defense="none"),), paper="No defense"),
+        Row(label="Ours", variants=(Variant(defense="bdmae"),), paper="Ours (Base)"),
+    )
+    columns = (Column(title="CIFAR-10", cases=(ATTACKED,)), Column(title="GTSRB", cases=(OTHER,)))
+    return Table(**{"title": "Small & short", "rows": rows, "columns": columns, "unavailable": ("VGGFace2",)} | changes)
+
+
+def measured(table, folder, repeats=1):
+    cells = cells_of(table, SMOKE, repeats=repeats)
+    run_cells(cells, folder, ToyLaboratory(folder).make())
+    return grid_table("table2", table, cells, folder)
+
+
+def test_estimate_of_one_repeat_averages_the_binomial_intervals():
+    rates = [Rate(90, 100), Rate(80, 100)]
+    value = estimate([rates])
+    assert (value.mean, value.repeats) == (pytest.approx(0.85), 1)
+    assert value.low == pytest.approx((rates[0].low + rates[1].low) / 2)
+    assert value.high == pytest.approx((rates[0].high + rates[1].high) / 2)
+
+
+def test_estimate_of_several_repeats_is_students():
+    value = estimate([[Rate(successes, 100)] for successes in (90, 92, 94)])
+    assert value.mean == pytest.approx(0.92)
+    assert value.high - value.mean == pytest.approx(4.303 * 0.02 / 3**0.5, rel=1e-4)
+    assert value.mean - value.low == pytest.approx(value.high - value.mean)
+
+
+def test_a_table_has_rates_costs_and_the_papers_figures(tmp_path):
+    table = measured(small_table(), tmp_path)
+    text = table.markdown()
+    assert "Not here for want of the data: VGGFace2." in text
+    assert "| No defense | 50.0 (47.1) | 50.0 (50.0) |" in text
+    assert "| Ours | **100.0** (91.7) | **100.0** (96.8) |" in text
+    row = "| Ours | 100.0 [51.0, 100.0] | 100.0 [51.0, 100.0] | 0.0 [0.0, 49.0] | 92.5 / 90.8 / 0.9 | 1 | 1 | 8 |"
+    assert row in text
+    assert "peak memory, MiB" in text
+    assert "\\caption{Small \\& short: CIFAR-10}" in table.latex()
+    assert "\\textbf{100.0} (91.7)" in table.latex()
+    lines = list(csv.DictReader(io.StringIO(table.csv())))
+    assert len(lines) == 2 * 2 * 3
+    (line,) = [x for x in lines if (x["defense"], x["column"], x["rate"]) == ("Ours", "GTSRB", "ba")]
+    assert (line["mean"], line["paper"], line["images"]) == ("100.00", "95.3", "8")
+
+
+def test_repeats_are_averaged_and_counted(tmp_path):
+    text = measured(small_table(), tmp_path, repeats=3).markdown()
+    assert (
+        "| Ours | 100.0 [100.0, 100.0] | 100.0 [100.0, 100.0] | 0.0 [0.0, 0.0] | 92.5 / 90.8 / 0.9 | 1 | 3 | 24 |"
+        in text
+    )
+
+
+def test_a_table_says_what_is_not_measured(tmp_path):
+    table = small_table()
+    cells = cells_of(table, SMOKE)
+    assert "No records yet" in grid_table("table2", table, cells, tmp_path).markdown()
+    run_cells(cells[:1], tmp_path, ToyLaboratory(tmp_path).make())
+    text = grid_table("table2", table, cells, tmp_path).markdown()
+    assert "Ours" not in text
+    assert "GTSRB" not in text
+
+
+def test_of_several_settings_the_best_is_taken_for_each_case(base, tmp_path):
+    variants = tuple(Variant(defense="blur-weak", settings=(("sigma", sigma),)) for sigma in (0.3, 0.6))
+    row = Row(label="best", variants=variants)
+    records = {
+        (ATTACKED, variants[0], 0): variant(base, ca=80),
+        (ATTACKED, variants[1], 0): variant(base, ca=90),
+        (OTHER, variants[0], 0): variant(base, ca=70),
+    }
+    summary = summarise(row, [ATTACKED, OTHER], records)
+    assert summary.variants == (variants[1], variants[0])
+    assert summary.rates["ca"].mean == pytest.approx(0.8)
+    assert summarise(row, [Case(dataset="signs")], records) is None
+
+
+def test_detectors_have_a_table_with_auroc(tmp_path):
+    rows = (Row(label="STRIP", variants=(Variant(defense="strip"),)),)
+    table = measured(small_table(rows=rows), tmp_path)
+    assert "| strip: cifar10, corner:white | 1.000 [1.000, 1.000] | 3.0 |" in table.markdown()
+    assert [line["auroc"] for line in csv.DictReader(io.StringIO(table.csv()))] == ["1.0000", "1.0000"]
+
+
+def test_the_leaderboard_ranks_by_the_mean_over_attacks(base, tmp_path):
+    def made(attack, defense, ca, **changes):
+        one = variant(base, attack=attack, defense=defense, ca=ca, **changes)
+        config = {"attack": attack, "architecture": "resnet18", "width": 32}
+        return dataclasses.replace(one, victim=dataclasses.replace(one.victim, config=config, digest=attack))
+
+    records = [
+        *(made("a", "good", 90), made("b", "good", 80), made("a", "poor", 60), made("b", "poor", 50)),
+        *(made("a", "partial", 99), made("rare", "good", 10), made("a", "good[x=1]", 100)),
+        made("a", "good", 10, created="2020-01-01T00:00:00+00:00"),  # superseded
+    ]
+    (sheet,) = leaderboard(records)
+    assert sheet.title == "toy, ResNet-18 of width 32"
+    assert sheet.heads == ("defense", "mean", "a", "b", "queries/image", "s/image")
+    assert [row[:4] for row in sheet.rows] == [
+        ("good", "87.5", "90.0", "**85.0**"),
+        ("poor", "72.5", "75.0", "70.0"),
+        ("partial", "–", "**94.5**", "–"),
+    ]
+    page = results_page(records, [measured(small_table(), tmp_path)])
+    assert page.startswith("# Results\n")
+    for heading in ("## Leaderboard", "## Small & short", "## How to add yours"):
+        assert heading in page
+
+
+def test_old_records_and_notes_of_failures_do_not_disturb(base, tmp_path):
+    values = dataclasses.asdict(base)
+    for name in ("passes_mean", "peak_memory", "memory_scope"):
+        del values["cost"][name]
+    del values["environment"]["accelerator"]
+    cells = tmp_path / "cells"
+    cells.mkdir()
+    (cells / "old.json").write_text(json.dumps(values))
+    (cells / "bad.failed.json").write_text("{}")
+    (record,) = read_records(cells)
+    assert record.cost.peak_memory is None
+    assert read_folder(tmp_path) == [record]
+    costs = costs_of([record, base])
+    assert costs.passes is None
+    assert costs.peak_memory == base.cost.peak_memory
+    with pytest.raises(DataError, match="holds no records"):
+        read_folder(tmp_path / "empty")

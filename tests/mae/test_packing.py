@@ -10,7 +10,7 @@ from maskrestore.mae.packing import (
     groups_by_count,
     run_in_groups,
     scatter_tokens,
-    visible_indices,
+    token_order,
 )
 
 
@@ -62,8 +62,7 @@ def test_gradients_reach_every_image_once() -> None:
 def test_scatter_undoes_gather_and_fills_the_rest(count: int) -> None:
     hidden = masks_with_counts([count] * 4, 8)
     tokens = torch.rand(4, 8, 5)
-    positions = visible_indices(hidden)
-    assert positions.shape == (4, 8 - count)
+    positions = token_order(hidden)[:, : 8 - count]
     for row, mask in zip(positions, hidden, strict=True):
         assert row.tolist() == (~mask).nonzero().flatten().tolist()
     picked = gather_tokens(tokens, positions)
@@ -71,3 +70,8 @@ def test_scatter_undoes_gather_and_fills_the_rest(count: int) -> None:
     filling = torch.full((1, 1, 5), -1.0)
     restored = scatter_tokens(picked, positions, filling, 8)
     assert torch.equal(restored, torch.where(hidden.unsqueeze(2), filling, tokens))
+
+
+def test_order_is_visible_tokens_then_hidden_ones() -> None:
+    hidden = torch.tensor([[True, False, True, False], [False, False, False, False], [True, True, True, True]])
+    assert token_order(hidden).tolist() == [[1, 3, 0, 2], [0, 1, 2, 3], [0, 1, 2, 3]]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -24,13 +26,14 @@ def networks() -> dict[str, torch.nn.Module]:
             decoder_heads=2,
         )
     )
-    for network in (conv, vit):
+    wide = ViTMAE(replace(vit.config, width=512, depth=1, heads=8))
+    for network in (conv, vit, wide):
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
-    return {"conv": conv, "vit": vit}
+    return {"conv": conv, "vit": vit, "wide-vit": wide}
 
 
-@pytest.fixture(params=["conv", "vit"])
+@pytest.fixture(params=["conv", "vit", "wide-vit"])
 def network(request: pytest.FixtureRequest) -> torch.nn.Module:
     return networks()[request.param]
 
@@ -51,11 +54,11 @@ def test_visible_pixels_are_kept_bit_for_bit(network: torch.nn.Module, shape: tu
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", [(3, 16, 16), (3, 24, 20)])
+@pytest.mark.parametrize(("shape", "micro_batch"), [((3, 16, 16), 4), ((3, 24, 20), 4), ((3, 16, 16), None)])
 def test_result_is_the_same_bits_in_any_company(
-    network: torch.nn.Module, precision: str, shape: tuple[int, ...]
+    network: torch.nn.Module, precision: str, shape: tuple[int, ...], micro_batch: int | None
 ) -> None:
-    restorer = MAERestorer(network, micro_batch=4, precision=precision)  # type: ignore[arg-type]
+    restorer = MAERestorer(network, micro_batch=micro_batch, precision=precision)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(11, *shape, generator=generator)
     shares = torch.rand(11, 1, 1, generator=generator)
@@ -66,6 +69,22 @@ def test_result_is_the_same_bits_in_any_company(
     for size in (1, 2, 5):
         parts = [restorer.restore(a, b) for a, b in zip(images.split(size), hidden.split(size), strict=True)]
         assert torch.equal(torch.cat(parts), together)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_many_masks_of_an_image_equal_one_by_one(network: torch.nn.Module, precision: str) -> None:
+    restorer = MAERestorer(network, precision=precision)  # type: ignore[arg-type]
+    images, hidden = torch.rand(3, 3, 20, 24), torch.rand(3, 5, 8, 8) < torch.rand(3, 5, 1, 1)
+    together = restorer.restore(images, hidden)
+    for mask in range(5):
+        assert torch.equal(together[:, mask], restorer.restore(images, hidden[:, mask]))
+
+
+def test_the_network_itself_is_left_as_it_is(network: torch.nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    MAERestorer(network, precision="bfloat16").restore(torch.rand(2, 3, 16, 16), torch.rand(2, 8, 8) < 0.5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert network.state_dict().keys() == before.keys()
 
 
 def test_grey_equals_the_mean_of_three_equal_channels(network: torch.nn.Module) -> None:

@@ -25,6 +25,8 @@ SMALL = ViTMAEConfig(
     std=(0.23, 0.22, 0.25),
 )
 
+COUNTS = [12, 0, 16, 3, 12, 1, 15, 0, 16]  # hidden tokens of 16: nothing and everything included
+
 
 @pytest.fixture(scope="module")
 def small() -> ViTMAE:
@@ -37,6 +39,11 @@ def random_masks(counts: list[int], grid: int, seed: int = 1) -> torch.Tensor:
     noise = torch.rand(len(counts), grid * grid, generator=torch.Generator().manual_seed(seed))
     rank = noise.argsort(1).argsort(1)
     return (rank < torch.tensor(counts).unsqueeze(1)).view(-1, grid, grid)
+
+
+def pixels_of(hidden: torch.Tensor, config: ViTMAEConfig = SMALL) -> torch.Tensor:
+    """(B, g, g) -> (B, 1, S, S)."""
+    return hidden.repeat_interleave(config.patch_size, 1).repeat_interleave(config.patch_size, 2).unsqueeze(1)
 
 
 def reference_network(config: ViTMAEConfig, seed: int) -> transformers.ViTMAEForPreTraining:
@@ -89,18 +96,45 @@ def test_same_pixels_as_transformers(config: ViTMAEConfig, batch: int, tmp_path)
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (config.mean, config.std))
     with torch.inference_mode():
         expected = reference_pixels(reference, (images - mean) / std, hidden) * std + mean
-        actual = network(images, hidden)
+        actual = network.to_pixels(network.predict(images, hidden))
+        restored = network(images, hidden)
     assert expected.std() > 0.01  # a constant image would prove nothing
     assert (actual - expected).abs().max() <= 1e-4
+    # What restoring leaves out changes nothing of what it is asked for.
+    assert (restored - torch.where(pixels_of(hidden, config), expected, images)).abs().max() <= 1e-4
 
 
 def test_masks_of_different_sizes_equal_one_by_one(small: ViTMAE) -> None:
-    counts = [12, 0, 16, 3, 12, 1, 15, 0, 16]  # nothing and everything hidden included
-    images, hidden = torch.rand(len(counts), 3, 16, 16), random_masks(counts, 4)
+    images, hidden = torch.rand(len(COUNTS), 3, 16, 16), random_masks(COUNTS, 4)
     with torch.inference_mode():
         together = small(images, hidden)
-        alone = torch.cat([small(images[i : i + 1], hidden[i : i + 1]) for i in range(len(counts))])
+        alone = torch.cat([small(images[i : i + 1], hidden[i : i + 1]) for i in range(len(COUNTS))])
     assert (together - alone).abs().max() <= 1e-6
+
+
+def test_hidden_tokens_alone_equal_the_full_prediction(small: ViTMAE) -> None:
+    images, hidden = torch.rand(len(COUNTS), 3, 16, 16), random_masks(COUNTS, 4)
+    pixels = pixels_of(hidden).expand_as(images)
+    with torch.inference_mode():
+        restored = small(images, hidden)
+        full = small.to_pixels(small.predict(images, hidden))
+        embedded_before = small(images, hidden, tokens=small.embed(images))
+    assert (restored - full)[pixels].abs().max() <= 1e-6
+    assert torch.equal(restored[~pixels], images[~pixels])
+    assert torch.equal(embedded_before, restored)
+
+
+@pytest.mark.parametrize("visible", [(0, 16), (2, 9)])
+def test_masks_of_different_sizes_share_one_pass(small: ViTMAE, visible: tuple[int, int]) -> None:
+    fewest, most = visible
+    counts = [count for count in COUNTS + list(range(17)) if fewest <= 16 - count <= most]
+    images, hidden = torch.rand(len(counts), 3, 16, 16), random_masks(counts, 4)
+    with torch.inference_mode():
+        together = small(images, hidden, visible=visible)
+        by_size = small(images, hidden)
+        others = small(torch.cat([images[:1], torch.rand_like(images[1:])]), hidden, visible=visible)
+    assert (together - by_size).abs().max() <= 1e-6
+    assert torch.equal(others[0], together[0])
 
 
 def test_an_image_does_not_depend_on_its_neighbours(small: ViTMAE) -> None:
@@ -113,13 +147,13 @@ def test_an_image_does_not_depend_on_its_neighbours(small: ViTMAE) -> None:
 
 def test_hidden_pixels_are_never_seen(small: ViTMAE) -> None:
     images, hidden = torch.rand(2, 3, 16, 16), random_masks([7, 12], 4)
-    pixels = hidden.repeat_interleave(4, 1).repeat_interleave(4, 2).unsqueeze(1)
+    pixels = pixels_of(hidden)
     changed = torch.where(pixels, torch.rand_like(images), images)
     with torch.inference_mode():
         assert torch.equal(small(images, hidden), small(changed, hidden))
-        # ... while a single visible pixel matters.
+        # ... while visible pixels matter.
         seen = torch.where(pixels, images, images.roll(1, 3))
-        assert not torch.equal(small(images, hidden), small(seen, hidden))
+        assert not torch.equal(small(images, hidden) * pixels, small(seen, hidden) * pixels)
 
 
 def test_everything_hidden_gives_every_image_the_same_reconstruction(small: ViTMAE) -> None:
@@ -135,7 +169,7 @@ def test_predictions_land_at_their_token(small: ViTMAE) -> None:
         network.decoder_pred.weight.zero_()
         # Within a token: rows, columns, then channels.
         network.decoder_pred.bias.copy_(torch.arange(4 * 4 * 3).float())
-        output = network(torch.rand(1, 3, 16, 16), random_masks([8], 4))
+        output = network(torch.rand(1, 3, 16, 16), random_masks([16], 4))
     mean, std = torch.tensor(SMALL.mean), torch.tensor(SMALL.std)
     for row, column, channel in [(0, 0, 0), (5, 6, 1), (15, 12, 2)]:
         index = ((row % 4) * 4 + column % 4) * 3 + channel

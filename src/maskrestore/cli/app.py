@@ -11,6 +11,7 @@ from maskrestore.cli.demo import demo
 from maskrestore.cli.evaluate import evaluate
 from maskrestore.cli.pretrain import pretrain
 from maskrestore.cli.purify import purify
+from maskrestore.cli.reproduce import reproduce
 from maskrestore.cli.table import table
 from maskrestore.cli.terminal import CommandGroup
 from maskrestore.cli.train_victim import train_victim
@@ -51,6 +52,7 @@ def _options(
 app.command("demo")(demo)
 app.command("purify")(purify)
 app.command("evaluate")(evaluate)
+app.command("reproduce")(reproduce)
 app.command("table")(table)
 app.command("train-victim")(train_victim)
 app.command("pretrain")(pretrain)

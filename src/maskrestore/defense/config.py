@@ -82,8 +82,9 @@ class BDMAEConfig:
     @property
     def max_queries(self) -> int:
         """Queries per image at most: the image, the random masks, both refinements, the attempts with their tests."""
-        test = TURNS + CLOUDS if self.transfer_test else 0
-        attempts = len(self.attempts) * (1 + test) + test  # the first also asks for the labels of bare pictures
+        attempts = len(self.attempts)
+        if self.transfer_test:  # the first attempt also compares
+            attempts += len(self.attempts) * CLOUDS + CLOUDS + 2 * TURNS
         return 1 + self.rounds * self.masks_per_round + 2 * self.refinement_steps + attempts
 
 

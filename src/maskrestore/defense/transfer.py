@@ -1,13 +1,13 @@
 """The transfer test: does the suspicious region decide the label of other pictures, too?
 
 A trigger carries its label to whatever picture it is shown on; a part of an ordinary image does not. So a restoration
-that changed the label is believed only if the region that it replaced, put back at its place on pictures that have
-nothing to do with the image, brings the original label there every time (an attack with one target class), or changes
-their labels every time (an attack with a target for each class).
+that changed the label is believed only if the region that it replaced, put back at its place on clouds of random
+colour, brings the original label there every time. A trigger with a target for each class does not do that, but it
+changes every label: so where the first look fails, the region is believed if it changes the label of every cloud and
+of every picture that the purified image gives when it is mirrored or turned.
 
 Source of the idea: SentiNet (Chou et al., 2020), which pastes the salient region onto a set of held-out clean images.
-Here no other image is needed: the pictures are the purified image, mirrored and turned, and clouds of random colour.
-Departure: not in the BDMAE paper.
+Here no other image is needed. Departure: not in the BDMAE paper.
 """
 
 from __future__ import annotations
@@ -23,24 +23,28 @@ from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
 from maskrestore.types import Classifier
 
-__all__ = ["CLOUDS", "TURNS", "Attempt", "other_pictures", "transfer_test"]
+__all__ = ["CLOUDS", "TURNS", "Attempt", "clouds", "transfer_test", "turned"]
 
-TURNS = 3
-"""Pictures made of the purified image: mirrored, turned by a quarter, turned by a half."""
 CLOUDS = 3
 """Pictures of random colour."""
+TURNS = 3
+"""Pictures made of the purified image: mirrored, turned by a quarter, turned by a half."""
 _CLOUD_GRID = 4  # colours along each side of a cloud: coarse, as what is in the background of a photograph
 
 
-def other_pictures(purified: Tensor, streams: Sequence[Stream]) -> Tensor:
-    """Pictures without the suspicious region: ``(B, C, H, W)`` in [0, 1] -> ``(B, TURNS + CLOUDS, C, H, W)``."""
-    channels, height, width = purified.shape[1:]
-    quarter = resize(purified.rot90(1, (2, 3)), height, width)  # of a picture that is not square, sides are swapped
-    turned = torch.stack([purified.flip(3), quarter, purified.rot90(2, (2, 3))], dim=1)
+def clouds(images: Tensor, streams: Sequence[Stream]) -> Tensor:
+    """Random colours for each of ``(B, C, H, W)`` images: ``(B, CLOUDS, C, H, W)`` in [0, 1]."""
+    channels, height, width = images.shape[1:]
     # Counters 0 to 2 of the stream belong to the scoring masks and to refinement.
     colours = torch.stack([stream.uniform(3, shape=(CLOUDS, channels, _CLOUD_GRID, _CLOUD_GRID)) for stream in streams])
-    clouds = resize(colours.flatten(0, 1), height, width).unflatten(0, (-1, CLOUDS))
-    return torch.cat([turned, clouds.to(purified)], dim=1)
+    pictures: Tensor = resize(colours.flatten(0, 1), height, width).unflatten(0, (-1, CLOUDS)).to(images)
+    return pictures
+
+
+def turned(images: Tensor) -> Tensor:
+    """Copies of the images, mirrored and turned: ``(B, C, H, W)`` -> ``(B, TURNS, C, H, W)``."""
+    quarter = resize(images.rot90(1, (2, 3)), *images.shape[-2:])  # of a picture that is not square, sides are swapped
+    return torch.stack([images.flip(3), quarter, images.rot90(2, (2, 3))], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,28 +68,38 @@ class Attempt:
 def transfer_test(attempt: Attempt, classifier: Classifier, *, compare: bool) -> tuple[Tensor, Tensor]:
     """Whether what was restored in each image behaves like a trigger; where the label is what it was, it does not.
 
-    compare: ask for the pictures' own labels, too, where the original label is not brought everywhere; without them
-    only a trigger with one target class shows.
+    compare: look for a trigger with a target for each class, too, where the original label is not brought everywhere.
 
-    Returns ``(B,)`` bool, and ``(B,)`` int64: the queries spent, none where the label is what it was, else
-    ``TURNS + CLOUDS`` or twice as many.
+    Returns ``(B,)`` bool, and ``(B,)`` int64: the queries spent. None where the label is what it was, else ``CLOUDS``,
+    and ``CLOUDS + 2 * TURNS`` more for a comparison.
     """
     found, queries = torch.zeros_like(attempt.before, dtype=torch.bool), torch.zeros_like(attempt.before)
     changed = (attempt.before != attempt.after).nonzero().squeeze(1)
     if not len(changed):
         return found, queries
-    images, before = attempt.images[changed].unsqueeze(1), attempt.before[changed].unsqueeze(1)
-    pictures = other_pictures(attempt.restored[changed], [attempt.streams[row] for row in changed])
-    region = tokens_to_pixels(attempt.hidden[changed], *images.shape[-2:]).unsqueeze(1)  # (B, 1, 1, H, W)
-    answers = _ask(classifier, torch.where(region, images, pictures))
-    carried = (answers == before).all(dim=1)
-    queries[changed] = pictures.shape[1]
-    unsure = (~carried).nonzero().squeeze(1)
-    if compare and len(unsure):
-        carried[unsure] = (answers[unsure] != _ask(classifier, pictures[unsure])).all(dim=1)
-        queries[changed[unsure]] *= 2
+    images, before = attempt.images[changed], attempt.before[changed]
+    region = tokens_to_pixels(attempt.hidden[changed], *images.shape[-2:])
+    pictures = clouds(images, [attempt.streams[row] for row in changed])
+    answers = _ask(classifier, _pasted(images, region, pictures))
+    carried = (answers == before.unsqueeze(1)).all(dim=1)
+    queries[changed] = CLOUDS
+    rest = (~carried).nonzero().squeeze(1)
+    if compare and len(rest):
+        copies = turned(attempt.restored[changed[rest]])
+        with_region = torch.cat(
+            [answers[rest], _ask(classifier, _pasted(images[rest], region[rest], copies))],
+            dim=1,
+        )
+        without = _ask(classifier, torch.cat([pictures[rest], copies], dim=1))
+        carried[rest] = (with_region != without).all(dim=1)
+        queries[changed[rest]] += CLOUDS + 2 * TURNS
     found[changed] = carried
     return found, queries
+
+
+def _pasted(images: Tensor, region: Tensor, pictures: Tensor) -> Tensor:
+    """The region ``(B, 1, H, W)`` of images ``(B, C, H, W)`` on pictures ``(B, K, C, H, W)``."""
+    return torch.where(region.unsqueeze(1), images.unsqueeze(1), pictures)
 
 
 def _ask(classifier: Classifier, pictures: Tensor) -> Tensor:

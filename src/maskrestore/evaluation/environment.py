@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Environment:
     python: str
     libraries: dict[str, str]
     """Version of each library that can change a result."""
+    accelerator: str | None = None
+    """Name of the device that the networks ran on, if it was not the processor."""
 
 
 def fast_precision() -> Literal["float32", "bfloat16"]:
@@ -36,17 +39,24 @@ def fast_precision() -> Literal["float32", "bfloat16"]:
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
-def current_environment() -> Environment:
-    """Describe this process, its processor and its code."""
+def current_environment(device: str | torch.device = "cpu") -> Environment:
+    """Describe this process, its processor and its code. device: where the networks run."""
+    place = torch.device(device)
     return Environment(
         commit=_commit(),
         device=_processor(),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         libraries={name: version for name in _LIBRARIES if (version := _version(name))},
+        accelerator=None if place.type == "cpu" else _accelerator(place),
     )
 
 
+def _accelerator(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+@functools.cache  # the code of this process stays what it was, whatever becomes of the files
 def _commit() -> str:
     folder = Path(__file__).parent
 

@@ -42,6 +42,8 @@ class PredictionLog:
         self._path = path
         self._rows: dict[tuple[str, int], Prediction] = {}
         self.seconds = 0.0
+        self.passes: int | None = 0
+        """Through the defense's generator; ``None`` where one chunk or more does not tell."""
         lines = self._read(key)
         if path is not None:
             write_text_atomically(path, "".join(json.dumps(line) + "\n" for line in [{"key": key}, *lines]))
@@ -50,8 +52,10 @@ class PredictionLog:
         """Those of ``indices`` that have no prediction yet, in order."""
         return [index for index in indices if (part, index) not in self._rows]
 
-    def add(self, part: str, indices: list[int], result: Purification, seconds: float) -> None:
-        """Keep the result of the images ``indices``, made in ``seconds``."""
+    def add(
+        self, part: str, indices: list[int], result: Purification, seconds: float, passes: int | None = None
+    ) -> None:
+        """Keep the result of the images ``indices``, made in ``seconds`` with ``passes`` of the generator."""
         restored = None if result.hidden is None else result.hidden.flatten(1).float().mean(dim=1).tolist()
         line = {
             "part": part,
@@ -61,6 +65,7 @@ class PredictionLog:
             "queries": result.queries.tolist(),
             "restored": restored,
             "seconds": seconds,
+            "passes": passes,
         }
         self._take(line)
         if self._path is not None:
@@ -112,4 +117,6 @@ class PredictionLog:
             for index, original, label, count, share in columns
         }
         self.seconds += line["seconds"]
+        passes = line.get("passes")
+        self.passes = None if passes is None or self.passes is None else self.passes + passes
         self._rows.update(rows)

@@ -24,10 +24,13 @@ __all__ = [
     "DefenseEntry",
     "Record",
     "VictimEntry",
+    "read_json",
     "read_record",
     "write_record",
     "write_text_atomically",
 ]
+
+T = typing.TypeVar("T")
 
 RECORD_VERSION = 1
 """Raised when the meaning or the layout of a record changes."""
@@ -77,6 +80,12 @@ class Cost:
     """Mean share of an image's tokens that were restored; ``None`` for defenses without tokens."""
     seconds: float
     images_per_second: float
+    passes_mean: float | None = None
+    """Images that went through the defense's generator for each image; ``None`` without one, and in old records."""
+    peak_memory: int | None = None
+    """Bytes at the highest, in the last run of those that the record was made in; ``None`` where it is not known."""
+    memory_scope: str | None = None
+    """What ``peak_memory`` was measured over: see ``costs.MemoryMeter``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +123,23 @@ def write_record(path: Path, record: Record) -> None:
 
 def read_record(path: Path) -> Record:
     """Read and check a record. Raises DataError that names the file and the entry that is wrong."""
+    return read_json(path, Record, RECORD_VERSION)
+
+
+def read_json(path: Path, cls: type[T], version: int) -> T:
+    """Read a JSON file into the dataclass ``cls``, entry by entry. Raises DataError as ``read_record`` does."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable JSON record: {error}") from error
-    version = value.get("version") if isinstance(value, dict) else None
-    if version != RECORD_VERSION:
+    found = value.get("version") if isinstance(value, dict) else None
+    if found != version:
         raise DataError(
-            f"{path} has record version {version!r}, expected {RECORD_VERSION}; "
+            f"{path} has record version {found!r}, expected {version}; "
             "make the record again with this version of maskrestore"
         )
     try:
-        return typing.cast(Record, _decode(Record, value, "record"))
+        return typing.cast(T, _decode(cls, value, "record"))
     except ValueError as error:
         raise DataError(f"{path} is not a valid record: {error}") from error
 
@@ -168,7 +182,9 @@ def _decode_fields(cls: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{where} should be an object, got {value!r}")
     hints = typing.get_type_hints(cls)
-    missing, unknown = hints.keys() - value.keys(), value.keys() - hints.keys()
+    # An entry with a default was added later: old records lack it.
+    needed = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
+    missing, unknown = needed - value.keys(), value.keys() - hints.keys()
     if missing or unknown:
         raise ValueError(f"{where} lacks {sorted(missing)} and has unknown entries {sorted(unknown)}")
-    return cls(**{name: _decode(hints[name], value[name], f"{where}.{name}") for name in hints})
+    return cls(**{name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()})

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from maskrestore.data.dataset import ImageDataset
 from maskrestore.errors import ConfigError
+from maskrestore.evaluation.costs import MemoryMeter, counted_passes
 from maskrestore.evaluation.defenses import DEFENSES, DefenseUnderTest, VictimUnderTest, make_defense
 from maskrestore.evaluation.environment import Environment, current_environment
 from maskrestore.evaluation.metrics import Metrics, measure
@@ -84,7 +85,9 @@ def evaluate(
     seed: int = 0,
     chunk_size: int = 32,
     out: Path | None = None,
+    name: str | None = None,
     keep_existing: bool = False,
+    device: str | torch.device = "cpu",
     progress: Callable[[EvaluationProgress], None] = lambda _: None,
 ) -> Record:
     """Measure CA, BA, ASR and cost of ``defense`` on ``victim``.
@@ -94,23 +97,25 @@ def evaluate(
     every attack and defense. chunk_size: images that are lost at most when the run is interrupted.
 
     out: folder for the record. While the run goes on its predictions lie there too, and the next run of the
-    same evaluation by the same revision of the code starts from them. keep_existing: return the record that
-    ``out`` holds of this very evaluation, if any, instead of making it again.
+    same evaluation by the same revision of the code starts from them. name: of the record's file, without its
+    suffix, in place of one made up from what was asked for. keep_existing: return the record that ``out`` holds of
+    this very evaluation, if any, instead of making it again. device: where the networks are, for the record.
 
     Raises ConfigError when there are fewer images than asked for, and whatever the defense raises.
     """
     parts = _choose_parts(dataset, attack, clean_count, triggered_count, seed=seed)
     plan = _Plan(dataset=dataset, attack=attack, victim=victim, defense=defense, parts=parts, seed=seed)
     digest = _digest(plan)
-    path = None if out is None else out / _file_name(plan, digest)
-    if path is not None and keep_existing and path.exists():
-        return read_record(path)
-    environment = current_environment()
+    path = None if out is None else out / (_file_name(plan, digest) if name is None else f"{name}.json")
+    if path is not None and keep_existing and path.exists() and (known := read_record(path)).digest == digest:
+        return known
+    environment = current_environment(device)
     # Another revision of the code may predict differently: its predictions are not mixed with ours.
     key = f"{digest} {environment.commit} {RECORD_VERSION}"
     log = PredictionLog(None if path is None else path.with_suffix(".partial.jsonl"), key)
+    memory = MemoryMeter(device)
     _predict(plan, log, chunk_size, progress)
-    record = _record(plan, log, digest, environment)
+    record = _record(plan, log, digest, environment, memory)
     if path is not None:
         write_record(path, record)
         log.discard()
@@ -162,8 +167,10 @@ def _predict(plan: _Plan, log: PredictionLog, chunk_size: int, progress: Callabl
             attack = plan.attack if part.name == "triggered" else None
             images = raw.float() / 255 if attack is None else triggered_images(raw, attack)
             started = time.perf_counter()
-            result = plan.defense.defense.purify(images, plan.victim.classifier)
-            log.add(part.name, chunk, result, time.perf_counter() - started)
+            with counted_passes(plan.defense.defense) as counter:
+                result = plan.defense.defense.purify(images, plan.victim.classifier)
+            seconds = time.perf_counter() - started
+            log.add(part.name, chunk, result, seconds, None if counter is None else counter.passes)
             _report(log, total, progress)
 
 
@@ -172,7 +179,7 @@ def _report(log: PredictionLog, total: int, progress: Callable[[EvaluationProgre
     progress(EvaluationProgress(done=len(log), total=total, seconds=log.seconds, queries=queries))
 
 
-def _record(plan: _Plan, log: PredictionLog, digest: str, environment: Environment) -> Record:
+def _record(plan: _Plan, log: PredictionLog, digest: str, environment: Environment, memory: MemoryMeter) -> Record:
     clean = plan.parts[0].indices
     kept = log.original_labels("clean", clean) == log.labels("clean", clean)
     return Record(
@@ -189,7 +196,7 @@ def _record(plan: _Plan, log: PredictionLog, digest: str, environment: Environme
         before=_metrics(plan, log.original_labels),
         after=_metrics(plan, log.labels),
         kept=int(kept.sum()),
-        cost=_cost(log),
+        cost=_cost(log, memory),
     )
 
 
@@ -203,7 +210,7 @@ def _metrics(plan: _Plan, labels: Callable[[str, list[int]], Tensor]) -> Metrics
     return measure(clean_labels, (predicted, triggered.labels, plan.attack.poisoned_label(triggered.labels)))
 
 
-def _cost(log: PredictionLog) -> Cost:
+def _cost(log: PredictionLog, memory: MemoryMeter) -> Cost:
     queries = [row.queries for row in log]
     restored = [row.restored for row in log if row.restored is not None]
     return Cost(
@@ -212,6 +219,9 @@ def _cost(log: PredictionLog) -> Cost:
         restored_mean=sum(restored) / len(restored) if restored else None,
         seconds=log.seconds,
         images_per_second=len(log) / max(log.seconds, 1e-9),
+        passes_mean=None if log.passes is None else log.passes / len(log),
+        peak_memory=memory.peak(),
+        memory_scope=memory.scope,
     )
 
 

@@ -18,10 +18,13 @@ _RATES = ("ca", "ba", "asr")
 
 
 def read_records(folder: Path) -> list[Record]:
-    """All records of a folder, by file name. Raises DataError if there are none or one is not valid."""
+    """All records of a folder, by file name; notes of failed cells are passed over.
+
+    Raises DataError if there are none or one is not valid.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one with the JSON records of `maskrestore evaluate`")
-    records = [read_record(path) for path in sorted(folder.glob("*.json"))]
+    records = [read_record(path) for path in sorted(folder.glob("*.json")) if not path.name.endswith(".failed.json")]
     if not records:
         raise DataError(f"{folder} holds no *.json record; make some with `maskrestore evaluate --out {folder}`")
     return records

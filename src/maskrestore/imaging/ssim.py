@@ -50,9 +50,9 @@ def _blur(values: Tensor, window: int, sigma: float) -> Tensor:
     for dim in (-2, -1):
         size = values.shape[dim]
         padded = values.index_select(dim, _mirrored(size, radius).to(values.device))
-        blurred = torch.zeros_like(values)
-        for start, tap in enumerate(taps):
-            blurred = blurred + padded.narrow(dim, start, size) * (tap / total)
+        blurred = padded.narrow(dim, 0, size) * (taps[0] / total)
+        for start, tap in enumerate(taps[1:], start=1):
+            blurred.add_(padded.narrow(dim, start, size), alpha=tap / total)
         values = blurred
     return values
 

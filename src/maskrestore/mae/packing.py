@@ -5,6 +5,9 @@ They are sorted into groups with equally many visible tokens; each group runs de
 attention masks, and nothing that one image holds can reach another. When all masks hide equally many tokens,
 as in pre-training, there is one group and nothing is copied.
 
+Where small batches are slow (a GPU), masks of nearly the same size share a batch instead: each sequence is filled
+up to the longest with hidden tokens that nobody attends to.
+
 Token sequences are ``(B, L, D)`` with ``L = g * g``, row by row; ``hidden`` here is flat: ``(B, L)`` bool.
 """
 
@@ -15,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["gather_tokens", "groups_by_count", "run_in_groups", "scatter_tokens", "visible_indices"]
+__all__ = ["gather_tokens", "groups_by_count", "run_in_groups", "scatter_tokens", "token_order"]
 
 
 def groups_by_count(hidden: Tensor) -> list[Tensor]:
@@ -27,29 +30,27 @@ def groups_by_count(hidden: Tensor) -> list[Tensor]:
     return [(counts == count).nonzero().squeeze(1) for count in sorted(set(counts.tolist()))]
 
 
-def run_in_groups(function: Callable[[Tensor, Tensor], Tensor], images: Tensor, hidden: Tensor) -> Tensor:
+def run_in_groups(function: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, hidden: Tensor) -> Tensor:
     """Apply ``function`` to each group and put the results back in batch order. Gradients flow.
 
-    images: ``(B, ...)``, ``B >= 1``; hidden: ``(B, ...)`` bool. ``function`` takes images and masks of one
+    inputs: ``(B, ...)``, ``B >= 1``; hidden: ``(B, ...)`` bool. ``function`` takes inputs and masks of one
     group and returns one result for each.
     """
     groups = groups_by_count(hidden)
     if len(groups) == 1:
-        return function(images, hidden)
-    results = torch.cat([function(images[index], hidden[index]) for index in groups])
+        return function(inputs, hidden)
+    results = torch.cat([function(inputs[index], hidden[index]) for index in groups])
     # Sorted by group -> batch order.
     return results[torch.cat(groups).argsort()]
 
 
-def visible_indices(hidden: Tensor) -> Tensor:
-    """Positions of the visible tokens, ascending.
+def token_order(hidden: Tensor) -> Tensor:
+    """Positions of the visible tokens, ascending, then those of the hidden ones, ascending.
 
-    hidden: ``(B, L)`` bool with equally many hidden tokens in each row. Returns ``(B, n)`` int64; ``n`` may
-    be 0.
+    hidden: ``(B, L)`` bool. Returns ``(B, L)`` int64.
     """
-    visible = hidden.shape[1] - int(hidden[0].sum())
-    # False sorts before True, and a stable sort keeps positions in order: (B, L) -> (B, n)
-    return hidden.byte().argsort(dim=1, stable=True)[:, :visible]
+    # False sorts before True, and a stable sort keeps positions in order.
+    return hidden.byte().argsort(dim=1, stable=True)
 
 
 def gather_tokens(tokens: Tensor, positions: Tensor) -> Tensor:

@@ -13,11 +13,15 @@ from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
 from maskrestore.mae.checkpoints import load_network
+from maskrestore.mae.lowered import lowered
+from maskrestore.mae.vit import ViTMAE
 
 __all__ = ["DEFAULT_RESTORER", "MAERestorer", "MaskedAutoencoder", "Precision", "load_restorer"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 DEFAULT_RESTORER = "mae-tiny-32"
+_TOKENS = 256
+"""Visible tokens in a micro-batch of a ViT on a CPU: more are hardly faster, and sizes of masks differ."""
 
 
 class MaskedAutoencoder(Protocol):
@@ -42,10 +46,10 @@ class MaskedAutoencoder(Protocol):
 class MAERestorer:
     """Restore hidden tokens of images of any size with a masked autoencoder (Eq. 1).
 
-    The network always sees exactly ``micro_batch`` images (with equally many visible tokens, if it skips hidden ones):
-    matrix kernels may round differently for different batch shapes, and a fixed shape makes the result for an image
-    the same bits in any company. The price is padding: at most ``micro_batch - 1`` wasted images in a call (for each
-    number of visible tokens).
+    The network always sees micro-batches of a fixed shape, for a ViT one for each number of visible tokens (on a GPU
+    and for a narrow ViT: for each quarter of the tokens): matrix kernels may round differently for different shapes,
+    and a fixed one makes the result for an image the same bits in any company. The price is padding: less than a
+    micro-batch in a call for each shape.
     """
 
     def __init__(
@@ -56,13 +60,13 @@ class MAERestorer:
         precision: Precision = "auto",
         device: str | torch.device = "cpu",
     ) -> None:
-        """micro_batch: ``None`` is 8 for a network that skips hidden tokens, where sizes vary, else 32.
+        """micro_batch: masks at a time. ``None`` is 32 for a convolutional network and 64 for a ViT on a GPU; on a CPU
+        8 for a narrow ViT, and for others as many as make up to 256 visible tokens: 5 scoring masks of a ViT-B, or a
+        single mask that hides little.
 
         precision: ``auto`` is bfloat16 where the hardware multiplies it fast, else float32.
         """
-        if micro_batch is None:
-            micro_batch = 8 if network.skips_hidden else 32
-        if micro_batch < 1:
+        if micro_batch is not None and micro_batch < 1:
             raise ConfigError(f"micro_batch must be at least 1, got {micro_batch}")
         if precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
@@ -71,7 +75,13 @@ class MAERestorer:
         self.precision = _resolve(precision, self.device)
         if isinstance(network, torch.nn.Module):
             network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        # A ViT's weights are cast here, once; a convolutional network's by autocast, at every call.
         self.network = network
+        if self.precision == "bfloat16" and isinstance(network, ViTMAE):
+            self.network = lowered(network)
+        on_gpu = self.device.type != "cpu"
+        self._mixes = on_gpu or (isinstance(network, ViTMAE) and network.config.width < 512)
+        self._large = 32 if not network.skips_hidden else 64 if on_gpu else 8
 
     @property
     def grid(self) -> int:
@@ -83,38 +93,85 @@ class MAERestorer:
         """Restore the hidden tokens of each image; every other pixel is returned bit for bit.
 
         images: ``(B, C, H, W)`` float32 in [0, 1] with ``C`` 1 or 3 and any ``H`` and ``W``; hidden: ``(B, g, g)``
-        bool. Returns ``(B, C, H, W)`` in [0, 1]. Raises InvalidImageError for other shapes.
+        bool, or ``(B, M, g, g)``: M masks for each image, whose common work is then done once. Returns
+        ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1]. Raises InvalidImageError for other shapes.
 
         Grey images are restored as three equal channels, whose mean is taken. Departure: the authors' code shrinks
         the restoration with nearest neighbour, which shifts it by 0.43 pixels at 32 x 32; here it is antialiased.
         """
-        channels, height, width = self._check(images, hidden)
+        self._check(images, hidden)
+        if hidden.ndim == 3:
+            return self._restore(images, hidden, torch.arange(len(images)))
+        masks = hidden.shape[1]
+        owner = torch.arange(len(images)).repeat_interleave(masks)
+        # (B, M, g, g) -> (B M, g, g); (B M, C, H, W) -> (B, M, C, H, W)
+        restored: Tensor = self._restore(images, hidden.flatten(0, 1), owner).unflatten(0, (-1, masks))
+        return restored
+
+    def _restore(self, images: Tensor, hidden: Tensor, owner: Tensor) -> Tensor:
+        """owner: ``(N,)`` int64, the image that each mask of ``(N, g, g)`` belongs to. Returns ``(N, C, H, W)``."""
+        channels, height, width = images.shape[1:]
+        # One by one, so that an image's bits do not depend on the others.
         size = self.network.image_size
-        restored = images.new_empty(len(images), channels, height, width)
-        for group in _groups(hidden, by_count=self.network.skips_hidden):
-            for index in group.split(self.micro_batch):
-                # Repeat the first image to fill the micro-batch.
-                padded = F.pad(index, (0, self.micro_batch - len(index)), value=int(index[0]))
-                inputs = resize(images[padded], size, size).expand(-1, 3, -1, -1)
-                output = self._reconstruct(inputs, hidden[padded])[: len(index)]
+        inputs = torch.cat([resize(image, size, size) for image in images.split(1)]).expand(-1, 3, -1, -1)
+        inputs = inputs.to(self.device)
+        tokens = None
+        if isinstance(self.network, ViTMAE):
+            tokens = torch.cat([self.network.embed(image) for image in inputs.split(1)])
+        restored = images.new_empty(len(hidden), channels, height, width)
+        untouched = (~hidden.flatten(1).any(dim=1)).nonzero().squeeze(1)
+        restored[untouched] = images[owner[untouched]]
+        for whole, visible, count in self._shapes(hidden):
+            for index in whole.split(count):
+                # Repeat the first mask to fill the micro-batch.
+                padded = F.pad(index, (0, count - len(index)), value=int(index[0]))
+                output = self._reconstruct(inputs, tokens, owner[padded], hidden[padded], visible)[: len(index)]
                 output = output.mean(dim=1, keepdim=True) if channels == 1 else output
-                restored[index] = resize(output, height, width).clamp(0, 1)
-        return torch.where(tokens_to_pixels(hidden, height, width), restored, images)
+                pixels = tokens_to_pixels(hidden[index], height, width)
+                output = resize(output, height, width).clamp(0, 1)
+                restored[index] = torch.where(pixels, output, images[owner[index]])
+        return restored
 
-    def _reconstruct(self, images: Tensor, hidden: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            output = self.network(images.to(self.device), hidden.to(self.device))
-        return output.float().cpu()
+    def _reconstruct(
+        self, inputs: Tensor, tokens: Tensor | None, owner: Tensor, hidden: Tensor, visible: tuple[int, int]
+    ) -> Tensor:
+        owner, hidden = owner.to(self.device), hidden.to(self.device)
+        if tokens is not None and isinstance(self.network, ViTMAE):
+            output = self.network(inputs[owner], hidden, tokens=tokens[owner], visible=visible)
+        else:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                output = self.network(inputs[owner], hidden)
+        return output.float().cpu()  # type: ignore[no-any-return]
 
-    def _check(self, images: Tensor, hidden: Tensor) -> tuple[int, int, int]:
+    def _shapes(self, hidden: Tensor) -> list[tuple[Tensor, tuple[int, int], int]]:
+        """Masks that run in one shape: their indices, fewest and most visible tokens, and how many to a micro-batch.
+
+        Masks that hide nothing are in none of them.
+        """
+        total = self.grid**2
+        counts = hidden.flatten(1).sum(dim=1)
+        sizes = 1
+        if self.network.skips_hidden:
+            # Small matrices want large batches, so sizes are mixed; else padding would cost more than it brings.
+            sizes = 4 if self._mixes else total
+        step = -(-total // sizes)
+        # Visible tokens, rounded up to a multiple of the step: (N,)
+        lengths = (total - counts + step - 1) // step * step
+        shapes = []
+        for length in lengths[counts > 0].unique().tolist():
+            visible = max(length - step + 1, 0), min(length, total)
+            count = self.micro_batch or (self._large if step > 1 else max(1, _TOKENS // (1 + length)))
+            shapes.append((((lengths == length) & (counts > 0)).nonzero().squeeze(1), visible, count))
+        return shapes
+
+    def _check(self, images: Tensor, hidden: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise InvalidImageError(f"expected images of shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
-        expected = (len(images), self.grid, self.grid)
-        if hidden.dtype != torch.bool or tuple(hidden.shape) != expected:
+        expected = (len(images), *hidden.shape[1:-2], self.grid, self.grid)
+        if hidden.dtype != torch.bool or hidden.ndim not in (3, 4) or tuple(hidden.shape) != expected:
             raise InvalidImageError(
                 f"expected hidden to be bool of shape {expected}, got {hidden.dtype} of shape {tuple(hidden.shape)}"
             )
-        return images.shape[1], images.shape[2], images.shape[3]
 
 
 def load_restorer(
@@ -126,13 +183,6 @@ def load_restorer(
 ) -> MAERestorer:
     """Load packaged weights by name, a file, a local folder or a hub name; see ``checkpoints.load_network``."""
     return MAERestorer(load_network(name_or_path), micro_batch=micro_batch, precision=precision, device=device)
-
-
-def _groups(hidden: Tensor, *, by_count: bool) -> list[Tensor]:
-    """Indices of the images in which something is hidden: all at once, or those with equally many hidden tokens."""
-    counts = hidden.flatten(1).sum(dim=1)
-    wanted = [counts == count for count in counts.unique().tolist() if count > 0] if by_count else [counts > 0]
-    return [chosen.nonzero().squeeze(1) for chosen in wanted if chosen.any()]
 
 
 def _resolve(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:

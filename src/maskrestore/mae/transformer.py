@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrestore.mae.packing import gather_tokens
+
 __all__ = ["MLP", "Attention", "Block", "PatchEmbedding", "sincos_positions"]
 
 
@@ -34,12 +36,23 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
+    def forward(self, x: Tensor, *, asking: Tensor | None = None, attended: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or (B, k, D) for the tokens that ask.
+
+        asking: ``(B, k)`` positions of the tokens whose result is wanted; None: all.
+        attended: ``(B, N)`` bool, the tokens that may be looked at; None: all.
+        """
         # (B, N, 3 D) -> (B, N, 3, h, d) -> (3, B, h, N, d)
         qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*qkv.unbind(0))
-        # (B, h, N, d) -> (B, N, h, d) -> (B, N, D)
+        queries, keys, values = qkv.unbind(0)
+        if asking is not None:
+            # (B, h, N, d) -> (B, N, h d) -> (B, k, h d) -> (B, h, k, d)
+            chosen = gather_tokens(queries.transpose(1, 2).flatten(2), asking)
+            queries = chosen.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        # (B, N) -> (B, 1, 1, N): the same for every head and every query
+        allowed = None if attended is None else attended[:, None, None]
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed)
+        # (B, h, k, d) -> (B, k, h, d) -> (B, k, D)
         return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
@@ -66,10 +79,14 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width, round(width * mlp_ratio))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, *, asking: Tensor | None = None, attended: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or (B, k, D) for the tokens that ask; see :class:`Attention`.
+
+        The stream ``x`` keeps its precision whatever that of the matrices.
+        """
+        change = self.attn(self.norm1(x), asking=asking, attended=attended)
+        x = (x if asking is None else gather_tokens(x, asking)) + change.to(x.dtype)
+        return x + self.mlp(self.norm2(x)).to(x.dtype)  # type: ignore[no-any-return]
 
 
 def sincos_positions(width: int, grid: int) -> Tensor:

@@ -14,10 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError, InvalidImageError
-from maskrestore.mae.packing import gather_tokens, run_in_groups, scatter_tokens, visible_indices
+from maskrestore.mae.packing import gather_tokens, run_in_groups, scatter_tokens, token_order
 from maskrestore.mae.transformer import Block, PatchEmbedding, sincos_positions
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VIT_PRESETS", "ViTMAE", "ViTMAEConfig"]
@@ -139,12 +140,21 @@ class ViTMAE(nn.Module):
         """Yes: the encoder sees visible tokens only."""
         return True
 
-    def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """Reconstruct whole images from their visible tokens.
+    def forward(
+        self,
+        images: Tensor,
+        hidden: Tensor,
+        *,
+        tokens: Tensor | None = None,
+        visible: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Reconstruct the hidden tokens of images from their visible ones.
 
         images: ``(B, 3, S, S)`` in [0, 1]; hidden: ``(B, g, g)`` bool, each row with any number of hidden
-        tokens, none and all included. Returns ``(B, 3, S, S)`` in [0, 1] units, not clipped; pixels of
-        visible tokens are predicted too, but the loss never looked at them.
+        tokens, none and all included. tokens: :meth:`embed` of the images, for callers that hide many sets of
+        tokens of an image in turn. visible: see :meth:`_reconstruct`; by default masks of different sizes run
+        one size after the other. Returns ``(B, 3, S, S)`` in [0, 1] units, not clipped; pixels of visible tokens
+        are the image's own.
 
         Raises InvalidImageError for other shapes, ConfigError when the network predicts normalised pixels.
         """
@@ -153,36 +163,78 @@ class ViTMAE(nn.Module):
                 "this network predicts pixels normalised by the statistics of their patch (norm_pix_loss), "
                 "which cannot be turned back into pixels for hidden patches; use weights trained without it"
             )
-        patches = self.predict(images, hidden)
-        # (B, g g, p p 3) -> (B, g, g, p, p, 3) -> (B, 3, g, p, g, p) -> (B, 3, S, S)
+        self._check(images, hidden)
+        tokens = self.embed(images) if tokens is None else tokens
+        flat = hidden.flatten(1)  # (B, g, g) -> (B, L)
+        if visible is None:
+            patches = run_in_groups(self._reconstruct_group, tokens, flat)
+        else:
+            patches = self._reconstruct(tokens, flat, visible)
+        pixels = hidden.repeat_interleave(self.config.patch_size, 1).repeat_interleave(self.config.patch_size, 2)
+        return torch.where(pixels.unsqueeze(1), self.to_pixels(patches), images)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What all masks of an image share: ``(B, 3, S, S)`` in [0, 1] -> ``(B, L, D)`` patches with positions."""
+        return self.patch_embed((images - self.mean) / self.std) + self.pos_embed[:, 1:]  # type: ignore[no-any-return]
+
+    def predict(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Predict the normalised pixels of every token, visible ones included; arguments as in :meth:`forward`.
+
+        Returns ``(B, g*g, p*p*3)`` as the official network does: tokens row by row; within a token rows,
+        columns, then channels. :meth:`forward` leaves out what restoring does not need.
+        """
+        self._check(images, hidden)
+        return run_in_groups(self._predict_group, self.embed(images), hidden.flatten(1))
+
+    def to_pixels(self, patches: Tensor) -> Tensor:
+        """Normalised pixels by token, ``(B, g*g, p*p*3)`` -> images ``(B, 3, S, S)`` float32 in [0, 1] units."""
         grid, patch = self.config.grid, self.config.patch_size
+        # (B, g g, p p 3) -> (B, g, g, p, p, 3) -> (B, 3, g, p, g, p) -> (B, 3, S, S)
         pixels = patches.float().view(-1, grid, grid, patch, patch, 3).permute(0, 5, 1, 3, 2, 4)
         return pixels.reshape(-1, 3, self.image_size, self.image_size) * self.std + self.mean
 
-    def predict(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """Predict the normalised pixels of every token; arguments as in :meth:`forward`.
-
-        Returns ``(B, g*g, p*p*3)`` as the official network does: tokens row by row; within a token rows,
-        columns, then channels.
-        """
-        self._check(images, hidden)
-        # (B, g, g) -> (B, L)
-        return run_in_groups(self._predict_dense, (images - self.mean) / self.std, hidden.flatten(1))
-
-    def _predict_dense(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """Normalised images and ``(B, L)`` masks that hide equally many tokens -> ``(B, L, p*p*3)``."""
-        positions = visible_indices(hidden)
-        # (B, 3, S, S) -> (B, L, D) -> (B, n, D) -> (B, 1 + n, D)
-        tokens = self.patch_embed(images) + self.pos_embed[:, 1:]
-        x = gather_tokens(tokens, positions)
-        start = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype).expand(len(x), -1, -1)
-        x = self.decoder_embed(self.norm(self.blocks(torch.cat([start, x], dim=1))))
-        # (B, 1 + n, E) -> (B, L, E) -> (B, 1 + L, E)
-        places = scatter_tokens(x[:, 1:], positions, self.mask_token, hidden.shape[1])
-        x = torch.cat([x[:, :1], places], dim=1) + self.decoder_pos_embed
-        x = self.decoder_pred(self.decoder_norm(self.decoder_blocks(x)))
+    def _predict_group(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        """``(B, L, D)`` tokens and ``(B, L)`` masks that hide equally many -> ``(B, L, p*p*3)``."""
+        x = self.decoder_blocks(self._decoder_input(tokens, hidden, token_order(hidden), _visible_in(hidden)))
         # The class token predicts nothing: (B, 1 + L, p p 3) -> (B, L, p p 3)
-        return x[:, 1:]  # type: ignore[no-any-return]
+        return self.decoder_pred(self.decoder_norm(x))[:, 1:]  # type: ignore[no-any-return]
+
+    def _reconstruct_group(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        return self._reconstruct(tokens, hidden, _visible_in(hidden))
+
+    def _reconstruct(self, tokens: Tensor, hidden: Tensor, visible: tuple[int, int]) -> Tensor:
+        """As :meth:`_predict_group`, but for hidden tokens only; other places hold nothing of use.
+
+        The last layer of the decoder asks for the hidden tokens alone, which see all others as ever. visible: the
+        fewest and the most visible tokens of a row; sequences have the length of the most.
+        """
+        order = token_order(hidden)
+        x = self._decoder_input(tokens, hidden, order, visible)
+        *body, last = self.decoder_blocks
+        for block in body:
+            x = block(x)
+        wanted = order[:, visible[0] :]  # every hidden token, and visible ones where a row has more than the fewest
+        x = self.decoder_pred(self.decoder_norm(last(x, asking=wanted + 1)))  # + 1: after the class token
+        return scatter_tokens(x, wanted, x.new_zeros(()), hidden.shape[1])
+
+    def _decoder_input(self, tokens: Tensor, hidden: Tensor, order: Tensor, visible: tuple[int, int]) -> Tensor:
+        """Encode the visible tokens and put mask tokens in the places of the others: ``(B, 1 + L, E)``."""
+        fewest, most = visible
+        seen = order[:, :most]
+        # (B, L, D) -> (B, n, D) -> (B, 1 + n, D)
+        start = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype).expand(len(tokens), -1, -1)
+        x = torch.cat([start, gather_tokens(tokens, seen)], dim=1)
+        filled = None if fewest == most else hidden.gather(1, seen)  # (B, n): fills the sequence up
+        attended = None if filled is None else F.pad(~filled, (1, 0), value=True)
+        for block in self.blocks:
+            x = block(x, attended=attended)
+        x = self.decoder_embed(self.norm(x)).to(tokens.dtype)
+        encoded = x[:, 1:]
+        if filled is not None:
+            encoded = torch.where(filled.unsqueeze(2), self.mask_token.to(x.dtype), encoded)
+        # (B, 1 + n, E) -> (B, L, E) -> (B, 1 + L, E)
+        places = scatter_tokens(encoded, seen, self.mask_token, hidden.shape[1])
+        return torch.cat([x[:, :1], places], dim=1) + self.decoder_pos_embed
 
     def _check(self, images: Tensor, hidden: Tensor) -> None:
         size, grid = self.image_size, self.grid
@@ -207,3 +259,9 @@ class ViTMAE(nn.Module):
 
 def _blocks(config: ViTMAEConfig, width: int, depth: int, heads: int) -> nn.Sequential:
     return nn.Sequential(*(Block(width, heads, config.mlp_ratio, config.norm_eps) for _ in range(depth)))
+
+
+def _visible_in(hidden: Tensor) -> tuple[int, int]:
+    """Fewest and most visible tokens of ``(B, L)`` masks that hide equally many."""
+    count = hidden.shape[1] - int(hidden[0].sum())
+    return count, count

@@ -1,0 +1,143 @@
+"""The schedule of the authors' public code, as the baseline that speed is measured against.
+
+One mask at a time over a batch of images: 25 scoring passes one after the other, then 10 of refinement for each
+score, then 5 restorations, each a full pass of the masked autoencoder in float32 with every token decoded, with the
+classifier asked after each. As there, what decides the shape of a pass is shared by the batch, so that all images of a
+pass hide equally many tokens: the scoring masks are the same for all images, L and the counts of tokens over each
+threshold are means over the batch.
+
+Written for this project from the paper and from what is known of that code; nothing is copied. Departures, all of
+which keep the work the same: masks hide exactly 75 %; images shrink with antialiasing, and pixels are clipped, as ours
+are, so that the same masks give the same scores (``tests/benchmarks/test_authors_schedule.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
+from maskrestore.imaging.patches import pool_to_tokens, tokens_to_pixels
+from maskrestore.imaging.resize import resize
+from maskrestore.imaging.ssim import ssim_map
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.types import Classifier
+
+__all__ = ["AuthorsSchedule", "restored", "shared_masks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthorsSchedule:
+    """Purify batches pass by pass."""
+
+    network: nn.Module
+    """A ``ViTMAE`` or ``ConvMAE`` in float32."""
+    classifier: Classifier
+    config: BDMAEConfig
+    generator: torch.Generator
+    """Draws masks and the growth of refinement's sets, for the whole batch."""
+
+    @torch.inference_mode()
+    def purify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Purify one batch, ``(B, C, H, W)`` in [0, 1]. Returns the purified images and their labels."""
+        original = self.classifier(images)
+        grid: int = self.network.grid  # type: ignore[assignment]
+        shared = shared_masks(grid, self.config, self.generator)
+        # (N_o, N_i, g, g) -> (B, N_o, N_i, g, g)
+        image_scores, label_scores = self.trigger_scores(images, shared.expand(len(images), -1, -1, -1, -1), original)
+        # L, for the whole batch
+        suspicious = int((image_scores >= self.config.candidate_threshold).sum() / len(images))
+        flips = int(label_scores.sum() / len(images))
+        image_scores = self._refine(images, image_scores, suspicious, original)
+        label_scores = self._refine(images, label_scores, flips, original)
+        purified = self._recover(images, (image_scores + label_scores) / 2)
+        return purified, self.classifier(purified)
+
+    @torch.inference_mode()
+    def trigger_scores(self, images: Tensor, hidden: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
+        """S_i and S_l (4.2), each ``(B, g, g)``.
+
+        hidden: ``(B, N_o, N_i, g, g)`` bool, equally many tokens in every mask; original: ``(B,)`` labels.
+        """
+        config, size, (height, width) = self.config, hidden.shape[-1], images.shape[-2:]
+        image_scores = torch.zeros(len(images), size, size)
+        label_scores = torch.zeros(len(images), size, size)
+        for masks in hidden.unbind(1):
+            total, count = torch.zeros_like(images), torch.zeros(len(images), 1, height, width)
+            for mask in masks.unbind(1):
+                restoration = restored(self.network, images, mask)
+                flipped = self.classifier(restoration) != original
+                label_scores += mask & flipped[:, None, None]
+                pixels = tokens_to_pixels(mask, height, width)
+                total += restoration * pixels
+                count += pixels
+            fused = torch.where(count > 0, total / count.clamp(min=1), images)
+            similarity = ssim_map(images, fused, window=config.ssim_window, sigma=config.ssim_sigma)
+            image_scores += 1 - pool_to_tokens(similarity, size)
+        return image_scores / config.rounds, label_scores / (config.rounds * config.masks_per_round)
+
+    def _refine(self, images: Tensor, scores: Tensor, suspicious: int, original: Tensor) -> Tensor:
+        """One chain of refinement (4.3), step after step. suspicious: L."""
+        config, size = self.config, suspicious // 2
+        if size < 1:
+            return scores
+        sizes = torch.full((len(images),), size)
+        candidates = top_tokens(scores, 2 * sizes)
+        for _ in range(config.refinement_steps):
+            noise = torch.rand(len(images), size - 1, scores[0].numel(), generator=self.generator)
+            tested = connected_sets(scores, candidates, sizes, noise, config.neighbour_bonus)
+            flipped = self.classifier(restored(self.network, images, tested)) != original
+            scores = updated_scores(scores, tested, candidates, flipped, config.refinement_rate)
+        return scores
+
+    def _recover(self, images: Tensor, scores: Tensor) -> Tensor:
+        """Restore with each threshold in turn and fuse (4.4)."""
+        config, raised = self.config, 0.0
+        while (scores >= config.thresholds[-1] + raised).sum() / scores.numel() > config.max_restored:
+            raised += config.threshold_step
+        total, count = torch.zeros_like(images), torch.zeros(len(images), 1, *images.shape[-2:])
+        for threshold in config.thresholds:
+            over = int((scores >= threshold + raised).sum() / len(images))
+            if over:
+                hidden = top_tokens(scores, torch.full((len(images),), over))
+                pixels = tokens_to_pixels(hidden, *images.shape[-2:])
+                total += restored(self.network, images, hidden) * pixels
+                count += pixels
+        return torch.where(count > 0, total / count.clamp(min=1), images)
+
+
+def restored(network: nn.Module, images: Tensor, hidden: Tensor) -> Tensor:
+    """One pass (Eq. 1): every token is decoded, the hidden ones are pasted.
+
+    images: ``(B, C, H, W)``; hidden: ``(B, g, g)`` bool, equally many in each. Returns ``(B, C, H, W)``.
+    """
+    size: int = network.image_size  # type: ignore[assignment]
+    height, width = images.shape[-2:]
+    inputs = resize(images, size, size).expand(-1, 3, -1, -1)
+    if isinstance(network, ViTMAE):
+        output = network.to_pixels(network.predict(inputs, hidden))
+    else:
+        output = network(inputs, hidden)
+    if images.shape[1] == 1:
+        output = output.mean(dim=1, keepdim=True)
+    output = resize(output, height, width).clamp(0, 1)
+    return torch.where(tokens_to_pixels(hidden, height, width), output, images)
+
+
+def shared_masks(grid: int, config: BDMAEConfig, generator: torch.Generator) -> Tensor:
+    """The scoring masks of a batch: ``(N_o, N_i, g, g)`` bool, each round the parts of permutations."""
+    tokens = grid * grid
+    visible = max(1, round((1 - config.mask_ratio) * tokens))
+    hidden = torch.ones(config.rounds, config.masks_per_round, tokens, dtype=torch.bool)
+    for masks in hidden:
+        order = torch.empty(0, dtype=torch.long)
+        for mask in masks:
+            if len(order) < visible:
+                order = torch.randperm(tokens, generator=generator)
+            mask[order[:visible]] = False
+            order = order[visible:]
+    masks_by_round: Tensor = hidden.unflatten(2, (grid, grid))
+    return masks_by_round

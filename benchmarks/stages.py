@@ -1,0 +1,134 @@
+"""Where the time of a purification goes: clocks on the parts of a network and on the functions around it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+from benchmarks.cost_model import restoring_pass
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from maskrestore.defense import scores
+from maskrestore.mae import restorer
+from maskrestore.mae.vit import ViTMAE
+
+__all__ = ["STAGES", "Clock", "Stages", "flop_of"]
+
+STAGES = ("encoder", "decoder", "network, rest", "classifier", "resize", "ssim", "rest")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds on a device."""
+
+    device: str
+    kind: Literal["wall", "cpu"]
+    """``cpu``: of all threads together, which others on the machine disturb less."""
+
+    def now(self) -> float:
+        """Seconds since some moment, when all that was asked of the device is done."""
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() if self.kind == "wall" else time.process_time()
+
+    def seconds(self, function: Callable[[], object]) -> float:
+        """What a call takes."""
+        started = self.now()
+        function()
+        return self.now() - started
+
+
+class Stages:
+    """Within ``with``, sums the seconds of each stage and counts the passes by the number of visible tokens.
+
+    On a GPU each clock waits for the device, so that stages do not overlap; the sum is then somewhat longer than an
+    undisturbed run.
+    """
+
+    def __init__(self, network: nn.Module, clock: Clock) -> None:
+        self.network, self.clock = network, clock
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.passes: Counter[int] = Counter()
+        """Passes by visible tokens, those that only fill micro-batches included."""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Stages:
+        for module, resized in ((restorer, "resize"), (scores, "ssim_map")):
+            stage = "resize" if resized == "resize" else "ssim"
+            self._stack.enter_context(mock.patch.object(module, resized, self.timed(stage, getattr(module, resized))))
+        self._clock(self.network, "network")
+        handle = self.network.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._stack.callback(handle.remove)
+        if isinstance(self.network, ViTMAE):
+            for block in self.network.blocks:
+                self._clock(block, "encoder")
+            for module in (*self.network.decoder_blocks, self.network.decoder_pred):
+                self._clock(module, "decoder")
+            self._clock(self.network.patch_embed, "embedding")
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._stack.close()
+
+    @property
+    def network_seconds(self) -> float:
+        """All that the network took."""
+        return self.seconds["network"] + self.seconds["embedding"]
+
+    def shares(self, total: float) -> dict[str, float]:
+        """Seconds of each of ``STAGES``, which add up to ``total``."""
+        found = {name: self.seconds[name] for name in ("encoder", "decoder", "classifier", "resize", "ssim")}
+        found["network, rest"] = self.network_seconds - found["encoder"] - found["decoder"]
+        found["rest"] = total - sum(found.values())
+        return found
+
+    def timed(self, stage: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """``function``, whose time is counted as that of ``stage``."""
+
+        def clocked(*arguments: object, **named: object) -> Tensor:
+            started = self.clock.now()
+            result = function(*arguments, **named)
+            self.seconds[stage] += self.clock.now() - started
+            return result
+
+        return clocked
+
+    def _clock(self, module: nn.Module, stage: str) -> None:
+        started = 0.0
+
+        def before(*_: object) -> None:
+            nonlocal started
+            started = self.clock.now()
+
+        def after(*_: object) -> None:
+            self.seconds[stage] += self.clock.now() - started
+
+        self._stack.callback(module.register_forward_pre_hook(before).remove)
+        self._stack.callback(module.register_forward_hook(after).remove)
+
+    def _count(self, _: nn.Module, arguments: tuple[Tensor, Tensor], named: dict[str, Any]) -> None:
+        counts = (~arguments[1]).flatten(1).sum(dim=1)
+        span = named.get("visible")
+        for count in counts.tolist():
+            self.passes[span[1] if span else count] += 1
+
+
+def flop_of(network: nn.Module, passes: Counter[int]) -> float:
+    """Operations of passes, given by their number of visible tokens."""
+    if isinstance(network, ViTMAE):
+        return sum(count * restoring_pass(network.config, visible).total for visible, count in passes.items())
+    # A convolution costs the same whatever is hidden.
+    grid, size = int(network.grid), int(network.image_size)  # type: ignore[arg-type]
+    parameter = next(network.parameters())
+    image = torch.rand(1, 3, size, size, device=parameter.device)
+    hidden = torch.ones(1, grid, grid, dtype=torch.bool, device=parameter.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(image, hidden)
+    return float(counter.get_total_flops() * sum(passes.values()))

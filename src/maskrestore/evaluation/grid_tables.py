@@ -1,0 +1,224 @@
+"""Tables of grids: from records to sheets and to a long CSV, with the paper's own figures beside ours."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskrestore.evaluation.detection import DetectionRecord, read_detection
+from maskrestore.evaluation.experiments import Column, Row, Table
+from maskrestore.evaluation.grid import Case, Cell
+from maskrestore.evaluation.paper import paper_rates
+from maskrestore.evaluation.sheets import Sheet, bold
+from maskrestore.evaluation.summary import RATES, Estimate, Records, Summary, costs_of, read_cells, summarise
+
+__all__ = ["GridTable", "detector_sheet", "grid_table"]
+
+_TIE = 0.005
+"""Rows within half a point of the best mean of CA and BA are bold, too."""
+
+_HEADS = ("CA", "BA", "ASR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridTable:
+    """A table of a grid in all its forms."""
+
+    name: str
+    title: str
+    notes: tuple[str, ...]
+    sheets: tuple[Sheet, ...]
+    long: tuple[dict[str, str], ...]
+    """A row for each rate, for spreadsheets and plots."""
+
+    def markdown(self) -> str:
+        """A section with all sheets."""
+        notes = "".join(f"{note}\n\n" for note in self.notes)
+        return f"## {self.title}\n\n{notes}" + "\n".join(sheet.markdown() for sheet in self.sheets)
+
+    def latex(self) -> str:
+        """All sheets, one after the other."""
+        return "\n".join(sheet.latex(f"{self.title}: {sheet.title}") for sheet in self.sheets)
+
+    def csv(self) -> str:
+        """The long form."""
+        text = io.StringIO()
+        heads = list(self.long[0]) if self.long else []
+        writer = csv.DictWriter(text, heads, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.long)
+        return text.getvalue()
+
+
+def grid_table(name: str, table: Table, cells: Sequence[Cell], folder: Path) -> GridTable:
+    """Make the table of those records of ``cells`` that lie in ``folder``. Raises DataError for one that is broken."""
+    known = {cell.case for cell in cells}
+    columns = [(column, tuple(case for case in column.cases if case in known)) for column in table.columns]
+    detections = [read_detection(folder / c.path) for c in cells if c.variant.detects and (folder / c.path).exists()]
+    if detections:
+        return _finished(name, table, columns, [detector_sheet("AUROC", detections)], _long_detections(detections))
+    records = read_cells(cells, folder)
+    summaries = {
+        (row.label, column.title): summary
+        for row in table.rows
+        for column, cases in columns
+        if (summary := summarise(row, cases, records)) is not None
+    }
+    rows = [row for row in table.rows if any((row.label, column.title) in summaries for column, _ in columns)]
+    shown = [column for column, _ in columns if any((row.label, column.title) in summaries for row in rows)]
+    sheets = [_overview(name, rows, shown, summaries)] if len(shown) > 1 else []
+    sheets += [_column_sheet(name, column, rows, summaries) for column in shown]
+    sheets += [_cost_sheet(rows, records)] if rows else []
+    return _finished(name, table, columns, sheets, _long(name, rows, shown, summaries))
+
+
+def detector_sheet(title: str, records: Sequence[DetectionRecord]) -> Sheet:
+    """AUROC of detectors, a row for each detector, data set and attack."""
+    rows = [
+        (
+            f"{record.detector}: {record.dataset}, {record.attack}",
+            f"{record.auroc.value:.3f} [{record.auroc.low:.3f}, {record.auroc.high:.3f}]",
+            f"{record.queries_mean:.1f}",
+            f"{record.seconds / (record.clean_images + record.triggered_images):.4f}",
+            f"{record.clean_images} + {record.triggered_images}",
+        )
+        for record in sorted(records, key=lambda one: (one.detector, one.dataset, one.attack, one.seed))
+    ]
+    heads = ("detector", "AUROC [95 %]", "queries/image", "s/image", "images")
+    return Sheet(title=title, heads=heads, rows=tuple(rows))
+
+
+Summaries = dict[tuple[str, str], Summary]
+"""By row and column."""
+
+
+def _finished(
+    name: str,
+    table: Table,
+    columns: Sequence[tuple[Column, tuple[Case, ...]]],
+    sheets: Sequence[Sheet],
+    long: tuple[dict[str, str], ...],
+) -> GridTable:
+    notes = list(table.notes)
+    if table.unavailable:
+        notes.append(f"Not here for want of the data: {', '.join(table.unavailable)}.")
+    if not sheets and columns:
+        notes.append(f"No records yet: run `maskrestore reproduce {name}`.")
+    return GridTable(name=name, title=table.title, notes=tuple(notes), sheets=tuple(sheets), long=long)
+
+
+def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> Sheet:
+    """The mean of CA and BA of every row and column; the best of each column bold, the paper's in brackets."""
+    best = {
+        column.title: max(_score(found[row.label, column.title]) for row in rows if (row.label, column.title) in found)
+        for column in columns
+    }
+
+    def text(row: Row, column: Column) -> str:
+        summary = found.get((row.label, column.title))
+        if summary is None:
+            return "–"
+        score = _score(summary)
+        ours = f"{100 * score:.1f}"
+        theirs = paper_rates(name, row.paper, column.title)
+        beside = "" if theirs is None or None in theirs[:2] else f" ({sum(map(float, theirs[:2])) / 2:.1f})"  # type: ignore[arg-type]
+        return (bold(ours) if best[column.title] - score <= _TIE else ours) + beside
+
+    body = [(row.label, *(text(row, column) for column in columns)) for row in rows]
+    heads = ("defense", *(column.title for column in columns))
+    return Sheet(title="Mean of CA and BA in % (the paper's)", heads=heads, rows=tuple(body))
+
+
+def _column_sheet(name: str, column: Column, rows: Sequence[Row], found: Summaries) -> Sheet:
+    """CA, BA and ASR with intervals, beside the paper's, for one column."""
+    body = []
+    for row in rows:
+        summary = found.get((row.label, column.title))
+        if summary is None:
+            continue
+        theirs = paper_rates(name, row.paper, column.title)
+        repeats = max((one.repeats for one in summary.rates.values() if one is not None), default=0)
+        cases = str(summary.cases) if summary.cases == summary.wanted else f"{summary.cases} of {summary.wanted}"
+        body.append(
+            (
+                row.label,
+                *(_interval(summary.rates[rate]) for rate in RATES),
+                "–" if theirs is None else " / ".join("–" if value is None else f"{value:.1f}" for value in theirs),
+                cases,
+                str(repeats),
+                str(summary.images),
+            )
+        )
+    heads = ("defense", *(f"{head} [95 %]" for head in _HEADS), "paper: CA / BA / ASR", "attacks", "repeats", "images")
+    return Sheet(title=column.title, heads=heads, rows=tuple(body))
+
+
+def _cost_sheet(rows: Sequence[Row], records: Records) -> Sheet:
+    body = []
+    for row in rows:
+        chosen = [record for (_, variant, _), record in records.items() if variant in row.variants]
+        costs = costs_of(chosen)
+        body.append(
+            (
+                row.label,
+                f"{costs.queries:.1f}",
+                "–" if costs.passes is None else f"{costs.passes:.1f}",
+                f"{costs.seconds:.4f}",
+                "–" if costs.peak_memory is None else f"{costs.peak_memory / 2**20:.0f}",
+                "; ".join(costs.hardware),
+            )
+        )
+    heads = ("defense", "queries/image", "generator passes/image", "s/image", "peak memory, MiB", "hardware")
+    return Sheet(title="Cost", heads=heads, rows=tuple(body))
+
+
+def _long_detections(records: Sequence[DetectionRecord]) -> tuple[dict[str, str], ...]:
+    return tuple(
+        {
+            **{name: str(getattr(record, name)) for name in ("detector", "dataset", "attack", "seed")},
+            **{end: f"{getattr(record.auroc, name):.4f}" for end, name in _ENDS.items()},
+            "queries": f"{record.queries_mean:.1f}",
+            "images": str(record.clean_images + record.triggered_images),
+        }
+        for record in records
+    )
+
+
+_ENDS = {"auroc": "value", "low": "low", "high": "high"}
+
+
+def _long(name: str, rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> tuple[dict[str, str], ...]:
+    lines = []
+    for row in rows:
+        for column in columns:
+            summary = found.get((row.label, column.title))
+            theirs = paper_rates(name, row.paper, column.title) or (None, None, None)
+            for position, rate in enumerate(RATES):
+                value = None if summary is None else summary.rates[rate]
+                if value is not None and summary is not None:
+                    lines.append(
+                        {
+                            "defense": row.label,
+                            "column": column.title,
+                            "rate": rate,
+                            **{end: f"{100 * getattr(value, end):.2f}" for end in ("mean", "low", "high")},
+                            "repeats": str(value.repeats),
+                            "attacks": str(summary.cases),
+                            "images": str(summary.images),
+                            "paper": "" if theirs[position] is None else f"{theirs[position]}",
+                        }
+                    )
+    return tuple(lines)
+
+
+def _score(summary: Summary) -> float:
+    """The mean of CA and BA."""
+    values = [one.mean for one in (summary.rates["ca"], summary.rates["ba"]) if one is not None]
+    return sum(values) / len(values)
+
+
+def _interval(value: Estimate | None) -> str:
+    return "–" if value is None else f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"

@@ -1,0 +1,107 @@
+"""The real laboratory: data sets, victims of the cache, and defenses, each loaded once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from maskrestore.attacks import Attack
+from maskrestore.baselines.diffusion_models import DiffusionSettings
+from maskrestore.classifiers import ModuleClassifier
+from maskrestore.data import ImageDataset, load_dataset
+from maskrestore.errors import MaskRestoreError
+from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest, make_defense, weights_digest
+from maskrestore.evaluation.detection import make_detector
+from maskrestore.evaluation.environment import fast_precision
+from maskrestore.evaluation.grid import Cell, Variant
+from maskrestore.evaluation.records import DefenseEntry, VictimEntry
+from maskrestore.evaluation.reproduce import Laboratory
+from maskrestore.mae.restorer import MAERestorer, load_restorer
+from maskrestore.victims import VictimConfig, load_victim, read_record, victim_attack, victim_path
+
+__all__ = ["make_laboratory", "victim_under_test"]
+
+
+def make_laboratory(
+    *,
+    data: Path | None = None,
+    cache: Path | None = None,
+    diffusion: Path | None = None,
+    device: str = "cpu",
+    train: Callable[[VictimConfig], object] | None = None,
+) -> Laboratory:
+    """Data of ``data`` (else as ``load_dataset`` finds them), victims of ``cache``.
+
+    diffusion: a folder with a diffusion model in place of the defenses' own. device: where networks run. train: trains
+    a victim that the cache lacks.
+    """
+
+    @functools.cache
+    def test_split(name: str) -> ImageDataset:
+        return load_dataset(name, "test", folder=data)
+
+    @functools.cache
+    def restorer(name: str) -> MAERestorer:
+        return load_restorer(name, device=device)
+
+    def attack(cell: Cell) -> Attack | None:
+        return victim_attack(cell.poisoned, cache)
+
+    @functools.cache
+    def build(variant: Variant, architecture: str, repeat: int, name: str) -> DefenseUnderTest | MaskRestoreError:
+        config = own = variant.config(architecture)
+        if isinstance(config, DiffusionSettings):
+            model = config.model if diffusion is None else str(diffusion)
+            own = dataclasses.replace(config, model=model, device=device)
+        try:
+            built = make_defense(variant.defense, own, restorer=lambda: restorer(name), restorer_name=name, key=repeat)
+        except MaskRestoreError as error:  # kept: the next cell would wait for the same error
+            return error
+        return built if own == config else dataclasses.replace(built, entry=_portable(built.entry, variant, diffusion))
+
+    def defense(cell: Cell) -> DefenseUnderTest:
+        built = build(cell.variant, cell.case.architecture, cell.repeat, cell.restorer)
+        if isinstance(built, MaskRestoreError):
+            raise built
+        return built
+
+    return Laboratory(
+        dataset=test_split,
+        attack=attack,
+        victim=lambda config: victim_under_test(config, cache, device=device),
+        victim_file=lambda config: victim_path(config, cache),
+        defense=defense,
+        detector=lambda cell: make_detector(cell.variant.defense, key=cell.repeat),
+        train=train,
+        device=device,
+    )
+
+
+def victim_under_test(config: VictimConfig, cache: Path | None, *, device: str = "cpu") -> VictimUnderTest | None:
+    """Load a victim with what a record says about it, or ``None`` when it is not trained. Raises CheckpointError."""
+    measured = read_record(config, cache)
+    if measured is None:
+        return None
+    network = load_victim(config, cache)
+    precision = fast_precision() if device == "cpu" else "bfloat16"
+    entry = VictimEntry(
+        config=json.loads(json.dumps(config.canonical())),
+        digest=config.digest(),
+        weights=weights_digest(network) or "",
+        precision=precision,
+        ca=measured.get("clean_accuracy"),
+        asr=measured.get("attack_success_rate"),
+    )
+    return VictimUnderTest(classifier=ModuleClassifier(network, precision=precision, device=device), entry=entry)
+
+
+def _portable(entry: DefenseEntry, variant: Variant, diffusion: Path | None) -> DefenseEntry:
+    """The entry of a defense by diffusion without what only this machine knows: its device, a model's whole path."""
+    changed = ",".join(f"{name}={value}" for name, value in variant.settings)
+    config = {**entry.config, "device": "cpu"}
+    if diffusion is not None:
+        config["model"] = diffusion.name
+    return dataclasses.replace(entry, name=variant.defense + (f"[{changed}]" if changed else ""), config=config)

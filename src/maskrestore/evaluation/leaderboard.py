@@ -1,0 +1,141 @@
+"""The page of results: a leaderboard for each data set, every table that has records, and how to add to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskrestore.errors import DataError
+from maskrestore.evaluation.grid_tables import GridTable
+from maskrestore.evaluation.records import Record
+from maskrestore.evaluation.sheets import Sheet, bold
+from maskrestore.evaluation.summary import costs_of
+from maskrestore.evaluation.tables import read_records
+
+__all__ = ["leaderboard", "read_folder", "results_page"]
+
+_HEAD = """# Results
+
+Made by `maskrestore reproduce results` from records: do not edit. CA: clean images that get their true label; BA:
+triggered images that get their true label; ASR: triggered images that get the attacker's label. In brackets: 95 %
+intervals, Student's over the repeats, or with a single repeat the binomial one. Queries: how often the classifier is
+asked about an image. Generator passes: images that go through the masked autoencoder or the diffusion model for one.
+Peak memory: the highest resident memory of the whole process, with libraries, weights and the data set in it.
+"""
+
+_BOARDS = """## Leaderboard
+
+The mean of CA and BA in %, the best of each attack in bold; – where it was not measured. Ranked by the mean over
+attacks; rows that lack an attack come last, and attacks that most rows lack are left out.
+"""
+
+_HOW_TO_ADD = """## How to add yours
+
+- **A defense**: one file in `src/maskrestore/baselines/` with a frozen dataclass of its settings whose `build(key)`
+  returns something with `purify(images, classifier)`, and one line in `BASELINES` (`baselines/__init__.py`). The table
+  in `tests/contracts/test_defenses.py` then holds it to what every defense promises.
+- **A detector**: the same with `score(images, classifier)`, and a line in `DETECTORS`.
+- **An attack**: one file in `src/maskrestore/attacks/` and a line in `ATTACKS`.
+- **A data set**: a line in `DATASETS` (`data/specs.py`). **A classifier**: a line in `ARCHITECTURES`
+  (`victims/architectures.py`).
+- **A row or a column of a table**: a line in `GRIDS` (`evaluation/grids.py`).
+
+Then `maskrestore reproduce table2 --train` measures what is missing, in as many processes as you start, and
+`maskrestore reproduce results --page docs/results.md` writes this page anew.
+"""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a column of the leaderboard is about."""
+
+    attack: str
+    mode: str
+
+
+def results_page(records: Sequence[Record], tables: Sequence[GridTable]) -> str:
+    """The page in Markdown. tables: those of which records were found."""
+    boards = [sheet.markdown() for sheet in leaderboard(records)]
+    sections = [table.markdown() for table in tables if table.sheets]
+    return "\n".join([_HEAD, _BOARDS, *boards, *sections, _HOW_TO_ADD])
+
+
+def leaderboard(records: Sequence[Record]) -> list[Sheet]:
+    """A sheet for each data set and width: a row for each defense with its own settings, a column for each attack.
+
+    Victims are ResNet-18 with a backdoor; repeats are averaged. Of records that differ in their images or their date
+    only, the one with most images counts, then the newest. Attacks that fewer than half of the defenses met are left
+    out: nobody could be ranked by them.
+    """
+    chosen = [record for record in _newest(records) if _kind(record) is not None and "[" not in record.defense.name]
+    titles = dict.fromkeys(_title(record) for record in chosen)
+    return [_board(title, [record for record in chosen if _title(record) == title]) for title in titles]
+
+
+def read_folder(folder: Path) -> list[Record]:
+    """The records of a folder of ``maskrestore reproduce``. Raises DataError if there are none or one is broken."""
+    cells = folder / "cells"
+    if not cells.is_dir():
+        raise DataError(f"{folder} holds no records; make some with `maskrestore reproduce table2 --out {folder}`")
+    return read_records(cells)
+
+
+def _board(title: str, records: Sequence[Record]) -> Sheet:
+    names = list(dict.fromkeys(record.defense.name for record in records))
+    met = Counter(kind for kind, _ in {(_kind(record), record.defense.name) for record in records})
+    kinds = [kind for kind in dict.fromkeys(map(_kind, records)) if kind is not None and 2 * met[kind] >= len(names)]
+    scores = {
+        (name, kind): _score([r for r in records if r.defense.name == name and _kind(r) == kind])
+        for name in names
+        for kind in kinds
+    }
+
+    def rank(name: str) -> tuple[int, float]:
+        values = [value for kind in kinds if (value := scores[name, kind]) is not None]
+        return len(kinds) - len(values), -sum(values) / max(1, len(values))
+
+    best = {kind: max(value for name in names if (value := scores[name, kind]) is not None) for kind in kinds}
+    rows = []
+    for name in sorted(names, key=rank):
+        values = [scores[name, kind] for kind in kinds]
+        cells = [
+            "–" if value is None else bold(f"{value:.1f}") if value == best[kind] else f"{value:.1f}"
+            for kind, value in zip(kinds, values, strict=True)
+        ]
+        known = [value for value in values if value is not None]
+        costs = costs_of([record for record in records if record.defense.name == name])
+        mean = f"{sum(known) / len(known):.1f}" if known and len(known) == len(kinds) else "–"
+        rows.append((name, mean, *cells, f"{costs.queries:.1f}", f"{costs.seconds:.4f}"))
+    titles = [kind.attack if kind.mode == "all-to-one" else f"{kind.attack}, {kind.mode}" for kind in kinds]
+    heads = ("defense", "mean", *titles, "queries/image", "s/image")
+    return Sheet(title=title, heads=heads, rows=tuple(rows))
+
+
+def _title(record: Record) -> str:
+    return f"{record.dataset}, ResNet-18 of width {record.victim.config.get('width')}"
+
+
+def _kind(record: Record) -> _Kind | None:
+    """The column of a record; ``None`` when it belongs into no leaderboard."""
+    config = record.victim.config
+    if record.attack is None or config.get("attack") is None or config.get("architecture") != "resnet18":
+        return None
+    restored = " (restored)" if config.get("restored_rate") else ""
+    mode = str(config.get("mode", "all-to-one"))
+    return _Kind(record.attack + restored, mode)
+
+
+def _newest(records: Sequence[Record]) -> list[Record]:
+    latest: dict[tuple[object, ...], Record] = {}
+    for record in sorted(records, key=lambda one: (one.clean_images + one.triggered_images, one.created)):
+        latest[record.dataset, record.attack, record.victim.digest, record.defense.name, record.seed] = record
+    # In the order of the names, not of the clock: the page stays the same when a record is made again.
+    return sorted(latest.values(), key=lambda one: (one.dataset, one.attack or "", one.defense.name, one.seed))
+
+
+def _score(records: Sequence[Record]) -> float | None:
+    """The mean of CA and BA in percent over repeats."""
+    values = [(one.after.ca.value + one.after.ba.value) / 2 for one in records if one.after.ba is not None]
+    return 100 * sum(values) / len(values) if values else None

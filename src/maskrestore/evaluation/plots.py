@@ -1,0 +1,197 @@
+"""Figures of grids, drawn by matplotlib: curves and bars from records, each with its numbers as CSV beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskrestore.errors import DataError, MissingDependencyError
+from maskrestore.evaluation.experiments import Curves, Panel, Table
+from maskrestore.evaluation.grid import Case, Cell, Variant
+from maskrestore.evaluation.records import Record, write_text_atomically
+from maskrestore.evaluation.summary import RATES, estimate, read_cells, summarise
+
+__all__ = ["COLOURS", "curve_numbers", "draw_bars", "draw_curves", "new_figure", "save"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+"""Okabe and Ito's colours, which all kinds of colour vision tell apart (jfly.uni-koeln.de/color), darkest first, with
+grey in place of their yellow, which is too faint for lines."""
+
+_MARKERS = "osD^vPX*"
+_NAMES = {"ca": "CA", "ba": "BA", "asr": "ASR"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A point of a curve, or the end of a bar, in percent."""
+
+    panel: str
+    line: str
+    x: float | str
+    rate: str
+    mean: float
+    low: float
+    high: float
+    repeats: int
+
+
+def draw_curves(path: Path, curves: Curves, cells: Sequence[Cell], folder: Path) -> Path:
+    """Draw the panels of which ``folder`` has records side by side, CA, BA and ASR below each other; write ``path``
+    and a CSV of that name.
+
+    Points without a record are left out. Raises DataError without any, MissingDependencyError without matplotlib.
+    """
+    numbers = curve_numbers(curves, read_cells(cells, folder))
+    panels = [panel for panel in curves.panels if any(number.panel == panel.title for number in numbers)]
+    if not panels:
+        raise DataError(f"no records for {curves.title!r} in {folder}; run the cells first")
+    figure = new_figure(width=1.2 + 3.1 * len(panels), height=2.2 * len(RATES) + 1.0 + _legend_height(panels))
+    axes = figure.subplots(len(RATES), len(panels), squeeze=False, sharex="col")
+    for column, panel in enumerate(panels):
+        for row, rate in enumerate(RATES):
+            _curve_axes(axes[row][column], panel, rate, numbers, first=column == 0)
+        axes[0][column].set_title(panel.title, fontsize=11)
+        axes[-1][column].set_xlabel(panel.x_label)
+    figure.align_ylabels()
+    _legends(figure, axes, panels)
+    return save(figure, path, numbers)
+
+
+def curve_numbers(curves: Curves, records: Mapping[tuple[Case, Variant, int], Record]) -> list[Number]:
+    """The points of all lines that have records, in the order of the figure."""
+    numbers = []
+    for panel in curves.panels:
+        for line in panel.lines:
+            for point in line.points:
+                found = [one for (c, v, _), one in records.items() if (c, v) == (point.case, point.variant)]
+                for rate in RATES:
+                    values = [value for one in found if (value := getattr(one.after, rate)) is not None]
+                    if values:
+                        numbers.append(_number(panel.title, line.label, point.x, rate, estimate([[v] for v in values])))
+    return numbers
+
+
+def draw_bars(path: Path, table: Table, cells: Sequence[Cell], folder: Path) -> Path:
+    """Draw a table of one column as bars, one group for each row; write ``path`` and a CSV of that name.
+
+    Raises DataError without any record, MissingDependencyError without matplotlib.
+    """
+    records = read_cells(cells, folder)
+    (column,) = table.columns
+    summaries = [(row.label, summarise(row, column.cases, records)) for row in table.rows]
+    numbers = [
+        _number(column.title, label, label, rate, value)
+        for label, summary in summaries
+        if summary is not None
+        for rate in RATES
+        if (value := summary.rates[rate]) is not None
+    ]
+    if not numbers:
+        raise DataError(f"no records for {table.title!r} in {folder}; run the cells first")
+    labels = list(dict.fromkeys(number.line for number in numbers))
+    figure = new_figure(width=8.0, height=1.2 + 0.5 * len(labels))
+    axes = figure.subplots()
+    for position, rate in enumerate(RATES):
+        bars = [number for number in numbers if number.rate == rate]
+        axes.barh(
+            [labels.index(bar.line) + 0.27 * (position - 1) for bar in bars],
+            [bar.mean for bar in bars],
+            height=0.25,
+            color=COLOURS[position],
+            label=_NAMES[rate],
+            xerr=[[bar.mean - bar.low for bar in bars], [bar.high - bar.mean for bar in bars]],
+            error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#444444"},
+        )
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("%")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=len(RATES), frameon=False)
+    return save(figure, path, numbers)
+
+
+def new_figure(*, width: float, height: float) -> Any:
+    """An empty figure, inches a side, that no window shows. Raises MissingDependencyError without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an optional dependency
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "plots") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: Path, numbers: Sequence[Any]) -> Path:
+    """Write the picture, and ``numbers`` (dataclasses of one kind) as CSV beside it; returns the picture's path.
+
+    figure: ``None`` for a picture that is there already.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if figure is not None:
+        figure.savefig(path, dpi=150)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(vars(numbers[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(vars(number) for number in numbers)
+    write_text_atomically(path.with_suffix(".csv"), text.getvalue())
+    return path
+
+
+def _curve_axes(axes: Any, panel: Panel, rate: str, numbers: Sequence[Number], *, first: bool) -> None:
+    for style, line in zip(_styles(panel), panel.lines, strict=True):
+        points = [one for one in numbers if (one.panel, one.line, one.rate) == (panel.title, line.label, rate)]
+        if points:
+            places = [float(point.x) for point in points]
+            axes.plot(places, [point.mean for point in points], label=line.label, **style)
+            spans = ([point.low for point in points], [point.high for point in points])
+            axes.fill_between(places, *spans, color=style["color"], alpha=0.08, linewidth=0)
+    axes.set_ylim(-4, 104)
+    axes.grid(alpha=0.3)
+    if first:
+        axes.set_ylabel(f"{_NAMES[rate]} in %")
+
+
+def _styles(panel: Panel) -> list[dict[str, Any]]:
+    """A colour and a marker for each line; a dashed line has those of the full one that follows it."""
+    styles = []
+    colour = 0
+    for line in panel.lines:
+        style = {
+            "color": COLOURS[colour % len(COLOURS)],
+            "marker": _MARKERS[colour % len(_MARKERS)],
+            "markersize": 4,
+            "linewidth": 1.5,
+            "linestyle": "--" if line.dashed else "-",
+            "markerfacecolor": "white" if line.dashed else COLOURS[colour % len(COLOURS)],
+        }
+        styles.append(style)
+        colour += not line.dashed
+    return styles
+
+
+def _legends(figure: Any, axes: Any, panels: Sequence[Panel]) -> None:
+    """One legend below all panels if their lines are the same, else one below each."""
+    if len({tuple(line.label for line in panel.lines) for panel in panels}) == 1:
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
+        return
+    for position in range(len(panels)):
+        handles, labels = axes[0][position].get_legend_handles_labels()
+        axes[-1][position].legend(
+            handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.32), frameon=False, fontsize=7.5
+        )
+
+
+def _legend_height(panels: Sequence[Panel]) -> float:
+    return 0.19 * max(len(panel.lines) for panel in panels)
+
+
+def _number(panel: str, line: str, x: float | str, rate: str, value: Any) -> Number:
+    percent = {end: round(100 * getattr(value, end), 2) for end in ("mean", "low", "high")}
+    return Number(panel=panel, line=line, x=x, rate=rate, repeats=value.repeats, **percent)

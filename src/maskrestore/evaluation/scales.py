@@ -1,0 +1,106 @@
+"""How much is spent on a table or figure, what it takes, and the cells that it comes to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from maskrestore.data.specs import dataset_spec
+from maskrestore.errors import UnknownNameError
+from maskrestore.evaluation.experiments import Curves, Experiment
+from maskrestore.evaluation.grid import Cell, Scale, expand
+from maskrestore.evaluation.grids import GRIDS
+from maskrestore.mae.restorer import DEFAULT_RESTORER
+
+__all__ = ["SCALES", "SPEEDS", "cells_of", "estimated_seconds", "experiment", "scale_of"]
+
+_DIFFUSION = frozenset({"diffpure-ddpm", "diffpure-sde", "zip", "sampdetox"})
+_ONE_BY_ONE = frozenset({"patchcleanser", "patchcleanser-variant", "strip"})
+
+SCALES: dict[str, Scale] = {
+    # Does everything work? A minute for a table.
+    "smoke": Scale(
+        images=4,
+        slow_images=2,
+        slow=_DIFFUSION | _ONE_BY_ONE,
+        width=32,
+        init="clean",
+        repeats=1,
+        repeats_large=1,
+        most_cases=1,
+    ),
+    # Two cores, hours: half-width victims fine-tuned from one clean model.
+    "local": Scale(
+        images=500,
+        slow_images=200,
+        slow=_DIFFUSION | _ONE_BY_ONE,
+        width=32,
+        init="clean",
+        repeats=1,
+        repeats_large=1,
+    ),
+    # The paper's size (5.1 and appendix B.1), with an accelerator.
+    "full": Scale(images=None, slow_images=500, slow=_DIFFUSION, width=64, init="scratch", repeats=14, repeats_large=6),
+}
+"""How much is spent, by name."""
+
+SPEEDS: dict[str, float] = {
+    "bdmae": 16,
+    "bdmae-paper": 9,
+    "patchcleanser": 2,
+    "patchcleanser-variant": 2,
+    "februus-xgradcam": 30,
+    "februus-gradcam++": 30,
+    "lite-bd": 20,
+    "lite-bd-half": 20,
+    "majority-vote": 30,
+    "strip": 3,
+    "scale-up": 30,
+    "diffpure-ddpm": 0.1,
+    "diffpure-sde": 0.1,
+    "zip": 0.1,
+    "sampdetox": 0.1,
+}
+"""Images per second on two cores, roughly, for estimates; 300 for what is not here."""
+
+
+def experiment(name: str) -> Experiment:
+    """Look a table or figure up. Raises UnknownNameError, which lists the known ones."""
+    if name not in GRIDS:
+        raise UnknownNameError("table or figure", name, GRIDS)
+    return GRIDS[name]
+
+
+def scale_of(name: str) -> Scale:
+    """Look a scale up. Raises UnknownNameError."""
+    if name not in SCALES:
+        raise UnknownNameError("scale", name, SCALES)
+    return SCALES[name]
+
+
+def cells_of(
+    chosen: Experiment, scale: Scale, *, repeats: int | None = None, restorer: str = DEFAULT_RESTORER
+) -> list[Cell]:
+    """The cells that a table or figure is made of at a scale; pictures have none. Arguments as of ``expand``.
+
+    Points of curves, of which there are many, take the number of images that slow defenses take.
+    """
+    limit = scale.slow_images if isinstance(chosen, Curves) else getattr(chosen, "most_images", None)
+    if limit is not None and (scale.images is None or isinstance(chosen, Curves)):
+        scale = dataclasses.replace(scale, images=limit)
+    return expand(chosen.entries(scale.most_cases), scale, repeats=repeats, restorer=restorer)
+
+
+def estimated_seconds(cells: Sequence[Cell]) -> float:
+    """How long cells take on two cores, roughly: images over ``SPEEDS``. Victims are not counted."""
+
+    def seconds(cell: Cell) -> float:
+        parts = 1 if cell.case.attack is None else 2
+        images = parts * (cell.count or _WHOLE.get(dataset_spec(cell.case.dataset).name, 10_000))
+        return images / SPEEDS.get(cell.variant.defense, 300)
+
+    return sum(seconds(cell) for cell in cells)
+
+
+_WHOLE = {"cifar10": 10_000, "gtsrb": 12_630}
+"""Images of whole test splits."""

@@ -1,0 +1,154 @@
+"""From records to the numbers of a table: means with 95 % intervals over repeats. Nothing else is computed later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskrestore.evaluation.experiments import Row
+from maskrestore.evaluation.grid import Case, Cell, Variant
+from maskrestore.evaluation.metrics import Rate
+from maskrestore.evaluation.records import Record, read_record
+
+__all__ = ["Costs", "Estimate", "Summary", "best_variant", "costs_of", "estimate", "read_cells", "summarise"]
+
+RATES = ("ca", "ba", "asr")
+"""Fields of ``Metrics`` in the order of all tables."""
+
+# Student's t, 97.5 %, by degrees of freedom from 1 on; from 31 on the normal distribution's is close enough.
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+_Z = 1.960
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A rate with its 95 % interval, in [0, 1]."""
+
+    mean: float
+    low: float
+    high: float
+    repeats: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What a defense took for an image."""
+
+    queries: float
+    passes: float | None
+    """Of its generator; ``None`` where there is none, or a record does not tell."""
+    seconds: float
+    peak_memory: int | None
+    """Bytes, the lowest of the records that tell: each holds what the process had left of earlier work, too."""
+    hardware: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A row in a column."""
+
+    rates: dict[str, Estimate | None]
+    """By the names in ``RATES``; ``None`` for a rate that does not exist, such as ASR without an attack."""
+    cases: int
+    """Cases that it is the mean of."""
+    wanted: int
+    """Cases that it should be the mean of."""
+    images: int
+    """Test images of all its records, clean and triggered."""
+    variants: tuple[Variant, ...]
+    """The settings that were taken, where there was a choice."""
+
+
+Records = Mapping[tuple[Case, Variant, int], Record]
+"""Records by case, variant and repeat."""
+
+
+def read_cells(cells: Sequence[Cell], folder: Path) -> dict[tuple[Case, Variant, int], Record]:
+    """Read the records of those cells that have one; detectors have records of their own kind. Raises DataError."""
+    paths = {(cell.case, cell.variant, cell.repeat): folder / cell.path for cell in cells if not cell.variant.detects}
+    return {key: read_record(path) for key, path in paths.items() if path.exists()}
+
+
+def estimate(by_repeat: Sequence[Sequence[Rate]]) -> Estimate:
+    """The mean of rates over cases, then over repeats. by_repeat: for each repeat the rate of each case.
+
+    With two repeats or more the interval is Student's over the repeats. With one it is made of the ends of the
+    binomial intervals of the cases, averaged: the cases share their test images, so they do not average out.
+    """
+    means = [_mean([rate.value for rate in rates]) for rates in by_repeat]
+    mean, count = _mean(means), len(means)
+    if count == 1:
+        low, high = (_mean([getattr(rate, end) for rate in by_repeat[0]]) for end in ("low", "high"))
+    else:
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in means) / (count - 1))
+        half = (_T[count - 2] if count - 2 < len(_T) else _Z) * deviation / math.sqrt(count)
+        low, high = max(0.0, mean - half), min(1.0, mean + half)
+    return Estimate(mean=mean, low=low, high=high, repeats=count)
+
+
+def summarise(row: Row, cases: Sequence[Case], records: Records) -> Summary | None:
+    """The rates of a row over cases; ``None`` without any record.
+
+    A repeat counts when it has a record of every case that any repeat has. Where the row has several variants, each
+    case takes its best one.
+    """
+    chosen = {case: best_variant(row.variants, case, records) for case in cases}
+    found = {case: variant for case, variant in chosen.items() if variant is not None}
+    repeats = sorted({repeat for case, variant, repeat in records if found.get(case) == variant})
+    whole = [r for r in repeats if all((case, variant, r) in records for case, variant in found.items())]
+    if not whole:
+        return None
+    rows = [[records[case, variant, repeat] for case, variant in found.items()] for repeat in whole]
+    return Summary(
+        rates={name: _rate(rows, name) for name in RATES},
+        cases=len(found),
+        wanted=len(cases),
+        images=sum(record.clean_images + record.triggered_images for row in rows for record in row),
+        variants=tuple(found.values()),
+    )
+
+
+def best_variant(variants: Sequence[Variant], case: Case, records: Records) -> Variant | None:
+    """The variant with the best mean of CA and BA over the repeats; ``None`` without any record."""
+
+    def score(variant: Variant) -> float:
+        after = [record.after for (c, v, _), record in records.items() if (c, v) == (case, variant)]
+        return _mean([_mean([rate.value for rate in (one.ca, one.ba) if rate is not None]) for one in after])
+
+    measured = {(c, v) for c, v, _ in records}
+    known = [variant for variant in variants if (case, variant) in measured]
+    return max(known, key=score) if known else None
+
+
+def costs_of(records: Sequence[Record]) -> Costs:
+    """Means over records of one defense; the lowest peak of memory. Raises ValueError without any record."""
+    costs = [record.cost for record in records]
+    passes = [cost.passes_mean for cost in costs if cost.passes_mean is not None]
+    memory = [cost.peak_memory for cost in costs if cost.peak_memory is not None]
+    return Costs(
+        queries=_mean([cost.queries_mean for cost in costs]),
+        passes=_mean(passes) if len(passes) == len(costs) else None,
+        seconds=_mean([1 / cost.images_per_second for cost in costs]),
+        peak_memory=min(memory, default=None),
+        hardware=tuple(dict.fromkeys(_hardware(record) for record in records)),
+    )
+
+
+def _rate(rows: Sequence[Sequence[Record]], name: str) -> Estimate | None:
+    by_repeat = [[getattr(record.after, name) for record in row] for row in rows]
+    return None if any(rate is None for rates in by_repeat for rate in rates) else estimate(by_repeat)
+
+
+def _hardware(record: Record) -> str:
+    environment = record.environment
+    return environment.accelerator or f"{environment.device}, {environment.threads} thread(s)"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

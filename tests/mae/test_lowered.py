@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from maskrestore.mae.lowered import LoweredLinear, PackedLinear, can_pack, lowered
+from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
+
+packs = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this PyTorch cannot lay out weights")
+
+
+@pytest.fixture(scope="module")
+def network() -> ViTMAE:
+    torch.manual_seed(0)
+    network = ViTMAE(
+        ViTMAEConfig(
+            image_size=32, patch_size=4, width=96, depth=3, heads=3, decoder_width=64, decoder_depth=2, decoder_heads=2
+        )
+    ).eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+def inputs(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    rank = torch.rand(count, 64, generator=generator).argsort(1).argsort(1)
+    return torch.rand(count, 3, 32, 32, generator=generator), (rank < 48).view(count, 8, 8)
+
+
+@pytest.mark.parametrize("pack", [False, pytest.param(True, marks=packs)])
+def test_a_lowered_copy_is_close_and_leaves_the_network_alone(network: ViTMAE, pack: bool) -> None:
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    images, hidden = inputs(4)
+    with torch.inference_mode():
+        full = network(images, hidden)
+        copy = lowered(network, pack=pack)
+        low = copy(images, hidden)
+    assert low.dtype == torch.float32
+    assert 0 < (low - full).abs().max() < 0.03
+    assert not any(isinstance(module, nn.Linear) for module in copy.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.dtype == torch.float32 for parameter in copy.parameters())
+
+
+@packs
+@pytest.mark.parametrize("shape", [(33, 96), (2, 17, 96), (1, 1, 96)])
+def test_laying_weights_out_changes_no_bit(shape: tuple[int, ...]) -> None:
+    linear = nn.Linear(96, 160)
+    x = torch.randn(*shape)
+    with torch.inference_mode():
+        packed, plain = PackedLinear(linear)(x), LoweredLinear(linear)(x)
+    assert packed.dtype == torch.bfloat16
+    assert torch.equal(packed, plain)
+    # a slice of a longer sequence is not contiguous
+    wide = torch.randn(4, 9, 96)[:, 1:5]
+    with torch.inference_mode():
+        assert torch.equal(PackedLinear(linear)(wide), LoweredLinear(linear)(wide))
+
+
+@pytest.mark.parametrize("pack", [False, pytest.param(True, marks=packs)])
+def test_an_image_gets_the_same_bits_at_any_place_of_a_batch(network: ViTMAE, pack: bool) -> None:
+    copy = lowered(network, pack=pack)
+    images, hidden = inputs(5)
+    others, other_hidden = inputs(5, seed=1)
+    with torch.inference_mode():
+        first = copy(images, hidden)
+        for place in range(5):
+            company, masks = others.clone(), other_hidden.clone()
+            company[place], masks[place] = images[0], hidden[0]
+            assert torch.equal(copy(company, masks)[place], first[0])
+
+
+def test_layers_without_bias_are_lowered_too() -> None:
+    module = nn.Sequential(nn.Linear(8, 8, bias=False))
+    x = torch.randn(3, 8)
+    with torch.inference_mode():
+        assert torch.allclose(lowered(module)(x).float(), module(x), atol=0.05)
