@@ -25,20 +25,25 @@ from maskrestore.types import Classifier
 
 __all__ = ["CLOUDS", "TURNS", "Attempt", "clouds", "transfer_test", "turned"]
 
-CLOUDS = 3
+_CLOUD_GRIDS = (4, 8, 16)
+"""Colours along each side of each cloud. A classifier may answer one label for all smooth noise and another for fine
+noise, and a picture that has the original label anyway tests nothing."""
+CLOUDS = len(_CLOUD_GRIDS)
 """Pictures of random colour."""
 TURNS = 3
 """Pictures made of the purified image: mirrored, turned by a quarter, turned by a half."""
-_CLOUD_GRID = 4  # colours along each side of a cloud: coarse, as what is in the background of a photograph
 
 
 def clouds(images: Tensor, streams: Sequence[Stream]) -> Tensor:
     """Random colours for each of ``(B, C, H, W)`` images: ``(B, CLOUDS, C, H, W)`` in [0, 1]."""
     channels, height, width = images.shape[1:]
-    # Counters 0 to 2 of the stream belong to the scoring masks and to refinement.
-    colours = torch.stack([stream.uniform(3, shape=(CLOUDS, channels, _CLOUD_GRID, _CLOUD_GRID)) for stream in streams])
-    pictures: Tensor = resize(colours.flatten(0, 1), height, width).unflatten(0, (-1, CLOUDS)).to(images)
-    return pictures
+
+    def cloud(number: int, grid: int) -> Tensor:
+        # Counters 0 to 2 of the stream belong to the scoring masks and to refinement.
+        colours = torch.stack([stream.uniform(3, number, shape=(channels, grid, grid)) for stream in streams])
+        return resize(colours, height, width).to(images)
+
+    return torch.stack([cloud(number, grid) for number, grid in enumerate(_CLOUD_GRIDS)], dim=1)
 
 
 def turned(images: Tensor) -> Tensor:
