@@ -12,7 +12,8 @@ what=${1:-all}
 if [[ $what == cifar10 || $what == all ]]; then
   "${run[@]}" --dataset cifar10 --defense bdmae --defense bdmae-paper --out $results/cifar10 \
     --attack none --attack badnets:1x1-color --attack badnets:1x1-white --attack badnets:2x2-color \
-    --attack badnets:2x2-white --attack badnets:3x3-color --attack badnets:3x3-white --attack corners --attack blended:15x15
+    --attack badnets:2x2-white --attack badnets:3x3-color --attack badnets:3x3-white --attack corners --attack blended:15x15 \
+    --attack label-consistent --attack input-aware
 fi
 if [[ $what == gtsrb || $what == all ]]; then
   "${run[@]}" --dataset gtsrb --defense bdmae --defense bdmae-paper --out $results/gtsrb \
@@ -26,11 +27,18 @@ if [[ $what == parts || $what == all ]]; then
   }
   part --defense bdmae --defense bdmae-paper
   part --defense bdmae-paper --set refinement_steps=0
-  part --defense bdmae --defense bdmae-paper --set label_weight=0
-  part --defense bdmae --defense bdmae-paper --set label_weight=1
+  part --defense bdmae-paper --set label_weight=0       # S_i only
+  part --defense bdmae-paper --set label_weight=1       # S_l only
+  part --defense bdmae-paper --set thresholds=0.5       # one threshold in place of the fused set
+  part --defense bdmae-paper --set label_score=contrast
+  part --defense bdmae --set label_score=flip
+  part --defense bdmae --set attempts=0 --set transfer_test=false
+  part --defense bdmae --set attempts=0
+  part --defense bdmae --set label_weight=0
+  part --defense bdmae --set label_weight=1
+  part --defense bdmae --set consensus=false
   part --defense bdmae --set refinement_steps=10
-  part --defense bdmae --set thresholds=0.4
-  part --defense bdmae --set thresholds=0.6
+  part --defense bdmae --set thresholds=0.5
 fi
 python benchmarks/restorer_quality.py --out $results/restorer-cifar10.json
 for folder in cifar10 gtsrb parts; do
