@@ -7,7 +7,8 @@ from torch import nn
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.config import PROFILES
 from maskrestore.errors import UnknownNameError
-from maskrestore.evaluation.defenses import DEFENSES, NoDefense, make_defense, weights_digest
+from maskrestore.evaluation.defenses import DEFENSES, NoDefense, make_defense
+from maskrestore.mae.weight_files import weights_digest
 
 
 class Blank:

@@ -8,6 +8,7 @@ from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
 from maskrestore.mae.restorer import MAERestorer
 from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
+from maskrestore.mae.weight_files import weights_digest
 from maskrestore.types import Restorer
 
 
@@ -110,3 +111,16 @@ def test_wrong_shapes_and_settings_are_refused(network: torch.nn.Module) -> None
         MAERestorer(network, micro_batch=0)
     with pytest.raises(ConfigError, match="precision"):
         MAERestorer(network, precision="float16")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_digest_is_that_of_all_weights_in_any_precision(network: torch.nn.Module, precision: str) -> None:
+    def digest() -> str | None:
+        return MAERestorer(network, precision=precision).weights_digest  # type: ignore[arg-type]
+
+    assert digest() == weights_digest(network)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 2:
+            before = digest()
+            parameter.data += 1
+            assert digest() != before, name

@@ -15,11 +15,12 @@ from maskrestore.cli.terminal import out, progress, say
 from maskrestore.data.dataset import ImageDataset
 from maskrestore.data.signs import load_signs
 from maskrestore.defense.config import PROFILES
-from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest, make_defense, weights_digest
+from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest, make_defense
 from maskrestore.evaluation.environment import fast_precision
 from maskrestore.evaluation.records import Record, VictimEntry, write_record
 from maskrestore.evaluation.run import choose_images, evaluate
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
+from maskrestore.mae.weight_files import weights_digest
 from maskrestore.reporting import (
     Metric,
     ReportEntry,

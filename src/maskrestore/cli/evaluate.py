@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from maskrestore.attacks import ATTACKS
-from maskrestore.classifiers import ModuleClassifier
 from maskrestore.cli.options import (
     CacheOption,
     DataOption,
@@ -33,13 +31,12 @@ from maskrestore.evaluation.defenses import (
     VictimUnderTest,
     default_config,
     make_defense,
-    weights_digest,
 )
-from maskrestore.evaluation.environment import current_environment, fast_precision
-from maskrestore.evaluation.records import VictimEntry
+from maskrestore.evaluation.environment import current_environment
+from maskrestore.evaluation.laboratory import victim_under_test
 from maskrestore.evaluation.run import evaluate as run_evaluation
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.victims import VictimConfig, load_victim, read_record, victim_attack
+from maskrestore.victims import VictimConfig, read_record, victim_attack
 
 __all__ = ["evaluate"]
 
@@ -165,18 +162,9 @@ def _victim(config: VictimConfig, cache: Path | None, data: Path | None, *, trai
                 f"--dataset {config.dataset}{attack} (with --set for each --victim)"
             )
         train_with_progress(config, cache=cache, data=data)
-    measured = read_record(config, cache) or {}
-    network = load_victim(config, cache)
-    precision = fast_precision()
-    entry = VictimEntry(
-        config=json.loads(json.dumps(config.canonical())),
-        digest=config.digest(),
-        weights=weights_digest(network) or "",
-        precision=precision,
-        ca=measured.get("clean_accuracy"),
-        asr=measured.get("attack_success_rate"),
-    )
-    return VictimUnderTest(classifier=ModuleClassifier(network, precision=precision), entry=entry)
+    victim = victim_under_test(config, cache)
+    assert victim is not None, "it was trained just now"
+    return victim
 
 
 def _say_if_old(commit: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,7 +81,14 @@ def pretrain(
     # Shuffled, because folders are sorted by name and data sets often by class.
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(config.seed))
     kept, learned = pixels[order[:held_out]], pixels[order[held_out:]]
-    card = {"command": f"maskrestore pretrain {' '.join(images)}", "images": str(len(learned))}
+    card = {
+        # Names only: a card travels with the weights, folders stay here.
+        "command": f"maskrestore pretrain {' '.join(Path(source).name for source in images)}",
+        "training": json.dumps(dataclasses.asdict(config)),
+        "init": "" if init is None else Path(init).name,
+        "features": " ".join(path.name for path in features or []),
+        "images": str(len(learned)),
+    }
     with progress("pretrain") as update:
 
         def show(state: training.Progress) -> None:

@@ -22,7 +22,6 @@ from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.config import PROFILES
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError, InvalidImageError
-from maskrestore.evaluation.defenses import weights_digest
 from maskrestore.imaging.codec import read_image
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
 from maskrestore.reporting import ReportEntry, ReportSummary, entries_from, write_report
@@ -98,7 +97,7 @@ def purify(
     black_box = load_classifier(classifier, mean=parse_channels(mean, "--mean"), std=parse_channels(std, "--std"))
     key = read_key(key_file)
     masked_autoencoder = load_restorer(restorer)
-    weights = weights_digest(getattr(masked_autoencoder, "network", None))
+    weights = getattr(masked_autoencoder, "weights_digest", None)
     identity = [classifier, _file_digest(classifier), mean, std, restorer, weights, grey]
     counting = CountingClassifier(black_box, max_queries)
     job = FolderJob(

@@ -67,7 +67,7 @@ def reproduce(
     device: Annotated[str, typer.Option(help="Where networks run: cpu or cuda.")] = "cpu",
     page: Annotated[
         Path | None, typer.Option(help="File for the page of results; results.md in the folder if none.")
-    ] = (None),
+    ] = None,
     data: DataOption = None,
     cache: CacheOption = None,
 ) -> None:

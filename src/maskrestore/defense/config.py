@@ -95,7 +95,7 @@ def _check(valid: bool, name: str, expected: str, actual: object) -> None:
 
 PROFILES: dict[str, BDMAEConfig] = {
     "paper": BDMAEConfig(),
-    # Chosen on training-split images of CIFAR-10 victims with `mae-tiny-32`. Contrast in place of flips: labels of
+    # Chosen on training-split images of CIFAR-10 and GTSRB victims. Contrast in place of flips: labels of
     # clean images flip under many of this restorer's masks. Consensus: a trigger that any hidden token breaks leaves no
     # contrast, but makes the masks agree on the true label. The transfer test spares clean images what these scores
     # find in them, so that a second attempt may be bolder. No refinement: it looks for tokens whose loss flips the

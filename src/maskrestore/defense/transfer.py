@@ -3,8 +3,8 @@
 A trigger carries its label to whatever picture it is shown on; a part of an ordinary image does not. So a restoration
 that changed the label is believed only if the region that it replaced, put back at its place on clouds of random
 colour, brings the original label there every time. A trigger with a target for each class does not do that, but it
-changes every label: so where the first look fails, the region is believed if it changes the label of every cloud and
-of every picture that the purified image gives when it is mirrored or turned.
+changes every label: so where the first look fails, in the first attempt to restore, the region is believed if it
+changes the label of every cloud and of every picture that the purified image gives when it is mirrored or turned.
 
 Source of the idea: SentiNet (Chou et al., 2020), which pastes the salient region onto a set of held-out clean images.
 Here no other image is needed. Departure: not in the BDMAE paper.

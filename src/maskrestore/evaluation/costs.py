@@ -34,7 +34,7 @@ class PassCounter:
 
     def restore(self, images: Tensor, hidden: Tensor) -> Any:
         """Restore as the generator does; an image of which nothing is hidden needs no pass."""
-        self.passes += int(hidden.flatten(1).any(dim=1).sum())
+        self.passes += int(hidden.flatten(-2).any(dim=-1).sum())
         return self._generator.restore(images, hidden)
 
     def __call__(self, noisy: Tensor, step: int) -> Any:

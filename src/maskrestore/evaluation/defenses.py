@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskrestore.baselines import BASELINES, BaselineConfig
 from maskrestore.defense.bdmae import BDMAE
@@ -29,7 +28,6 @@ __all__ = [
     "VictimUnderTest",
     "default_config",
     "make_defense",
-    "weights_digest",
 ]
 
 
@@ -117,23 +115,11 @@ def make_defense(
         name=label,
         config=json.loads(json.dumps(dataclasses.asdict(config))),  # as it will be read back
         restorer=None if network is None else restorer_name,
-        restorer_weights=weights_digest(getattr(network, "network", None)),
+        restorer_weights=getattr(network, "weights_digest", None),
         restorer_precision=getattr(network, "precision", None),
         key_fingerprint=None if name == "none" else key_fingerprint(key),
     )
     return DefenseUnderTest(defense=defense, entry=entry)
-
-
-def weights_digest(network: object) -> str | None:
-    """Sixteen hex digits that identify the weights of a ``torch.nn.Module``; ``None`` for anything else."""
-    if not isinstance(network, nn.Module):
-        return None
-    digest = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        # Bytes, because numpy has no bfloat16.
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _differences(standard: Any, config: Any) -> str:

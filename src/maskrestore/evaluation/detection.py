@@ -108,10 +108,12 @@ def detect(
     seed: int = 0,
     chunk_size: int = 32,
     out: Path | None = None,
+    device: str | torch.device = "cpu",
 ) -> DetectionRecord:
     """Score clean and triggered test images, the same ones as ``evaluate`` takes, and compare.
 
-    out: file for the record. Raises ConfigError when there are fewer images than asked for.
+    out: file for the record. device: where the networks are, for the record. Raises ConfigError when there are fewer
+    images than asked for.
     """
     chosen = choose_images(dataset.labels, clean_count, seed)
     poisoned = choose_images(dataset.labels, triggered_count, seed, attack.eligible(dataset.labels))
@@ -136,7 +138,7 @@ def detect(
         clean_images=clean_count,
         triggered_images=triggered_count,
         seed=seed,
-        environment=current_environment(),
+        environment=current_environment(device),
         auroc=auroc(scores[:clean_count], scores[clean_count:]),
         queries_mean=float(torch.cat([part.queries for part in parts]).double().mean()),
         seconds=seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Literal
 
 import torch
 
-__all__ = ["Environment", "current_environment", "fast_precision"]
+__all__ = ["Environment", "current_environment", "fast_precision", "source_digest"]
 
 _LIBRARIES = ("maskrestore", "torch", "numpy", "pillow", "safetensors")
 
@@ -57,6 +58,16 @@ def _accelerator(device: torch.device) -> str:
 
 
 @functools.cache  # the code of this process stays what it was, whatever becomes of the files
+@functools.cache
+def source_digest() -> str:
+    """Sixteen hex digits of the package's source, which a commit does not identify when files differ from it."""
+    digest = hashlib.blake2b(digest_size=8)
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def _commit() -> str:
     folder = Path(__file__).parent
 

@@ -13,13 +13,14 @@ from maskrestore.baselines.diffusion_models import DiffusionSettings
 from maskrestore.classifiers import ModuleClassifier
 from maskrestore.data import ImageDataset, load_dataset
 from maskrestore.errors import MaskRestoreError
-from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest, make_defense, weights_digest
+from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest, make_defense
 from maskrestore.evaluation.detection import make_detector
 from maskrestore.evaluation.environment import fast_precision
 from maskrestore.evaluation.grid import Cell, Variant
 from maskrestore.evaluation.records import DefenseEntry, VictimEntry
 from maskrestore.evaluation.reproduce import Laboratory
 from maskrestore.mae.restorer import MAERestorer, load_restorer
+from maskrestore.mae.weight_files import weights_digest
 from maskrestore.victims import VictimConfig, load_victim, read_record, victim_attack, victim_path
 
 __all__ = ["make_laboratory", "victim_under_test"]

@@ -17,7 +17,7 @@ from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest
 from maskrestore.evaluation.detection import DetectorUnderTest, detect
 from maskrestore.evaluation.environment import current_environment
 from maskrestore.evaluation.grid import Cell
-from maskrestore.evaluation.records import write_text_atomically
+from maskrestore.evaluation.records import read_record, write_text_atomically
 from maskrestore.evaluation.run import EvaluationProgress, evaluate
 from maskrestore.victims import VictimConfig
 
@@ -117,14 +117,21 @@ class _Run:
         """Measure one cell unless it is done or another process is at it. Raises _BusyError."""
         path = self.folder / cell.path
         failure = failure_path(path)
-        if path.exists():
+        if path.exists() and not self._stale(cell, path):
             return Outcome(cell=cell, state="kept")
         if failure.exists() and not self.retry:
             return Outcome(cell=cell, state="failed", message=_message(failure))
         with claim(path.with_suffix(".claim")) as ours:
-            if path.exists():  # somebody has finished it in the meantime
+            if path.exists() and not self._stale(cell, path):  # somebody has finished it in the meantime
                 return Outcome(cell=cell, state="kept")
             return self._claimed(cell, path) if ours else Outcome(cell=cell, state="elsewhere")
+
+    def _stale(self, cell: Cell, path: Path) -> bool:
+        """Whether a record was made with other weights of the masked autoencoder than there are now."""
+        if cell.variant.detects:
+            return False
+        weights = read_record(path).defense.restorer_weights
+        return weights is not None and weights != self.laboratory.defense(cell).entry.restorer_weights
 
     def _claimed(self, cell: Cell, path: Path) -> Outcome:
         """Measure a cell that is ours to measure. Raises _BusyError."""
@@ -158,6 +165,7 @@ class _Run:
                 triggered_count=triggered,
                 seed=cell.repeat,
                 out=path,
+                device=lab.device,
             )
             return
         evaluate(

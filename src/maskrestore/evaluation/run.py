@@ -20,7 +20,7 @@ from maskrestore.data.dataset import ImageDataset
 from maskrestore.errors import ConfigError
 from maskrestore.evaluation.costs import MemoryMeter, counted_passes
 from maskrestore.evaluation.defenses import DEFENSES, DefenseUnderTest, VictimUnderTest, make_defense
-from maskrestore.evaluation.environment import Environment, current_environment
+from maskrestore.evaluation.environment import Environment, current_environment, source_digest
 from maskrestore.evaluation.metrics import Metrics, measure
 from maskrestore.evaluation.predictions import PredictionLog
 from maskrestore.evaluation.records import RECORD_VERSION, Cost, Record, read_record, write_record
@@ -111,7 +111,8 @@ def evaluate(
         return known
     environment = current_environment(device)
     # Another revision of the code may predict differently: its predictions are not mixed with ours.
-    key = f"{digest} {environment.commit} {RECORD_VERSION}"
+    libraries = json.dumps(environment.libraries, sort_keys=True)
+    key = f"{digest} {environment.commit} {source_digest()} {libraries} {RECORD_VERSION}"
     log = PredictionLog(None if path is None else path.with_suffix(".partial.jsonl"), key)
     memory = MemoryMeter(device)
     _predict(plan, log, chunk_size, progress)

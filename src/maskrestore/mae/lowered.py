@@ -53,9 +53,13 @@ class PackedLinear(nn.Module):
 
 
 def can_pack(device: torch.device) -> bool:
-    """Whether this PyTorch has the operators of :class:`PackedLinear`, and the device is one for them."""
+    """Whether this PyTorch has the operators of :class:`PackedLinear`, and the device and processor are for them."""
     operators = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and operators
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available() or not operators:
+        return False
+    # The operators refuse bfloat16 on processors without it, where F.linear does not.
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
 
 
 @torch.no_grad()

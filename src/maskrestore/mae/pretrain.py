@@ -110,8 +110,8 @@ def pretrain(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     if bool(features) != (config.feature_weight > 0):
-        wanted = "no" if features else "a"
-        raise ConfigError(f"feature_weight is {config.feature_weight}, which wants {wanted} feature extractor")
+        wanted = "no feature extractor; set a weight above 0" if features else "a feature extractor (--features)"
+        raise ConfigError(f"feature_weight is {config.feature_weight}, which wants {wanted}")
     run = _Run(config, images, out_dir, init, features)
     weights = out_dir / "weights.safetensors"
     window: list[float] = []

@@ -15,6 +15,7 @@ from maskrestore.imaging.resize import resize
 from maskrestore.mae.checkpoints import load_network
 from maskrestore.mae.lowered import lowered
 from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.weight_files import weights_digest
 
 __all__ = ["DEFAULT_RESTORER", "MAERestorer", "MaskedAutoencoder", "Precision", "load_restorer"]
 
@@ -77,6 +78,8 @@ class MAERestorer:
             network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         # A ViT's weights are cast here, once; a convolutional network's by autocast, at every call.
         self.network = network
+        self.weights_digest = weights_digest(network)
+        """Identifies the weights as they came, in whatever precision they are used; ``None`` for other networks."""
         if self.precision == "bfloat16" and isinstance(network, ViTMAE):
             self.network = lowered(network)
         on_gpu = self.device.type != "cpu"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskrestore.errors import CheckpointError
 
-__all__ = ["as_tensors", "read_pickle", "read_safetensors"]
+__all__ = ["as_tensors", "read_pickle", "read_safetensors", "weights_digest"]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -51,3 +52,15 @@ def as_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path} does not hold a dictionary of tensors, neither at its top nor as 'model'")
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def weights_digest(network: object) -> str | None:
+    """Sixteen hex digits that identify the weights of a ``torch.nn.Module``; ``None`` for anything else."""
+    if not isinstance(network, nn.Module):
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        # Bytes, because numpy has no bfloat16.
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

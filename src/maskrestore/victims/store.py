@@ -81,7 +81,10 @@ def save_victim(
     if trigger is not None:
         _write(config, trigger, trigger_path(config, cache))
     _write(config, network, path)
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    record_path = path.with_suffix(".json")
+    partial = record_path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(record_path)  # others may be reading
     return path
 
 
@@ -93,11 +96,17 @@ def _write(config: VictimConfig, network: nn.Module, path: Path) -> None:
 
 
 def read_record(config: VictimConfig, cache: Path | str | None = None) -> dict[str, Any] | None:
-    """Return what was measured when the victim was trained, or ``None`` when it has not been."""
+    """Return what was measured when the victim was trained, or ``None`` when it has not been.
+
+    Raises CheckpointError for a broken record.
+    """
     path = victim_path(config, cache).with_suffix(".json")
     if not path.exists():
         return None
-    record: dict[str, Any] = json.loads(path.read_text())
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a readable record ({error}); delete it and train again") from error
     return record
 
 
