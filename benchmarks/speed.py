@@ -1,7 +1,7 @@
 """How fast images are purified, against the authors' schedule and against what the hardware can do.
 
     python -m benchmarks.speed --out benchmarks/results/speed-cpu.json
-    python -m benchmarks.speed --cases base --batches 1 --repeats 1 --out /tmp/quick.json
+    python -m benchmarks.speed --cases base --batches 1 --repeats 1 --out quick.json
 
 All contenders of a case run in one process, one after the other in every repeat, on the same random images; a ratio is
 the median of the ratios of single repeats, so that a busy machine slows both sides of it. The rate at which the
