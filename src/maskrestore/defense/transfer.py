@@ -91,10 +91,8 @@ def transfer_test(attempt: Attempt, classifier: Classifier, *, compare: bool) ->
     rest = (~carried).nonzero().squeeze(1)
     if compare and len(rest):
         copies = turned(attempt.restored[changed[rest]])
-        with_region = torch.cat(
-            [answers[rest], _ask(classifier, _pasted(images[rest], region[rest], copies))],
-            dim=1,
-        )
+        on_copies = _ask(classifier, _pasted(images[rest], region[rest], copies))
+        with_region = torch.cat([answers[rest], on_copies], dim=1)
         without = _ask(classifier, torch.cat([pictures[rest], copies], dim=1))
         carried[rest] = (with_region != without).all(dim=1)
         queries[changed[rest]] += CLOUDS + 2 * TURNS
