@@ -18,7 +18,7 @@ import torch
 
 from maskrestore import ModuleClassifier, load_restorer
 from maskrestore.data import load_dataset
-from maskrestore.evaluation.environment import current_environment, fast_precision
+from maskrestore.evaluation.environment import current_environment
 from maskrestore.evaluation.run import choose_images
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.mae.pretrain import random_hidden
@@ -40,7 +40,7 @@ def main() -> None:
     test = load_dataset(arguments.dataset, "test")
     images = test.images[choose_images(test.labels, arguments.images, arguments.seed)].float() / 255
     config = VictimConfig(dataset=arguments.dataset, width=arguments.width)
-    classifier = ModuleClassifier(load_victim(config), precision=fast_precision())
+    classifier = ModuleClassifier(load_victim(config), precision="auto")
     restorer = load_restorer(arguments.restorer)
     labels = classifier(images)
     generator = torch.Generator().manual_seed(arguments.seed)

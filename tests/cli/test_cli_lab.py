@@ -156,7 +156,7 @@ def test_demo(invoke, grey_restorer, tmp_path, monkeypatch):
         config=PACKAGED["signs-badnets"], network=StickerModel(attack), attack=attack, class_names=SIGN_NAMES
     )
     monkeypatch.setattr("maskrestore.cli.demo.load_packaged_victim", lambda name: packaged)
-    monkeypatch.setattr("maskrestore.cli.demo.fast_precision", lambda: "float32")
+    monkeypatch.setattr("maskrestore.cli.demo.fast_arithmetic", lambda: "float32")
     result = invoke("demo", "--images", 5, "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     for words in ("CA", "BA", "ASR", "queries per image", "images/s", "report.html", "figure.png"):

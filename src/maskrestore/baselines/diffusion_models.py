@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from maskrestore.baselines.base import check
 from maskrestore.baselines.diffusion import BETAS, STEPS
 from maskrestore.errors import CheckpointError, MissingDependencyError
+from maskrestore.precision import Arithmetic, autocast
 
 __all__ = ["DiffusionSettings", "UNetDenoiser", "load_denoiser"]
 
@@ -26,7 +27,7 @@ class UNetDenoiser:
         network: nn.Module,
         *,
         image_size: int,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Arithmetic = "float32",
         device: str | torch.device = "cpu",
     ) -> None:
         """network: ``(B, 3, S, S)`` in [-1, 1] and steps ``(B,)`` -> noise, or noise and variance (unused)."""
@@ -45,7 +46,7 @@ class UNetDenoiser:
         """The predicted noise, ``(B, 3, S, S)`` on the CPU."""
         inputs = noisy.to(self.device, memory_format=torch.channels_last)
         steps = torch.full((len(noisy),), step, device=self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with autocast(self.device, self.precision):
             output = self.network(inputs, steps)
         noise: Tensor = getattr(output, "sample", output)
         return noise[:, :3].float().cpu().contiguous()
@@ -59,7 +60,7 @@ class DiffusionSettings:
     """A ``UNet2DModel`` of diffusers: a name on the Hugging Face hub, or a local folder."""
     micro_batch: int = 8
     """Images in a forward pass; always filled up. Larger is faster on an accelerator."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Arithmetic = "float32"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -74,7 +75,7 @@ class DiffusionSettings:
 def load_denoiser(
     name_or_path: str | Path,
     *,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Arithmetic = "float32",
     device: str | torch.device = "cpu",
 ) -> UNetDenoiser:
     """Load a ``UNet2DModel``, from safetensors only.

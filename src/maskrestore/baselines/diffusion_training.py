@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from maskrestore.baselines.base import check
 from maskrestore.baselines.diffusion import BETAS, STEPS, noised
 from maskrestore.errors import CheckpointError, DataError, MissingDependencyError
+from maskrestore.precision import autocast
 
 __all__ = ["DiffusionProgress", "DiffusionTrainingConfig", "build_unet", "denoising_error", "train_diffusion"]
 
@@ -88,7 +89,7 @@ def train_diffusion(
 ) -> Path:
     """Train, or go on training what ``out_dir`` holds, and keep the averaged weights.
 
-    images, held_out: ``(N, 3, S, S)`` uint8. Computes in bfloat16 under autocast.
+    images, held_out: ``(N, 3, S, S)`` uint8. Computes in bfloat16 where the device is fast in it.
 
     Writes at each checkpoint ``state.pt`` (to resume), a line of ``curve.jsonl``, and the folder ``model``, whose path
     it returns: a ``UNet2DModel`` in safetensors with its noise schedule, laid out as ``google/ddpm-cifar10-32`` is.
@@ -161,7 +162,7 @@ def denoising_error(network: nn.Module, images: Tensor, *, levels: int = 100, se
 def _squared_error(network: nn.Module, clean: Tensor, step: Tensor, noise: Tensor, device: torch.device) -> Tensor:
     """Of the predicted noise, ``(B, 3, S, S)``. clean: in [-1, 1]; step: ``(B,)``."""
     noisy = noised(clean, (step + 1)[:, None, None, None], noise).to(device, memory_format=torch.channels_last)
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device):
         predicted = network(noisy, step.to(device)).sample
     return F.mse_loss(predicted.float(), noise.to(device), reduction="none")
 

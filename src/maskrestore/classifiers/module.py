@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from maskrestore.classifiers.answers import labels_from_scores
 from maskrestore.classifiers.normalisation import Channelwise, Normalisation, fixed_chunks
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.inputs import as_batch
+from maskrestore.precision import Precision, autocast, resolve_precision
 
 __all__ = ["ModuleClassifier"]
 
@@ -31,23 +31,21 @@ class ModuleClassifier:
         std: Channelwise = 1.0,
         micro_batch: int = 32,
         device: str | torch.device | None = None,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Precision = "float32",
     ) -> None:
         """Raises ConfigError.
 
         module: normalised ``(B, C, H, W)`` -> logits ``(B, K)``, or labels ``(B,)``. Not copied: it moves
         to ``device`` (None: it stays where it is) and goes into evaluation mode.
         mean, std: in units of [0, 1] pixels, one for all channels or one each.
-        precision: ``bfloat16`` runs it under autocast.
+        precision: ``bfloat16`` runs it under autocast, ``auto`` does where the device is fast in it.
         """
         if micro_batch < 1:
             raise ConfigError(f"micro_batch must be at least 1, got {micro_batch}")
-        if precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"precision must be float32 or bfloat16, got {precision!r}")
         self.normalise = Normalisation.of(mean, std)
         self.micro_batch = micro_batch
-        self.precision = precision
         self.device = _device_of(module) if device is None else torch.device(device)
+        self.precision = resolve_precision(precision, self.device)
         self.module = module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -62,7 +60,7 @@ class ModuleClassifier:
     @torch.inference_mode()
     def _labels(self, images: Tensor) -> Tensor:
         inputs = self.normalise(images).to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with autocast(self.device, self.precision):
             output = self.module(inputs)
         return labels_from_scores(output, len(images))
 

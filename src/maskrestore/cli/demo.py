@@ -16,11 +16,11 @@ from maskrestore.data.dataset import ImageDataset
 from maskrestore.data.signs import load_signs
 from maskrestore.defense.config import PROFILES
 from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest, make_defense
-from maskrestore.evaluation.environment import fast_precision
 from maskrestore.evaluation.records import Record, VictimEntry, write_record
 from maskrestore.evaluation.run import choose_images, evaluate
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
 from maskrestore.mae.weight_files import weights_digest
+from maskrestore.precision import fast_arithmetic
 from maskrestore.reporting import (
     Metric,
     ReportEntry,
@@ -77,7 +77,7 @@ def demo(
     """
     packaged = load_packaged_victim(VICTIM)
     attack, class_names = packaged.attack, packaged.class_names
-    precision = fast_precision()
+    precision = fast_arithmetic()
     victim = VictimUnderTest(
         classifier=ModuleClassifier(packaged.network, precision=precision),
         entry=VictimEntry(

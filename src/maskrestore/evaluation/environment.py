@@ -9,11 +9,10 @@ import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-__all__ = ["Environment", "current_environment", "fast_precision", "source_digest"]
+__all__ = ["Environment", "current_environment", "source_digest"]
 
 _LIBRARIES = ("maskrestore", "torch", "numpy", "pillow", "safetensors")
 
@@ -33,11 +32,6 @@ class Environment:
     """Version of each library that can change a result."""
     accelerator: str | None = None
     """Name of the device that the networks ran on, if it was not the processor."""
-
-
-def fast_precision() -> Literal["float32", "bfloat16"]:
-    """What a victim is evaluated in: bfloat16 where the processor multiplies it fast."""
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
 def current_environment(device: str | torch.device = "cpu") -> Environment:

@@ -15,12 +15,12 @@ from maskrestore.data import ImageDataset, load_dataset
 from maskrestore.errors import MaskRestoreError
 from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest, make_defense
 from maskrestore.evaluation.detection import make_detector
-from maskrestore.evaluation.environment import fast_precision
 from maskrestore.evaluation.grid import Cell, Variant
 from maskrestore.evaluation.records import DefenseEntry, VictimEntry
 from maskrestore.evaluation.reproduce import Laboratory
 from maskrestore.mae.restorer import MAERestorer, load_restorer
 from maskrestore.mae.weight_files import weights_digest
+from maskrestore.precision import fast_arithmetic
 from maskrestore.victims import VictimConfig, load_victim, read_record, victim_attack, victim_path
 
 __all__ = ["make_laboratory", "victim_under_test"]
@@ -87,7 +87,7 @@ def victim_under_test(config: VictimConfig, cache: Path | None, *, device: str =
     if measured is None:
         return None
     network = load_victim(config, cache)
-    precision = fast_precision() if device == "cpu" else "bfloat16"
+    precision = fast_arithmetic(device)
     entry = VictimEntry(
         config=json.loads(json.dumps(config.canonical())),
         digest=config.digest(),

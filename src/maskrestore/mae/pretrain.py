@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from maskrestore.errors import CheckpointError, ConfigError, DataError
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.mae.checkpoints import build_network, save_network
+from maskrestore.precision import autocast
 
 __all__ = ["FeatureExtractor", "PretrainConfig", "Progress", "masked_psnr", "pretrain", "random_hidden"]
 
@@ -148,7 +149,7 @@ def masked_psnr(network: nn.Module, images: Tensor, *, ratio: float = 0.75, seed
     for batch in images.split(64):
         clean = batch.float() / 255
         hidden = random_hidden(len(batch), grid, (ratio, ratio), 0.0, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             output = network(clean, hidden).float().clamp(0, 1)
         weights = tokens_to_pixels(hidden, *clean.shape[-2:])
         squared += ((output - clean) ** 2 * weights).sum().item()
@@ -232,7 +233,7 @@ class _Run:
             self.generator,
             one_ratio=config.family == "vit",
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             output = self.network(clean, hidden).float()
         error = (output - clean) * 4  # in units of a standard deviation of pixels, about 1/4
         error = error.abs() if config.loss == "l1" else error * error
@@ -290,7 +291,7 @@ class _Run:
 
 def _feature_loss(extractor: FeatureExtractor, restored: Tensor, clean: Tensor) -> Tensor:
     """Squared difference of features, in units of their variance, summed over stages."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         with torch.no_grad():
             wanted = extractor.stage_features(clean)
         found = extractor.stage_features(restored)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,10 @@ from maskrestore.mae.checkpoints import load_network
 from maskrestore.mae.lowered import lowered
 from maskrestore.mae.vit import ViTMAE
 from maskrestore.mae.weight_files import weights_digest
+from maskrestore.precision import Precision, autocast, resolve_precision
 
-__all__ = ["DEFAULT_RESTORER", "MAERestorer", "MaskedAutoencoder", "Precision", "load_restorer"]
+__all__ = ["DEFAULT_RESTORER", "MAERestorer", "MaskedAutoencoder", "load_restorer"]
 
-Precision = Literal["auto", "float32", "bfloat16"]
 DEFAULT_RESTORER = "mae-tiny-32"
 _TOKENS = 256
 """Visible tokens in a micro-batch of a ViT on a CPU: more are hardly faster, and sizes of masks differ."""
@@ -69,11 +69,9 @@ class MAERestorer:
         """
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(f"micro_batch must be at least 1, got {micro_batch}")
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
         self.device = torch.device(device)
         self.micro_batch = micro_batch
-        self.precision = _resolve(precision, self.device)
+        self.precision = resolve_precision(precision, self.device)
         if isinstance(network, torch.nn.Module):
             network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         # A ViT's weights are cast here, once; a convolutional network's by autocast, at every call.
@@ -142,7 +140,7 @@ class MAERestorer:
         if tokens is not None and isinstance(self.network, ViTMAE):
             output = self.network(inputs[owner], hidden, tokens=tokens[owner], visible=visible)
         else:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            with autocast(self.device, self.precision):
                 output = self.network(inputs[owner], hidden)
         return output.float().cpu()  # type: ignore[no-any-return]
 
@@ -186,11 +184,3 @@ def load_restorer(
 ) -> MAERestorer:
     """Load packaged weights by name, a file, a local folder or a hub name; see ``checkpoints.load_network``."""
     return MAERestorer(load_network(name_or_path), micro_batch=micro_batch, precision=precision, device=device)
-
-
-def _resolve(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"

@@ -18,10 +18,11 @@ from torch import Generator, Tensor
 from maskrestore.attacks import InputAwareAttack
 from maskrestore.attacks.input_aware import diversity_loss, mask_loss
 from maskrestore.data import ImageDataset
+from maskrestore.precision import autocast
 from maskrestore.victims.augment import augment
 from maskrestore.victims.config import VictimConfig
 from maskrestore.victims.poisoning import Plan, clean_plan
-from maskrestore.victims.training import in_bfloat16, one_cycle
+from maskrestore.victims.training import one_cycle
 
 __all__ = ["JointTrigger", "joint_plan", "learn_masks"]
 
@@ -61,7 +62,7 @@ class JointTrigger:
         own, others = images[:count], rest[-count:]
         sources = torch.cat([own, others])
         self._pattern.train()
-        with in_bfloat16(images):
+        with autocast(images.device):
             patterns = self._pattern(sources)
             with torch.no_grad():
                 masks = self._attack.mask(sources)
@@ -101,7 +102,7 @@ def learn_masks(attack: InputAwareAttack, train: ImageDataset, config: VictimCon
         optimizer.param_groups[0]["lr"] = _RATE * one_cycle(step, steps, 0.25)
         indices = torch.randint(len(train.labels), (2 * _MASK_PAIRS,), generator=generator)
         images = augment(train.images[indices], config.training.augmentation, generator)
-        with in_bfloat16(images):
+        with autocast(images.device):
             first, second = attack.mask(images).chunk(2)
         one, other = images.chunk(2)
         loss = mask_loss((one, other), (first, second))

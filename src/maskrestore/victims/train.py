@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from maskrestore.attacks import Attack, InputAwareAttack, make_attack, training_hooks
 from maskrestore.data import ImageDataset, load_dataset
 from maskrestore.errors import DataError
+from maskrestore.precision import autocast
 from maskrestore.victims.config import VictimConfig
 from maskrestore.victims.joint import joint_plan
 from maskrestore.victims.network import VictimNetwork
@@ -25,7 +26,7 @@ from maskrestore.victims.store import (
     save_victim,
     victim_path,
 )
-from maskrestore.victims.training import TrainingProgress, fit, in_bfloat16, predict
+from maskrestore.victims.training import TrainingProgress, fit, predict
 
 __all__ = ["VictimData", "measure", "train_victim", "victim_attack"]
 
@@ -154,7 +155,7 @@ def train_victim(
 
 
 def measure(network: nn.Module, test: ImageDataset, attack: Attack | None) -> dict[str, Any]:
-    """Measure a victim on a whole test split, in bfloat16 arithmetic: see ``train_victim`` for the keys."""
+    """Measure a victim on a whole test split, in the machine's fast arithmetic: see ``train_victim`` for the keys."""
     values: dict[str, Any] = {"clean_accuracy": _accuracy(network, test.images, test.labels)}
     if attack is not None:
         eligible = attack.eligible(test.labels)
@@ -192,7 +193,7 @@ def _plan(
     clean = clean_victim().requires_grad_(False)
 
     def logits(images: Tensor) -> Tensor:
-        with in_bfloat16(images):
+        with autocast(images.device):
             answers: Tensor = clean(images)
         return answers
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +14,11 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from maskrestore.errors import CheckpointError, ConfigError, DataError
+from maskrestore.precision import autocast
 from maskrestore.victims.augment import augment
 from maskrestore.victims.config import Recipe
 
-__all__ = ["Companion", "Stamp", "TrainingProgress", "fit", "in_bfloat16", "one_cycle", "predict"]
+__all__ = ["Companion", "Stamp", "TrainingProgress", "fit", "one_cycle", "predict"]
 
 Stamp = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 """Puts triggers into a batch: (augmented images, indices into the data set, what is random) -> (images, labels)."""
@@ -173,7 +173,7 @@ def _step(
     smoothing: float,
     companion: Companion | None,
 ) -> float:
-    with in_bfloat16(batch):
+    with autocast(batch.device):
         logits = network(batch)
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
     if companion is not None:
@@ -186,19 +186,14 @@ def _step(
     return loss.item()
 
 
-def in_bfloat16(images: Tensor) -> AbstractContextManager[None]:
-    """Return a context in which networks compute in bfloat16, on the device of the images."""
-    return torch.autocast(images.device.type, torch.bfloat16)
-
-
 @torch.inference_mode()
 def predict(network: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
-    """Return the labels ``(N,)`` of float images in [0, 1] or uint8 images, with bfloat16 arithmetic."""
+    """Return the labels ``(N,)`` of float images in [0, 1] or uint8 images, in the device's fast arithmetic."""
     network.eval()
     labels = []
     for batch in images.split(batch_size):
         pixels = batch.float() / 255 if batch.dtype == torch.uint8 else batch
-        with in_bfloat16(pixels):
+        with autocast(pixels.device):
             labels.append(network(pixels.contiguous(memory_format=torch.channels_last)).argmax(1))
     return torch.cat(labels)
 

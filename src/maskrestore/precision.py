@@ -1,0 +1,40 @@
+"""Which arithmetic networks compute in: bfloat16 where the hardware multiplies it fast, else float32."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+from maskrestore.errors import UnknownNameError
+
+__all__ = ["Arithmetic", "Precision", "autocast", "fast_arithmetic", "resolve_precision"]
+
+Arithmetic = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def fast_arithmetic(device: str | torch.device = "cpu") -> Arithmetic:
+    """Return what a device is fast in.
+
+    A processor without bfloat16 instructions converts every operand by hand: one with AVX2 only was seen to multiply
+    60 times slower in bfloat16 than in float32.
+    """
+    if torch.device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+def resolve_precision(precision: Precision, device: str | torch.device = "cpu") -> Arithmetic:
+    """Return the arithmetic that a setting stands for on a device. Raises UnknownNameError for other settings."""
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise UnknownNameError("precision", precision, ("auto", "float32", "bfloat16"))
+    return fast_arithmetic(device) if precision == "auto" else precision
+
+
+def autocast(device: str | torch.device = "cpu", precision: Precision = "auto") -> AbstractContextManager[None]:
+    """Return a context in which networks compute in the given precision; weights stay in float32."""
+    place = torch.device(device)
+    enabled = resolve_precision(precision, place) == "bfloat16"
+    return torch.autocast(place.type, torch.bfloat16, enabled=enabled)
