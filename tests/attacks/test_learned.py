@@ -53,9 +53,9 @@ def trained_a_little() -> tuple[InputAwareAttack, Tensor]:
     assert isinstance(attack, InputAwareAttack)
     images = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     images = torch.nn.functional.interpolate(images, (32, 32), mode="bilinear")
-    optimizer = torch.optim.Adam(attack.networks["mask"].parameters(), lr=0.01, betas=(0.5, 0.9))
+    optimizer = torch.optim.Adam(attack.networks["mask"].parameters(), lr=0.003, betas=(0.5, 0.9))
     attack.networks.train()
-    for _ in range(40):
+    for _ in range(60):  # until its running statistics have caught up, whatever the rounding
         masks = attack.mask(images)
         loss = mask_loss((images, images.roll(1, 0)), (masks, masks.roll(1, 0)))
         optimizer.zero_grad()
