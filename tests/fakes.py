@@ -60,6 +60,10 @@ class MeanRestorer:
         return self._grid
 
     def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
+        if hidden.ndim == 4:  # (B, M, g, g)
+            masks = hidden.shape[1]
+            flat = self.restore(images.repeat_interleave(masks, dim=0), hidden.flatten(0, 1))
+            return flat.unflatten(0, (-1, masks))
         pixels = tokens_to_pixels(hidden, *images.shape[-2:]).squeeze(1)  # (B, g, g) -> (B, H, W)
         restored = images.clone()
         for image, mask in zip(restored, pixels, strict=True):  # one by one: the same bits in any company

@@ -31,8 +31,8 @@ class Restorer(Protocol):
     def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
         """Restore the hidden tokens of each image and keep every other pixel bit for bit.
 
-        images: ``(B, C, H, W)`` in [0, 1], any ``H`` and ``W``. hidden: ``(B, g, g)`` bool.
-        Returns ``(B, C, H, W)`` in [0, 1].
+        images: ``(B, C, H, W)`` in [0, 1], any ``H`` and ``W``. hidden: ``(B, g, g)`` bool, or ``(B, M, g, g)`` for M
+        masks of each image. Returns ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1].
         """
 
 

@@ -40,6 +40,9 @@ class GreyRestorer:
     grid = 4
 
     def restore(self, images: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.ndim == 4:  # (B, M, g, g): M masks of each image
+            pixels = tokens_to_pixels(hidden.flatten(0, 1), *images.shape[-2:]).unflatten(0, hidden.shape[:2])
+            return torch.where(pixels, 0.4, images.unsqueeze(1))
         return torch.where(tokens_to_pixels(hidden, *images.shape[-2:]), 0.4, images)
 
 

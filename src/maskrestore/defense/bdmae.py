@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from maskrestore.classifiers import as_classifier
+from maskrestore.defense.case import Case
 from maskrestore.defense.config import PROFILES, BDMAEConfig
+from maskrestore.defense.evidence import Evidence
 from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
 from maskrestore.defense.restoration import adaptive_masks, fuse
-from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, image_scores, random_masks
 from maskrestore.defense.streams import Key, Stream
 from maskrestore.defense.transfer import Attempt, transfer_test
 from maskrestore.errors import ConfigError, PurificationInterruptedError
@@ -77,108 +78,104 @@ class BDMAE:
 
     def _purify_chunk(self, images: Tensor, classifier: Classifier) -> Purification:
         config = self.config
-        original = classifier(images)
         streams = [Stream(self.key, image) for image in images]
-        initial_image, initial_label, agreement = self._score(images, original, streams, classifier)
-        image_scores, label_scores, asked = self._refine(
-            images, original, streams, (initial_image, initial_label), classifier
-        )
-        scores = (1 - config.label_weight) * image_scores + config.label_weight * label_scores
-        if config.consensus:
-            scores = torch.maximum(scores, agreement[:, None, None] * image_scores)
-        purified, labels, hidden, spent = self._recover(images, original, scores, streams, classifier)
-        return Purification(
-            images=purified,
-            labels=labels,
-            original_labels=original,
-            queries=1 + config.rounds * config.masks_per_round + asked + spent,
-            hidden=hidden,
-            scores=scores,
-            image_scores=image_scores,
-            label_scores=label_scores,
-            initial_image_scores=initial_image,
-            initial_label_scores=initial_label,
-        )
+        case = Case(images=images, original=classifier(images), streams=streams, grid=self.restorer.grid)
+        evidence = Evidence(images, case.original, streams, self.restorer, config)
+        looks = (*config.early_looks, config.rounds)
+        seen = 0  # rounds whose restorations were asked about
+        restored = evidence.restore(case.open, 0, 1 if config.glance else looks[0])
+        if config.glance:
+            scores = evidence.image_scores(case.open, 1)
+            case.keep(case.open, scores=scores, image_scores=scores, initial_image_scores=scores)
+            restored = restored[self._recover(case, case.open, scores, classifier, early=True)]
+        for rounds in looks:
+            rows = case.open
+            if seen + restored.shape[1] < rounds:
+                more = evidence.restore(rows, seen + restored.shape[1], rounds)
+                restored = torch.cat([restored, more], dim=1)
+            case.queries[rows] += evidence.ask(rows, restored, seen, classifier)
+            seen, restored = rounds, restored[:, :0]
+            last = rounds == config.rounds
+            scores = self._combine(case, rows, evidence, rounds, classifier, refine=last)
+            if not last:
+                case.settled[rows] = evidence.agreement(rows, rounds) <= config.doubt
+                still = ~case.settled[rows]
+                rows, scores, restored = rows[still], scores[still], restored[still]
+            if last or config.transfer_test:
+                restored = restored[self._recover(case, rows, scores, classifier, early=not last)]
+        return case.result()
 
-    def _score(
-        self, images: Tensor, original: Tensor, streams: list[Stream], classifier: Classifier
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """S_i and S_l (4.2): all random masks of all images in one call of the restorer and one of the classifier.
-
-        Returns S_i, S_l, and how far the masks agree on another label, ``(B,)``.
-        """
+    def _combine(
+        self, case: Case, rows: Tensor, evidence: Evidence, rounds: int, classifier: Classifier, *, refine: bool
+    ) -> Tensor:
+        """S of some images after so many rounds (4.4): ``(R, g, g)``, from S_i and S_l, refined at the end (4.3)."""
         config = self.config
-        hidden = random_masks(streams, self.restorer.grid, config)  # (B, N_o, N_i, g, g)
-        masks = config.rounds * config.masks_per_round
-        # (B, ...) -> (B N_o N_i, ...)
-        restored = self.restorer.restore(images.repeat_interleave(masks, dim=0), hidden.flatten(0, 2))
-        votes = classifier(restored).unflatten(0, (-1, masks))
-        by_round = restored.unflatten(0, (len(images), config.rounds, config.masks_per_round))
-        flipped, flat = votes != original.unsqueeze(1), hidden.flatten(1, 2)
-        if config.label_score == "contrast":
-            label_scores = contrast_scores(flipped, flat, config.contrast_windows)
-        else:
-            label_scores = flip_scores(flipped, flat)
-        return image_scores(images, by_round, hidden, config), label_scores, consensus(votes, original)
+        initial = evidence.image_scores(rows, rounds), evidence.label_scores(rows, rounds)
+        image, label = self._refine(case, rows, initial, classifier) if refine else initial
+        # Without votes there is no S_l.
+        weight = config.label_weight if config.voting_masks else 0.0
+        scores = (1 - weight) * image + weight * label
+        if config.consensus:
+            scores = torch.maximum(scores, evidence.agreement(rows, rounds)[:, None, None] * image)
+        first, second = initial
+        case.keep(rows, scores=scores, image_scores=image, label_scores=label)
+        case.keep(rows, initial_image_scores=first, initial_label_scores=second)
+        return scores
 
     def _refine(
-        self,
-        images: Tensor,
-        original: Tensor,
-        streams: list[Stream],
-        initial: tuple[Tensor, Tensor],
-        classifier: Classifier,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Refine both scores side by side (4.3). Returns S_i, S_l and the queries spent on each image."""
-        config, count = self.config, len(images)
-        scores = torch.cat(initial)  # (2 B, g, g): the chains of S_i, then those of S_l
+        self, case: Case, rows: Tensor, initial: tuple[Tensor, Tensor], classifier: Classifier
+    ) -> tuple[Tensor, Tensor]:
+        """Refine both scores side by side (4.3). Returns S_i and S_l."""
+        config, count = self.config, len(rows)
+        scores = torch.cat(initial)  # (2 R, g, g): the chains of S_i, then those of S_l
         candidates, sizes = _candidates(initial, config)
         live = (sizes > 0).nonzero().squeeze(1)
+        streams = [case.streams[row] for row in rows]
+        images, original = case.images[rows][live % count], case.original[rows][live % count]
         for step in range(config.refinement_steps if len(live) else 0):
             noise = _growth_noise(streams, live, sizes, step, self.restorer.grid)
             tested = connected_sets(scores[live], candidates[live], sizes[live], noise, config.neighbour_bonus)
-            restored = self.restorer.restore(images[live % count], tested)
-            flipped = classifier(restored) != original[live % count]
+            flipped = classifier(self.restorer.restore(images, tested)) != original
             scores[live] = updated_scores(scores[live], tested, candidates[live], flipped, config.refinement_rate)
-        queries = config.refinement_steps * (sizes > 0).view(2, count).sum(dim=0)
-        return scores[:count], scores[count:], queries
+        case.queries[rows] += config.refinement_steps * (sizes > 0).view(2, count).sum(dim=0)
+        return scores[:count], scores[count:]
 
-    def _recover(
-        self, images: Tensor, original: Tensor, scores: Tensor, streams: list[Stream], classifier: Classifier
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _recover(self, case: Case, rows: Tensor, scores: Tensor, classifier: Classifier, *, early: bool) -> Tensor:
         """Restore what scores high and ask again, attempt by attempt, until a restoration is believed (4.4).
 
-        Returns purified images, labels, what was hidden, and the queries spent on each image. Where nothing is
-        believed, the image and its label stay what they were.
+        An image of which nothing is believed stays what it was. early: one attempt, without a comparison. Returns
+        ``(R,)`` bool: the images that are not settled.
         """
-        purified, labels = images.clone(), original.clone()
-        hidden, tried = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores, dtype=torch.bool)
-        queries, done = torch.zeros_like(original), torch.zeros_like(original, dtype=torch.bool)
-        for number, lowered in enumerate(self.config.attempts):
-            rows = (~done).nonzero().squeeze(1)
-            restored, masks = self._restore(images[rows], scores[rows] + lowered)
+        config = self.config
+        still = torch.ones_like(rows, dtype=torch.bool)
+        for number, lowered in enumerate(config.attempts[:1] if early else config.attempts):
+            where = still.nonzero().squeeze(1)
+            restored, masks = self._restore(case.images[rows[where]], scores[where] + lowered)
             # Nothing to restore, or nothing but what was tried before, is worth no query.
-            fresh = (masks != tried[rows]).flatten(1).any(dim=1)
-            tried[rows] = masks
-            rows, restored, masks = rows[fresh], restored[fresh], masks[fresh]
-            if not len(rows):
+            fresh = (masks != case.tried[rows[where]]).flatten(1).any(dim=1)
+            case.tried[rows[where]] = masks
+            where, restored, masks = where[fresh], restored[fresh], masks[fresh]
+            if not len(where):
                 continue
+            asked = rows[where]
             attempt = Attempt(
-                images=images[rows],
+                images=case.images[asked],
                 restored=restored,
                 hidden=masks,
-                before=original[rows],
+                before=case.original[asked],
                 after=classifier(restored),
-                streams=[streams[row] for row in rows],
+                streams=[case.streams[row] for row in asked],
             )
-            believed, asked = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows)
-            if self.config.transfer_test:
-                believed, asked = transfer_test(attempt, classifier, compare=number == 0)
-            queries[rows] += 1 + asked
-            taken = rows[believed]
-            done[taken] = True
-            labels[taken], purified[taken], hidden[taken] = attempt.after[believed], restored[believed], masks[believed]
-        return purified, labels, hidden, queries
+            believed, queries = torch.ones_like(asked, dtype=torch.bool), torch.zeros_like(asked)
+            if config.transfer_test:
+                compare = config.comparison and number == 0 and not early
+                believed, queries = transfer_test(attempt, classifier, count=config.clouds, compare=compare)
+            case.queries[asked] += 1 + queries
+            taken = asked[believed]
+            case.labels[taken], case.purified[taken] = attempt.after[believed], restored[believed]
+            case.hidden[taken], case.settled[taken] = masks[believed], True
+            still[where[believed]] = False
+        return still
 
     def _restore(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse the restorations of all thresholds (4.4). Returns the purified images and what was hidden."""

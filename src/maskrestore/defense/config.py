@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from maskrestore.defense.transfer import CLOUDS, TURNS
@@ -54,6 +55,20 @@ class BDMAEConfig:
     transfer_test: bool = False
     """Not in the paper: a restoration is believed only if it changes the label and the region that it replaces
     decides the label of other pictures, too; else the image is left as it came. See ``transfer.py``."""
+    clouds: int = CLOUDS
+    """Pictures of random colour that the transfer test asks about, 1 to 3."""
+    comparison: bool = True
+    """Whether the transfer test looks for a trigger with a target for each class, too."""
+    votes: int | None = None
+    """How many of the random masks the classifier is asked about; ``None`` is all of them. The others count for S_i
+    only, which needs no query."""
+    glance: bool = False
+    """Not in the paper: before any vote, try the restoration that S_i of the first round alone asks for."""
+    early_looks: tuple[int, ...] = ()
+    """Not in the paper: rounds after which the evidence is looked at already. An image that is settled there, because
+    a restoration was believed or because its masks hardly doubt the label, costs nothing more."""
+    doubt: float = 0.0
+    """At an early look, an image is left as it came if at most this share of its masks agrees on another label."""
 
     def __post_init__(self) -> None:
         _check(self.rounds >= 1, "rounds", "at least 1", self.rounds)
@@ -78,14 +93,33 @@ class BDMAEConfig:
         )
         single = self.transfer_test or len(self.attempts) == 1
         _check(single, "attempts", "a single one without the transfer test, which would believe it", self.attempts)
+        _check(1 <= self.clouds <= CLOUDS, "clouds", f"1 to {CLOUDS}", self.clouds)
+        _check(0 <= self.voting_masks <= self.masks, "votes", f"0 to {self.masks}", self.votes)
+        _check(self.transfer_test or not self.glance, "glance", "False without the transfer test", self.glance)
+        rounds = (0, *self.early_looks, self.rounds)
+        rising = all(earlier < later for earlier, later in pairwise(rounds))
+        _check(rising, "early_looks", f"rising and within 1 to {self.rounds - 1}", self.early_looks)
+        _check(0 <= self.doubt <= 1, "doubt", "in [0, 1]", self.doubt)
+
+    @property
+    def masks(self) -> int:
+        """Random masks in all."""
+        return self.rounds * self.masks_per_round
+
+    @property
+    def voting_masks(self) -> int:
+        """Random masks that the classifier is asked about."""
+        return self.masks if self.votes is None else self.votes
 
     @property
     def max_queries(self) -> int:
         """Queries per image at most: the image, the random masks, both refinements, the attempts with their tests."""
-        attempts = len(self.attempts)
-        if self.transfer_test:  # the first attempt also compares
-            attempts += len(self.attempts) * CLOUDS + CLOUDS + 2 * TURNS
-        return 1 + self.rounds * self.masks_per_round + 2 * self.refinement_steps + attempts
+        attempt = 1 + (self.clouds if self.transfer_test else 0)
+        # An early look has one attempt, which does not compare; untested it would be believed, so it is not made.
+        looks = self.glance + len(self.early_looks) if self.transfer_test else 0
+        comparison = self.clouds + 2 * TURNS if self.transfer_test and self.comparison else 0
+        attempts = attempt * (looks + len(self.attempts)) + comparison
+        return 1 + self.voting_masks + 2 * self.refinement_steps + attempts
 
 
 def _check(valid: bool, name: str, expected: str, actual: object) -> None:

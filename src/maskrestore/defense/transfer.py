@@ -70,13 +70,16 @@ class Attempt:
     """``B`` of them."""
 
 
-def transfer_test(attempt: Attempt, classifier: Classifier, *, compare: bool) -> tuple[Tensor, Tensor]:
+def transfer_test(
+    attempt: Attempt, classifier: Classifier, *, count: int = CLOUDS, compare: bool
+) -> tuple[Tensor, Tensor]:
     """Whether what was restored in each image behaves like a trigger; where the label is what it was, it does not.
 
-    compare: look for a trigger with a target for each class, too, where the original label is not brought everywhere.
+    count: clouds to ask about. compare: look for a trigger with a target for each class, too, where the original
+    label is not brought everywhere.
 
-    Returns ``(B,)`` bool, and ``(B,)`` int64: the queries spent. None where the label is what it was, else ``CLOUDS``,
-    and ``CLOUDS + 2 * TURNS`` more for a comparison.
+    Returns ``(B,)`` bool, and ``(B,)`` int64: the queries spent. None where the label is what it was, else ``count``,
+    and ``count + 2 * TURNS`` more for a comparison.
     """
     found, queries = torch.zeros_like(attempt.before, dtype=torch.bool), torch.zeros_like(attempt.before)
     changed = (attempt.before != attempt.after).nonzero().squeeze(1)
@@ -84,10 +87,10 @@ def transfer_test(attempt: Attempt, classifier: Classifier, *, compare: bool) ->
         return found, queries
     images, before = attempt.images[changed], attempt.before[changed]
     region = tokens_to_pixels(attempt.hidden[changed], *images.shape[-2:])
-    pictures = clouds(images, [attempt.streams[row] for row in changed])
+    pictures = clouds(images, [attempt.streams[row] for row in changed])[:, :count]
     answers = _ask(classifier, _pasted(images, region, pictures))
     carried = (answers == before.unsqueeze(1)).all(dim=1)
-    queries[changed] = CLOUDS
+    queries[changed] = count
     rest = (~carried).nonzero().squeeze(1)
     if compare and len(rest):
         copies = turned(attempt.restored[changed[rest]])
@@ -95,7 +98,7 @@ def transfer_test(attempt: Attempt, classifier: Classifier, *, compare: bool) ->
         with_region = torch.cat([answers[rest], on_copies], dim=1)
         without = _ask(classifier, torch.cat([pictures[rest], copies], dim=1))
         carried[rest] = (with_region != without).all(dim=1)
-        queries[changed[rest]] += CLOUDS + 2 * TURNS
+        queries[changed[rest]] += count + 2 * TURNS
     found[changed] = carried
     return found, queries
 
