@@ -1,10 +1,13 @@
+import dataclasses
 import json
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from maskrestore.imaging.codec import write_png
 from maskrestore.mae import pretrain as training
+from maskrestore.mae.augmentation import AUGMENTATIONS
 from maskrestore.mae.checkpoints import load_network
 
 NETWORK = {
@@ -46,7 +49,7 @@ def test_a_folder_becomes_weights(pretrain, tmp_path):
 
 
 def test_an_interrupted_training_goes_on(pretrain, tmp_path, monkeypatch):
-    advance = training._Run.advance
+    advance = training.Training.advance
     steps = []
 
     def interrupted(self):
@@ -55,11 +58,30 @@ def test_an_interrupted_training_goes_on(pretrain, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return advance(self)
 
-    monkeypatch.setattr(training._Run, "advance", interrupted)
+    monkeypatch.setattr(training.Training, "advance", interrupted)
     options = ("--steps", 5, "--set", "checkpoint_every=2")
     assert pretrain(*options).exit_code == 130
     assert pretrain(*options).exit_code == 0
     assert steps == [0, 1, 2, 3, 2, 3, 4]
+
+
+def test_a_run_goes_on_only_from_the_weights_it_was_begun_with(pretrain, tmp_path):
+    assert pretrain("--steps", 1).exit_code == 0
+    (tmp_path / "run").rename(tmp_path / "first")
+    init = ("--init", tmp_path / "first/weights.safetensors")
+    assert pretrain("--steps", 1, *init).exit_code == 0
+    assert pretrain("--steps", 1, *init).exit_code == 0
+    result = pretrain("--steps", 1)
+    assert result.exit_code == 1
+    assert "begun with another init" in result.stderr
+
+
+def test_augmentation_is_a_choice_with_settings(pretrain, tmp_path):
+    result = pretrain("--steps", 1, "--augmentation", "strong", "--set", "augmentation.crop=0.5")
+    assert result.exit_code == 0, result.output
+    with safe_open(tmp_path / "run/weights.safetensors", framework="pt") as file:
+        training = json.loads(file.metadata()["training"])
+    assert training["augmentation"] == dataclasses.asdict(AUGMENTATIONS["strong"]) | {"crop": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +90,7 @@ def test_an_interrupted_training_goes_on(pretrain, tmp_path, monkeypatch):
         (["--held-out", 12], 2, "leaves none of 12 images"),
         (["--set", "mask_ratio=0.5"], 2, "mask_ratio=0.5: expected 2 values"),
         (["--set", "network=[1]"], 2, "expected a JSON object"),
+        (["--set", "augmentation.crop=2"], 2, "crop must be in (0, 1]"),
         (["--set", "loss=l3"], 2, "expected one of l2, l1, got 'l3'"),
     ],
 )

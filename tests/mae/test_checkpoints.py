@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from maskrestore.errors import CheckpointError, ConfigError, MissingDependencyError, UnknownNameError
 from maskrestore.mae import checkpoints
-from maskrestore.mae.checkpoints import build_network, load_network, save_network
+from maskrestore.mae.checkpoints import build_network, load_network, packaged_digest, packaged_names, save_network
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
+from maskrestore.mae.restorer import load_restorer
 from maskrestore.mae.vit import IMAGENET_MEAN, IMAGENET_STD, VIT_PRESETS, ViTMAE, ViTMAEConfig
 
 SMALL = ViTMAEConfig(
@@ -156,6 +157,13 @@ def test_packaged_weights_resolve_by_name(network, tmp_path, monkeypatch) -> Non
     assert load_network("mae-nano").config == SMALL
     with pytest.raises(CheckpointError, match="mae-nano"):
         load_network("mae-nana")
+
+
+def test_packaged_weights_have_the_digest_of_their_restorer() -> None:
+    (name,) = packaged_names()
+    assert packaged_digest(name) == load_restorer(name).weights_digest
+    with pytest.raises(UnknownNameError, match=f"known: {name}"):
+        packaged_digest("mae-nana")
 
 
 @pytest.mark.parametrize("kept", [0, 5, 200, -10])

@@ -1,12 +1,17 @@
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from maskrestore.errors import CheckpointError, ConfigError, DataError
-from maskrestore.mae.checkpoints import load_network
+from maskrestore.imaging.patches import tokens_to_pixels
+from maskrestore.mae.augmentation import augment
+from maskrestore.mae.checkpoints import build_network, load_network
 from maskrestore.mae.pretrain import PretrainConfig, Progress, masked_psnr, pretrain, random_hidden
+from maskrestore.precision import autocast
 
 CONV = {"image_size": 16, "widths": (16, 16), "encoder_blocks": (1, 1), "decoder_blocks": (1,)}
 VIT = {
@@ -70,6 +75,72 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         pretrain(PretrainConfig(network=CONV, steps=2, batch_size=4), images, tmp_path)
 
 
+def test_training_is_the_plain_loop(tmp_path: Path) -> None:
+    config = PretrainConfig(network=CONV, steps=6, batch_size=8, warmup_steps=3, ema=0.5, checkpoint_every=4, seed=3)
+    images = smooth_images(32)
+    pretrain(config, images, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+
+    torch.manual_seed(3)
+    network = build_network("conv", CONV).to(memory_format=torch.channels_last)
+    average = [parameter.detach().clone() for parameter in network.parameters()]
+    optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    generator = torch.Generator().manual_seed(3)
+    for step, warm in enumerate([1 / 3, 2 / 3, 1, 1, 1, 1]):
+        optimizer.param_groups[0]["lr"] = 1e-3 * (warm * 0.5 * (1 + math.cos(math.pi * step / 6)))
+        batch = images[torch.randint(32, (8,), generator=generator)].float() / 255
+        clean = augment(batch, config.augmentation, generator)
+        hidden = random_hidden(8, 8, config.mask_ratio, config.blob_share, generator)
+        with autocast():
+            output = network(clean, hidden).float()
+        error = ((output - clean) * 4) ** 2
+        weights = tokens_to_pixels(hidden, 16, 16).float()
+        optimizer.zero_grad()
+        ((error * weights).sum() / (3 * weights.sum())).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        decay = min(0.5, (step + 1) / (step + 11))
+        average = [mean.lerp(new.detach(), 1 - decay) for mean, new in zip(average, network.parameters(), strict=True)]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, state["network"][name]), name
+    for mean, (name, _) in zip(average, network.named_parameters(), strict=True):
+        assert torch.equal(mean, state["average"][name]), name
+
+
+def test_a_run_begun_with_other_weights_is_refused(tmp_path: Path) -> None:
+    images = smooth_images(16)
+    config = PretrainConfig(network=CONV, steps=2, batch_size=4, checkpoint_every=1, feature_weight=0.3)
+    extractors = [Edges(1.0), Edges(2.0)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        one, other = (build_network("conv", CONV) for _ in range(2))
+
+    def run(init: torch.nn.Module | None, features: list[Edges]) -> Path:
+        return pretrain(config, images, tmp_path, init=init, features=features)
+
+    run(one, extractors)
+    for init, features, name in (
+        (other, extractors, "init"),
+        (None, extractors, "init"),
+        (one, extractors[:1], "features"),
+        (one, extractors[::-1], "features"),
+        (one, [extractors[0], Edges(3.0)], "features"),
+    ):
+        with pytest.raises(CheckpointError, match=f"begun with another {name}"):
+            run(init, features)
+    assert run(one, extractors).is_file()
+    with pytest.raises(CheckpointError, match="another network"):
+        pretrain(
+            replace(config, network=CONV | {"widths": (8, 8)}), images, tmp_path / "new", init=one, features=extractors
+        )
+
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["inputs"]
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="an older version, which did not note its init and features"):
+        run(one, extractors)
+
+
 def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     config = PretrainConfig(network=CONV, steps=1)
     for images in (
@@ -105,8 +176,13 @@ def test_blobs_are_connected() -> None:
 class Edges(torch.nn.Module):
     """Features that a blurred image lacks: differences of neighbours."""
 
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale))
+
     def stage_features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        return [images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]]
+        across, down = images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
+        return [self.scale * across, self.scale * down]
 
 
 def test_the_feature_loss_needs_features_and_counts(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from maskrestore.attacks import Attack, make_attack
 from maskrestore.data import DATASETS, ImageDataset
@@ -14,6 +15,7 @@ from maskrestore.errors import CheckpointError, ConfigError
 from maskrestore.victims import (
     Augmentation,
     Recipe,
+    Restoration,
     VictimConfig,
     VictimData,
     read_record,
@@ -107,18 +109,19 @@ def test_clean_labels_stay_and_images_are_moved_away_once() -> None:
 
 
 def test_restoration_comes_last_and_takes_its_share() -> None:
-    def restore(images: Tensor, generator: Generator) -> Tensor:
-        return torch.zeros_like(images)
-
-    settings = config("badnets:3x3-white", restored_rate=0.3)
-    plan = with_restoration(clean_plan(dataset()), settings, restore)
+    blank_out = Restoration(weights="12ab", apply=lambda images, generator: torch.zeros_like(images))
+    settings = config("badnets:3x3-white", restored_rate=0.3, restorer_weights="12ab")
+    plan = with_restoration(clean_plan(dataset()), settings, blank_out)
     before, after, labels = shown(plan, torch.arange(200))
     blank = (after == 0).flatten(1).all(1)
     assert 40 < blank.sum() < 80
     assert torch.equal(after[~blank], before[~blank])
     assert torch.equal(labels, dataset().labels)
-    with pytest.raises(ConfigError, match="no restore function"):
+    with pytest.raises(ConfigError, match="no restoration was given"):
         with_restoration(clean_plan(dataset()), settings, None)
+    for named in ("34cd", None):
+        with pytest.raises(ConfigError, match=f"restorer_weights is {named}, but the restorer's weights are 12ab"):
+            with_restoration(clean_plan(dataset()), replace(settings, restorer_weights=named), blank_out)
     plain = clean_plan(dataset())
     assert with_restoration(plain, config("badnets:3x3-white"), None) is plain
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from maskrestore.data import DATASETS, ImageDataset
 from maskrestore.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from maskrestore.precision import fast_arithmetic
 from maskrestore.victims import (
     PACKAGED,
     Augmentation,
@@ -24,8 +26,9 @@ from maskrestore.victims import (
     train_victim,
     victim_path,
 )
+from maskrestore.victims.poisoning import clean_plan
 from maskrestore.victims.store import build_network
-from maskrestore.victims.training import one_cycle
+from maskrestore.victims.training import fit, one_cycle
 
 RECIPE = Recipe(epochs=3, learning_rate=0.02, batch_size=20, augmentation=Augmentation(shift=1, flip=False))
 CLEAN = VictimConfig(dataset="cifar10", width=4, recipe=RECIPE)
@@ -65,6 +68,7 @@ def test_a_clean_victim_learns_and_is_kept(data: VictimData, tmp_path: Path) -> 
     assert record["digest"] == CLEAN.digest()
     assert record["config"]["recipe"]["epochs"] == 3
     assert record["seconds"] > 0
+    assert record["precision"] == fast_arithmetic()
     assert states[-1].step == states[-1].steps == 60
     assert len(checks) == 3
     assert record == read_record(CLEAN, tmp_path)
@@ -99,6 +103,60 @@ def test_a_stopped_run_goes_on_to_the_same_weights(data: VictimData, tmp_path: P
     one = load_victim(ATTACKED, tmp_path / "straight").state_dict()
     other = load_victim(ATTACKED, tmp_path / "stopped").state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Scale(torch.nn.Module):
+    """One weight, and a statistic that is the number of batches seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+        self.register_buffer("statistic", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.statistic += 1
+            self.batches += 1
+        return images.mean((1, 2, 3))[:, None] * self.weight
+
+
+def run_scale(data: VictimData, ema: float, path: Path | None = None, stop_at: int = 0) -> tuple[Scale, list[Scale]]:
+    """Train it for 6 steps in epochs of 2; returns it and how it was reported after each epoch."""
+    network, seen = Scale(), list[Scale]()
+
+    def keep(state: TrainingProgress, reported: torch.nn.Module) -> None:
+        seen.append(copy.deepcopy(reported))
+        if state.step == stop_at:
+            raise StoppedError
+
+    recipe = replace(RECIPE, ema=ema, learning_rate=0.5, batch_size=200)
+    plan = clean_plan(data.train)
+    labels = torch.arange(400) % 2
+    fit(
+        *(network, plan.images, plan.epoch, lambda images, indices, generator: (images, labels[indices]), recipe),
+        **{"seed": 0, "tag": "scale", "checkpoint": path, "on_report": keep},
+    )
+    return network, seen
+
+
+def test_an_average_of_weights_and_statistics_becomes_the_victim(data: VictimData, tmp_path: Path) -> None:
+    plain, _ = run_scale(data, 0)
+    assert plain.statistic == 6
+    averaged, seen = run_scale(data, 0.5)
+    statistic = 0.0
+    for step in range(1, 7):
+        statistic += (1 - min(0.5, step / (step + 10))) * (step - statistic)
+    assert averaged.statistic.item() == pytest.approx(statistic)
+    assert averaged.batches == 6
+    assert not torch.equal(averaged.weight, plain.weight)
+    assert torch.equal(averaged.weight, seen[-1].weight)
+    with pytest.raises(StoppedError):
+        run_scale(data, 0.5, tmp_path / "state.pt", stop_at=4)
+    resumed, rest = run_scale(data, 0.5, tmp_path / "state.pt")
+    assert len(rest) == 1
+    assert torch.equal(resumed.weight, averaged.weight)
+    assert torch.equal(resumed.statistic, averaged.statistic)
 
 
 def test_a_fine_tuned_victim_learns_the_trigger(
@@ -159,6 +217,9 @@ def test_the_digest_depends_on_what_decides_the_weights_and_on_nothing_else() ->
         (VictimConfig(dataset="cifar10", width=32, attack="badnets:3x3-color"), "1767be23bba240be"),
         (VictimConfig(dataset="cifar10", width=32, attack="blended:15x15"), "61594985a3b3d66c"),
         (VictimConfig(dataset="gtsrb", width=32, attack="badnets:2x2-white"), "b26a96cbe5ffc623"),
+        (VictimConfig(dataset="gtsrb", architecture="vit-small"), "41572c8fd792e04c"),
+        (VictimConfig(dataset="cifar10", attack="label-consistent", seed=3), "c99154b874c83d9e"),
+        (VictimConfig(dataset="signs", architecture="vgg16", attack="wanet"), "e920bc1682489c77"),
         (PACKAGED["signs-badnets"], "09e6a8abab180dd1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -171,11 +232,14 @@ def test_later_settings_count_once_they_are_used() -> None:
     base = VictimConfig(dataset="cifar10", attack="corners")
     assert replace(base, poison_rate=0.1, poison_repeats=3).digest() == base.digest()
     others = [
-        replace(base, restored_rate=0.2),
+        replace(base, restored_rate=0.2, restorer_weights="12ab"),
+        replace(base, restored_rate=0.2, restorer_weights="34cd"),
         replace(base, architecture="vgg16"),
         replace(base, recipe=replace(base.training, optimizer="adamw")),
+        replace(base, recipe=replace(base.training, ema=0.99)),
     ]
-    assert len({config.digest() for config in [base, *others]}) == 4
+    assert len({config.digest() for config in [base, *others]}) == 6
+    assert replace(base, restorer_weights="12ab").digest() == base.digest()
 
 
 def test_attacks_bring_their_own_defaults() -> None:
@@ -228,6 +292,8 @@ def test_wrong_settings_are_refused() -> None:
         VictimConfig(dataset="cifar10", restored_rate=1.5)
     with pytest.raises(UnknownNameError, match="known: adamw, sgd"):
         Recipe(epochs=1, learning_rate=0.1, optimizer="lamb")
+    with pytest.raises(ConfigError, match="ema must be in"):
+        Recipe(epochs=1, learning_rate=0.1, ema=1)
     with pytest.raises(ConfigError, match="epochs must be above 0"):
         Recipe(epochs=0, learning_rate=0.1)
 

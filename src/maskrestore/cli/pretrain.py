@@ -19,6 +19,7 @@ from maskrestore.errors import ConfigError, DataError, ImageFileError
 from maskrestore.imaging.codec import find_images, read_image
 from maskrestore.imaging.resize import resize
 from maskrestore.mae import pretrain as training
+from maskrestore.mae.augmentation import AUGMENTATIONS
 from maskrestore.mae.checkpoints import load_network
 from maskrestore.victims import read_feature_extractor
 
@@ -54,6 +55,14 @@ def pretrain(
             "learn to keep its features too. May be repeated: the steps of training take them in turn."
         ),
     ] = None,
+    augmentation: Annotated[
+        Literal["light", "strong"],
+        typer.Option(
+            help="Random changes of the training images. `light` mirrors them and changes their contrast; `strong` "
+            "also enlarges parts of them, joins two images and changes colours, against learning a few images by "
+            "heart. `--set augmentation.crop=0.5` and the like change one of its settings."
+        ),
+    ] = "light",
     settings: TrainingSetOption = None,
     data: DataOption = None,
 ) -> None:
@@ -62,7 +71,7 @@ def pretrain(
     Masks of 5 to 90 % of the patches are trained on, because the defense hides few patches as well as many.
     Writes, at every checkpoint, `weights.safetensors`, which `--restorer` of the other commands takes,
     `curve.jsonl` with the loss and the held-out error, and `state.pt`, from which the same command goes on
-    after Ctrl-C.
+    after Ctrl-C; another configuration, `--init` or `--features` is refused.
 
     `--set` changes any other setting, e.g. `--set batch_size=128`, `--set learning_rate=0.0005` or
     `--set 'network={"image_size": 32, "patch_size": 4}'`.
@@ -71,9 +80,14 @@ def pretrain(
 
         maskrestore pretrain cifar10 gtsrb --out runs/mae-conv
 
-        maskrestore pretrain photos --family vit --image-size 64 --out runs/mae-vit
+        maskrestore pretrain photos --family vit --image-size 64 --augmentation strong --out runs/mae-vit
     """
-    start = training.PretrainConfig(family=family, steps=steps, network={"image_size": image_size})
+    start = training.PretrainConfig(
+        family=family,
+        steps=steps,
+        network={"image_size": image_size},
+        augmentation=AUGMENTATIONS[augmentation],
+    )
     config = with_overrides(start, settings or [])
     pixels = torch.cat([_load_images(source, image_size, data) for source in images])
     if held_out >= len(pixels):

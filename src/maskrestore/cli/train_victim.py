@@ -15,8 +15,9 @@ from maskrestore.cli.options import CacheOption, DataOption, TrainingSetOption
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import out, progress, say
 from maskrestore.data import DATASETS
+from maskrestore.mae.checkpoints import packaged_digest
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.victims import Restore, TrainingProgress, VictimConfig, VictimData, export_victim, victim_path
+from maskrestore.victims import Restoration, TrainingProgress, VictimConfig, VictimData, export_victim, victim_path
 from maskrestore.victims import train_victim as train_network
 
 __all__ = ["train_victim", "train_with_progress", "victim_config"]
@@ -69,6 +70,8 @@ def victim_config(dataset: str, attack: str | None, target: int, settings: list[
     of_recipe = [setting for setting in settings if setting.startswith("recipe.")]
     others = [setting for setting in settings if setting not in of_recipe]
     config = with_overrides(VictimConfig(dataset=dataset, attack=attack, target=target), others)
+    if config.restored_rate and config.restorer_weights is None:
+        config = dataclasses.replace(config, restorer_weights=packaged_digest(DEFAULT_RESTORER))
     # The default recipe depends on the other settings, so its own fields are set last.
     return with_overrides(dataclasses.replace(config, recipe=config.training), of_recipe) if of_recipe else config
 
@@ -87,19 +90,19 @@ def train_with_progress(config: VictimConfig, *, cache: Path | None, data: Path 
             note = f"{name}: loss {state.loss:.3f}{checked}, {state.images_per_second:.0f} images/s"
             update(state.step, state.steps, note)
 
-        return train_network(config, splits, cache=cache, report=show, restore=_restore(config))
+        return train_network(config, splits, cache=cache, report=show, restoration=_restoration(config))
 
 
-def _restore(config: VictimConfig) -> Restore | None:
+def _restoration(config: VictimConfig) -> Restoration | None:
     """What a victim that is trained on restored images needs: three quarters of the tokens hidden at random."""
     if not config.restored_rate:
         return None
     restorer = load_restorer(DEFAULT_RESTORER)
     tokens = restorer.grid**2
 
-    def restore(images: Tensor, generator: Generator) -> Tensor:
+    def apply(images: Tensor, generator: Generator) -> Tensor:
         ranks = torch.rand(len(images), tokens, generator=generator).argsort(1)
         hidden = (ranks < 3 * tokens // 4).view(-1, restorer.grid, restorer.grid)  # (B, g*g) -> (B, g, g)
         return restorer.restore(images, hidden)
 
-    return restore
+    return Restoration(weights=restorer.weights_digest or "", apply=apply)

@@ -9,6 +9,7 @@ Mask polarity: 1 is *removed* upstream, as True is *hidden* here, so none of the
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -28,9 +29,9 @@ from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
 from maskrestore.mae.hugging_face import download, read_hugging_face
 from maskrestore.mae.official import read_official
 from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
-from maskrestore.mae.weight_files import read_safetensors
+from maskrestore.mae.weight_files import read_safetensors, weights_digest
 
-__all__ = ["FAMILIES", "build_network", "load_network", "packaged_names", "save_network"]
+__all__ = ["FAMILIES", "build_network", "load_network", "packaged_digest", "packaged_names", "save_network"]
 
 FAMILIES: dict[str, tuple[Any, type[ViTMAE] | type[ConvMAE]]] = {
     "vit": (ViTMAEConfig, ViTMAE),
@@ -147,6 +148,16 @@ def _is_hub_name(name: str) -> bool:
 def packaged_names() -> list[str]:
     """Names of the weights that come with the package."""
     return sorted(_packaged())
+
+
+@functools.cache
+def packaged_digest(name: str) -> str:
+    """The ``weights_digest`` of packaged weights. Raises UnknownNameError."""
+    if name not in _packaged():
+        raise UnknownNameError("packaged masked autoencoder", name, packaged_names())
+    digest = weights_digest(load_network(name))
+    assert digest is not None
+    return digest
 
 
 def _packaged() -> dict[str, Traversable]:

@@ -12,7 +12,7 @@ from maskrestore.victims.packaged import (
     read_feature_extractor,
 )
 from maskrestore.victims.plain import VGG16, Conv6
-from maskrestore.victims.poisoning import Restore
+from maskrestore.victims.poisoning import Restoration
 from maskrestore.victims.resnet import ResNet18, ResNet50
 from maskrestore.victims.store import cache_folder, load_victim, read_record, trigger_path, victim_path
 from maskrestore.victims.train import VictimData, measure, train_victim, victim_attack
@@ -29,7 +29,7 @@ __all__ = [
     "Recipe",
     "ResNet18",
     "ResNet50",
-    "Restore",
+    "Restoration",
     "TrainingProgress",
     "ViTSmall",
     "VictimConfig",

@@ -32,6 +32,9 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with Nesterov momentum, or AdamW, which transformers need; ``momentum`` is then its first beta."""
+    ema: float = 0.0
+    """Decay, at each step, of an average of the weights and of the statistics of batch normalisation, which becomes
+    the victim in place of the last weights; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "batch_size"):
@@ -39,7 +42,7 @@ class Recipe:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.optimizer not in ("sgd", "adamw"):
             raise UnknownNameError("optimizer", self.optimizer, ("sgd", "adamw"))
-        for name in ("warmup", "momentum", "label_smoothing"):
+        for name in ("warmup", "momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
@@ -69,8 +72,10 @@ class VictimConfig:
     same."""
     restored_rate: float = 0.0
     """Share of the images of each batch that are shown as a masked autoencoder restores them from a random quarter
-    of their tokens, triggered or not: an attacker who prepares for a defense by restoration. Above 0 it needs the
-    argument ``restore`` of ``train_victim``."""
+    of their tokens, triggered or not: an attacker who prepares for a defense by restoration. Above 0 it needs
+    ``restorer_weights``, and the argument ``restoration`` of ``train_victim``."""
+    restorer_weights: str | None = None
+    """Digest of that autoencoder's weights, as ``MAERestorer.weights_digest`` has it."""
     seed: int = 0
     init: Literal["clean", "scratch"] = "clean"
     """Where an attacked victim starts: "clean" fine-tunes the clean victim of the same data set, architecture
@@ -138,9 +143,11 @@ class VictimConfig:
                 del values[name]
         # later settings count only where they are used, so that the digests of earlier victims stay the same
         if not self.restored_rate:
-            del values["restored_rate"]
+            del values["restored_rate"], values["restorer_weights"]
         if self.training.optimizer == "sgd":
             del values["recipe"]["optimizer"]
+        if not self.training.ema:
+            del values["recipe"]["ema"]
         values["start"] = self.clean().digest() if self.fine_tuned else None
         return values
 

@@ -39,6 +39,7 @@ class VictimNetwork(nn.Module, ABC):
             raise ConfigError(f"need num_classes >= 2 and width >= 1, got {num_classes} and {width}")
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self._build(num_classes, width)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
@@ -47,6 +48,10 @@ class VictimNetwork(nn.Module, ABC):
     def normalised(self, images: Tensor) -> Tensor:
         """Return images with mean 0 and deviation 1 in each channel."""
         return (images - self.mean) / self.std
+
+    @abstractmethod
+    def _build(self, num_classes: int, width: int) -> None:
+        """Make the layers, with fresh weights; the end of construction."""
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -46,15 +45,7 @@ class VGG16(_Stages):
     32 or more will do; features are ``(B, 8*width, H/16, W/16)``.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        width: int = 64,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.25, 0.25, 0.25),
-    ) -> None:
-        super().__init__(num_classes, width=width, mean=mean, std=std)
+    def _build(self, num_classes: int, width: int) -> None:
         channels = (3, width, 2 * width, 4 * width, 8 * width, 8 * width)
         depths = (2, 2, 3, 3, 3)
         self.stages = nn.ModuleList(
@@ -79,15 +70,7 @@ class Conv6(_Stages):
 
     _PLACES = 4
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        width: int = 64,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.25, 0.25, 0.25),
-    ) -> None:
-        super().__init__(num_classes, width=width, mean=mean, std=std)
+    def _build(self, num_classes: int, width: int) -> None:
         channels = (3, 2 * width, 4 * width, 8 * width)
         self.stages = nn.ModuleList(_stage(inputs, outputs, 2) for inputs, outputs in pairwise(channels))
         self.head = nn.Sequential(

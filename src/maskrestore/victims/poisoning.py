@@ -14,10 +14,17 @@ from maskrestore.errors import ConfigError
 from maskrestore.victims.config import VictimConfig
 from maskrestore.victims.training import Companion, Stamp
 
-__all__ = ["Plan", "Restore", "clean_plan", "poisoning_plan", "with_restoration"]
+__all__ = ["Plan", "Restoration", "clean_plan", "poisoning_plan", "with_restoration"]
 
-Restore = Callable[[Tensor, Generator], Tensor]
-"""Restores ``(B, 3, H, W)`` images in [0, 1] from a random part of each."""
+
+@dataclass(frozen=True, kw_only=True)
+class Restoration:
+    """How an attacker who prepares for a defense by restoration changes images."""
+
+    weights: str
+    """Digest of the restorer's weights."""
+    apply: Callable[[Tensor, Generator], Tensor]
+    """Restores ``(B, 3, H, W)`` images in [0, 1] from a random part of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,22 +82,28 @@ def poisoning_plan(
     return Plan(images=images, epoch=epoch, stamp=stamp)
 
 
-def with_restoration(plan: Plan, config: VictimConfig, restore: Restore | None) -> Plan:
+def with_restoration(plan: Plan, config: VictimConfig, restoration: Restoration | None) -> Plan:
     """Restore a share ``config.restored_rate`` of each batch after the triggers are in it.
 
-    Raises ConfigError when the configuration asks for that and ``restore`` is missing.
+    Raises ConfigError when the configuration asks for that and the restoration is missing or has other weights than
+    ``config.restorer_weights``.
     """
     if not config.restored_rate:
         return plan
-    if restore is None:
-        raise ConfigError(f"restored_rate is {config.restored_rate}, but no restore function was given")
+    if restoration is None:
+        raise ConfigError(f"restored_rate is {config.restored_rate}, but no restoration was given")
+    if restoration.weights != config.restorer_weights:
+        raise ConfigError(
+            f"restorer_weights is {config.restorer_weights}, but the restorer's weights are {restoration.weights}; "
+            "name those, because they decide what the victim learns"
+        )
 
     def stamp(batch: Tensor, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         images, labels = plan.stamp(batch, indices, generator)
         chosen = torch.rand(len(images), generator=generator) < config.restored_rate
         if chosen.any():
             images = images.clone()
-            images[chosen] = restore(images[chosen], generator)
+            images[chosen] = restoration.apply(images[chosen], generator)
         return images, labels
 
     return replace(plan, stamp=stamp)

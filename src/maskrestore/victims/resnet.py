@@ -6,7 +6,6 @@ Source: He et al., Deep Residual Learning for Image Recognition, 2016. Departure
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -73,15 +72,7 @@ class _ResNet(VictimNetwork):
     block: ClassVar[type[_Block] | type[_Bottleneck]]
     depths: ClassVar[tuple[int, int, int, int]]
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        width: int = 64,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.25, 0.25, 0.25),
-    ) -> None:
-        super().__init__(num_classes, width=width, mean=mean, std=std)
+    def _build(self, num_classes: int, width: int) -> None:
         self.conv1 = Convolution(3, width, 3, 1)
         self.bn1 = nn.BatchNorm2d(width)
         stages, inputs = [], width

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from maskrestore.attacks import Attack, InputAwareAttack, make_attack, training_hooks
 from maskrestore.data import ImageDataset, load_dataset
 from maskrestore.errors import DataError
-from maskrestore.precision import autocast
+from maskrestore.precision import autocast, fast_arithmetic
 from maskrestore.victims.config import VictimConfig
 from maskrestore.victims.joint import joint_plan
 from maskrestore.victims.network import VictimNetwork
-from maskrestore.victims.poisoning import Plan, Restore, clean_plan, poisoning_plan, with_restoration
+from maskrestore.victims.poisoning import Plan, Restoration, clean_plan, poisoning_plan, with_restoration
 from maskrestore.victims.store import (
     build_network,
     load_trigger,
@@ -89,18 +89,19 @@ def train_victim(
     *,
     cache: Path | str | None = None,
     report: Report = lambda config, state, accuracy: None,
-    restore: Restore | None = None,
+    restoration: Restoration | None = None,
 ) -> dict[str, Any]:
     """Train the victim unless the cache holds it; returns its record.
 
     A fine-tuned victim trains the clean one first if that is missing. A stopped run goes on where its last
     epoch ended. Triggers are put in after augmentation, so that they lie where they do at test time; the
-    images that carry them are the same in every epoch. restore: what a ``config.restored_rate`` above 0 needs.
+    images that carry them are the same in every epoch. restoration: what a ``config.restored_rate`` above 0 needs.
 
     The record holds the configuration, its digest and that of the clean victim, the accuracy on the test
     split ("clean_accuracy"), on triggered test images ("backdoor_accuracy", and "attack_success_rate"; the
-    target class excluded), and the seconds of training. Where triggers belong to one image each, it holds the
-    accuracy on images with the trigger of another, too ("cross_trigger_accuracy").
+    target class excluded), the seconds of training and the arithmetic of its networks ("precision"). Where triggers
+    belong to one image each, it holds the accuracy on images with the trigger of another, too
+    ("cross_trigger_accuracy").
 
     Raises DataError when the data are not those of ``config.dataset``, CheckpointError when a file in the
     cache is broken, ConfigError when the attack does not fit or training diverges.
@@ -118,7 +119,7 @@ def train_victim(
 
     attack = _new_attack(config)
     network = clean_victim() if config.fine_tuned else _new_network(config, data.train)
-    plan = with_restoration(_plan(config, data.train, attack, clean_victim), config, restore)
+    plan = with_restoration(_plan(config, data.train, attack, clean_victim), config, restoration)
     checkpoint = victim_path(config, cache).with_suffix(".state.pt")
 
     def on_report(state: TrainingProgress, network: nn.Module) -> None:
@@ -146,6 +147,7 @@ def train_victim(
         "config": config.canonical(),
         **measure(network, data.test, attack),
         "seconds": round(seconds, 1),
+        "precision": fast_arithmetic(plan.images.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

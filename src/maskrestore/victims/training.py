@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,6 +86,8 @@ def fit(
     refused. checkpoint: written after each epoch, and gone on from if it exists. companion: learns along. The same
     seed gives the same run, resumed or not, on one machine with one number of threads.
 
+    With ``recipe.ema`` the average of the weights is what is reported on and what ``network`` ends with.
+
     Raises CheckpointError for a checkpoint of another run, DataError when the images do not fill one batch.
     """
     per_epoch = len(epoch) // recipe.batch_size
@@ -93,7 +96,10 @@ def fit(
     steps = max(1, round(recipe.epochs * per_epoch))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(network, recipe)
-    step, seconds = _resume(checkpoint, network, optimizer, companion, tag)
+    average = copy.deepcopy(network) if recipe.ema else None
+    found = {"network": network, "optimizer": optimizer, "average": average, "companion": companion}
+    parts = {name: part for name, part in found.items() if part is not None}
+    step, seconds = _resume(checkpoint, parts, tag)
     started = time.perf_counter()
     if companion is not None and step == 0:
         companion.begin()
@@ -114,6 +120,8 @@ def fit(
             if companion is not None:
                 companion.step(rate)
             step += 1
+            if average is not None:
+                _move_towards(average, network, recipe.ema, step)
             ended = step % per_epoch == 0 or step == steps
             if ended or step % 50 == 0:
                 now = time.perf_counter()
@@ -125,22 +133,14 @@ def fit(
                     images_per_second=(step - reported_step) * recipe.batch_size / (now - reported),
                 )
                 if ended:
-                    _save(
-                        checkpoint,
-                        {
-                            "tag": tag,
-                            "step": step,
-                            "seconds": seconds + now - started,
-                            "network": network.state_dict(),
-                            "optimizer": optimizer.state_dict(),
-                            "companion": companion.state_dict() if companion else None,
-                        },
-                    )
-                on_report(state, network)
+                    _save(checkpoint, parts, tag=tag, step=step, seconds=seconds + now - started)
+                on_report(state, average or network)
                 losses.clear()
                 reported, reported_step = time.perf_counter(), step
             if step == steps:
                 break
+    if average is not None:
+        network.load_state_dict(average.state_dict())
     network.eval()
     return seconds + time.perf_counter() - started
 
@@ -186,6 +186,17 @@ def _step(
     return loss.item()
 
 
+@torch.no_grad()
+def _move_towards(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    # A short memory at first, so that the start is soon forgotten.
+    share = 1 - min(decay, step / (step + 10))
+    for mean, latest in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(latest, share)
+        else:  # how many batches the statistics have seen
+            mean.copy_(latest)
+
+
 @torch.inference_mode()
 def predict(network: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
     """Return the labels ``(N,)`` of float images in [0, 1] or uint8 images, in the device's fast arithmetic."""
@@ -198,22 +209,17 @@ def predict(network: nn.Module, images: Tensor, *, batch_size: int = 500) -> Ten
     return torch.cat(labels)
 
 
-def _save(path: Path | None, state: dict[str, Any]) -> None:
+def _save(path: Path | None, parts: Mapping[str, Any], *, tag: str, step: int, seconds: float) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    torch.save(state, partial)
+    states = {name: part.state_dict() for name, part in parts.items()}
+    torch.save({"tag": tag, "step": step, "seconds": seconds, **states}, partial)
     partial.replace(path)  # a killed run leaves the previous checkpoint whole
 
 
-def _resume(
-    path: Path | None,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    companion: Companion | None,
-    tag: str,
-) -> tuple[int, float]:
+def _resume(path: Path | None, parts: Mapping[str, Any], tag: str) -> tuple[int, float]:
     """Return the step and the seconds at which the checkpoint, if there is one, was written."""
     if path is None or not path.exists():
         return 0, 0.0
@@ -223,8 +229,6 @@ def _resume(
         raise CheckpointError(f"{path} is no readable checkpoint; delete it to start over ({error})") from error
     if state["tag"] != tag:
         raise CheckpointError(f"{path} belongs to the run {state['tag']}, not to {tag}; delete it to start over")
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    if companion is not None:
-        companion.load_state_dict(state["companion"])
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     return int(state["step"]), float(state["seconds"])

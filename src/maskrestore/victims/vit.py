@@ -7,8 +7,6 @@ a class token (Beyer et al., Better plain ViT baselines for ImageNet-1k, 2022).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -29,15 +27,7 @@ class ViTSmall(VictimNetwork):
     layer at their places, ``(B, 3*width, H/4, W/4)``.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        width: int = 64,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.25, 0.25, 0.25),
-    ) -> None:
-        super().__init__(num_classes, width=width, mean=mean, std=std)
+    def _build(self, num_classes: int, width: int) -> None:
         if width % 4:
             raise ConfigError(f"vit-small needs a width that is a multiple of 4, got {width}")
         size = _HEADS * width

@@ -1,0 +1,103 @@
+"""Augmentation of a batch of images at once, for a restorer: it learns what images look like, not what they show."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from maskrestore.errors import ConfigError
+
+__all__ = ["AUGMENTATIONS", "Augmentation", "augment"]
+
+_ASPECT = 4 / 3  # largest ratio of the sides of a crop, either way
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes, each drawn for each image. Source of the crop: Szegedy et al., Going Deeper with Convolutions,
+    2015; of the joined images: Yun et al., CutMix, 2019, here always with one straight cut from side to side."""
+
+    crop: float = 1.0
+    """Smallest share of an image's area that is enlarged to the whole; 1 leaves it out. The crop's sides are between
+    3:4 and 4:3."""
+    flip: bool = True
+    """Mirror every second image, left to right; also signs, which a restorer need not read."""
+    join: float = 0.0
+    """Share of images of which one part is another image's, on one side of a vertical or horizontal line."""
+    jitter: float = 0.2
+    """Largest relative change of contrast; brightness changes by up to half of it, as a share of the range."""
+    saturation: float = 0.0
+    """Largest relative change of the colours' distance from grey."""
+    gain: float = 0.0
+    """Largest relative change of each channel on its own."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= 1:
+            raise ConfigError(f"crop must be in (0, 1], got {self.crop}")
+        for name in ("join", "jitter", "saturation", "gain"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "light": Augmentation(),
+    "strong": Augmentation(crop=0.35, join=0.25, saturation=0.5, gain=0.1),
+}
+"""Two to choose from."""
+
+
+def augment(images: Tensor, config: Augmentation, generator: Generator) -> Tensor:
+    """``(B, 3, H, W)`` in [0, 1] -> changed images, the same shape and range."""
+    if config.crop < 1:
+        images = _cropped(images, config.crop, generator)
+    if config.flip:
+        images = torch.where(_uniform(images, generator) < 0.5, images.flip(3), images)
+    if config.join:
+        images = _joined(images, config.join, generator)
+    return _recoloured(images, config, generator)
+
+
+def _uniform(images: Tensor, generator: Generator, channels: int = 1) -> Tensor:
+    """``(B, channels, 1, 1)`` in [0, 1)."""
+    return torch.rand(len(images), channels, 1, 1, generator=generator)
+
+
+def _cropped(images: Tensor, smallest: float, generator: Generator) -> Tensor:
+    """Enlarge a part of each image to the whole, bilinearly."""
+    area, aspect, top, left = torch.rand(4, len(images), generator=generator)
+    side = (smallest + (1 - smallest) * area).sqrt()
+    stretch = torch.exp((aspect - 0.5) * math.log(_ASPECT))  # square root of the ratio of the sides
+    height, width = (side / stretch).clamp(max=1), (side * stretch).clamp(max=1)
+    # Places are -1 to 1 from edge to edge; the centre of a crop stays half its side away from either.
+    zero = torch.zeros_like(side)
+    columns = torch.stack([width, zero, (2 * left - 1) * (1 - width)], 1)
+    rows = torch.stack([zero, height, (2 * top - 1) * (1 - height)], 1)
+    grid = F.affine_grid(torch.stack([columns, rows], 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _joined(images: Tensor, share: float, generator: Generator) -> Tensor:
+    """Let the neighbour in the batch take one part of some images; a quarter to three quarters of it."""
+    height, width = images.shape[-2:]
+    chosen, upright, cut = (_uniform(images, generator) for _ in range(3))
+    down = torch.arange(height).view(-1, 1) / height
+    across = torch.arange(width) / width
+    place = torch.where(upright < 0.5, across, down)  # (B, 1, H, W)
+    return torch.where((chosen < share) & (place >= 0.25 + 0.5 * cut), images.roll(1, 0), images)
+
+
+def _recoloured(images: Tensor, config: Augmentation, generator: Generator) -> Tensor:
+    if config.jitter:
+        contrast = 1 + config.jitter * (2 * _uniform(images, generator) - 1)
+        brightness = config.jitter * (_uniform(images, generator) - 0.5)
+        images = ((images - 0.5) * contrast + 0.5 + brightness).clamp(0, 1)
+    if config.saturation:
+        grey = images.mean(1, keepdim=True)
+        images = grey + (images - grey) * (1 + config.saturation * (2 * _uniform(images, generator) - 1))
+    if config.gain:
+        images = images * (1 + config.gain * (2 * _uniform(images, generator, 3) - 1))
+    return images.clamp(0, 1)
