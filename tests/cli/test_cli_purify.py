@@ -3,16 +3,23 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
 import maskrestore
+from fakes import colour_labels
+from maskrestore.cli.folder import FolderJob, purify_folder
+from maskrestore.cli.image_log import ImageLog
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.codec import read_image, write_png
+from maskrestore.types import Purification
 
 pytestmark = pytest.mark.usefixtures("grey_restorer")
 
@@ -322,3 +329,122 @@ def test_large_images_are_worked_on_in_smaller_batches(purify, monkeypatch, tmp_
     assert purify().exit_code == 0
     assert len(records(tmp_path)) == 10
     assert max(sizes) == 3
+
+
+class KeepingDefense:
+    """Asks once and changes nothing."""
+
+    def purify(self, images: torch.Tensor, classifier) -> Purification:
+        labels = classifier(images)
+        return Purification(
+            images=images, labels=labels, original_labels=labels, queries=torch.ones(len(images), dtype=torch.int64)
+        )
+
+
+def folder_job(source: Path, out: Path) -> FolderJob:
+    return FolderJob(
+        source=source,
+        out=out,
+        defense=KeepingDefense(),
+        classifier=colour_labels,
+        config_digest="settings",
+        key_fingerprint="key",
+    )
+
+
+def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, tmp_path):
+    for name in ("read_image", "write_png", "np.savez_compressed"):  # what takes time and leaves nothing behind
+        monkeypatch.setattr(f"maskrestore.cli.folder.{name}", lambda *values, **options: torch.zeros(3, 1, 1))
+
+    def peak(count: int) -> int:
+        source, out = (Path(tempfile.mkdtemp(dir=tmp_path)) for _ in range(2))
+        for index in range(count):
+            (source / f"{index}.png").touch()
+        job = folder_job(source, out)
+        tracemalloc.start()
+        try:
+            with closing(purify_folder(job, lambda done, total: None).log) as log:
+                assert log.purified == len(log) == sum(1 for _ in log.records()) == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(500)  # what is loaded on first use, and room in Python's table of strings
+    few, many = peak(50), peak(500)
+    assert many - few < 100 * 450  # bytes; the names alone would take more
+
+
+def test_images_are_done_in_order_of_their_names(monkeypatch, tmp_path):
+    names = ["a b.png", "a.png", "a/x.png", "b.png", "b/10.png", "b/9.png", "\xe4.png", os.fsdecode(b"\xff.png")]
+    source, out = tmp_path / "source", tmp_path / "out"
+    for name in reversed(names):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        write_png(source / "image.png", torch.zeros(3, 2, 2))
+        (source / "image.png").rename(source / name)
+    passed = []
+    monkeypatch.setattr("maskrestore.cli.folder._STEP", 3)
+    summary = purify_folder(folder_job(source, out), lambda done, total: passed.append((done, total)))
+    assert passed == [(3, 8), (6, 8), (8, 8)]
+    with closing(summary.log) as log:
+        assert [record["file"] for record in log.records()] == names
+        assert all((out / record["output"]).is_file() for record in log.records())
+    assert [json.loads(line)["file"] for line in (out / "records.jsonl").open()] == names
+
+
+def test_the_last_record_of_an_image_counts_and_others_are_kept(tmp_path):
+    path = tmp_path / "records.jsonl"
+    lines = [{"file": "b.png", "run": 1}, {"file": "gone.png", "run": 1}, {"file": "b.png", "run": 2}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + 'null\n[]\nnonsense\n{"file": 3}\n{"fi')
+    log = ImageLog(path, iter(["b.png", "a.png", "a.jpg"]))
+    assert len(log) == 3
+    assert list(log.images()) == [("a.jpg", "a.jpg", {}), ("a.png", "a.png", {}), ("b.png", "b", lines[2])]
+    assert list(log.records()) == [lines[2]]
+    log.add({"file": "a.png", "error": None})
+    assert log.record("a.png") == {"file": "a.png", "error": None}
+    log.compact()
+    log.close()
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    assert kept == [{"file": "a.png", "error": None}, lines[2], lines[1]]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_half_finished_folder_is_completed(purify, model, photos, tmp_path):
+    purify()
+    path = tmp_path / "out/records.jsonl"
+    complete, asked = path.read_text().splitlines(keepends=True), model.asked
+    path.write_text("".join(complete[6:1:-1]))  # as an interrupted run leaves it, in some order
+    expected = sum(json.loads(line)["queries"] for line in complete[:2] + complete[7:])
+    result = purify()
+    assert result.exit_code == 0, result.output
+    assert "10 images purified (5 of them by an earlier run)" in result.stdout
+    assert model.asked - asked == expected
+    again = path.read_text().splitlines(keepends=True)
+    assert again[2:7] == complete[2:7]
+    assert [json.loads(line) | {"seconds": 0} for line in again] == [
+        json.loads(line) | {"seconds": 0} for line in complete
+    ]
+
+
+@pytest.mark.parametrize("source", ["images", "images/sub", "."])
+def test_results_are_not_written_over_the_source(purify, tmp_path, source):
+    folder = tmp_path / "out" / source
+    folder.mkdir(parents=True)
+    write_png(folder / "0.png", torch.zeros(3, 16, 16))
+    before = sorted((tmp_path / "out").rglob("*"))
+    result = purify(source=folder)
+    assert result.exit_code == 2
+    assert "results would be written over the images in" in result.stderr
+    assert sorted((tmp_path / "out").rglob("*")) == before
+
+
+def test_the_report_shows_a_bounded_number_of_images(purify, photos, tmp_path):
+    assert purify("--report-images", 2).exit_code == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("<article") == 2
+    assert "2 of 10 images are shown here" in page
+    changed = [name for name, record in records(tmp_path).items() if record["label"] != record["original_label"]]
+    assert len(changed) >= 2
+    assert all(f"Purified of {name}" in page for name in changed[:2])
+    (photos / changed[0]).unlink()
+    purify("--report-images", 10)
+    assert changed[0] not in (tmp_path / "out/report.html").read_text()

@@ -1,8 +1,10 @@
+import functools
 from pathlib import Path
 
 import pytest
 
 from maskrestore.evaluation.grids import GRIDS
+from maskrestore.evaluation.reproduce import run_cells_in_processes
 
 
 @pytest.fixture
@@ -11,10 +13,7 @@ def toy(tmp_path, monkeypatch):
     from toy_laboratory import ToyLaboratory
 
     toy = ToyLaboratory(tmp_path / "toy")
-    monkeypatch.setattr(
-        "maskrestore.cli.reproduce.make_laboratory",
-        lambda *, train, **options: toy.make(train=train is not None),
-    )
+    monkeypatch.setattr("maskrestore.cli.reproduce.make_laboratory", toy.make)
     monkeypatch.chdir(tmp_path)
     return toy
 
@@ -35,6 +34,31 @@ def test_the_plan_measures_nothing(invoke, toy, tmp_path):
     for words in ("table2", "204", "tableA5", "together", "hours left"):
         assert words in result.stdout
     assert not (tmp_path / "o").exists()
+
+
+def test_processes_share_the_work(invoke, toy, tmp_path, monkeypatch):
+    fork = functools.partial(run_cells_in_processes, start_method="fork")  # quicker to start than "spawn"
+    monkeypatch.setattr("maskrestore.cli.reproduce.run_cells_in_processes", fork)
+    toy.trained = False
+    toy.deadly = frozenset({"jpeg"})
+    result = invoke("reproduce", "figA4", "fig3", "--scale", "smoke", "--out", "o", "--train", "--jobs", "2")
+    assert result.exit_code == 1
+    assert "the process ended by SIGKILL" in result.stderr
+    assert "14 measured, 1 failed of 15 cells" in result.stderr or "1 failed, 14 measured of 15 cells" in result.stderr
+    assert (tmp_path / "o/figures/figA4.png").exists()
+    # The victims of pictures are trained with the others: two poisoned ones and the clean ones that they start from.
+    assert len(toy.trainings) == len(set(toy.trainings)) == 4
+    assert (tmp_path / "o/figures/fig3.png").exists()
+
+
+def test_the_plan_names_victims_and_uses_what_was_measured(invoke, toy, tmp_path):
+    assert invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o").exit_code == 0
+    assert "for want of records" not in invoke("reproduce", "figA4", "--plan", "--out", "o").stderr
+    toy.trained = False
+    text = invoke("reproduce", "table3", "--plan", "--out", "o", "--jobs", "4").stderr
+    assert "hours: of 4 processes" in text
+    assert "a rough guess, for want of records from this machine: februus-xgradcam" in text
+    assert "cifar10 resnet18 clean; cifar10 resnet18 input-aware; gtsrb resnet18 clean" in text
 
 
 def test_what_is_missing_or_failed_is_said_and_sets_the_status(invoke, toy, tmp_path):
@@ -66,6 +90,18 @@ def test_the_page_of_results(invoke, toy, tmp_path):
     for words in ("# Results", "## Leaderboard", "## Figure A.4", "## How to add yours"):
         assert words in text
     assert invoke("reproduce", "results", "--out", "nothing").exit_code == 1
+
+
+def test_the_page_of_results_of_several_folders(invoke, toy, tmp_path):
+    for name, folder in (("figA4", "o"), ("tableA2", "p")):
+        assert invoke("reproduce", name, "--scale", "smoke", "--out", folder).exit_code == 0
+    page = ("reproduce", "results", "--scale", "smoke", "--out", "o", "--page", "a.md")
+    assert "wrote a.md from 15 records" in invoke(*page).stdout
+    assert "### GTSRB" not in (tmp_path / "a.md").read_text()
+    assert "wrote a.md from 21 records" in invoke(*page, "--records", "p", "--records", "o").stdout
+    text = (tmp_path / "a.md").read_text()
+    assert "### GTSRB" in text
+    assert "| JPEG |" in text
 
 
 @pytest.mark.parametrize("name", ["table9", "figure3"])

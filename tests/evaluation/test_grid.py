@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+from toy_laboratory import ToyLaboratory
 
 from maskrestore.attacks import make_attack
 from maskrestore.errors import ConfigError, UnknownNameError
@@ -9,7 +10,16 @@ from maskrestore.evaluation.experiments import Curves, Pictures, Table
 from maskrestore.evaluation.grid import Case, Cell, Variant, expand
 from maskrestore.evaluation.grids import GRIDS
 from maskrestore.evaluation.paper import PAPER, paper_rates
-from maskrestore.evaluation.scales import SCALES, cells_of, estimated_seconds, experiment, scale_of
+from maskrestore.evaluation.records import read_record
+from maskrestore.evaluation.reproduce import run_cells
+from maskrestore.evaluation.scales import (
+    SCALES,
+    cells_of,
+    estimated_seconds,
+    experiment,
+    measured_speeds,
+    scale_of,
+)
 from maskrestore.victims import VictimConfig
 
 LOCAL = SCALES["local"]
@@ -95,6 +105,29 @@ def test_a_cell_is_known_by_everything_that_was_asked_for():
     assert cell(defense="strip").path.startswith("detections/")
 
 
+def test_digests_of_cells_stay_what_they_were():
+    # They are the names of records that exist: a change here orphans all of them.
+    digests = {
+        "none": "ce9b8d8d1a0296dd",
+        "februus-gradcam++": "33f0bb3209afe918",
+        "patchcleanser": "632a1a22b6f1c34f",
+        "lite-bd": "1925db887349a1da",
+        "strip": "b9b1c11dccc40723",
+        "diffpure-ddpm": "c2f5bf05e713a13a",
+    }
+    case = Case(dataset="cifar10", attack="badnets:1x1-color")
+    cells = {name: cell(case, name, **({"threshold": 0.6} if "februus" in name else {})) for name in digests}
+    assert {name: one.digest for name, one in cells.items()} == digests
+
+
+def test_the_weights_of_a_diffusion_model_make_other_cells_of_its_defenses_only():
+    for name in ("diffpure-ddpm", "diffpure-sde", "zip", "sampdetox"):
+        with_models = [dataclasses.replace(cell(defense=name), diffusion=model) for model in (None, "a", "b")]
+        assert len({one.digest for one in with_models}) == 3
+    for name in ("none", "bdmae", "blur-weak", "strip"):
+        assert dataclasses.replace(cell(defense=name), diffusion="a").digest == cell(defense=name).digest
+
+
 def test_settings_that_are_the_defaults_make_no_other_cell():
     assert cell(defense="bdmae-paper", rounds=5).path == cell(defense="bdmae-paper").path
 
@@ -127,6 +160,20 @@ def test_cells_of_a_victim_come_together_and_once():
         *((1, "cifar10", "none"), (1, "cifar10", "bdmae"), (1, "gtsrb", "none")),
     ]
     assert estimated_seconds(cells[:2]) == pytest.approx(1000 / 300 + 1000 / 16)
+
+
+def test_estimates_prefer_what_this_hardware_has_shown(tmp_path):
+    wanted = [cell(defense="bdmae"), cell(defense="blur-weak")]
+    run_cells([cell(scale=SCALES["smoke"])], tmp_path, ToyLaboratory(tmp_path).make())
+    record = read_record(next((tmp_path / "cells").iterdir()))
+    here = record.environment
+    slow = dataclasses.replace(record, cost=dataclasses.replace(record.cost, seconds=record.cost.seconds + 16))
+    elsewhere = dataclasses.replace(slow, environment=dataclasses.replace(here, device="another processor"))
+    speeds = measured_speeds([record, slow, elsewhere], here)
+    assert speeds == {"blur-weak": pytest.approx(record.cost.seconds / 8 + 1)}
+    assert estimated_seconds(wanted, speeds) == pytest.approx(1000 / 16 + 1000 * speeds["blur-weak"])
+    accelerated = dataclasses.replace(here, accelerator="a card")
+    assert measured_speeds([record], accelerated) == {}
 
 
 @pytest.mark.parametrize(("detailed", "column"), [("tableA3", "CIFAR-10"), ("tableA4", "GTSRB")])

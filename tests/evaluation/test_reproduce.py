@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -9,13 +10,13 @@ from toy_evaluation import CornerAttack, make_dataset, make_victim
 from toy_laboratory import RedCorner, ToyLaboratory
 
 from maskrestore.errors import ConfigError, DataError
-from maskrestore.evaluation import reproduce
+from maskrestore.evaluation.bench import failure_path
 from maskrestore.evaluation.claims import claim
 from maskrestore.evaluation.costs import MemoryMeter, counted_passes
 from maskrestore.evaluation.detection import DetectorUnderTest, auroc, detect, read_detection
 from maskrestore.evaluation.grid import Case, Variant, expand
 from maskrestore.evaluation.records import read_record
-from maskrestore.evaluation.reproduce import failure_path, run_cells
+from maskrestore.evaluation.reproduce import run_cells
 from maskrestore.evaluation.scales import SCALES
 
 CASES = (Case(dataset="cifar10", attack="corners"), Case(dataset="gtsrb", attack="corners"))
@@ -66,11 +67,38 @@ def test_without_its_victim_a_cell_is_missing_unless_it_may_be_trained(tmp_path)
     assert toy.trainings == [digest for one in poisoned for digest in (one.clean().digest(), one.digest())]
 
 
+def test_cells_with_records_need_no_victim(tmp_path):
+    run_cells(cells(), tmp_path, ToyLaboratory(tmp_path).make())
+    toy = ToyLaboratory(tmp_path, trained=False)
+    assert states(run_cells(cells(), tmp_path, toy.make(train=True))) == ["kept"] * 4
+    assert toy.trainings == []
+
+
+def test_ready_victims_come_first_and_their_cells_together(tmp_path):
+    lab = ToyLaboratory(tmp_path, trained=False).make(train=True)
+    lab.train(cells()[2].victim, lambda state: None)
+    order = []
+    run_cells(
+        [one for pair in zip(cells()[:2], cells()[2:], strict=True) for one in pair],
+        tmp_path,
+        lab,
+        report=lambda outcome: order.append(outcome.cell.case.dataset),
+    )
+    assert order == ["gtsrb", "gtsrb", "cifar10", "cifar10"]
+
+
+def test_victims_of_pictures_are_trained_without_a_cell(tmp_path):
+    toy = ToyLaboratory(tmp_path, trained=False)
+    victim = cells()[0].victim
+    assert run_cells([], tmp_path, toy.make(train=True), victims=[victim, victim]) == []
+    assert toy.trainings == [victim.clean().digest(), victim.digest()]
+
+
 def test_training_that_fails_is_not_tried_for_every_cell(tmp_path):
     toy = ToyLaboratory(tmp_path, trained=False)
     tries = []
 
-    def diverges(config):
+    def diverges(config, report):
         tries.append(config)
         raise ConfigError("training diverged")
 
@@ -95,9 +123,17 @@ def test_other_cells_come_first_while_another_process_trains_a_victim(tmp_path, 
     lab = toy.make(train=True)
     busy = claim(lab.victim_file(cells()[0].victim.clean()).with_suffix(".claim"))
     busy.__enter__()
-    monkeypatch.setattr(reproduce.time, "sleep", lambda seconds: busy.__exit__(None, None, None))
-    outcomes = run_cells(cells("none"), tmp_path, lab)
-    assert [outcome.cell.case.dataset for outcome in outcomes] == ["gtsrb", "cifar10"]
+    clock = [0.0]
+
+    def sleep(seconds):
+        clock[0] += seconds
+        busy.__exit__(None, None, None)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    order = []
+    outcomes = run_cells(cells("none"), tmp_path, lab, report=lambda outcome: order.append(outcome.cell.case.dataset))
+    assert order == ["gtsrb", "cifar10"]
     assert states(outcomes) == ["measured", "measured"]
 
 
@@ -105,8 +141,8 @@ def test_an_interrupted_cell_goes_on(tmp_path):
     toy = ToyLaboratory(tmp_path)
     lab = toy.make()
 
-    def stop(cell, progress):
-        if progress.done:
+    def stop(worker, note):
+        if "4/8" in note:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -163,6 +199,32 @@ def test_detectors_have_records_of_their_own(tmp_path):
     (tmp_path / outcome.cell.path).write_text("{}")
     with pytest.raises(DataError, match="record version None"):
         read_detection(tmp_path / outcome.cell.path)
+
+
+def test_an_interrupted_detection_goes_on_and_ends_in_the_same_record(tmp_path):
+    class Nervous(RedCorner):
+        calls, fails_at = 0, 4
+
+        def score(self, images, classifier):
+            self.calls += 1
+            if self.calls == self.fails_at:
+                raise KeyboardInterrupt
+            return super().score(images, classifier)
+
+    def run(detector, folder):
+        detector = DetectorUnderTest(detector=detector, name="red", config={}, key_fingerprint="0")
+        counts = {"clean_count": 9, "triggered_count": 7, "chunk_size": 3}
+        return detect(make_dataset(), CornerAttack(), make_victim(), detector, **counts, out=folder / "a.json")
+
+    nervous = Nervous()
+    with pytest.raises(KeyboardInterrupt):
+        run(nervous, tmp_path)
+    whole = run(nervous, tmp_path)
+    assert nervous.calls == 4 + 3  # of six chunks three were done
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    at_once = run(RedCorner(), tmp_path / "other")
+    measured = {"created": "", "seconds": 0.0, "peak_memory": 0}
+    assert dataclasses.replace(whole, **measured) == dataclasses.replace(at_once, **measured)
 
 
 def test_auroc_counts_pairs():

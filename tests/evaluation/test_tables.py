@@ -11,7 +11,7 @@ from maskrestore.errors import DataError
 from maskrestore.evaluation.experiments import Column, Row, Table
 from maskrestore.evaluation.grid import Case, Variant
 from maskrestore.evaluation.grid_tables import grid_table
-from maskrestore.evaluation.leaderboard import leaderboard, read_folder, results_page
+from maskrestore.evaluation.leaderboard import leaderboard, read_folders, results_page
 from maskrestore.evaluation.metrics import Metrics, Rate
 from maskrestore.evaluation.records import write_record
 from maskrestore.evaluation.reproduce import run_cells
@@ -108,7 +108,7 @@ def small_table(**changes):
 def measured(table, folder, repeats=1):
     cells = cells_of(table, SMOKE, repeats=repeats)
     run_cells(cells, folder, ToyLaboratory(folder).make())
-    return grid_table("table2", table, cells, folder)
+    return grid_table("table2", table, cells, [folder])
 
 
 def test_estimate_of_one_repeat_averages_the_binomial_intervals():
@@ -154,9 +154,9 @@ def test_repeats_are_averaged_and_counted(tmp_path):
 def test_a_table_says_what_is_not_measured(tmp_path):
     table = small_table()
     cells = cells_of(table, SMOKE)
-    assert "No records yet" in grid_table("table2", table, cells, tmp_path).markdown()
+    assert "No records yet" in grid_table("table2", table, cells, [tmp_path]).markdown()
     run_cells(cells[:1], tmp_path, ToyLaboratory(tmp_path).make())
-    text = grid_table("table2", table, cells, tmp_path).markdown()
+    text = grid_table("table2", table, cells, [tmp_path]).markdown()
     assert "Ours" not in text
     assert "GTSRB" not in text
 
@@ -178,8 +178,15 @@ def test_of_several_settings_the_best_is_taken_for_each_case(base, tmp_path):
 def test_detectors_have_a_table_with_auroc(tmp_path):
     rows = (Row(label="STRIP", variants=(Variant(defense="strip"),)),)
     table = measured(small_table(rows=rows), tmp_path)
-    assert "| strip: cifar10, corner:white | 1.000 [1.000, 1.000] | 3.0 |" in table.markdown()
-    assert [line["auroc"] for line in csv.DictReader(io.StringIO(table.csv()))] == ["1.0000", "1.0000"]
+    text = table.markdown()
+    assert "| STRIP: CIFAR-10 | 1.000 [1.000, 1.000] | 1 | 1 | 4 |" in text
+    assert "| STRIP: GTSRB | 3.0 |" in text
+    lines = list(csv.DictReader(io.StringIO(table.csv())))
+    assert [(line["column"], line["mean"], line["queries"]) for line in lines] == [
+        ("CIFAR-10", "1.0000", "3.0"),
+        ("GTSRB", "1.0000", "3.0"),
+    ]
+    assert all(int(line["peak_mib"]) > 0 for line in lines)
 
 
 def test_the_leaderboard_ranks_by_the_mean_over_attacks(base, tmp_path):
@@ -218,9 +225,9 @@ def test_old_records_and_notes_of_failures_do_not_disturb(base, tmp_path):
     (cells / "bad.failed.json").write_text("{}")
     (record,) = read_records(cells)
     assert record.cost.peak_memory is None
-    assert read_folder(tmp_path) == [record]
+    assert read_folders([tmp_path]) == [record]
     costs = costs_of([record, base])
     assert costs.passes is None
     assert costs.peak_memory == base.cost.peak_memory
     with pytest.raises(DataError, match="holds no records"):
-        read_folder(tmp_path / "empty")
+        read_folders([tmp_path / "empty"])

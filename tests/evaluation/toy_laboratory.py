@@ -1,15 +1,18 @@
 """A laboratory of toys: every data set is the same one, every defense erases the corner that holds the trigger."""
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
 from toy_evaluation import CornerAttack, EraseCorner, make_dataset, make_defense, make_victim
 
 from maskrestore.baselines import Detection
+from maskrestore.evaluation.bench import Laboratory
 from maskrestore.evaluation.defenses import NoDefense
 from maskrestore.evaluation.detection import DetectorUnderTest
 from maskrestore.evaluation.grid import Cell
-from maskrestore.evaluation.reproduce import Laboratory
+from maskrestore.victims import TrainingProgress
 
 
 class RedCorner:
@@ -20,18 +23,31 @@ class RedCorner:
 
 
 class ToyLaboratory:
-    """Makes a ``Laboratory`` and counts what is asked of it."""
+    """Makes a ``Laboratory`` and counts what is asked of it; deadly defenses kill the process that builds them."""
 
-    def __init__(self, folder: Path, *, trained: bool = True, broken: frozenset[str] = frozenset()):
-        self.folder, self.trained, self.broken = folder, trained, broken
-        self.trainings: list[str] = []
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        trained: bool = True,
+        broken: frozenset[str] = frozenset(),
+        deadly: frozenset[str] = frozenset(),
+    ):
+        self.folder, self.trained, self.broken, self.deadly = folder, trained, broken, deadly
         self.measured: list[str] = []
 
-    def make(self, *, train: bool = False) -> Laboratory:
+    @property
+    def trainings(self) -> list[str]:
+        """What was trained, by whichever process, in order."""
+        path = self.folder / "trainings.txt"
+        return path.read_text().split() if path.exists() else []
+
+    def make(self, *, train: object = None, **options: object) -> Laboratory:
         return Laboratory(
             dataset=lambda name: dataclasses.replace(make_dataset(), name=name),
             attack=lambda cell: CornerAttack(),
             victim=self._victim,
+            trained=self._trained,
             victim_file=lambda config: self.folder / "victims" / f"{config.digest()}.safetensors",
             defense=self._defense,
             detector=lambda cell: DetectorUnderTest(
@@ -41,7 +57,7 @@ class ToyLaboratory:
         )
 
     def _victim(self, config):
-        if not (self.trained or config.digest() in self.trainings):
+        if not self._trained(config):
             return None
         made = make_victim(config.digest())
         entry = dataclasses.replace(
@@ -49,12 +65,18 @@ class ToyLaboratory:
         )
         return dataclasses.replace(made, entry=entry)
 
-    def _train(self, config):
-        if config.digest() not in self.trainings:
-            self.trainings.append(config.digest())
+    def _trained(self, config):
+        return self.trained or config.digest() in self.trainings
+
+    def _train(self, config, report):
+        report(TrainingProgress(step=1, steps=2, epoch=0.5, loss=0.1, images_per_second=9.0))
+        with (self.folder / "trainings.txt").open("a") as file:
+            file.write(config.digest() + "\n")
 
     def _defense(self, cell: Cell):
         name = cell.variant.defense
+        if name in self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
         if name in self.broken:
             raise RuntimeError(f"{name} has no\nweights")
         self.measured.append(cell.name)

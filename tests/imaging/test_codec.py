@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageFile
 
 from maskrestore.errors import ImageFileError
-from maskrestore.imaging.codec import decode_image, find_images, read_image, write_png
+from maskrestore.imaging.codec import decode_image, find_images, read_image, walk_images, write_png
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 
@@ -207,7 +207,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     write_png(path, torch.zeros(3, 4, 4))
     before = path.read_bytes()
 
-    def full_disk(self: Image.Image, file: Path, format: str) -> None:
+    def full_disk(self: Image.Image, file: Path, **options: object) -> None:
         Path(file).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -245,3 +245,14 @@ def test_find_images(tmp_path: Path) -> None:
         find_images(tmp_path / "empty")
     with pytest.raises(ImageFileError, match="nowhere: expected an image or a folder"):
         find_images(tmp_path / "nowhere")
+
+
+def test_a_walk_leaves_out_one_folder_and_follows_no_links(tmp_path: Path) -> None:
+    for name in ("a/x.png", "a/out/y.png", "b/out/z.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").symlink_to(tmp_path / "b")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a/x.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")  # found, and refused when it is read
+    found = {path.relative_to(tmp_path).as_posix() for path in walk_images(tmp_path, leave_out=tmp_path / "a/out")}
+    assert found == {"a/x.png", "b/out/z.png", "link.png", "loop.png"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import tracemalloc
 from html.parser import HTMLParser
 
 import numpy as np
@@ -194,6 +195,56 @@ def test_thousands_of_entries_are_listed_up_to_a_cap(tmp_path):
     assert "2000 more images are not listed here." in page.text
     assert "Images 3,000" in page.text
     assert len(html) < 1_000_000
+
+
+def test_changed_labels_come_first_in_the_table_too(tmp_path):
+    entries = [ReportEntry(name=f"n{i}", original_label=0, label=int(i >= 90)) for i in range(100)]
+    page, _ = written(tmp_path, entries, max_listed=12)
+    assert re.findall(r"\bn\d+", page.text) == ["n0", "n1", *(f"n{i}" for i in range(90, 100))]
+    assert "88 more images are not listed here." in page.text
+
+
+def test_pictures_are_asked_for_only_where_they_are_shown(tmp_path):
+    pictured = {entry.name: entry for entry in made_entries(40, changed=3)}
+    bare = [ReportEntry(name=name, original_label=0, label=entry.label) for name, entry in pictured.items()]
+    asked = []
+
+    def evidence_of(name: str):
+        asked.append(name)
+        return None if name == "image-0001.png" else pictured[name].evidence
+
+    page, _ = written(tmp_path, reversed(bare), max_detailed=5, max_listed=10, evidence_of=evidence_of)
+    assert asked == [f"image-{i:04d}.png" for i in (2, 1, 0, 39, 38)]
+    assert len(page.all("article")) == 4
+    assert "4 of 40 images are shown here, those with a changed label first; some of the others" in page.text
+    assert "26 more images are not listed here." in page.text
+    assert page.text.count("image-0001.png") == 1
+
+
+def test_errors_beyond_the_cap_are_counted(tmp_path):
+    errors = ((f"broken-{i}.png", "truncated") for i in range(30))
+    page, _ = written(tmp_path, [], errors=errors, max_listed=20)
+    assert "Failed 30" in page.text
+    assert "Could not be processed: 30" in page.text
+    assert page.text.count("truncated") == 20
+    assert "10 more are not listed here." in page.text
+    page, _ = written(tmp_path, [], errors=[("a", "b")], max_listed=0)
+    assert "Could not be processed: 1" in page.text
+
+
+def test_memory_does_not_grow_with_the_number_of_entries(tmp_path):
+    def peak(count: int) -> int:
+        entries = (ReportEntry(name=f"n{i}", original_label=0, label=i % 2, queries=2) for i in range(count))
+        errors = ((f"e{i}", "truncated") for i in range(count))
+        tracemalloc.start()
+        try:
+            write_report(tmp_path, entries, errors=errors, max_detailed=5, max_listed=20)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)
+    assert peak(5000) - peak(500) < 20 * 4500  # bytes
 
 
 def test_a_defense_without_maps_has_only_the_columns_it_can_fill(tmp_path):

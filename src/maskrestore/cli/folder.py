@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskrestore.cli.image_log import ImageLog
 from maskrestore.cli.terminal import Update
 from maskrestore.errors import (
+    ConfigError,
     InvalidImageError,
     PurificationInterruptedError,
     QueryBudgetError,
 )
-from maskrestore.evaluation.records import write_text_atomically
-from maskrestore.imaging.codec import find_images, read_image, write_png
+from maskrestore.imaging.codec import read_image, walk_images, write_png
 from maskrestore.types import Classifier, Defense, Purification
 
-__all__ = ["MAP_FIELDS", "FolderJob", "ImageLog", "Summary", "purify_folder"]
+__all__ = ["MAP_FIELDS", "FolderJob", "Summary", "purify_folder"]
 
 MAP_FIELDS = (
     "hidden",
@@ -39,6 +40,9 @@ MAP_FIELDS = (
 
 _BATCH_PIXELS = 2**20
 """Images are worked on together up to about this many pixels: the method holds dozens of copies of each."""
+
+_STEP = 1000
+"""Files between two steps of the progress bar, where nearly all are done already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,101 +62,85 @@ class FolderJob:
     keep_grey: bool = False
     """Read grey images with one channel instead of three."""
 
+    def name(self, file: Path) -> str:
+        """The name of a file in records: relative to the source, with forward slashes."""
+        return file.name if file == self.source else file.relative_to(self.source).as_posix()
+
+    def file(self, name: str) -> Path:
+        """The file of that name."""
+        return self.source if self.source.is_file() else self.source / name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """How a job ended."""
 
-    records: list[dict[str, Any]]
-    """The record of every image of the source that has one, in order."""
-    skipped: int
-    """Images that an earlier run had finished."""
+    log: ImageLog
+    """The images of the source, and the records of those that have one; to be closed."""
     seconds: float
     stopped: str | None
     """Why the job ended before its last image, if it did."""
 
 
-class ImageLog:
-    """``records.jsonl``: lines are appended as images are finished; the last line of a file counts."""
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """An image that is to be purified."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._records: dict[str, dict[str, Any]] = {}
-        self.added = 0
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        for line in text.splitlines():
-            try:
-                record = json.loads(line)
-                self._records[record["file"]] = record
-            except (ValueError, KeyError, TypeError):
-                continue  # cut short by an interruption: the image is done again
-        if text and not text.endswith("\n"):
-            self.compact()
-
-    def get(self, file: str) -> dict[str, Any]:
-        """The last record of ``file``, or an empty one."""
-        return self._records.get(file, {})
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Append a record and hand it to the operating system."""
-        self._records[record["file"]] = record
-        self.added += 1
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def compact(self) -> None:
-        """Rewrite the file with one line per image, sorted by name."""
-        lines = [json.dumps(self._records[name]) + "\n" for name in sorted(self._records)]
-        write_text_atomically(self._path, "".join(lines))
+    name: str
+    output: str
+    content: str
+    """Digest of the bytes of the file, to notice that it has changed."""
+    pixels: Tensor
 
 
 def purify_folder(job: FolderJob, update: Update) -> Summary:
-    """Purify all images of ``job.source`` that ``job.out`` does not hold yet.
+    """Purify all images of ``job.source`` that ``job.out`` does not hold yet, in order of their names.
 
     A file that cannot be read, and images at which the classifier raises, get a record with ``error``; they
-    are tried again by the next run. Only an exhausted query budget ends the job early. Raises
-    ImageFileError when there is no image at the source.
+    are tried again by the next run. Only an exhausted query budget ends the job early. Memory does not grow
+    with the number of images. Raises ImageFileError when there is no image at the source, ConfigError when
+    results would be written over the source.
     """
-    files = _source_files(job)
-    outputs = _output_names(job, files)
-    log = ImageLog(job.out / "records.jsonl")
-    todo = [file for file in files if not _is_done(job, log.get(_name(job, file)), file)]
-    skipped, started, stopped = len(files) - len(todo), time.perf_counter(), None
-    update(skipped, len(files))
-    for batch in _batches(job, todo, log):
+    source, out = job.source.resolve(), job.out.resolve()
+    if source == out or out / "images" in (source, *source.parents):
+        raise ConfigError(f"results would be written over the images in {job.source}; choose another folder than {out}")
+    files = walk_images(job.source, leave_out=out)
+    log = ImageLog(job.out / "records.jsonl", map(job.name, files))
+    started, stopped, total = time.perf_counter(), None, len(log)
+    for passed, batch in _batches(job, log):
         try:
-            _purify_batch(job, batch, outputs, log)
+            _purify_batch(job, batch, log)
         except QueryBudgetError as error:
             stopped = str(error)
             break
-        update(skipped + log.added, len(files))
+        update(passed, total)
     log.compact()
-    records = [record for file in files if (record := log.get(_name(job, file)))]
-    return Summary(records=records, skipped=skipped, seconds=time.perf_counter() - started, stopped=stopped)
+    return Summary(log=log, seconds=time.perf_counter() - started, stopped=stopped)
 
 
-def _source_files(job: FolderJob) -> list[Path]:
-    # Results may lie inside the source; they are not purified again.
-    inside = job.out.resolve()
-    return [file for file in find_images(job.source) if inside not in file.resolve().parents]
+def _batches(job: FolderJob, log: ImageLog) -> Iterator[tuple[int, list[_Loaded]]]:
+    """Read images, a bounded number of them and of their pixels at a time; record those that cannot be read.
+
+    Each batch comes with the number of files passed so far, done ones included. It may be empty.
+    """
+    batch: list[_Loaded] = []
+    pixels, total = 0, len(log)
+    for passed, (name, output, record) in enumerate(log.images(), start=1):
+        try:
+            if not _is_done(job, record, job.file(name)):
+                batch.append(image := _load(job, name, output))
+                pixels += image.pixels[0].numel()
+        except (InvalidImageError, OSError) as error:
+            log.add(_failure(job, name, error))
+        if len(batch) >= job.batch or pixels >= _BATCH_PIXELS or passed % _STEP == 0 or passed == total:
+            yield passed, batch
+            batch, pixels = [], 0
 
 
-def _name(job: FolderJob, file: Path) -> str:
-    """The name of a file in records: relative to the source, with forward slashes."""
-    return file.name if file == job.source else file.relative_to(job.source).as_posix()
-
-
-def _output_names(job: FolderJob, files: Sequence[Path]) -> dict[Path, str]:
-    """``sub/a.jpg`` -> ``sub/a``, or ``sub/a.jpg`` itself where another file has the same stem."""
-    stems: dict[str, list[Path]] = defaultdict(list)
-    for file in files:
-        stems[Path(_name(job, file)).with_suffix("").as_posix().lower()].append(file)
-    return {
-        file: _name(job, file) if len(group) > 1 else Path(_name(job, file)).with_suffix("").as_posix()
-        for group in stems.values()
-        for file in group
-    }
+def _load(job: FolderJob, name: str, output: str) -> _Loaded:
+    file = job.file(name)
+    pixels = read_image(file, keep_grey=job.keep_grey)  # first: it refuses what is huge or no file
+    return _Loaded(name=name, output=output, content=_content(file), pixels=pixels)
 
 
 def _is_done(job: FolderJob, record: dict[str, Any], file: Path) -> bool:
@@ -162,53 +150,28 @@ def _is_done(job: FolderJob, record: dict[str, Any], file: Path) -> bool:
     return all(path.exists() for path in written) and record.get("content") == _content(file)
 
 
-def _content(file: Path) -> str | None:
-    """Digest of the bytes of a file, to notice that it has changed."""
-    try:
-        return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
-    except OSError:
-        return None
+def _content(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, partial(hashlib.blake2b, digest_size=8)).hexdigest()
 
 
-def _batches(job: FolderJob, files: Iterable[Path], log: ImageLog) -> Iterator[list[tuple[Path, Tensor]]]:
-    """Read images, a bounded number of them and of their pixels at a time; record those that cannot be read."""
-    batch: list[tuple[Path, Tensor]] = []
-    pixels = 0
-    for file in files:
-        try:
-            image = read_image(file, keep_grey=job.keep_grey)
-        except (InvalidImageError, OSError) as error:
-            log.add(_failure(job, file, error))
-            continue
-        batch.append((file, image))
-        pixels += image[0].numel()
-        if len(batch) >= job.batch or pixels >= _BATCH_PIXELS:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch
-
-
-def _purify_batch(
-    job: FolderJob, batch: Iterable[tuple[Path, Tensor]], outputs: dict[Path, str], log: ImageLog
-) -> None:
-    by_size: dict[torch.Size, list[tuple[Path, Tensor]]] = defaultdict(list)
-    for file, image in batch:
-        by_size[image.shape].append((file, image))
+def _purify_batch(job: FolderJob, batch: Sequence[_Loaded], log: ImageLog) -> None:
+    by_size: dict[torch.Size, list[_Loaded]] = defaultdict(list)
+    for image in batch:
+        by_size[image.pixels.shape].append(image)
     for group in by_size.values():
-        paths, images = zip(*group, strict=True)
         started = time.perf_counter()
-        result, failure = _attempt(job, torch.stack(images))
+        result, failure = _attempt(job, torch.stack([image.pixels for image in group]))
         finished = 0 if result is None else len(result.labels)
         seconds = (time.perf_counter() - started) / max(1, finished)
-        for row, file in enumerate(paths[:finished]):
+        for row, image in enumerate(group[:finished]):
             assert result is not None
-            log.add(_save(job, file, outputs[file], result, row) | {"seconds": round(seconds, 6)})
+            log.add(_save(job, image, result, row) | {"seconds": round(seconds, 6)})
         if failure is not None:
             if isinstance(failure.__cause__, QueryBudgetError):
                 raise failure.__cause__
-            for file in paths[finished:]:
-                log.add(_failure(job, file, failure))
+            for image in group[finished:]:
+                log.add(_failure(job, image.name, failure))
 
 
 def _attempt(job: FolderJob, images: Tensor) -> tuple[Purification | None, PurificationInterruptedError | None]:
@@ -219,9 +182,9 @@ def _attempt(job: FolderJob, images: Tensor) -> tuple[Purification | None, Purif
         return error.partial, error
 
 
-def _save(job: FolderJob, file: Path, output: str, result: Purification, row: int) -> dict[str, Any]:
+def _save(job: FolderJob, original: _Loaded, result: Purification, row: int) -> dict[str, Any]:
     """Write the purified image and its maps; returns the record, which is written after them."""
-    image, maps = Path("images", output + ".png"), Path("maps", output + ".npz")
+    image, maps = Path("images", original.output + ".png"), Path("maps", original.output + ".npz")
     for path in (image, maps):
         (job.out / path).parent.mkdir(parents=True, exist_ok=True)
     write_png(job.out / image, result.images[row])
@@ -229,8 +192,8 @@ def _save(job: FolderJob, file: Path, output: str, result: Purification, row: in
     np.savez_compressed(job.out / maps, **tensors)
     hidden = result.hidden
     return {
-        "file": _name(job, file),
-        "content": _content(file),
+        "file": original.name,
+        "content": original.content,
         "output": image.as_posix(),
         "maps": maps.as_posix(),
         "original_label": int(result.original_labels[row]),
@@ -242,9 +205,9 @@ def _save(job: FolderJob, file: Path, output: str, result: Purification, row: in
     }
 
 
-def _failure(job: FolderJob, file: Path, error: Exception) -> dict[str, Any]:
+def _failure(job: FolderJob, name: str, error: Exception) -> dict[str, Any]:
     message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return {"file": _name(job, file), **_identity(job), "error": message}
+    return {"file": name, **_identity(job), "error": message}
 
 
 def _identity(job: FolderJob) -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ import typer
 
 from maskrestore.classifiers import CountingClassifier, load_classifier
 from maskrestore.cli.folder import MAP_FIELDS, FolderJob, Summary, purify_folder
+from maskrestore.cli.image_log import ImageLog
 from maskrestore.cli.options import DefenseSetOption, KeyFileOption, RestorerOption, parse_channels, read_key
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import FAILED, out, progress, say
@@ -24,7 +26,7 @@ from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.codec import read_image
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.reporting import ReportEntry, ReportSummary, entries_from, write_report
+from maskrestore.reporting import Evidence, ReportEntry, ReportSummary, entries_from, write_report
 from maskrestore.types import Purification
 
 __all__ = ["purify"]
@@ -113,67 +115,76 @@ def purify(
     with progress("purify") as update:
         summary = purify_folder(job, update)
     facts = {"classifier": classifier, "restorer": restorer, "profile": profile, **dataclasses.asdict(config)}
-    page = write_report(
-        out_dir,
-        _entries(job, summary),
-        ReportSummary(title=f"maskrestore: {source.name}", settings=facts, key_fingerprint=job.key_fingerprint),
-        class_names=names,
-        errors=[(record["file"], record["error"]) for record in summary.records if record["error"]],
-        max_detailed=report_images,
-    )
-    _conclude(summary, counting.queries, page)
+    heading = ReportSummary(title=f"maskrestore: {source.name}", settings=facts, key_fingerprint=job.key_fingerprint)
+    with closing(summary.log) as log:
+        page = write_report(
+            out_dir,
+            (_entry(record) for record in log.records() if not record["error"]),
+            heading,
+            class_names=names,
+            errors=((record["file"], record["error"]) for record in log.records() if record["error"]),
+            max_detailed=report_images,
+            evidence_of=partial(_evidence, job, log),
+        )
+        _conclude(summary, counting.queries, page)
 
 
 def _conclude(summary: Summary, queries: int, page: Path) -> None:
     """Say how it went; exit with status 1 unless every image was purified."""
-    failed = [record for record in summary.records if record["error"]]
-    finished = [record for record in summary.records if not record["error"]]
-    changed = sum(record["label"] != record["original_label"] for record in finished)
+    finished = changed = failed = 0
+    failures = []
+    for record in summary.log.records():
+        if record["error"] is None:
+            finished += 1
+            changed += record["label"] != record["original_label"]
+        else:
+            failed += 1
+            if failed <= _SHOWN_FAILURES:
+                failures.append(f"failed: {record['file']}: {record['error']}")
     out.print(
-        f"{len(finished)} images purified ({summary.skipped} of them by an earlier run), "
+        f"{finished} images purified ({finished - summary.log.purified} of them by an earlier run), "
         f"{changed} labels changed, {queries} queries, {summary.seconds:.1f} s; see {page}",
         soft_wrap=True,
     )
-    for record in failed[:_SHOWN_FAILURES]:
-        say(f"failed: {record['file']}: {record['error']}")
+    for failure in failures:
+        say(failure)
     if failed:
-        say(f"{len(failed)} images failed (all in records.jsonl); the same command tries them again")
+        say(f"{failed} images failed (all in records.jsonl); the same command tries them again")
     if summary.stopped is not None:
         say(f"stopped: {summary.stopped}; the same command goes on with the rest")
     if failed or summary.stopped is not None:
         raise typer.Exit(FAILED)
 
 
-def _entries(job: FolderJob, summary: Summary) -> Iterator[ReportEntry]:
-    """What the report shows, read back from the results, so that it also covers earlier runs."""
-    for record in summary.records:
-        if record["error"]:
-            continue
-        try:
-            yield _entry(job, record)
-        except (InvalidImageError, OSError):  # the original was moved in the meantime
-            yield ReportEntry(
-                name=record["file"],
-                original_label=record["original_label"],
-                label=record["label"],
-                queries=record["queries"],
-                restored=record["restored"],
-            )
+def _entry(record: dict[str, Any]) -> ReportEntry:
+    """What the report says of an image, from its record, so that it also covers earlier runs."""
+    return ReportEntry(
+        name=record["file"],
+        original_label=record["original_label"],
+        label=record["label"],
+        queries=record["queries"],
+        restored=record["restored"],
+    )
 
 
-def _entry(job: FolderJob, record: dict[str, Any]) -> ReportEntry:
-    source = job.source if job.source.is_file() else job.source / record["file"]
-    with np.load(job.out / record["maps"]) as arrays:
-        maps = {name: torch.from_numpy(arrays[name])[None] for name in MAP_FIELDS if name in arrays}
+def _evidence(job: FolderJob, log: ImageLog, name: str) -> Evidence | None:
+    """The pictures and maps of an image, read back from the results."""
+    record = log.record(name)
+    try:
+        original = read_image(job.file(name), keep_grey=job.keep_grey)[None]
+        purified = read_image(job.out / record["output"], keep_grey=job.keep_grey)[None]
+        with np.load(job.out / record["maps"]) as arrays:
+            maps = {field: torch.from_numpy(arrays[field])[None] for field in MAP_FIELDS if field in arrays}
+    except (InvalidImageError, OSError):  # the original was moved in the meantime
+        return None
     purification = Purification(
-        images=read_image(job.out / record["output"], keep_grey=job.keep_grey)[None],
+        images=purified,
         labels=torch.tensor([record["label"]]),
         original_labels=torch.tensor([record["original_label"]]),
         queries=torch.tensor([record["queries"]]),
         **maps,
     )
-    original = read_image(source, keep_grey=job.keep_grey)[None]
-    return entries_from(original, purification, names=[record["file"]])[0]
+    return entries_from(original, purification, names=[name])[0].evidence
 
 
 def _read_class_names(path: Path | None) -> list[str] | None:

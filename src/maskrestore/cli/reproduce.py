@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,23 +12,25 @@ import typer
 from rich.table import Table as Listing
 
 from maskrestore.cli.options import CacheOption, DataOption, RestorerOption
-from maskrestore.cli.terminal import FAILED, Update, out, progress, say
-from maskrestore.cli.train_victim import train_with_progress
+from maskrestore.cli.terminal import FAILED, out, progress, say
+from maskrestore.cli.train_victim import restoration
 from maskrestore.errors import DataError
+from maskrestore.evaluation.bench import Laboratory, Outcome
 from maskrestore.evaluation.experiments import Curves, Experiment, Pictures, Table
 from maskrestore.evaluation.gallery import draw_pictures
 from maskrestore.evaluation.grid import Cell, Scale
 from maskrestore.evaluation.grid_tables import grid_table
 from maskrestore.evaluation.grids import GRIDS
-from maskrestore.evaluation.laboratory import make_laboratory
-from maskrestore.evaluation.leaderboard import read_folder, results_page
+from maskrestore.evaluation.laboratory import diffusion_digest, make_laboratory
+from maskrestore.evaluation.leaderboard import diffusion_model_of, read_folders, results_page
+from maskrestore.evaluation.plan import known_speeds, plan_line
 from maskrestore.evaluation.plots import draw_bars, draw_curves
 from maskrestore.evaluation.records import write_text_atomically
-from maskrestore.evaluation.reproduce import Laboratory, Outcome, failure_path, run_cells
-from maskrestore.evaluation.run import EvaluationProgress
-from maskrestore.evaluation.scales import cells_of, estimated_seconds, experiment, scale_of
+from maskrestore.evaluation.reproduce import run_cells, run_cells_in_processes
+from maskrestore.evaluation.scales import cells_of, experiment, scale_of, victims_of
 from maskrestore.mae.restorer import DEFAULT_RESTORER
-from maskrestore.victims import VictimConfig
+from maskrestore.victims import TrainingProgress, VictimConfig, VictimData
+from maskrestore.victims import train_victim as train_network
 
 __all__ = ["reproduce"]
 
@@ -52,8 +55,11 @@ def reproduce(
     out_dir: Annotated[
         Path | None, typer.Option("--out", help="Folder for records, tables and figures; runs/reproduce/SCALE if none.")
     ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes that measure and train; they share the processor's cores.")
+    ] = 1,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only say how many cells there are and what they would take.")
+        bool, typer.Option("--plan", help="Only say how many cells there are, what is missing and what it would take.")
     ] = False,
     train: Annotated[bool, typer.Option("--train", help="Train victims that the cache lacks.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try cells again that failed before.")] = False,
@@ -68,81 +74,118 @@ def reproduce(
     page: Annotated[
         Path | None, typer.Option(help="File for the page of results; results.md in the folder if none.")
     ] = None,
+    records: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another folder with records for the page of results, beside --out. May be repeated."),
+    ] = None,
     data: DataOption = None,
     cache: CacheOption = None,
 ) -> None:
     """Make tables and figures of the paper again: measure their cells, then write them with the paper's own figures.
 
     Each cell (data set, attack, victim, defense, repeat) is one JSON record in the folder of `--out`; a cell with a
-    record is not measured again, whatever table it is for. Start the command in several terminals to use more cores:
-    each cell is measured by one of them. After Ctrl-C the same command goes on where it stopped. A cell that fails is
-    noted beside its record and does not stop the others.
+    record is not measured again, whatever table it is for. Cells whose victims are trained come first. `--jobs` uses
+    more cores; the same command in another terminal, or on another machine with the same folder, helps as well: each
+    cell is measured by one of them. After Ctrl-C the same command goes on where it stopped. A cell that fails is noted
+    beside its record and does not stop the others.
 
     Examples:
 
         maskrestore reproduce table2 --plan
 
-        maskrestore reproduce table2 tableA3 fig5 --train
+        maskrestore reproduce table2 tableA3 fig5 --train --jobs 4
 
         maskrestore reproduce results --page docs/results.md
     """
     size, folder = scale_of(scale), out_dir or Path("runs/reproduce") / scale
     wanted = list(GRIDS) if ALL in names else [name for name in dict.fromkeys(names) if name != RESULTS]
     chosen = {name: experiment(name) for name in wanted}
-    cells = {name: cells_of(one, size, repeats=repeats, restorer=restorer) for name, one in chosen.items()}
-    laboratory = make_laboratory(
+    model = None if diffusion is None else diffusion_digest(diffusion)
+    choose = functools.partial(cells_of, scale=size, repeats=repeats, restorer=restorer)
+    cells = {name: choose(one, diffusion=model) for name, one in chosen.items()}
+    victims = {name: victims_of(one, size) for name, one in chosen.items()}
+    make = functools.partial(
+        make_laboratory,
         data=data,
         cache=cache,
         diffusion=diffusion,
         device=device,
-        train=(lambda config: train_with_progress(config, cache=cache, data=data)) if train else None,
+        train=functools.partial(_train, data=data, cache=cache) if train else None,
     )
+    laboratory = make()
     if plan:
-        _show_plan(cells, folder, laboratory)
+        _show_plan(cells, victims, folder, laboratory, jobs)
         return
-    incomplete = 0
+    incomplete = _measure(_together(cells), _all(victims), folder, make, jobs=jobs, retry=retry)
     for name, one in chosen.items():
-        incomplete += _measure(name, cells[name], folder, laboratory, retry=retry)
         _write(name, one, cells[name], folder, (laboratory, size, restorer))
     if RESULTS in names:
-        _write_page(page or folder / "results.md", folder, size, repeats, restorer)
+        _write_page(page or folder / "results.md", [folder, *(records or [])], choose, model)
     if incomplete:
         raise typer.Exit(FAILED)
 
 
-def _measure(name: str, cells: Sequence[Cell], folder: Path, laboratory: Laboratory, *, retry: bool) -> int:
-    """Measure the cells of a table or figure; returns how many failed or lack a victim."""
-    if not cells:
-        return 0
+def _together(cells: Mapping[str, Sequence[Cell]]) -> list[Cell]:
+    """Each cell once: tables share some."""
+    return list({cell.path: cell for ones in cells.values() for cell in ones}.values())
+
+
+def _all(victims: Mapping[str, Sequence[VictimConfig]]) -> list[VictimConfig]:
+    return [one for ones in victims.values() for one in ones]
+
+
+def _train(
+    config: VictimConfig, report: Callable[[TrainingProgress], None], *, data: Path | None, cache: Path | None
+) -> object:
+    """Train a victim unless it is there."""
+    return train_network(
+        config,
+        VictimData.load(config.dataset, data),
+        cache=cache,
+        report=lambda _, state, __: report(state),
+        restoration=restoration(config),
+    )
+
+
+def _measure(
+    cells: Sequence[Cell],
+    victims: Sequence[VictimConfig],
+    folder: Path,
+    make: Callable[[], Laboratory],
+    *,
+    jobs: int,
+    retry: bool,
+) -> int:
+    """Measure cells and train victims under one progress display; returns how many cells failed or lack a victim."""
     done: list[Outcome] = []
-    with progress(name) as update:
+    notes: dict[int, str] = {}
+    with progress("cells") as update:
+
+        def show(worker: int, note: str) -> None:
+            notes[worker] = note
+            update(len(done), len(cells), "; ".join(text for _, text in sorted(notes.items()) if text))
 
         def report(outcome: Outcome) -> None:
             done.append(outcome)
             if outcome.state == "failed":
                 say(f"failed: {outcome.cell.name}: {outcome.message}")
-            update(len(done), len(cells), outcome.cell.variant.defense)
+            show(-1, "")
 
-        run_cells(
-            cells,
-            folder,
-            laboratory,
-            retry=retry,
-            report=report,
-            progress=lambda cell, state: _show(update, cell, state, len(done), len(cells)),
-        )
+        if jobs == 1:
+            run_cells(cells, folder, make(), victims=victims, retry=retry, report=report, progress=show)
+        else:
+            run_cells_in_processes(
+                cells, folder, make, jobs=jobs, victims=victims, retry=retry, report=report, progress=show
+            )
     counts = Counter(outcome.state for outcome in done)
-    say(f"{name}: {', '.join(f'{count} {state}' for state, count in counts.items())} of {len(cells)} cells")
+    if cells:
+        say(f"{', '.join(f'{count} {state}' for state, count in counts.items())} of {len(cells)} cells")
     if counts["missing"]:
         lacking = dict.fromkeys(one.cell.case.label for one in done if one.state == "missing")
         say(f"victims that are not trained (add --train): {'; '.join(lacking)}")
     if counts["failed"]:
         say("failed cells are tried again with --retry")
     return counts["missing"] + counts["failed"]
-
-
-def _show(update: Update, cell: Cell, state: EvaluationProgress, done: int, total: int) -> None:
-    update(done, total, f"{cell.case.label}, {cell.variant.defense}: {state.done}/{state.total} images")
 
 
 def _write(
@@ -167,7 +210,7 @@ def _write(
 
 
 def _write_table(name: str, one: Table, cells: Sequence[Cell], folder: Path) -> list[Path]:
-    made = grid_table(name, one, cells, folder)
+    made = grid_table(name, one, cells, [folder])
     base = folder / "tables" / name
     texts = {".md": made.markdown(), ".csv": made.csv(), ".tex": made.latex()} if made.sheets else {}
     texts = texts or {".md": made.markdown()}
@@ -176,10 +219,12 @@ def _write_table(name: str, one: Table, cells: Sequence[Cell], folder: Path) -> 
     return [base.with_suffix(suffix) for suffix in texts]
 
 
-def _write_page(path: Path, folder: Path, size: Scale, repeats: int | None, restorer: str) -> None:
-    records = read_folder(folder)
+def _write_page(path: Path, folders: Sequence[Path], choose: Callable[..., list[Cell]], model: str | None) -> None:
+    """Write the page of results. model: digest of the diffusion model, if not the one of the records."""
+    records = read_folders(folders)
+    model = model or diffusion_model_of(records)
     tables = [
-        grid_table(name, one, cells_of(one, size, repeats=repeats, restorer=restorer), folder)
+        grid_table(name, one, choose(one, diffusion=model), folders)
         for name, one in GRIDS.items()
         if isinstance(one, Table)
     ]
@@ -187,23 +232,33 @@ def _write_page(path: Path, folder: Path, size: Scale, repeats: int | None, rest
     out.print(f"wrote {path} from {len(records)} records", highlight=False, soft_wrap=True)
 
 
-def _show_plan(cells: dict[str, list[Cell]], folder: Path, laboratory: Laboratory) -> None:
+def _show_plan(
+    cells: Mapping[str, Sequence[Cell]],
+    victims: Mapping[str, Sequence[VictimConfig]],
+    folder: Path,
+    laboratory: Laboratory,
+    jobs: int,
+) -> None:
     """How many cells there are, how many are done, which victims are missing, and about how long the rest takes."""
+    speeds = known_speeds(folder, laboratory)
     listing = Listing("name", "cells", "recorded", "failed", "victims to train", "hours left")
     for column in listing.columns[1:]:
         column.justify = "right"
-    everything = {cell.path: cell for ones in cells.values() for cell in ones}
-    for name, ones in {**cells, "together": list(everything.values())}.items():
-        left = [cell for cell in ones if not (folder / cell.path).exists()]
-        failed = sum(failure_path(folder / cell.path).exists() for cell in left)
-        victims = [config for cell in left for config in _with_start(cell.victim)]
-        missing = len({path for path in map(laboratory.victim_file, victims) if not path.exists()})
-        hours = estimated_seconds(left) / 3600
-        listing.add_row(name, *map(str, (len(ones), len(ones) - len(left), failed, missing)), f"{hours:.1f}")
+    lines = {name: plan_line(ones, victims[name], folder, laboratory, speeds) for name, ones in cells.items()}
+    together = plan_line(_together(cells), _all(victims), folder, laboratory, speeds)
+    for name, line in {**lines, "together": together}.items():
+        counts = (line.cells, line.recorded, line.failed, len(line.victims))
+        listing.add_row(name, *map(str, counts), f"{line.hours / jobs:.1f}")
     out.print(listing)
-    say("hours: of two cores, roughly, without the training of victims")
+    say(f"hours: of {jobs} process{'es' if jobs > 1 else ''}, without the training of victims")
+    if together.guessed:
+        say(f"a rough guess, for want of records from this machine: {', '.join(together.guessed)}")
+    if together.victims:
+        say(f"victims to train: {'; '.join(_named(victim) for victim in together.victims)}")
 
 
-def _with_start(config: VictimConfig) -> list[VictimConfig]:
-    """A victim and the clean one that its training starts from."""
-    return [config, config.clean()] if config.fine_tuned else [config]
+def _named(victim: VictimConfig) -> str:
+    notes = [f"{victim.dataset} {victim.architecture}", victim.attack or "clean"]
+    notes += [victim.mode] if victim.mode != "all-to-one" else []
+    notes += [f"seed {victim.seed}"] if victim.seed else []
+    return " ".join(notes)

@@ -90,10 +90,10 @@ def train_with_progress(config: VictimConfig, *, cache: Path | None, data: Path 
             note = f"{name}: loss {state.loss:.3f}{checked}, {state.images_per_second:.0f} images/s"
             update(state.step, state.steps, note)
 
-        return train_network(config, splits, cache=cache, report=show, restoration=_restoration(config))
+        return train_network(config, splits, cache=cache, report=show, restoration=restoration(config))
 
 
-def _restoration(config: VictimConfig) -> Restoration | None:
+def restoration(config: VictimConfig) -> Restoration | None:
     """What a victim that is trained on restored images needs: three quarters of the tokens hidden at random."""
     if not config.restored_rate:
         return None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +17,16 @@ import torch
 from torch import Tensor
 
 from maskrestore.attacks.base import Attack
-from maskrestore.baselines import DETECTORS, Detector
+from maskrestore.baselines import DETECTORS, Detection, Detector
 from maskrestore.data.dataset import ImageDataset
 from maskrestore.defense.streams import Key, key_fingerprint
 from maskrestore.errors import ConfigError, UnknownNameError
+from maskrestore.evaluation.chunk_log import ChunkLog, log_key
+from maskrestore.evaluation.costs import MemoryMeter
 from maskrestore.evaluation.defenses import VictimUnderTest
 from maskrestore.evaluation.environment import Environment, current_environment
 from maskrestore.evaluation.records import VictimEntry, read_json, write_text_atomically
-from maskrestore.evaluation.run import choose_images, triggered_images
+from maskrestore.evaluation.run import EvaluationProgress, choose_images, triggered_images
 
 __all__ = [
     "DETECTION_VERSION",
@@ -72,6 +75,10 @@ class DetectionRecord:
     auroc: Auroc
     queries_mean: float
     seconds: float
+    peak_memory: int | None = None
+    """As in ``Cost``; ``None`` in old records."""
+    memory_scope: str | None = None
+    """As in ``Cost``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,24 +116,23 @@ def detect(
     chunk_size: int = 32,
     out: Path | None = None,
     device: str | torch.device = "cpu",
+    progress: Callable[[EvaluationProgress], None] = lambda _: None,
 ) -> DetectionRecord:
     """Score clean and triggered test images, the same ones as ``evaluate`` takes, and compare.
 
-    out: file for the record. device: where the networks are, for the record. Raises ConfigError when there are fewer
-    images than asked for.
+    chunk_size: images that are lost at most when the run is interrupted. out: file for the record; while the run goes
+    on its scores lie beside it, and the next run of the same detection by the same revision of the code starts from
+    them. device: where the networks are, for the record. Raises ConfigError when there are fewer images than asked for.
     """
-    chosen = choose_images(dataset.labels, clean_count, seed)
-    poisoned = choose_images(dataset.labels, triggered_count, seed, attack.eligible(dataset.labels))
-    started = time.perf_counter()
-    parts = [
-        detector.detector.score(images, victim.classifier)
-        for images in (
-            *(dataset.images[rows].float() / 255 for rows in chosen.split(chunk_size)),
-            *(triggered_images(dataset.images[rows], attack) for rows in poisoned.split(chunk_size)),
-        )
-    ]
-    seconds = time.perf_counter() - started
-    scores = torch.cat([part.scores for part in parts])
+    chosen = {
+        "clean": choose_images(dataset.labels, clean_count, seed),
+        "triggered": choose_images(dataset.labels, triggered_count, seed, attack.eligible(dataset.labels)),
+    }
+    plan = _Plan(dataset=dataset, attack=attack, victim=victim, detector=detector, chosen=chosen)
+    environment, memory = current_environment(device), MemoryMeter(device)
+    key = log_key(_digest(plan), environment, DETECTION_VERSION)
+    log = _ScoreLog(None if out is None else out.with_suffix(".partial.jsonl"), key)
+    _score(plan, log, chunk_size, progress)
     record = DetectionRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         dataset=dataset.name,
@@ -138,14 +144,90 @@ def detect(
         clean_images=clean_count,
         triggered_images=triggered_count,
         seed=seed,
-        environment=current_environment(device),
-        auroc=auroc(scores[:clean_count], scores[clean_count:]),
-        queries_mean=float(torch.cat([part.queries for part in parts]).double().mean()),
-        seconds=seconds,
+        environment=environment,
+        auroc=auroc(*(log.scores(part) for part in chosen)),
+        queries_mean=log.queries / len(log),
+        seconds=log.seconds,
+        peak_memory=memory.peak(),
+        memory_scope=memory.scope,
     )
     if out is not None:
         write_text_atomically(out, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+        log.discard()
     return record
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Everything that was asked for."""
+
+    dataset: ImageDataset
+    attack: Attack
+    victim: VictimUnderTest
+    detector: DetectorUnderTest
+    chosen: dict[str, Tensor]
+    """Indices of the images of each part."""
+
+
+class _ScoreLog(ChunkLog):
+    """Scores of the images of each part, in the order in which they were chosen."""
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        self._scores: dict[str, list[float]] = {"clean": [], "triggered": []}
+        self.queries = 0
+        super().__init__(path, key)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._scores.values()))
+
+    def scores(self, part: str) -> Tensor:
+        """``(N,)`` float64: what is known of a part so far."""
+        return torch.tensor(self._scores[part], dtype=torch.float64)
+
+    def add(self, part: str, result: Detection, seconds: float) -> None:
+        """Keep the scores of the next images of a part, made in ``seconds``."""
+        queries = int(result.queries.sum())
+        self._add({"part": part, "scores": result.scores.tolist(), "queries": queries, "seconds": seconds})
+
+    def _take(self, line: dict[str, Any]) -> None:
+        part, scores, queries, seconds = (line[name] for name in ("part", "scores", "queries", "seconds"))
+        self._scores[part] += scores
+        self.queries += queries
+        self.seconds += seconds
+
+
+def _score(plan: _Plan, log: _ScoreLog, chunk_size: int, progress: Callable[[EvaluationProgress], None]) -> None:
+    """Fill ``log`` with what is missing, chunk by chunk."""
+
+    def report() -> None:
+        queries = log.queries / max(1, len(log))
+        total = sum(map(len, plan.chosen.values()))
+        progress(EvaluationProgress(done=len(log), total=total, seconds=log.seconds, queries=queries))
+
+    report()
+    for part, rows in plan.chosen.items():
+        for chunk in rows[len(log.scores(part)) :].split(chunk_size):
+            if not len(chunk):
+                continue  # split of nothing is one empty chunk
+            raw = plan.dataset.images[chunk]
+            images = triggered_images(raw, plan.attack) if part == "triggered" else raw.float() / 255
+            started = time.perf_counter()
+            result = plan.detector.detector.score(images, plan.victim.classifier)
+            log.add(part, result, time.perf_counter() - started)
+            report()
+
+
+def _digest(plan: _Plan) -> str:
+    """Sixteen hex digits that stand for everything that was asked for, images included."""
+    asked = [
+        *(plan.dataset.name, plan.attack.name, dataclasses.asdict(plan.victim.entry)),
+        *(plan.detector.name, plan.detector.config, plan.detector.key_fingerprint),
+        {part: rows.tolist() for part, rows in plan.chosen.items()},
+    ]
+    digest = hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=8)
+    for rows in plan.chosen.values():
+        digest.update(plan.dataset.images[rows].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def auroc(clean: Tensor, triggered: Tensor) -> Auroc:

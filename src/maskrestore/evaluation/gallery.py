@@ -10,11 +10,11 @@ from pathlib import Path
 from torch import Tensor
 
 from maskrestore.errors import DataError, MaskRestoreError
+from maskrestore.evaluation.bench import Laboratory
 from maskrestore.evaluation.experiments import Pictures
 from maskrestore.evaluation.grid import Case, Cell, Scale, Variant
 from maskrestore.evaluation.mosaic import Tile, mosaic
 from maskrestore.evaluation.plots import COLOURS, new_figure, save
-from maskrestore.evaluation.reproduce import Laboratory
 from maskrestore.evaluation.run import choose_images, triggered_images
 from maskrestore.mae.restorer import DEFAULT_RESTORER
 from maskrestore.reporting import ReportEntry, entries_from, write_figure
@@ -111,9 +111,6 @@ class _Studio:
     def _purified(self, cell: Cell, part: str, count: int) -> _Shown | None:
         lab = self.laboratory
         victim = lab.victim(cell.victim)
-        if victim is None and lab.train is not None:
-            lab.train(cell.victim)
-            victim = lab.victim(cell.victim)
         if victim is None:
             return None
         dataset, attack = lab.dataset(cell.case.dataset), lab.attack(cell)
@@ -163,7 +160,11 @@ def _draw_refinement(path: Path, pictures: Pictures, shown: dict[str, list[_Show
             maps = [one.result.image_scores for one in ones]
             table.append(
                 [
-                    Tile(image=ones[0].images[index], side=case.label if index == 0 else ""),
+                    Tile(
+                        image=ones[0].images[index],
+                        text=_answer(ones[0], index, before=True),
+                        side=case.label if index == 0 else "",
+                    ),
                     *(Tile(scores=scores[index]) for scores in maps if scores is not None),
                     Tile(image=ones[-1].result.images[index], text=_answer(ones[-1], index)),
                 ]
@@ -173,7 +174,7 @@ def _draw_refinement(path: Path, pictures: Pictures, shown: dict[str, list[_Show
 
 
 def _draw_side_by_side(path: Path, pictures: Pictures, shown: dict[str, list[_Shown]], rows: list[_Row]) -> Path:
-    """A row for each image, a column for each defense; the answer below is blue if it is right, else orange."""
+    """A row for each image, a column for each defense; the answer stands below."""
     ones = shown["triggered"]
     defenses = list(dict.fromkeys(one.variant.defense for one in ones))
     table = []

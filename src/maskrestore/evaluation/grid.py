@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from maskrestore.attacks import Mode
 from maskrestore.baselines import DETECTORS
+from maskrestore.baselines.diffusion_models import DiffusionSettings
 from maskrestore.data.specs import dataset_spec
 from maskrestore.errors import ConfigError, UnknownNameError
 from maskrestore.evaluation.defenses import DefenseConfig, default_config
+from maskrestore.mae.checkpoints import packaged_digest
 from maskrestore.mae.restorer import DEFAULT_RESTORER
 from maskrestore.victims import VictimConfig
 
@@ -121,6 +123,8 @@ class Cell:
     repeat: int = 0
     restorer: str = DEFAULT_RESTORER
     """The masked autoencoder of defenses that have one: a packaged name, file, folder or hub name."""
+    diffusion: str | None = None
+    """Digest of the diffusion model's weights where it is not the defense's own; other defenses ignore it."""
 
     @property
     def poisoned(self) -> VictimConfig:
@@ -136,6 +140,7 @@ class Cell:
             # Three apart, so that few repeats do not take neighbouring classes. All-to-all has no target.
             target=3 * self.repeat % classes if case.mode == "all-to-one" and case.attack else 0,
             restored_rate=case.restored_rate,
+            restorer_weights=packaged_digest(DEFAULT_RESTORER) if case.restored_rate else None,
             seed=self.repeat,
             init=scale.init,
         )
@@ -161,15 +166,22 @@ class Cell:
         return self.scale.count(self.variant.defense)
 
     @property
+    def diffuses(self) -> bool:
+        """Whether the defense needs a diffusion model."""
+        return isinstance(self.config, DiffusionSettings)
+
+    @property
     def digest(self) -> str:
         """Sixteen hex digits that stand for everything that was asked for."""
-        asked = {
+        asked: dict[str, Any] = {
             "victim": self.victim.digest(),
             "attack": [self.case.attack, self.case.mode, self.poisoned.target],
             "defense": [self.variant.defense, dataclasses.asdict(self.config)],
             "restorer": self.restorer,
             "images": [self.count, self.repeat],
         }
+        if self.diffusion is not None and self.diffuses:
+            asked["diffusion"] = self.diffusion
         return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     @property
@@ -188,11 +200,17 @@ class Cell:
 
 
 def expand(
-    entries: Sequence[Entry], scale: Scale, *, repeats: int | None = None, restorer: str = DEFAULT_RESTORER
+    entries: Sequence[Entry],
+    scale: Scale,
+    *,
+    repeats: int | None = None,
+    restorer: str = DEFAULT_RESTORER,
+    diffusion: str | None = None,
 ) -> list[Cell]:
     """All cells of the entries, each once: repeat by repeat, and the ones of a victim together.
 
-    repeats: in place of the scale's own number. Raises ConfigError when it is not positive.
+    repeats: in place of the scale's own number. restorer, diffusion: as of ``Cell``. Raises ConfigError when repeats
+    is not positive.
     """
     if repeats is not None and repeats < 1:
         raise ConfigError(f"repeats must be at least 1, got {repeats}")
@@ -203,7 +221,7 @@ def expand(
     cases = list(dict.fromkeys(case for case, _ in entries))
     variants = {case: list(dict.fromkeys(one for other, one in entries if other == case)) for case in cases}
     return [
-        Cell(case=case, variant=variant, scale=scale, repeat=repeat, restorer=restorer)
+        Cell(case=case, variant=variant, scale=scale, repeat=repeat, restorer=restorer, diffusion=diffusion)
         for repeat in range(max((wanted(case) for case in cases), default=0))
         for case in cases
         if repeat < wanted(case)

@@ -8,14 +8,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskrestore.evaluation.detection import DetectionRecord, read_detection
+from maskrestore.evaluation.detection_tables import (
+    auroc_sheet,
+    detection_cost_sheet,
+    detection_lines,
+    read_detection_cells,
+)
 from maskrestore.evaluation.experiments import Column, Row, Table
 from maskrestore.evaluation.grid import Case, Cell
 from maskrestore.evaluation.paper import paper_rates
 from maskrestore.evaluation.sheets import Sheet, bold
-from maskrestore.evaluation.summary import RATES, Estimate, Records, Summary, costs_of, read_cells, summarise
+from maskrestore.evaluation.summary import (
+    RATES,
+    Costs,
+    Estimate,
+    Records,
+    Summary,
+    costs_of,
+    read_cells,
+    summarise,
+)
 
-__all__ = ["GridTable", "detector_sheet", "grid_table"]
+__all__ = ["GridTable", "grid_table"]
 
 _TIE = 0.005
 """Rows within half a point of the best mean of CA and BA are bold, too."""
@@ -53,14 +67,15 @@ class GridTable:
         return text.getvalue()
 
 
-def grid_table(name: str, table: Table, cells: Sequence[Cell], folder: Path) -> GridTable:
-    """Make the table of those records of ``cells`` that lie in ``folder``. Raises DataError for one that is broken."""
+def grid_table(name: str, table: Table, cells: Sequence[Cell], folders: Sequence[Path]) -> GridTable:
+    """Make the table of those records of ``cells`` that lie in ``folders``. Raises DataError for one that is broken."""
     known = {cell.case for cell in cells}
     columns = [(column, tuple(case for case in column.cases if case in known)) for column in table.columns]
-    detections = [read_detection(folder / c.path) for c in cells if c.variant.detects and (folder / c.path).exists()]
-    if detections:
-        return _finished(name, table, columns, [detector_sheet("AUROC", detections)], _long_detections(detections))
-    records = read_cells(cells, folder)
+    if detections := read_detection_cells(cells, folders):
+        lines = detection_lines(table.rows, columns, detections)
+        long = tuple(line.long() for line in lines if line.auroc is not None)
+        return _finished(name, table, columns, [auroc_sheet(lines), detection_cost_sheet(lines)], long)
+    records = read_cells(cells, folders)
     summaries = {
         (row.label, column.title): summary
         for row in table.rows
@@ -72,23 +87,7 @@ def grid_table(name: str, table: Table, cells: Sequence[Cell], folder: Path) -> 
     sheets = [_overview(name, rows, shown, summaries)] if len(shown) > 1 else []
     sheets += [_column_sheet(name, column, rows, summaries) for column in shown]
     sheets += [_cost_sheet(rows, records)] if rows else []
-    return _finished(name, table, columns, sheets, _long(name, rows, shown, summaries))
-
-
-def detector_sheet(title: str, records: Sequence[DetectionRecord]) -> Sheet:
-    """AUROC of detectors, a row for each detector, data set and attack."""
-    rows = [
-        (
-            f"{record.detector}: {record.dataset}, {record.attack}",
-            f"{record.auroc.value:.3f} [{record.auroc.low:.3f}, {record.auroc.high:.3f}]",
-            f"{record.queries_mean:.1f}",
-            f"{record.seconds / (record.clean_images + record.triggered_images):.4f}",
-            f"{record.clean_images} + {record.triggered_images}",
-        )
-        for record in sorted(records, key=lambda one: (one.detector, one.dataset, one.attack, one.seed))
-    ]
-    heads = ("detector", "AUROC [95 %]", "queries/image", "s/image", "images")
-    return Sheet(title=title, heads=heads, rows=tuple(rows))
+    return _finished(name, table, columns, sheets, _long(name, rows, columns, summaries, records))
 
 
 Summaries = dict[tuple[str, str], Summary]
@@ -134,19 +133,21 @@ def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: 
 
 def _column_sheet(name: str, column: Column, rows: Sequence[Row], found: Summaries) -> Sheet:
     """CA, BA and ASR with intervals, beside the paper's, for one column."""
-    body = []
+    body: list[tuple[str, ...]] = []
     for row in rows:
         summary = found.get((row.label, column.title))
-        if summary is None:
-            continue
         theirs = paper_rates(name, row.paper, column.title)
+        paper = "–" if theirs is None else " / ".join("–" if value is None else f"{value:.1f}" for value in theirs)
+        if summary is None:
+            body.append((row.label, "–", "–", "–", paper, "–", "–", "–"))
+            continue
         repeats = max((one.repeats for one in summary.rates.values() if one is not None), default=0)
         cases = str(summary.cases) if summary.cases == summary.wanted else f"{summary.cases} of {summary.wanted}"
         body.append(
             (
                 row.label,
                 *(_interval(summary.rates[rate]) for rate in RATES),
-                "–" if theirs is None else " / ".join("–" if value is None else f"{value:.1f}" for value in theirs),
+                paper,
                 cases,
                 str(repeats),
                 str(summary.images),
@@ -161,44 +162,41 @@ def _cost_sheet(rows: Sequence[Row], records: Records) -> Sheet:
     for row in rows:
         chosen = [record for (_, variant, _), record in records.items() if variant in row.variants]
         costs = costs_of(chosen)
-        body.append(
-            (
-                row.label,
-                f"{costs.queries:.1f}",
-                "–" if costs.passes is None else f"{costs.passes:.1f}",
-                f"{costs.seconds:.4f}",
-                "–" if costs.peak_memory is None else f"{costs.peak_memory / 2**20:.0f}",
-                "; ".join(costs.hardware),
-            )
-        )
+        body.append((row.label, *(text or "–" for text in _costs(costs).values())))
     heads = ("defense", "queries/image", "generator passes/image", "s/image", "peak memory, MiB", "hardware")
     return Sheet(title="Cost", heads=heads, rows=tuple(body))
 
 
-def _long_detections(records: Sequence[DetectionRecord]) -> tuple[dict[str, str], ...]:
-    return tuple(
-        {
-            **{name: str(getattr(record, name)) for name in ("detector", "dataset", "attack", "seed")},
-            **{end: f"{getattr(record.auroc, name):.4f}" for end, name in _ENDS.items()},
-            "queries": f"{record.queries_mean:.1f}",
-            "images": str(record.clean_images + record.triggered_images),
-        }
-        for record in records
-    )
+def _costs(costs: Costs) -> dict[str, str]:
+    """As texts, which are empty for what is not known."""
+    return {
+        "queries": f"{costs.queries:.1f}",
+        "passes": "" if costs.passes is None else f"{costs.passes:.1f}",
+        "seconds": f"{costs.seconds:.4f}",
+        "peak_mib": "" if costs.peak_memory is None else f"{costs.peak_memory / 2**20:.0f}",
+        "hardware": "; ".join(costs.hardware),
+    }
 
 
-_ENDS = {"auroc": "value", "low": "low", "high": "high"}
-
-
-def _long(name: str, rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> tuple[dict[str, str], ...]:
+def _long(
+    name: str,
+    rows: Sequence[Row],
+    columns: Sequence[tuple[Column, tuple[Case, ...]]],
+    found: Summaries,
+    records: Records,
+) -> tuple[dict[str, str], ...]:
     lines = []
     for row in rows:
-        for column in columns:
+        for column, cases in columns:
             summary = found.get((row.label, column.title))
+            if summary is None:
+                continue
             theirs = paper_rates(name, row.paper, column.title) or (None, None, None)
+            chosen = [one for (case, variant, _), one in records.items() if case in cases and variant in row.variants]
+            costs = _costs(costs_of(chosen))
             for position, rate in enumerate(RATES):
-                value = None if summary is None else summary.rates[rate]
-                if value is not None and summary is not None:
+                value = summary.rates[rate]
+                if value is not None:
                     lines.append(
                         {
                             "defense": row.label,
@@ -209,6 +207,7 @@ def _long(name: str, rows: Sequence[Row], columns: Sequence[Column], found: Summ
                             "attacks": str(summary.cases),
                             "images": str(summary.images),
                             "paper": "" if theirs[position] is None else f"{theirs[position]}",
+                            **costs,
                         }
                     )
     return tuple(lines)

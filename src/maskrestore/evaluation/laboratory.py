@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from maskrestore.attacks import Attack
 from maskrestore.baselines.diffusion_models import DiffusionSettings
 from maskrestore.classifiers import ModuleClassifier
 from maskrestore.data import ImageDataset, load_dataset
-from maskrestore.errors import MaskRestoreError
+from maskrestore.errors import CheckpointError, MaskRestoreError
+from maskrestore.evaluation.bench import Laboratory, Trainer
 from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest, make_defense
 from maskrestore.evaluation.detection import make_detector
 from maskrestore.evaluation.grid import Cell, Variant
 from maskrestore.evaluation.records import DefenseEntry, VictimEntry
-from maskrestore.evaluation.reproduce import Laboratory
 from maskrestore.mae.restorer import MAERestorer, load_restorer
 from maskrestore.mae.weight_files import weights_digest
 from maskrestore.precision import fast_arithmetic
 from maskrestore.victims import VictimConfig, load_victim, read_record, victim_attack, victim_path
 
-__all__ = ["make_laboratory", "victim_under_test"]
+__all__ = ["diffusion_digest", "make_laboratory", "victim_under_test"]
 
 
 def make_laboratory(
@@ -32,12 +32,12 @@ def make_laboratory(
     cache: Path | None = None,
     diffusion: Path | None = None,
     device: str = "cpu",
-    train: Callable[[VictimConfig], object] | None = None,
+    train: Trainer | None = None,
 ) -> Laboratory:
     """Data of ``data`` (else as ``load_dataset`` finds them), victims of ``cache``.
 
-    diffusion: a folder with a diffusion model in place of the defenses' own. device: where networks run. train: trains
-    a victim that the cache lacks.
+    diffusion: a folder with a diffusion model in place of the defenses' own; its cells carry its ``diffusion_digest``.
+    device: where networks run. train: trains a victim that the cache lacks.
     """
 
     @functools.cache
@@ -73,6 +73,7 @@ def make_laboratory(
         dataset=test_split,
         attack=attack,
         victim=lambda config: victim_under_test(config, cache, device=device),
+        trained=lambda config: read_record(config, cache) is not None,
         victim_file=lambda config: victim_path(config, cache),
         defense=defense,
         detector=lambda cell: make_detector(cell.variant.defense, key=cell.repeat),
@@ -102,7 +103,32 @@ def victim_under_test(config: VictimConfig, cache: Path | None, *, device: str =
 def _portable(entry: DefenseEntry, variant: Variant, diffusion: Path | None) -> DefenseEntry:
     """The entry of a defense by diffusion without what only this machine knows: its device, a model's whole path."""
     changed = ",".join(f"{name}={value}" for name, value in variant.settings)
+    name = variant.defense + (f"[{changed}]" if changed else "")
     config = {**entry.config, "device": "cpu"}
-    if diffusion is not None:
-        config["model"] = diffusion.name
-    return dataclasses.replace(entry, name=variant.defense + (f"[{changed}]" if changed else ""), config=config)
+    if diffusion is None:
+        return dataclasses.replace(entry, name=name, config=config)
+    return dataclasses.replace(
+        entry,
+        name=name,
+        config={**config, "model": diffusion.name},
+        restorer=diffusion.name,
+        restorer_weights=diffusion_digest(diffusion),
+        restorer_precision=config["precision"],
+    )
+
+
+@functools.cache
+def diffusion_digest(folder: Path) -> str:
+    """Sixteen hex digits that identify the diffusion model of a folder: its weights and their configuration.
+
+    Raises CheckpointError for a folder without safetensors.
+    """
+    network = folder / "unet" if (folder / "unet").is_dir() else folder  # as in a saved pipeline
+    weights = sorted(network.glob("*.safetensors"))
+    if not weights:
+        raise CheckpointError(f"{folder} holds no diffusion model: expected config.json and *.safetensors in it")
+    digest = hashlib.blake2b(digest_size=8)
+    for path in [network / "config.json", *weights]:
+        if path.exists():
+            digest.update(path.name.encode() + hashlib.blake2b(path.read_bytes()).digest())
+    return digest.hexdigest()

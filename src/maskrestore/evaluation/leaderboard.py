@@ -12,9 +12,9 @@ from maskrestore.evaluation.grid_tables import GridTable
 from maskrestore.evaluation.records import Record
 from maskrestore.evaluation.sheets import Sheet, bold
 from maskrestore.evaluation.summary import costs_of
-from maskrestore.evaluation.tables import read_records
+from maskrestore.evaluation.tables import read_records_by_path
 
-__all__ = ["leaderboard", "read_folder", "results_page"]
+__all__ = ["diffusion_model_of", "leaderboard", "read_folders", "results_page"]
 
 _HEAD = """# Results
 
@@ -42,8 +42,9 @@ _HOW_TO_ADD = """## How to add yours
   (`victims/architectures.py`).
 - **A row or a column of a table**: a line in `GRIDS` (`evaluation/grids.py`).
 
-Then `maskrestore reproduce table2 --train` measures what is missing, in as many processes as you start, and
-`maskrestore reproduce results --page docs/results.md` writes this page anew.
+Then `maskrestore reproduce table2 --train --jobs 4` measures what is missing in four processes, and
+`maskrestore reproduce results --page docs/results.md` writes this page anew; `--records FOLDER` adds records that were
+made elsewhere.
 """
 
 
@@ -74,12 +75,29 @@ def leaderboard(records: Sequence[Record]) -> list[Sheet]:
     return [_board(title, [record for record in chosen if _title(record) == title]) for title in titles]
 
 
-def read_folder(folder: Path) -> list[Record]:
-    """The records of a folder of ``maskrestore reproduce``. Raises DataError if there are none or one is broken."""
-    cells = folder / "cells"
-    if not cells.is_dir():
-        raise DataError(f"{folder} holds no records; make some with `maskrestore reproduce table2 --out {folder}`")
-    return read_records(cells)
+def read_folders(folders: Sequence[Path]) -> list[Record]:
+    """The records of folders of ``maskrestore reproduce``; of two that share a name the one of the first folder.
+
+    Raises DataError if a folder has none or one is broken.
+    """
+    found: dict[str, Record] = {}
+    for folder in folders:
+        cells = folder / "cells"
+        if not cells.is_dir():
+            raise DataError(f"{folder} holds no records; make some with `maskrestore reproduce table2 --out {folder}`")
+        for path, record in read_records_by_path(cells).items():
+            found.setdefault(path.name, record)
+    return list(found.values())
+
+
+def diffusion_model_of(records: Sequence[Record]) -> str | None:
+    """The digest of the diffusion model that most of the records were made with, if any: its cells carry it."""
+    models = Counter(
+        record.defense.restorer_weights
+        for record in records
+        if record.defense.restorer_weights is not None and "model" in record.defense.config
+    )
+    return max(models, key=lambda model: models[model]) if models else None
 
 
 def _board(title: str, records: Sequence[Record]) -> Sheet:

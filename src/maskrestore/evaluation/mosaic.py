@@ -24,15 +24,18 @@ class Tile:
     scores: Tensor | None = None
     """``(g, g)``, shown from 0 to 1."""
     text: tuple[str, bool] | None = None
-    """What stands below, and whether it is right."""
+    """What stands below, and whether it is right, which a mark tells, too."""
     side: str = ""
     """What stands to the left."""
 
 
 def mosaic(table: Sequence[Sequence[Tile]], heads: Sequence[str]) -> Any:
     """Draw rows of tiles under the heads of their columns. Raises MissingDependencyError without matplotlib."""
-    figure = new_figure(width=1.4 + 1.35 * len(heads), height=0.5 + 1.62 * len(table))
+    scored = any(tile.scores is not None for tiles in table for tile in tiles)
+    figure = new_figure(width=1.4 + 1.35 * len(heads), height=0.5 + 1.62 * len(table) + 0.6 * scored)
+    figure.set_layout_engine("compressed")  # made for pictures, whose sides keep their ratio
     grid = figure.subplots(len(table), len(heads), squeeze=False)
+    scores: Any = None
     for axes, head in zip(grid[0], heads, strict=True):
         axes.set_title(head, fontsize=9)
     for line, tiles in zip(grid, table, strict=True):
@@ -43,11 +46,17 @@ def mosaic(table: Sequence[Sequence[Tile]], heads: Sequence[str]) -> Any:
             if tile.image is not None:
                 axes.imshow(thumbnail(tile.image), interpolation="nearest")
             if tile.scores is not None:
-                axes.imshow(tile.scores.numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+                scores = axes.imshow(tile.scores.numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
             if tile.text is not None:
-                axes.set_xlabel(_short(tile.text[0], 18), fontsize=8, color=_GOOD if tile.text[1] else _BAD)
+                answer, right = tile.text
+                text = f"{'✓' if right else '✗'} {_short(answer, 18)}"
+                axes.set_xlabel(text, fontsize=8, color=_GOOD if right else _BAD)
             if tile.side:
                 axes.set_ylabel(tile.side.replace(" ", "\n", 1), fontsize=8)
+    if scores is not None:
+        bar = figure.colorbar(scores, ax=grid, location="bottom", fraction=0.02, aspect=40, shrink=0.4)
+        bar.set_label("score", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
     return figure
 
 

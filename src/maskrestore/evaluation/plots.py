@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrestore.errors import DataError, MissingDependencyError
-from maskrestore.evaluation.experiments import Curves, Panel, Table
+from maskrestore.evaluation.experiments import Curves, Line, Panel, Table
 from maskrestore.evaluation.grid import Case, Cell, Variant
 from maskrestore.evaluation.records import Record, write_text_atomically
 from maskrestore.evaluation.summary import RATES, estimate, read_cells, summarise
@@ -45,15 +45,17 @@ def draw_curves(path: Path, curves: Curves, cells: Sequence[Cell], folder: Path)
 
     Points without a record are left out. Raises DataError without any, MissingDependencyError without matplotlib.
     """
-    numbers = curve_numbers(curves, read_cells(cells, folder))
+    numbers = curve_numbers(curves, read_cells(cells, [folder]))
     panels = [panel for panel in curves.panels if any(number.panel == panel.title for number in numbers)]
     if not panels:
         raise DataError(f"no records for {curves.title!r} in {folder}; run the cells first")
     figure = new_figure(width=1.2 + 3.1 * len(panels), height=2.2 * len(RATES) + 1.0 + _legend_height(panels))
     axes = figure.subplots(len(RATES), len(panels), squeeze=False, sharex="col")
+    styles = _styles(panels)
     for column, panel in enumerate(panels):
         for row, rate in enumerate(RATES):
-            _curve_axes(axes[row][column], panel, rate, numbers, first=column == 0)
+            _curve_axes(axes[row][column], panel, rate, numbers, styles)
+        axes[-1][column].xaxis.get_major_locator().set_params(integer=_whole(panel))
         axes[0][column].set_title(panel.title, fontsize=11)
         axes[-1][column].set_xlabel(panel.x_label)
     figure.align_ylabels()
@@ -80,7 +82,7 @@ def draw_bars(path: Path, table: Table, cells: Sequence[Cell], folder: Path) -> 
 
     Raises DataError without any record, MissingDependencyError without matplotlib.
     """
-    records = read_cells(cells, folder)
+    records = read_cells(cells, [folder])
     (column,) = table.columns
     summaries = [(row.label, summarise(row, column.cases, records)) for row in table.rows]
     numbers = [
@@ -109,7 +111,7 @@ def draw_bars(path: Path, table: Table, cells: Sequence[Cell], folder: Path) -> 
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("%")
+    axes.set_xlabel("share of images in %, with 95 % intervals")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=len(RATES), frameon=False)
@@ -144,52 +146,76 @@ def save(figure: Any, path: Path, numbers: Sequence[Any]) -> Path:
     return path
 
 
-def _curve_axes(axes: Any, panel: Panel, rate: str, numbers: Sequence[Number], *, first: bool) -> None:
-    for style, line in zip(_styles(panel), panel.lines, strict=True):
+def _curve_axes(
+    axes: Any, panel: Panel, rate: str, numbers: Sequence[Number], styles: Mapping[str, Mapping[str, Any]]
+) -> None:
+    for line in panel.lines:
         points = [one for one in numbers if (one.panel, one.line, one.rate) == (panel.title, line.label, rate)]
         if points:
+            style = styles[line.label]
             places = [float(point.x) for point in points]
-            axes.plot(places, [point.mean for point in points], label=line.label, **style)
+            axes.plot(places, [point.mean for point in points], label=_typeset(line.label), **style)
             spans = ([point.low for point in points], [point.high for point in points])
-            axes.fill_between(places, *spans, color=style["color"], alpha=0.08, linewidth=0)
+            axes.fill_between(places, *spans, color=style["color"], alpha=0.1, linewidth=0)
     axes.set_ylim(-4, 104)
     axes.grid(alpha=0.3)
-    if first:
+    if axes.get_subplotspec().is_first_col():
         axes.set_ylabel(f"{_NAMES[rate]} in %")
 
 
-def _styles(panel: Panel) -> list[dict[str, Any]]:
-    """A colour and a marker for each line; a dashed line has those of the full one that follows it."""
-    styles = []
-    colour = 0
-    for line in panel.lines:
-        style = {
-            "color": COLOURS[colour % len(COLOURS)],
-            "marker": _MARKERS[colour % len(_MARKERS)],
-            "markersize": 4,
-            "linewidth": 1.5,
-            "linestyle": "--" if line.dashed else "-",
-            "markerfacecolor": "white" if line.dashed else COLOURS[colour % len(COLOURS)],
-        }
-        styles.append(style)
-        colour += not line.dashed
-    return styles
+def _whole(panel: Panel) -> bool:
+    """Whether only whole numbers make sense on the horizontal axis."""
+    return all(float(point.x).is_integer() for line in panel.lines for point in line.points)
+
+
+def _styles(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
+    """By label: a colour and a marker for each task, the same in all panels; dashed lines are drawn hollow."""
+    lines = [line for panel in panels for line in panel.lines]
+    tasks = list(dict.fromkeys(map(_task, lines)))
+    return {line.label: _style(tasks.index(_task(line)), dashed=line.dashed) for line in lines}
+
+
+def _task(line: Line) -> str:
+    """What a line is about: its only case, or else its label."""
+    cases = {point.case for point in line.points}
+    return cases.pop().label if len(cases) == 1 else line.label
+
+
+def _style(place: int, *, dashed: bool) -> dict[str, Any]:
+    colour = COLOURS[place % len(COLOURS)]
+    return {
+        "color": colour,
+        "marker": _MARKERS[place % len(_MARKERS)],
+        "markersize": 4,
+        "linewidth": 1.5,
+        "linestyle": "--" if dashed else "-",
+        "markerfacecolor": "white" if dashed else colour,
+    }
+
+
+def _typeset(label: str) -> str:
+    """A label with the symbols of the scores as formulas."""
+    return label.replace("S_i", "$S_i$").replace("S_l", "$S_l$")
 
 
 def _legends(figure: Any, axes: Any, panels: Sequence[Panel]) -> None:
     """One legend below all panels if their lines are the same, else one below each."""
-    if len({tuple(line.label for line in panel.lines) for panel in panels}) == 1:
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
-        return
-    for position in range(len(panels)):
-        handles, labels = axes[0][position].get_legend_handles_labels()
-        axes[-1][position].legend(
-            handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.32), frameon=False, fontsize=7.5
-        )
+    from matplotlib.patches import Patch  # noqa: PLC0415 - an optional dependency
+
+    band = Patch(color="#888888", alpha=0.25, linewidth=0, label="95 % interval")
+    shared = len({tuple(line.label for line in panel.lines) for panel in panels}) == 1
+    for position in range(1 if shared else len(panels)):
+        handles = [*axes[0][position].get_legend_handles_labels()[0], band]
+        if shared:
+            figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=8)
+        else:
+            axes[-1][position].legend(
+                handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.28), frameon=False, fontsize=7.5
+            )
 
 
 def _legend_height(panels: Sequence[Panel]) -> float:
-    return 0.19 * max(len(panel.lines) for panel in panels)
+    return 0.19 * (1 + max(len(panel.lines) for panel in panels))
 
 
 def _number(panel: str, line: str, x: float | str, rate: str, value: Any) -> Number:

@@ -1,8 +1,7 @@
-"""Predictions of an evaluation, kept on disk as they come, so that an interrupted run can go on."""
+"""Predictions of an evaluation, kept on disk as they come."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrestore.evaluation.records import write_text_atomically
+from maskrestore.evaluation.chunk_log import ChunkLog
 from maskrestore.types import Purification
 
 __all__ = ["Prediction", "PredictionLog"]
@@ -30,23 +29,15 @@ class Prediction:
     """Share of tokens restored."""
 
 
-class PredictionLog:
-    """Predictions by part (``clean`` or ``triggered``) and index in the data set.
-
-    The file has a line for each chunk of images, after a line with ``key``, which names the evaluation. A
-    file of another evaluation is started anew. A line that an interruption cut short is dropped.
-    """
+class PredictionLog(ChunkLog):
+    """Predictions by part (``clean`` or ``triggered``) and index in the data set."""
 
     def __init__(self, path: Path | None, key: str) -> None:
-        """path: where to keep them, or ``None`` to keep them in memory only."""
-        self._path = path
+        """Arguments as of ``ChunkLog``."""
         self._rows: dict[tuple[str, int], Prediction] = {}
-        self.seconds = 0.0
         self.passes: int | None = 0
         """Through the defense's generator; ``None`` where one chunk or more does not tell."""
-        lines = self._read(key)
-        if path is not None:
-            write_text_atomically(path, "".join(json.dumps(line) + "\n" for line in [{"key": key}, *lines]))
+        super().__init__(path, key)
 
     def pending(self, part: str, indices: list[int]) -> list[int]:
         """Those of ``indices`` that have no prediction yet, in order."""
@@ -67,10 +58,7 @@ class PredictionLog:
             "seconds": seconds,
             "passes": passes,
         }
-        self._take(line)
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        self._add(line)
 
     def original_labels(self, part: str, indices: list[int]) -> Tensor:
         """``(N,)`` int64: the victim's labels."""
@@ -85,28 +73,6 @@ class PredictionLog:
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def discard(self) -> None:
-        """Delete the file: the record is written."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
-    def _read(self, key: str) -> list[dict[str, Any]]:
-        """Take over the predictions of an interrupted run of the same evaluation; returns their lines."""
-        if self._path is None or not self._path.exists():
-            return []
-        lines: list[dict[str, Any]] = []
-        for text in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-                if lines:
-                    self._take(line)
-                elif line != {"key": key}:
-                    return []
-            except (ValueError, KeyError, TypeError):
-                break  # cut short
-            lines.append(line)
-        return lines[1:]
 
     def _take(self, line: dict[str, Any]) -> None:
         indices, queries = line["indices"], line["queries"]

@@ -61,7 +61,7 @@ class DefenseEntry:
     """Name in the registry of defenses, with the settings that differ from it in brackets."""
     config: dict[str, Any]
     restorer: str | None
-    """Name of the masked autoencoder, or where its weights were read from."""
+    """Name of the masked autoencoder or the diffusion model, or where its weights were read from."""
     restorer_weights: str | None
     """Digest of its weights."""
     restorer_precision: str | None

@@ -5,61 +5,30 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-from maskrestore.attacks import Attack
-from maskrestore.data.dataset import ImageDataset
-from maskrestore.evaluation.claims import claim
-from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest
-from maskrestore.evaluation.detection import DetectorUnderTest, detect
-from maskrestore.evaluation.environment import current_environment
+from maskrestore.evaluation.agenda import WAIT, Agenda
+from maskrestore.evaluation.bench import (
+    Answer,
+    Bench,
+    Laboratory,
+    Outcome,
+    Task,
+    failure_path,
+    forget_failure,
+    note_failure,
+)
 from maskrestore.evaluation.grid import Cell
-from maskrestore.evaluation.records import read_record, write_text_atomically
-from maskrestore.evaluation.run import EvaluationProgress, evaluate
+from maskrestore.evaluation.workers import Crew
 from maskrestore.victims import VictimConfig
 
-__all__ = ["Laboratory", "Outcome", "State", "failure_path", "run_cells"]
+__all__ = ["run_cells", "run_cells_in_processes"]
 
-State = Literal["kept", "measured", "failed", "missing", "elsewhere"]
-"""kept: there was a record; missing: the victim is not trained; elsewhere: another process is at it."""
+Report = Callable[[Outcome], None]
+"""Is told what became of each cell."""
 
-_WAIT = 5.0
-"""Seconds before another look at a victim that another process trains."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Laboratory:
-    """Where the things come from that a cell is made of."""
-
-    dataset: Callable[[str], ImageDataset]
-    """The test split of a data set."""
-    attack: Callable[[Cell], Attack | None]
-    victim: Callable[[VictimConfig], VictimUnderTest | None]
-    """``None`` for one that is not trained."""
-    victim_file: Callable[[VictimConfig], Path]
-    """Where the victim is kept: it is claimed there while it is trained."""
-    defense: Callable[[Cell], DefenseUnderTest]
-    detector: Callable[[Cell], DetectorUnderTest]
-    train: Callable[[VictimConfig], object] | None = None
-    """Trains a victim and keeps it; ``None`` leaves cells without a victim out."""
-    device: str = "cpu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of a cell."""
-
-    cell: Cell
-    state: State
-    message: str = ""
-    """The error of a failed one."""
-
-
-class _BusyError(Exception):
-    """Another process trains the victim."""
+Progress = Callable[[int, str], None]
+"""Is told how far each worker is: its number, counted from 0, and a text, which is empty when it is done."""
 
 
 def run_cells(
@@ -67,168 +36,106 @@ def run_cells(
     folder: Path,
     laboratory: Laboratory,
     *,
+    victims: Sequence[VictimConfig] = (),
     retry: bool = False,
-    report: Callable[[Outcome], None] = lambda _: None,
-    progress: Callable[[Cell, EvaluationProgress], None] = lambda _, __: None,
+    report: Report = lambda _: None,
+    progress: Progress = lambda _, __: None,
 ) -> list[Outcome]:
-    """Measure the cells that ``folder`` has no record of. Several processes may do so at once.
+    """Measure the cells that ``folder`` has no record of. Several programs may do so at once.
 
-    A cell that raises is noted in a ``.failed.json`` beside its record, and the others go on; it is tried again with
-    ``retry`` only. An interrupted cell goes on where it stopped. Returns an outcome for each cell.
+    Cells whose victims are ready come first, and the ones of a victim together; the other victims are trained if the
+    laboratory trains at all, and those of ``victims``, which need not have cells. A cell that raises is noted in a
+    ``.failed.json`` beside its record, and the others go on; it is tried again with ``retry`` only. An interrupted cell
+    goes on where it stopped. Returns an outcome for each cell.
     """
-    run = _Run(folder=folder, laboratory=laboratory, retry=retry, progress=progress)
-    outcomes: list[Outcome] = []
-    pending = list(cells)
-    while pending:
-        postponed = []
-        for cell in pending:
-            try:
-                outcome = run.cell(cell)
-            except _BusyError:
-                postponed.append(cell)
-                continue
-            outcomes.append(outcome)
-            report(outcome)
-        if postponed and len(postponed) == len(pending):
-            time.sleep(_WAIT)
-        pending = postponed
-    return outcomes
+    run = _Run(cells, Bench(folder=folder, laboratory=laboratory), victims, retry=retry, report=report)
+    while run.agenda:
+        task = run.agenda.next(0)
+        if task is None:
+            time.sleep(WAIT)
+        else:
+            run.take(task, run.bench.do(task, lambda text: progress(0, text)))
+    return run.outcomes()
 
 
-def failure_path(record: Path) -> Path:
-    """Where the error of a cell is kept, beside its record."""
-    return record.with_suffix(".failed.json")
+def run_cells_in_processes(
+    cells: Sequence[Cell],
+    folder: Path,
+    make_laboratory: Callable[[], Laboratory],
+    *,
+    jobs: int,
+    victims: Sequence[VictimConfig] = (),
+    retry: bool = False,
+    report: Report = lambda _: None,
+    progress: Progress = lambda _, __: None,
+    start_method: str = "spawn",
+) -> list[Outcome]:
+    """The same as ``run_cells`` by ``jobs`` processes, which share the threads of this one.
+
+    make_laboratory: is pickled, and called in each process. A process that dies (killed, out of memory) fails its task
+    only; another one takes its place. When this function is left, by an exception too, all processes have ended.
+    start_method: as of ``multiprocessing``.
+    """
+    run = _Run(cells, Bench(folder=folder, laboratory=make_laboratory()), victims, retry=retry, report=report)
+    with Crew(jobs, folder, make_laboratory, start_method) as crew:
+        while run.agenda or crew.working:
+            for worker in crew.idle:
+                if (task := run.agenda.next(worker)) is not None:
+                    crew.give(worker, task)
+            for worker, task, message in crew.wait(WAIT):
+                if isinstance(message, Answer):
+                    run.take(task, message)
+                progress(worker, "" if isinstance(message, Answer) else message)
+    return run.outcomes()
 
 
-@dataclass(kw_only=True)
 class _Run:
-    """One process's way through the cells."""
+    """Cells on their way: what is left, and what became of the others."""
 
-    folder: Path
-    laboratory: Laboratory
-    retry: bool
-    progress: Callable[[Cell, EvaluationProgress], None]
-    untrainable: dict[str, str] = field(default_factory=dict)
-    """Victims whose training failed in this run, with the error: it is not tried for every cell."""
-    loaded: tuple[str, VictimUnderTest] | None = None
-    """The last victim by its digest: the next cell's, as a rule."""
+    def __init__(
+        self, cells: Sequence[Cell], bench: Bench, victims: Sequence[VictimConfig], *, retry: bool, report: Report
+    ) -> None:
+        self.bench, self._cells, self._report = bench, cells, report
+        self._outcomes: dict[str, Outcome] = {}
+        left = []
+        for cell in cells:
+            failure = failure_path(bench.folder / cell.path)
+            if bench.kept(cell):
+                self._settle(Outcome(cell=cell, state="kept"))
+            elif failure.exists() and not retry:
+                self._settle(Outcome(cell=cell, state="failed", message=_message(failure)))
+            else:
+                left.append(cell)
+        self.agenda = Agenda(left, bench.laboratory, victims)
 
-    def cell(self, cell: Cell) -> Outcome:
-        """Measure one cell unless it is done or another process is at it. Raises _BusyError."""
-        path = self.folder / cell.path
-        failure = failure_path(path)
-        if path.exists() and not self._stale(cell, path):
-            return Outcome(cell=cell, state="kept")
-        if failure.exists() and not self.retry:
-            return Outcome(cell=cell, state="failed", message=_message(failure))
-        with claim(path.with_suffix(".claim")) as ours:
-            if path.exists() and not self._stale(cell, path):  # somebody has finished it in the meantime
-                return Outcome(cell=cell, state="kept")
-            return self._claimed(cell, path) if ours else Outcome(cell=cell, state="elsewhere")
-
-    def _stale(self, cell: Cell, path: Path) -> bool:
-        """Whether a record was made with other weights of the masked autoencoder than there are now."""
-        if cell.variant.detects:
-            return False
-        weights = read_record(path).defense.restorer_weights
-        return weights is not None and weights != self.laboratory.defense(cell).entry.restorer_weights
-
-    def _claimed(self, cell: Cell, path: Path) -> Outcome:
-        """Measure a cell that is ours to measure. Raises _BusyError."""
-        failure = failure_path(path)
-        try:
-            victim = self._victim(cell.victim)
-            if victim is None:
-                return Outcome(cell=cell, state="missing")
-            self._measure(cell, victim, path)
-        except _BusyError:
-            raise
-        except Exception as error:  # whatever it is, the other cells go on
-            message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            _write_failure(failure, cell, message)
-            return Outcome(cell=cell, state="failed", message=message)
-        failure.unlink(missing_ok=True)
-        return Outcome(cell=cell, state="measured")
-
-    def _measure(self, cell: Cell, victim: VictimUnderTest, path: Path) -> None:
-        lab = self.laboratory
-        dataset, attack = lab.dataset(cell.case.dataset), lab.attack(cell)
-        clean, triggered = _counts(cell, dataset, attack)
-        if cell.variant.detects:
-            assert attack is not None, "a detector needs triggered images"
-            detect(
-                dataset,
-                attack,
-                victim,
-                lab.detector(cell),
-                clean_count=clean,
-                triggered_count=triggered,
-                seed=cell.repeat,
-                out=path,
-                device=lab.device,
-            )
+    def take(self, task: Task, answer: Answer) -> None:
+        """Note what became of a task."""
+        if isinstance(task, VictimConfig):
+            self._take_training(task, answer)
             return
-        evaluate(
-            dataset,
-            attack,
-            victim,
-            lab.defense(cell),
-            clean_count=clean,
-            triggered_count=triggered,
-            seed=cell.repeat,
-            out=path.parent,
-            name=path.stem,
-            device=lab.device,
-            progress=lambda state: self.progress(cell, state),
-        )
+        if answer.state == "failed":
+            note_failure(self.bench.folder, task, answer.message)
+        elif answer.state == "measured":
+            forget_failure(self.bench.folder, task)
+        self._settle(Outcome(cell=task, state=answer.state, message=answer.message))
 
-    def _victim(self, config: VictimConfig) -> VictimUnderTest | None:
-        """Load the victim, train it if need be and allowed. Raises _BusyError and whatever training raises."""
-        digest = config.digest()
-        if self.loaded is not None and self.loaded[0] == digest:
-            return self.loaded[1]
-        victim = self.laboratory.victim(config)
-        if victim is None and self.laboratory.train is not None:
-            self._train(config)
-            victim = self.laboratory.victim(config)
-        if victim is not None:
-            self.loaded = (digest, victim)
-        return victim
+    def outcomes(self) -> list[Outcome]:
+        """In the order of the cells."""
+        return [self._outcomes[cell.path] for cell in self._cells]
 
-    def _train(self, config: VictimConfig) -> None:
-        lab = self.laboratory
-        assert lab.train is not None
-        # The clean victim that others start from first: it is everybody's, so it has a claim of its own.
-        for one in [config.clean(), config] if config.fine_tuned else [config]:
-            digest = one.digest()
-            if digest in self.untrainable:
-                raise RuntimeError(self.untrainable[digest])
-            with claim(lab.victim_file(one).with_suffix(".claim")) as ours:
-                if not ours:
-                    raise _BusyError
-                try:
-                    lab.train(one)  # returns at once when it is there
-                except Exception as error:
-                    self.untrainable[digest] = f"training the victim failed: {type(error).__name__}: {error}"
-                    raise
+    def _take_training(self, victim: VictimConfig, answer: Answer) -> None:
+        if answer.state == "measured":
+            self.agenda.trained(victim)
+        elif answer.state == "elsewhere":
+            self.agenda.busy(victim)
+        else:
+            message = f"training {victim.dataset} {victim.attack or 'clean'} failed: {answer.message}"
+            for cell in self.agenda.lost(victim):
+                self.take(cell, Answer(state="failed", message=message))
 
-
-def _counts(cell: Cell, dataset: ImageDataset, attack: Attack | None) -> tuple[int, int]:
-    """How many clean and triggered images a cell takes: as many as asked for, or all there are."""
-    clean = len(dataset.labels)
-    triggered = 1 if attack is None else int(attack.eligible(dataset.labels).sum())
-    wanted = cell.count
-    return (clean, triggered) if wanted is None else (min(wanted, clean), min(wanted, triggered))
-
-
-def _write_failure(path: Path, cell: Cell, message: str) -> None:
-    note = {
-        "cell": cell.name,
-        "error": message,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": current_environment().commit,
-    }
-    write_text_atomically(path, json.dumps(note, indent=2) + "\n")
+    def _settle(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.cell.path] = outcome
+        self._report(outcome)
 
 
 def _message(path: Path) -> str:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from maskrestore.data.dataset import ImageDataset
 from maskrestore.errors import ConfigError
+from maskrestore.evaluation.chunk_log import log_key
 from maskrestore.evaluation.costs import MemoryMeter, counted_passes
 from maskrestore.evaluation.defenses import DEFENSES, DefenseUnderTest, VictimUnderTest, make_defense
-from maskrestore.evaluation.environment import Environment, current_environment, source_digest
+from maskrestore.evaluation.environment import Environment, current_environment
 from maskrestore.evaluation.metrics import Metrics, measure
 from maskrestore.evaluation.predictions import PredictionLog
 from maskrestore.evaluation.records import RECORD_VERSION, Cost, Record, read_record, write_record
@@ -110,9 +111,7 @@ def evaluate(
     if path is not None and keep_existing and path.exists() and (known := read_record(path)).digest == digest:
         return known
     environment = current_environment(device)
-    # Another revision of the code may predict differently: its predictions are not mixed with ours.
-    libraries = json.dumps(environment.libraries, sort_keys=True)
-    key = f"{digest} {environment.commit} {source_digest()} {libraries} {RECORD_VERSION}"
+    key = log_key(digest, environment, RECORD_VERSION)
     log = PredictionLog(None if path is None else path.with_suffix(".partial.jsonl"), key)
     memory = MemoryMeter(device)
     _predict(plan, log, chunk_size, progress)

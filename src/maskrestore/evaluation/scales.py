@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from maskrestore.data.specs import dataset_spec
 from maskrestore.errors import UnknownNameError
-from maskrestore.evaluation.experiments import Curves, Experiment
+from maskrestore.evaluation.detection import DetectionRecord
+from maskrestore.evaluation.environment import Environment
+from maskrestore.evaluation.experiments import Curves, Experiment, Pictures
 from maskrestore.evaluation.grid import Cell, Scale, expand
 from maskrestore.evaluation.grids import GRIDS
+from maskrestore.evaluation.records import Record
 from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.victims import VictimConfig
 
-__all__ = ["SCALES", "SPEEDS", "cells_of", "estimated_seconds", "experiment", "scale_of"]
+__all__ = [
+    "SCALES",
+    "SPEEDS",
+    "cells_of",
+    "estimated_seconds",
+    "experiment",
+    "measured_speeds",
+    "scale_of",
+    "victims_of",
+]
 
 _DIFFUSION = frozenset({"diffpure-ddpm", "diffpure-sde", "zip", "sampdetox"})
 _ONE_BY_ONE = frozenset({"patchcleanser", "patchcleanser-variant", "strip"})
@@ -61,7 +73,7 @@ SPEEDS: dict[str, float] = {
     "zip": 0.1,
     "sampdetox": 0.1,
 }
-"""Images per second on two cores, roughly, for estimates; 300 for what is not here."""
+"""Images per second on two cores, roughly, for estimates where nothing has been measured; 300 for what is not here."""
 
 
 def experiment(name: str) -> Experiment:
@@ -79,7 +91,12 @@ def scale_of(name: str) -> Scale:
 
 
 def cells_of(
-    chosen: Experiment, scale: Scale, *, repeats: int | None = None, restorer: str = DEFAULT_RESTORER
+    chosen: Experiment,
+    scale: Scale,
+    *,
+    repeats: int | None = None,
+    restorer: str = DEFAULT_RESTORER,
+    diffusion: str | None = None,
 ) -> list[Cell]:
     """The cells that a table or figure is made of at a scale; pictures have none. Arguments as of ``expand``.
 
@@ -88,18 +105,45 @@ def cells_of(
     limit = scale.slow_images if isinstance(chosen, Curves) else getattr(chosen, "most_images", None)
     if limit is not None and (scale.images is None or isinstance(chosen, Curves)):
         scale = dataclasses.replace(scale, images=limit)
-    return expand(chosen.entries(scale.most_cases), scale, repeats=repeats, restorer=restorer)
+    return expand(chosen.entries(scale.most_cases), scale, repeats=repeats, restorer=restorer, diffusion=diffusion)
 
 
-def estimated_seconds(cells: Sequence[Cell]) -> float:
-    """How long cells take on two cores, roughly: images over ``SPEEDS``. Victims are not counted."""
+def victims_of(chosen: Experiment, scale: Scale) -> list[VictimConfig]:
+    """The victims that pictures are drawn from; of tables and curves none but those of their cells."""
+    if not isinstance(chosen, Pictures):
+        return []
+    return [Cell(case=case, variant=chosen.variants[0], scale=scale).victim for case in chosen.cases]
+
+
+def estimated_seconds(cells: Sequence[Cell], measured: Mapping[str, float] | None = None) -> float:
+    """How long one process takes for cells, without the training of victims.
+
+    measured: seconds per image by the name of a defense, as ``measured_speeds`` finds them; where it knows nothing, the
+    rough images per second of ``SPEEDS``.
+    """
 
     def seconds(cell: Cell) -> float:
         parts = 1 if cell.case.attack is None else 2
-        images = parts * (cell.count or _WHOLE.get(dataset_spec(cell.case.dataset).name, 10_000))
-        return images / SPEEDS.get(cell.variant.defense, 300)
+        images = parts * (cell.count or _WHOLE.get(cell.case.dataset, 10_000))
+        return images * (measured or {}).get(cell.variant.defense, 1 / SPEEDS.get(cell.variant.defense, 300))
 
     return sum(seconds(cell) for cell in cells)
+
+
+def measured_speeds(records: Iterable[Record | DetectionRecord], environment: Environment) -> dict[str, float]:
+    """Mean seconds per image of each defense and detector over the records that this hardware made.
+
+    The settings in brackets behind a name are passed over: what a setting costs shows in the mean only.
+    """
+    found: dict[str, list[float]] = {}
+    for record in records:
+        made_on = record.environment
+        if (made_on.device, made_on.accelerator) == (environment.device, environment.accelerator):
+            defense = record.defense.name if isinstance(record, Record) else record.detector
+            images = record.clean_images + record.triggered_images
+            seconds = record.cost.seconds if isinstance(record, Record) else record.seconds
+            found.setdefault(defense.partition("[")[0], []).append(seconds / images)
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 _WHOLE = {"cifar10": 10_000, "gtsrb": 12_630}

@@ -6,13 +6,26 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from maskrestore.evaluation.environment import Environment
 from maskrestore.evaluation.experiments import Row
 from maskrestore.evaluation.grid import Case, Cell, Variant
-from maskrestore.evaluation.metrics import Rate
 from maskrestore.evaluation.records import Record, read_record
 
-__all__ = ["Costs", "Estimate", "Summary", "best_variant", "costs_of", "estimate", "read_cells", "summarise"]
+__all__ = [
+    "Costs",
+    "Estimate",
+    "Measured",
+    "Summary",
+    "best_variant",
+    "costs_of",
+    "estimate",
+    "find_record",
+    "hardware_of",
+    "read_cells",
+    "summarise",
+]
 
 RATES = ("ca", "ba", "asr")
 """Fields of ``Metrics`` in the order of all tables."""
@@ -65,21 +78,42 @@ class Summary:
     """The settings that were taken, where there was a choice."""
 
 
+class Measured(Protocol):
+    """A quantity with its 95 % interval, such as a ``Rate`` or an ``Auroc``."""
+
+    @property
+    def value(self) -> float:
+        """The quantity, in [0, 1]."""
+
+    @property
+    def low(self) -> float:
+        """Lower end."""
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+
+
 Records = Mapping[tuple[Case, Variant, int], Record]
 """Records by case, variant and repeat."""
 
 
-def read_cells(cells: Sequence[Cell], folder: Path) -> dict[tuple[Case, Variant, int], Record]:
+def find_record(cell: Cell, folders: Sequence[Path]) -> Path | None:
+    """The record of a cell in the first folder that has one."""
+    return next((folder / cell.path for folder in folders if (folder / cell.path).exists()), None)
+
+
+def read_cells(cells: Sequence[Cell], folders: Sequence[Path]) -> dict[tuple[Case, Variant, int], Record]:
     """Read the records of those cells that have one; detectors have records of their own kind. Raises DataError."""
-    paths = {(cell.case, cell.variant, cell.repeat): folder / cell.path for cell in cells if not cell.variant.detects}
-    return {key: read_record(path) for key, path in paths.items() if path.exists()}
+    paths = {(c.case, c.variant, c.repeat): find_record(c, folders) for c in cells if not c.variant.detects}
+    return {key: read_record(path) for key, path in paths.items() if path is not None}
 
 
-def estimate(by_repeat: Sequence[Sequence[Rate]]) -> Estimate:
+def estimate(by_repeat: Sequence[Sequence[Measured]]) -> Estimate:
     """The mean of rates over cases, then over repeats. by_repeat: for each repeat the rate of each case.
 
     With two repeats or more the interval is Student's over the repeats. With one it is made of the ends of the
-    binomial intervals of the cases, averaged: the cases share their test images, so they do not average out.
+    intervals of the cases, averaged: the cases share their test images, so they do not average out.
     """
     means = [_mean([rate.value for rate in rates]) for rates in by_repeat]
     mean, count = _mean(means), len(means)
@@ -136,18 +170,18 @@ def costs_of(records: Sequence[Record]) -> Costs:
         passes=_mean(passes) if len(passes) == len(costs) else None,
         seconds=_mean([1 / cost.images_per_second for cost in costs]),
         peak_memory=min(memory, default=None),
-        hardware=tuple(dict.fromkeys(_hardware(record) for record in records)),
+        hardware=tuple(dict.fromkeys(hardware_of(record.environment) for record in records)),
     )
+
+
+def hardware_of(environment: Environment) -> str:
+    """What a record was made on: the accelerator, else the processor with its threads."""
+    return environment.accelerator or f"{environment.device}, {environment.threads} thread(s)"
 
 
 def _rate(rows: Sequence[Sequence[Record]], name: str) -> Estimate | None:
     by_repeat = [[getattr(record.after, name) for record in row] for row in rows]
     return None if any(rate is None for rates in by_repeat for rate in rates) else estimate(by_repeat)
-
-
-def _hardware(record: Record) -> str:
-    environment = record.environment
-    return environment.accelerator or f"{environment.device}, {environment.threads} thread(s)"
 
 
 def _mean(values: Sequence[float]) -> float:

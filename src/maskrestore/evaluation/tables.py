@@ -10,7 +10,7 @@ from maskrestore.errors import DataError
 from maskrestore.evaluation.metrics import Metrics
 from maskrestore.evaluation.records import Record, read_record
 
-__all__ = ["accuracy_table", "cost_table", "markdown", "read_records"]
+__all__ = ["accuracy_table", "cost_table", "markdown", "read_records", "read_records_by_path"]
 
 T = TypeVar("T")
 
@@ -22,12 +22,17 @@ def read_records(folder: Path) -> list[Record]:
 
     Raises DataError if there are none or one is not valid.
     """
+    return list(read_records_by_path(folder).values())
+
+
+def read_records_by_path(folder: Path) -> dict[Path, Record]:
+    """The same as ``read_records``, each with its file."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one with the JSON records of `maskrestore evaluate`")
-    records = [read_record(path) for path in sorted(folder.glob("*.json")) if not path.name.endswith(".failed.json")]
-    if not records:
+    paths = [path for path in sorted(folder.glob("*.json")) if not path.name.endswith(".failed.json")]
+    if not paths:
         raise DataError(f"{folder} holds no *.json record; make some with `maskrestore evaluate --out {folder}`")
-    return records
+    return {path: read_record(path) for path in paths}
 
 
 def markdown(records: Sequence[Record]) -> str:

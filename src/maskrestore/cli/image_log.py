@@ -1,0 +1,111 @@
+"""``records.jsonl`` and its index: what is known of each image of a folder, on disk instead of in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+__all__ = ["ImageLog"]
+
+_TABLES = """
+PRAGMA journal_mode = OFF;  -- the index does not outlive the process: there is nothing to roll back
+CREATE TABLE images (name BLOB PRIMARY KEY, stem BLOB) WITHOUT ROWID;
+CREATE TABLE records (name BLOB PRIMARY KEY, line BLOB);
+CREATE INDEX stems ON images (stem);
+"""
+_LISTED = """
+SELECT name, line, EXISTS (SELECT 1 FROM images AS other WHERE other.stem = images.stem AND other.name != images.name)
+FROM images LEFT JOIN records USING (name) ORDER BY name
+"""
+_RECORDED = "SELECT line FROM images JOIN records USING (name) ORDER BY name"
+
+
+class ImageLog:
+    """The images of a folder, in order of their names, and the records of those that were done before.
+
+    ``records.jsonl`` is what lasts: a line is appended as an image is finished, and the last line of an image
+    counts. The index is read from it at the start and is a temporary SQLite database, which SQLite keeps in a
+    file and removes in the end. Memory holds two megabytes of it, however many images there are.
+    """
+
+    def __init__(self, path: Path, names: Iterable[str]) -> None:
+        """names: of the images, in any order, with forward slashes."""
+        self.purified = 0
+        """Images added without an error."""
+        self._path = path
+        self._index = sqlite3.connect("")  # a temporary file of its own
+        self._index.executescript(_TABLES)
+        rows = ((os.fsencode(name), os.fsencode(_stem(name).lower())) for name in names)
+        self._index.executemany("INSERT OR IGNORE INTO images VALUES (?, ?)", rows)
+        if path.exists():
+            self._read()
+
+    def __len__(self) -> int:
+        """The number of images."""
+        (count,) = self._index.execute("SELECT count(*) FROM images").fetchone()
+        return int(count)
+
+    def images(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """The name of each image, the name of its results, and its record so far, or an empty one.
+
+        Results of ``sub/a.jpg`` are called ``sub/a``, or ``sub/a.jpg`` where another image has the same stem.
+        """
+        for key, line, shared in self._index.execute(_LISTED):
+            name = os.fsdecode(key)
+            yield name, name if shared else _stem(name), json.loads(line) if line else {}
+
+    def record(self, name: str) -> dict[str, Any]:
+        """The record of an image that has one."""
+        (line,) = self._index.execute("SELECT line FROM records WHERE name = ?", (os.fsencode(name),)).fetchone()
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The records of the images that have one, in order."""
+        for (line,) in self._index.execute(_RECORDED):
+            yield json.loads(line)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append a record and hand it to the operating system."""
+        line = json.dumps(record).encode() + b"\n"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as file:
+            file.write(line)
+        self._insert(record["file"], line)
+        self.purified += record["error"] is None
+
+    def compact(self) -> None:
+        """Rewrite ``records.jsonl`` with one line per image, sorted by name; a reader never sees half of it."""
+        draft = self._path.with_name(self._path.name + ".part")
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            file.writelines(line for (line,) in self._index.execute("SELECT line FROM records ORDER BY name"))
+        draft.replace(self._path)
+
+    def close(self) -> None:
+        """Remove the index."""
+        self._index.close()
+
+    def _read(self) -> None:
+        whole = True
+        with self._path.open("rb") as file:
+            for line in file:
+                whole = line.endswith(b"\n")
+                try:
+                    record = json.loads(line)
+                    self._insert(record["file"], json.dumps(record).encode() + b"\n")
+                except (ValueError, KeyError, TypeError):
+                    continue  # cut short by an interruption: the image is done again
+        if not whole:
+            self.compact()
+
+    def _insert(self, name: str, line: bytes) -> None:
+        self._index.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (os.fsencode(name), line))
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix()

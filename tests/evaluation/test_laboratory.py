@@ -1,0 +1,52 @@
+import dataclasses
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from maskrestore.baselines import diffusion_models
+from maskrestore.errors import CheckpointError
+from maskrestore.evaluation.grid import Case, Cell, Variant
+from maskrestore.evaluation.laboratory import diffusion_digest, make_laboratory
+from maskrestore.evaluation.leaderboard import diffusion_model_of
+from maskrestore.evaluation.scales import SCALES
+
+
+def diffusion_model(folder: Path, value: float) -> Path:
+    network = folder / "unet"
+    network.mkdir(parents=True)
+    (network / "config.json").write_text("{}")
+    save_file({"weight": torch.full((2,), value)}, network / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
+def test_a_diffusion_model_is_known_by_its_weights_and_not_by_its_place(tmp_path):
+    one, copy, other = (diffusion_model(tmp_path / name, value) for name, value in (("a", 1), ("b", 1), ("c", 2)))
+    assert diffusion_digest(one) == diffusion_digest(copy) != diffusion_digest(other)
+    assert diffusion_digest(one / "unet") == diffusion_digest(one)
+    with pytest.raises(CheckpointError, match="holds no diffusion model"):
+        diffusion_digest(tmp_path)
+
+
+def test_a_record_names_the_weights_of_its_diffusion_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        diffusion_models, "load_denoiser", lambda *_, **__: types.SimpleNamespace(image_size=32, precision="float32")
+    )
+    folder = diffusion_model(tmp_path / "model", 1)
+    case = Case(dataset="cifar10", attack="corners")
+    cell = Cell(case=case, variant=Variant(defense="diffpure-ddpm"), scale=SCALES["smoke"])
+    entry = make_laboratory(diffusion=folder).defense(cell).entry
+    assert (entry.name, entry.restorer, entry.config["model"]) == ("diffpure-ddpm", "model", "model")
+    assert entry.restorer_weights == diffusion_digest(folder)
+
+    def record(**changes):
+        return types.SimpleNamespace(defense=dataclasses.replace(entry, **changes))
+
+    # The page of results finds the cells of that model by what most records say.
+    without = record(restorer_weights=None)
+    bdmae = record(config={"rounds": 5}, restorer_weights="0" * 16)
+    records = [without, without, bdmae, bdmae, record(restorer_weights="other"), record(), record()]
+    assert diffusion_model_of(records) == diffusion_digest(folder)
+    assert diffusion_model_of([without, bdmae]) is None
