@@ -54,6 +54,16 @@ def test_the_module_sees_one_batch_shape_only_in_channels_last() -> None:
     assert all(seen.is_contiguous(memory_format=torch.channels_last) for seen in probe.seen)
 
 
+def test_unless_told_otherwise_a_call_is_filled_up_to_a_multiple_of_eight() -> None:
+    probe = Probe()
+    classify = ModuleClassifier(probe)
+    for count in (1, 8, 9):
+        assert classify(pictures(count)).shape == (count,)
+    assert [len(seen) for seen in probe.seen] == [8] * 4
+    # Larger ones are for devices on which small batches are slow.
+    assert ModuleClassifier(network(), device="meta").micro_batch == 32
+
+
 def test_logits_have_the_same_bits_in_any_company() -> None:
     module = network()
     logits: list[Tensor] = []

@@ -30,6 +30,12 @@ def test_logits_or_labels_with_any_batch_axis(batch: int | str, labels: bool, tm
     assert classify(images).dtype == torch.int64
 
 
+def test_micro_batches_unless_told_otherwise(tmp_path: Path) -> None:
+    free = write_model(tmp_path / "free.onnx", shape=("N", 3, 8, 8))
+    assert OnnxClassifier(free).micro_batch == 8
+    assert OnnxClassifier(write_model(tmp_path / "fixed.onnx", shape=(4, 3, 8, 8))).micro_batch == 4
+
+
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])
 @pytest.mark.parametrize("shape", [("N", 3, "H", "W"), ("N", "H", "W", 3), ("N", 8, 8, 3)])
 def test_channels_first_or_last_in_every_float(dtype: int, shape: tuple[int | str, ...], tmp_path: Path) -> None:
@@ -115,8 +121,8 @@ def test_a_model_that_fails_while_running_is_named(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"micro_batch": 0}, "got 0 and 1"),
-        ({"threads": 0}, "got 32 and 0"),
+        ({"micro_batch": 0}, "micro_batch must be at least 1, got 0"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"std": 0}, "positive"),
         ({"input_size": 16}, r"\(16, 16\) does not fit the model, which takes \(8, 8\) only"),
         ({"input_size": 0}, "at least 1, got 0"),

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
+from maskrestore.mae import lowered as lowered_module
 from maskrestore.mae.lowered import LoweredLinear, PackedLinear, can_pack, lowered
 from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
 
@@ -50,13 +55,14 @@ def test_laying_weights_out_changes_no_bit(shape: tuple[int, ...]) -> None:
     linear = nn.Linear(96, 160)
     x = torch.randn(*shape)
     with torch.inference_mode():
-        packed, plain = PackedLinear(linear)(x), LoweredLinear(linear)(x)
+        packed, plain = (kind(linear.weight, linear.bias)(x) for kind in (PackedLinear, LoweredLinear))
     assert packed.dtype == torch.bfloat16
     assert torch.equal(packed, plain)
     # a slice of a longer sequence is not contiguous
     wide = torch.randn(4, 9, 96)[:, 1:5]
     with torch.inference_mode():
-        assert torch.equal(PackedLinear(linear)(wide), LoweredLinear(linear)(wide))
+        packed, plain = (kind(linear.weight, linear.bias)(wide) for kind in (PackedLinear, LoweredLinear))
+        assert torch.equal(packed, plain)
 
 
 @pytest.mark.parametrize("pack", [False, pytest.param(True, marks=packs)])
@@ -77,3 +83,59 @@ def test_layers_without_bias_are_lowered_too() -> None:
     x = torch.randn(3, 8)
     with torch.inference_mode():
         assert torch.allclose(lowered(module)(x).float(), module(x), atol=0.05)
+
+
+def pickled(value: object) -> object:
+    return pickle.loads(pickle.dumps(value))
+
+
+copies = pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+
+
+@copies
+@pytest.mark.parametrize("pack", [False, pytest.param(True, marks=packs)])
+def test_a_lowered_network_can_be_copied(network: ViTMAE, pack: bool, copied: Callable[[ViTMAE], ViTMAE]) -> None:
+    images, hidden = inputs(3)
+    first = lowered(network, pack=pack)
+    second = copied(first)
+    assert [type(module) for module in second.modules()] == [type(module) for module in first.modules()]
+    assert not any(module.training for module in second.modules())
+    with torch.inference_mode():
+        assert torch.equal(second(images, hidden), first(images, hidden))
+
+
+@pytest.fixture
+def blocks_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opaque tensors on a processor that has them for float32 only; the weights in them are rounded to bfloat16."""
+    inner = lowered_module._laid_out
+    monkeypatch.setattr(lowered_module, "_laid_out", lambda weight: inner(weight.float()))
+    monkeypatch.setattr(lowered_module, "can_pack", lambda device: True)
+
+
+@pytest.mark.usefixtures("blocks_of_float32")
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
+@copies
+@pytest.mark.parametrize("shape", [(96, 160), (97, 33)])
+def test_laid_out_weights_travel_as_plain_ones(
+    shape: tuple[int, int], copied: Callable[[nn.Module], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear, x = nn.Linear(*shape, bias=False), torch.randn(5, shape[0])
+    first = lowered(nn.Sequential(linear))
+    assert first[0].weight.layout == torch._mkldnn
+    second = copied(first)
+    assert isinstance(second[0], PackedLinear)
+    with torch.inference_mode():
+        assert torch.equal(second(x), first(x))
+    monkeypatch.setattr(lowered_module, "can_pack", lambda device: False)
+    elsewhere = copied(first)
+    assert isinstance(elsewhere[0], LoweredLinear)
+    assert torch.equal(elsewhere[0].weight, linear.weight.bfloat16())
+
+
+@pytest.mark.usefixtures("blocks_of_float32")
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
+def test_a_bias_travels_too() -> None:
+    linear = nn.Linear(8, 4)
+    second = copy.deepcopy(PackedLinear(linear.weight, linear.bias))
+    assert second.bias is not None
+    assert torch.equal(second.bias, linear.bias.bfloat16())

@@ -1,3 +1,5 @@
+import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -124,3 +126,55 @@ def test_the_digest_is_that_of_all_weights_in_any_precision(network: torch.nn.Mo
             before = digest()
             parameter.data += 1
             assert digest() != before, name
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_restorer_can_be_copied_and_pickled(network: torch.nn.Module, precision: str) -> None:
+    restorer = MAERestorer(network, precision=precision)  # type: ignore[arg-type]
+    images, hidden = torch.rand(2, 3, 16, 16), torch.rand(2, 8, 8) < 0.5
+    expected = restorer.restore(images, hidden)
+    for other in (copy.deepcopy(restorer), pickle.loads(pickle.dumps(restorer))):
+        assert torch.equal(other.restore(images, hidden), expected)
+        assert other.weights_digest == restorer.weights_digest
+
+
+class Dim:
+    """A network of no known kind: it answers mid grey, whatever it is given."""
+
+    grid, image_size, width, skips_hidden = 8, 16, 64, True
+
+    def __init__(self) -> None:
+        self.lowered = False
+        self.seen: list[tuple[int, int]] = []
+
+    def in_bfloat16(self) -> "Dim":
+        lowered = Dim()
+        lowered.lowered = True
+        return lowered
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(1, 2, 3))
+
+    def __call__(
+        self, images: torch.Tensor, hidden: torch.Tensor, *, tokens: torch.Tensor, visible: tuple[int, int]
+    ) -> torch.Tensor:
+        assert torch.equal(tokens, self.embed(images))
+        counts = (~hidden).flatten(1).sum(dim=1)
+        assert visible[0] <= counts.min()
+        assert counts.max() <= visible[1]
+        self.seen.append((len(images), int(visible[1])))
+        return torch.full_like(images, 0.5)
+
+
+def test_any_network_that_keeps_the_protocol_will_do() -> None:
+    network = Dim()
+    images, hidden = torch.rand(6, 3, 16, 16), torch.rand(6, 8, 8) < 0.5
+    restorer = MAERestorer(network, precision="float32")
+    restored = restorer.restore(images, hidden)
+    pixels = tokens_to_pixels(hidden, 16, 16)
+    assert torch.equal(restored, torch.where(pixels, torch.tensor(0.5), images))
+    assert not network.lowered
+    # A narrow network that skips hidden tokens: quarters of the grid, 8 masks at a time.
+    assert {size for size, _ in network.seen} == {8}
+    assert {visible for _, visible in network.seen} <= {16, 32, 48, 64}
+    assert MAERestorer(network, precision="bfloat16").network.lowered  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrestore.classifiers.answers import labels_from_scores
-from maskrestore.classifiers.normalisation import Channelwise, Normalisation, fixed_chunks
+from maskrestore.classifiers.normalisation import Channelwise, Normalisation, default_micro_batch, fixed_chunks
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.precision import Precision, autocast, resolve_precision
@@ -20,7 +20,8 @@ class ModuleClassifier:
     """Owns a module's normalisation, device, precision and chunking; logits never leave it.
 
     The module always sees exactly ``micro_batch`` images (the last chunk is filled up), so that an answer
-    does not depend on the batch an image travels in; at most ``micro_batch - 1`` images per call are wasted.
+    does not depend on the batch an image travels in; at most ``micro_batch - 1`` images per call are wasted. A large
+    micro-batch answers somewhat more images in a second, a small one answers a few images much sooner.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class ModuleClassifier:
         *,
         mean: Channelwise = 0.0,
         std: Channelwise = 1.0,
-        micro_batch: int = 32,
+        micro_batch: int | None = None,
         device: str | torch.device | None = None,
         precision: Precision = "float32",
     ) -> None:
@@ -38,13 +39,15 @@ class ModuleClassifier:
         module: normalised ``(B, C, H, W)`` -> logits ``(B, K)``, or labels ``(B,)``. Not copied: it moves
         to ``device`` (None: it stays where it is) and goes into evaluation mode.
         mean, std: in units of [0, 1] pixels, one for all channels or one each.
+        micro_batch: None: 8 on a processor, 32 elsewhere; see :func:`default_micro_batch`. Labels can depend on it
+        where a model is undecided, since kernels round differently for different batch shapes.
         precision: ``bfloat16`` runs it under autocast, ``auto`` does where the device is fast in it.
         """
-        if micro_batch < 1:
+        if micro_batch is not None and micro_batch < 1:
             raise ConfigError(f"micro_batch must be at least 1, got {micro_batch}")
         self.normalise = Normalisation.of(mean, std)
-        self.micro_batch = micro_batch
         self.device = _device_of(module) if device is None else torch.device(device)
+        self.micro_batch = micro_batch or default_micro_batch(on_cpu=self.device.type == "cpu")
         self.precision = resolve_precision(precision, self.device)
         self.module = module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -108,20 +108,41 @@ class ConvMAE(nn.Module):
         return self.config.image_size
 
     @property
+    def width(self) -> int:
+        """Channels of the widest scale."""
+        return max(self.config.widths)
+
+    @property
     def skips_hidden(self) -> bool:
         """No: a convolution visits every token, whatever is hidden."""
         return False
 
-    def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
+    def in_bfloat16(self) -> ConvMAE:
+        """The network itself: its weights are cast by autocast, at every call."""
+        return self
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What all masks of an image share: ``(B, 3, S, S)`` in [0, 1] -> ``(B, 3 p p, g, g)`` normalised tokens."""
+        return F.pixel_unshuffle((images - self.mean) / self.std, self.config.patch_size)
+
+    def forward(
+        self,
+        images: Tensor,
+        hidden: Tensor,
+        *,
+        tokens: Tensor | None = None,
+        visible: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Reconstruct whole images from their visible tokens.
 
-        images: ``(B, 3, S, S)`` in [0, 1]; hidden: ``(B, g, g)`` bool. Returns ``(B, 3, S, S)`` in [0, 1] units, not
-        clipped; pixels of visible tokens are reconstructed too, but the loss never looked at them.
+        images: ``(B, 3, S, S)`` in [0, 1]; hidden: ``(B, g, g)`` bool. tokens: :meth:`embed` of the images, for callers
+        that have it. visible: how many tokens are visible, for networks that make use of it; this one does not.
+        Returns ``(B, 3, S, S)`` in [0, 1] units, not clipped; pixels of visible tokens are reconstructed too, but the
+        loss never looked at them.
         """
-        visible = (~hidden).unsqueeze(1).to(images.dtype)
-        # (B, 3, S, S) -> (B, 3 p p, g, g)
-        tokens = F.pixel_unshuffle((images - self.mean) / self.std, self.config.patch_size)
-        x = self.stem(torch.cat([tokens * visible, visible], dim=1).contiguous(memory_format=torch.channels_last))
+        shown = (~hidden).unsqueeze(1).to(images.dtype)
+        tokens = self.embed(images) if tokens is None else tokens
+        x = self.stem(torch.cat([tokens * shown, shown], dim=1).contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for blocks, down in zip(self.encoder, self.down, strict=False):
             x = blocks(x)

@@ -20,12 +20,12 @@ Network = TypeVar("Network", bound=nn.Module)
 class LoweredLinear(nn.Module):
     """``nn.Linear`` with weights in bfloat16, for inference: any floating input -> bfloat16."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.weight: Tensor
         self.bias: Tensor | None
-        self.register_buffer("weight", linear.weight.detach().bfloat16())
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().bfloat16())
+        self.register_buffer("weight", weight.detach().bfloat16())
+        self.register_buffer("bias", None if bias is None else bias.detach().bfloat16())
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -37,19 +37,26 @@ class PackedLinear(nn.Module):
 
     ``F.linear`` brings the weights into these blocks at every call, which for a sequence of 200 tokens takes a
     third of the time. The operators are those that ``torch.compile`` uses with frozen weights.
+
+    Blocks are opaque tensors, which cannot be copied or saved. A copy (``copy.deepcopy``, ``pickle``) takes the plain
+    weights with it and lays them out anew; where that is not possible, it is a :class:`LoweredLinear`.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        # Opaque tensors: neither parameters nor buffers, since they cannot be copied, saved or moved.
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().bfloat16())
-        self.bias = None if linear.bias is None else linear.bias.detach().bfloat16()
+        # Neither parameters nor buffers: nothing should try to save or move them.
+        self.weight = _laid_out(weight.detach().bfloat16())
+        self.bias = None if bias is None else bias.detach().bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         return torch.ops.mkldnn._linear_pointwise(  # type: ignore[no-any-return]
-            x.bfloat16(), self.weight, self.bias, "none", [], ""
+            x.to(self.weight.dtype), self.weight, self.bias, "none", [], ""
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Back from blocks: the same numbers, bit for bit.
+        return _lowered_linear, (self.weight.to_dense(), self.bias)
 
 
 def can_pack(device: torch.device) -> bool:
@@ -72,5 +79,14 @@ def lowered(network: Network, *, pack: bool | None = None) -> Network:
     device = next(network.parameters()).device
     kind = PackedLinear if (can_pack(device) if pack is None else pack) else LoweredLinear
     # Linear layers are replaced in the memo before the copy is made, so that their weights are never held twice.
-    memo: dict[int, object] = {id(m): kind(m) for m in network.modules() if isinstance(m, nn.Linear)}
+    memo: dict[int, object] = {id(m): kind(m.weight, m.bias) for m in network.modules() if isinstance(m, nn.Linear)}
     return copy.deepcopy(network, memo).eval()
+
+
+def _lowered_linear(weight: Tensor, bias: Tensor | None) -> LoweredLinear | PackedLinear:
+    kind = PackedLinear if can_pack(weight.device) else LoweredLinear
+    return kind(weight, bias).eval()
+
+
+def _laid_out(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight)  # type: ignore[no-any-return]

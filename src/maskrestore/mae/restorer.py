@@ -13,8 +13,6 @@ from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
 from maskrestore.mae.checkpoints import load_network
-from maskrestore.mae.lowered import lowered
-from maskrestore.mae.vit import ViTMAE
 from maskrestore.mae.weight_files import weights_digest
 from maskrestore.precision import Precision, autocast, resolve_precision
 
@@ -40,8 +38,21 @@ class MaskedAutoencoder(Protocol):
     def skips_hidden(self) -> bool:
         """Whether it computes on visible tokens only, so that its matrices are smaller the more is hidden."""
 
-    def __call__(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """``(B, 3, S, S)`` in [0, 1] and ``(B, g, g)`` bool -> ``(B, 3, S, S)`` reconstruction."""
+    @property
+    def width(self) -> int:
+        """Columns of its matrices: narrow ones want large micro-batches."""
+
+    def in_bfloat16(self) -> MaskedAutoencoder:
+        """The network that runs in its place where precision is bfloat16; it is called under autocast."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What all masks of an image share: ``(B, 3, S, S)`` in [0, 1] -> ``(B, ...)``."""
+
+    def __call__(self, images: Tensor, hidden: Tensor, *, tokens: Tensor, visible: tuple[int, int]) -> Tensor:
+        """``(B, 3, S, S)`` in [0, 1] and ``(B, g, g)`` bool -> ``(B, 3, S, S)`` reconstruction.
+
+        tokens: ``embed`` of the images. visible: the fewest and the most tokens that a mask may leave visible.
+        """
 
 
 class MAERestorer:
@@ -74,14 +85,11 @@ class MAERestorer:
         self.precision = resolve_precision(precision, self.device)
         if isinstance(network, torch.nn.Module):
             network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        # A ViT's weights are cast here, once; a convolutional network's by autocast, at every call.
-        self.network = network
+        self.network = network.in_bfloat16() if self.precision == "bfloat16" else network
         self.weights_digest = weights_digest(network)
         """Identifies the weights as they came, in whatever precision they are used; ``None`` for other networks."""
-        if self.precision == "bfloat16" and isinstance(network, ViTMAE):
-            self.network = lowered(network)
         on_gpu = self.device.type != "cpu"
-        self._mixes = on_gpu or (isinstance(network, ViTMAE) and network.config.width < 512)
+        self._mixes = on_gpu or network.width < 512
         self._large = 32 if not network.skips_hidden else 64 if on_gpu else 8
 
     @property
@@ -116,9 +124,7 @@ class MAERestorer:
         size = self.network.image_size
         inputs = torch.cat([resize(image, size, size) for image in images.split(1)]).expand(-1, 3, -1, -1)
         inputs = inputs.to(self.device)
-        tokens = None
-        if isinstance(self.network, ViTMAE):
-            tokens = torch.cat([self.network.embed(image) for image in inputs.split(1)])
+        tokens = torch.cat([self.network.embed(image) for image in inputs.split(1)])
         restored = images.new_empty(len(hidden), channels, height, width)
         untouched = (~hidden.flatten(1).any(dim=1)).nonzero().squeeze(1)
         restored[untouched] = images[owner[untouched]]
@@ -134,15 +140,12 @@ class MAERestorer:
         return restored
 
     def _reconstruct(
-        self, inputs: Tensor, tokens: Tensor | None, owner: Tensor, hidden: Tensor, visible: tuple[int, int]
+        self, inputs: Tensor, tokens: Tensor, owner: Tensor, hidden: Tensor, visible: tuple[int, int]
     ) -> Tensor:
         owner, hidden = owner.to(self.device), hidden.to(self.device)
-        if tokens is not None and isinstance(self.network, ViTMAE):
+        with autocast(self.device, self.precision):
             output = self.network(inputs[owner], hidden, tokens=tokens[owner], visible=visible)
-        else:
-            with autocast(self.device, self.precision):
-                output = self.network(inputs[owner], hidden)
-        return output.float().cpu()  # type: ignore[no-any-return]
+        return output.float().cpu()
 
     def _shapes(self, hidden: Tensor) -> list[tuple[Tensor, tuple[int, int], int]]:
         """Masks that run in one shape: their indices, fewest and most visible tokens, and how many to a micro-batch.

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError, InvalidImageError
+from maskrestore.mae.lowered import lowered
 from maskrestore.mae.packing import gather_tokens, run_in_groups, scatter_tokens, token_order
 from maskrestore.mae.transformer import Block, PatchEmbedding, sincos_positions
 
@@ -136,9 +137,18 @@ class ViTMAE(nn.Module):
         return self.config.image_size
 
     @property
+    def width(self) -> int:
+        """Columns of the encoder's matrices."""
+        return self.config.width
+
+    @property
     def skips_hidden(self) -> bool:
         """Yes: the encoder sees visible tokens only."""
         return True
+
+    def in_bfloat16(self) -> ViTMAE:
+        """A copy for inference whose matrices are cast and laid out once; see :func:`lowered`."""
+        return lowered(self)
 
     def forward(
         self,

@@ -1,0 +1,161 @@
+"""Whether bfloat16 decides as float32 does: the same images purified in both.
+
+    python -m benchmarks.precision --out precision.json
+    python -m benchmarks.precision --dataset cifar10 --attack badnets:3x3-color --width 32 --count 500 --out cifar.json
+
+Clean test images, and as many triggered ones, are purified with the restorer in float32 and in bfloat16, with the same
+key; the classifier computes in float32 both times unless ``--lower-classifier`` is given. The victim is the packaged
+one of street signs, or one of the cache (``maskrestore train-victim``). The record holds the share of equal decisions,
+CA, BA and ASR both ways, and how far purified pixels differ. A processor without bfloat16 instructions takes many times
+as long for it: ask for a few images there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskrestore import BDMAE, PROFILES, ModuleClassifier, load_restorer
+from maskrestore.attacks import Attack
+from maskrestore.data import ImageDataset, load_dataset
+from maskrestore.data.signs import load_signs
+from maskrestore.evaluation.environment import current_environment
+from maskrestore.evaluation.metrics import Rate, accuracy, measure
+from maskrestore.evaluation.run import choose_images, triggered_images
+from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.mae.weight_files import weights_digest
+from maskrestore.precision import Arithmetic, fast_arithmetic
+from maskrestore.types import Purification
+from maskrestore.victims import VictimConfig, load_packaged_victim, load_victim, victim_attack
+
+PACKAGED = "signs-badnets"
+PRECISIONS: tuple[Arithmetic, ...] = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A victim, and the images that it is asked about."""
+
+    config: VictimConfig
+    network: nn.Module
+    attack: Attack
+    clean: tuple[Tensor, Tensor]
+    """``(N, C, H, W)`` in [0, 1] and their labels ``(N,)``."""
+    triggered: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, config: VictimConfig, network: nn.Module, attack: Attack, test: ImageDataset, count: int) -> Trial:
+        """count: images without the trigger, and as many with it."""
+        clean = choose_images(test.labels, count, seed=0)
+        chosen = choose_images(test.labels, count, seed=0, eligible=attack.eligible(test.labels))
+        return cls(
+            config=config,
+            network=network,
+            attack=attack,
+            clean=(test.images[clean].float() / 255, test.labels[clean]),
+            triggered=(triggered_images(test.images[chosen], attack), test.labels[chosen]),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", help="of a victim in the cache; the packaged one of street signs unless given")
+    parser.add_argument("--attack", help="that it is poisoned with")
+    parser.add_argument("--width", type=int, default=32, help="of its ResNet-18")
+    parser.add_argument("--count", type=int, default=200, help="images without the trigger, and as many with it")
+    parser.add_argument("--profile", choices=list(PROFILES), default="default")
+    parser.add_argument("--restorer", default=DEFAULT_RESTORER)
+    parser.add_argument("--lower-classifier", action="store_true", help="the classifier in bfloat16, too")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if (arguments.dataset is None) != (arguments.attack is None):
+        parser.error("--dataset and --attack go together")
+    if fast_arithmetic(arguments.device) == "float32":
+        print("this device has no bfloat16 instructions: the second run takes many times as long as the first")
+    trial = make_trial(arguments.dataset, arguments.attack, arguments.width, arguments.count)
+    found = {}
+    for precision in PRECISIONS:
+        classifier = ModuleClassifier(
+            trial.network,
+            precision=precision if arguments.lower_classifier else "float32",
+            device=arguments.device,
+        )
+        restorer = load_restorer(arguments.restorer, precision=precision, device=arguments.device)
+        defense = BDMAE(restorer, PROFILES[arguments.profile])
+        found[precision] = [defense.purify(images, classifier) for images, _ in (trial.clean, trial.triggered)]
+    record = {
+        "benchmark": "precision",
+        "victim": trial.config.canonical(),
+        "victim_weights": weights_digest(trial.network),
+        "profile": arguments.profile,
+        "restorer": arguments.restorer,
+        "classifier": "as the restorer" if arguments.lower_classifier else "float32",
+        **comparison(trial, found),
+        "environment": dataclasses.asdict(current_environment(arguments.device)),
+    }
+    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    print(table(record))
+
+
+def make_trial(dataset: str | None, attack: str | None, width: int, count: int) -> Trial:
+    """The packaged victim on signs that nothing was trained on, or one of the cache on its test split."""
+    if dataset is None:
+        packaged = load_packaged_victim(PACKAGED)
+        # Half as many again, and more: images of the attacker's own class cannot carry the trigger.
+        signs = load_signs("test", count=2 * count + 20)
+        return Trial.of(packaged.config, packaged.network, packaged.attack, signs, count)
+    config = VictimConfig(dataset=dataset, attack=attack, width=width)
+    chosen = victim_attack(config)
+    assert chosen is not None
+    return Trial.of(config, load_victim(config), chosen, load_dataset(dataset, "test"), count)
+
+
+def comparison(trial: Trial, found: dict[Arithmetic, list[Purification]]) -> dict[str, Any]:
+    """Agreement and rates; ``found`` holds the clean and the triggered images of each precision."""
+    full, low = (found[precision] for precision in PRECISIONS)
+    labels = {precision: torch.cat([part.labels for part in parts]) for precision, parts in found.items()}
+    pixels = torch.cat([(a.images - b.images).abs().flatten() for a, b in zip(full, low, strict=True)])
+    return {
+        "equal_decisions": _rate(accuracy(labels["bfloat16"], labels["float32"])),
+        "equal_masks": _rate(Rate(sum(map(_equal_masks, full, low)), len(labels["float32"]))),
+        "mean_pixel_difference": float(pixels.mean()),
+        "largest_pixel_difference": float(pixels.max()),
+        "rates": {precision: _rates(trial, *parts) for precision, parts in found.items()},
+    }
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record in a few lines."""
+    lines = [f"equal decisions: {record['equal_decisions']['text']}, equal masks: {record['equal_masks']['text']}"]
+    for precision, rates in record["rates"].items():
+        lines.append(f"{precision}: " + ", ".join(f"{name} {rate['text']}" for name, rate in rates.items()))
+    return "\n".join(lines)
+
+
+def _rates(trial: Trial, clean: Purification, triggered: Purification) -> dict[str, Any]:
+    true = trial.triggered[1]
+    metrics = measure((clean.labels, trial.clean[1]), (triggered.labels, true, trial.attack.poisoned_label(true)))
+    assert metrics.ba is not None
+    assert metrics.asr is not None
+    return {"CA": _rate(metrics.ca), "BA": _rate(metrics.ba), "ASR": _rate(metrics.asr)}
+
+
+def _equal_masks(one: Purification, other: Purification) -> int:
+    assert one.hidden is not None
+    assert other.hidden is not None
+    return int((one.hidden == other.hidden).flatten(1).all(dim=1).sum())
+
+
+def _rate(rate: Rate) -> dict[str, Any]:
+    return {"value": rate.value, "low": rate.low, "high": rate.high, "images": rate.trials, "text": str(rate)}
+
+
+if __name__ == "__main__":
+    main()
