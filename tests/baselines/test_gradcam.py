@@ -111,7 +111,7 @@ def test_layers_are_found_or_named() -> None:
 def test_modules_that_cannot_be_looked_into_are_refused() -> None:
     images, labels = torch.rand(1, 3, 8, 8), torch.tensor([0])
     flat = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2))
-    with pytest.raises(ConfigError, match=r"it gave shape \(32, 144\); name a convolutional layer"):
+    with pytest.raises(ConfigError, match=r"it gave shape \(8, 144\); name a convolutional layer"):
         heat_maps(ModuleClassifier(flat), images, labels, cam="xgradcam", layer="1")
 
     class Labels(nn.Sequential):

@@ -72,9 +72,10 @@ class MAERestorer:
         precision: Precision = "auto",
         device: str | torch.device = "cpu",
     ) -> None:
-        """micro_batch: masks at a time. ``None`` is 32 for a convolutional network and 64 for a ViT on a GPU; on a CPU
-        8 for a narrow ViT, and for others as many as make up to 256 visible tokens: 5 scoring masks of a ViT-B, or a
-        single mask that hides little.
+        """micro_batch: masks at a time. ``None`` is 64 for a ViT and 32 for a convolutional network on a GPU; on a CPU 8,
+        and for a wide ViT as many as make up to 256 visible tokens: 5 scoring masks of a ViT-B, or a single mask that
+        hides little. (On a CPU, 32 masks at a time were 11 % faster than 8 for ``mae-tiny-32``, and a single mask took
+        318 ms in place of 91.)
 
         precision: ``auto`` is bfloat16 where the hardware multiplies it fast, else float32.
         """
@@ -90,7 +91,7 @@ class MAERestorer:
         """Identifies the weights as they came, in whatever precision they are used; ``None`` for other networks."""
         on_gpu = self.device.type != "cpu"
         self._mixes = on_gpu or network.width < 512
-        self._large = 32 if not network.skips_hidden else 64 if on_gpu else 8
+        self._large = (64 if network.skips_hidden else 32) if on_gpu else 8
 
     @property
     def grid(self) -> int:
