@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from maskrestore.classifiers import as_classifier
 from maskrestore.defense.case import Case
 from maskrestore.defense.config import PROFILES, BDMAEConfig
-from maskrestore.defense.evidence import Evidence
 from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
 from maskrestore.defense.restoration import adaptive_masks, fuse
+from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, image_scores, random_masks
 from maskrestore.defense.streams import Key, Stream
+from maskrestore.defense.sweep import sweep
 from maskrestore.defense.transfer import Attempt, transfer_test
 from maskrestore.errors import ConfigError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
@@ -79,48 +82,66 @@ class BDMAE:
     def _purify_chunk(self, images: Tensor, classifier: Classifier) -> Purification:
         config = self.config
         streams = [Stream(self.key, image) for image in images]
+        if config.blind:
+            return self._purify_blindly(images, streams, classifier)
         case = Case(images=images, original=classifier(images), streams=streams, grid=self.restorer.grid)
-        evidence = Evidence(images, case.original, streams, self.restorer, config)
-        looks = (*config.early_looks, config.rounds)
-        seen = 0  # rounds whose restorations were asked about
-        restored = evidence.restore(case.open, 0, 1 if config.glance else looks[0])
-        if config.glance:
-            scores = evidence.image_scores(case.open, 1)
-            case.keep(case.open, scores=scores, image_scores=scores, initial_image_scores=scores)
-            restored = restored[self._recover(case, case.open, scores, classifier, early=True)]
-        for rounds in looks:
-            rows = case.open
-            if seen + restored.shape[1] < rounds:
-                more = evidence.restore(rows, seen + restored.shape[1], rounds)
-                restored = torch.cat([restored, more], dim=1)
-            case.queries[rows] += evidence.ask(rows, restored, seen, classifier)
-            seen, restored = rounds, restored[:, :0]
-            last = rounds == config.rounds
-            scores = self._combine(case, rows, evidence, rounds, classifier, refine=last)
-            if not last:
-                case.settled[rows] = evidence.agreement(rows, rounds) <= config.doubt
-                still = ~case.settled[rows]
-                rows, scores, restored = rows[still], scores[still], restored[still]
-            if last or config.transfer_test:
-                restored = restored[self._recover(case, rows, scores, classifier, early=not last)]
+        if config.sweep:
+            sweep(case, self.restorer, classifier, clouds=config.clouds, compare=config.comparison)
+        rows = case.open
+        if len(rows):
+            initial_image, initial_label, agreement = self._score(case, rows, classifier)
+            image_scores, label_scores = self._refine(case, rows, (initial_image, initial_label), classifier)
+            # Without votes there is no S_l.
+            weight = config.label_weight if config.voting_masks else 0.0
+            scores = (1 - weight) * image_scores + weight * label_scores
+            if config.consensus:
+                scores = torch.maximum(scores, agreement[:, None, None] * image_scores)
+            case.keep(rows, scores=scores, image_scores=image_scores, label_scores=label_scores)
+            case.keep(rows, initial_image_scores=initial_image, initial_label_scores=initial_label)
+            self._recover(case, rows, scores, classifier)
         return case.result()
 
-    def _combine(
-        self, case: Case, rows: Tensor, evidence: Evidence, rounds: int, classifier: Classifier, *, refine: bool
-    ) -> Tensor:
-        """S of some images after so many rounds (4.4): ``(R, g, g)``, from S_i and S_l, refined at the end (4.3)."""
+    def _purify_blindly(self, images: Tensor, streams: list[Stream], classifier: Classifier) -> Purification:
+        """Restore what S_i asks for, and spend the only query on that."""
+        rows = torch.arange(len(images))
+        scores = self._restore_masks(images, streams)[2]
+        purified, hidden = self._restore(images, scores)
+        case = Case(images=images, original=classifier(purified), streams=streams, grid=self.restorer.grid)
+        case.keep(rows, scores=scores, image_scores=scores, initial_image_scores=scores)
+        case.purified, case.hidden = purified, hidden
+        return case.result()
+
+    def _restore_masks(self, images: Tensor, streams: Sequence[Stream]) -> tuple[Tensor, Tensor, Tensor]:
+        """All random masks of all images in one call of the restorer (4.2).
+
+        Returns masks ``(B, M, g, g)``, restorations ``(B, M, C, H, W)``, and S_i ``(B, g, g)``.
+        """
         config = self.config
-        initial = evidence.image_scores(rows, rounds), evidence.label_scores(rows, rounds)
-        image, label = self._refine(case, rows, initial, classifier) if refine else initial
-        # Without votes there is no S_l.
-        weight = config.label_weight if config.voting_masks else 0.0
-        scores = (1 - weight) * image + weight * label
-        if config.consensus:
-            scores = torch.maximum(scores, evidence.agreement(rows, rounds)[:, None, None] * image)
-        first, second = initial
-        case.keep(rows, scores=scores, image_scores=image, label_scores=label)
-        case.keep(rows, initial_image_scores=first, initial_label_scores=second)
-        return scores
+        hidden = random_masks(streams, self.restorer.grid, config)  # (B, N_o, N_i, g, g)
+        flat = hidden.flatten(1, 2)
+        restored = self.restorer.restore(images, flat)
+        by_round = restored.unflatten(1, (config.rounds, config.masks_per_round))
+        return flat, restored, image_scores(images, by_round, hidden, config)
+
+    def _score(self, case: Case, rows: Tensor, classifier: Classifier) -> tuple[Tensor, Tensor, Tensor]:
+        """S_i and S_l (4.2) of some images, from one call of the classifier for all of them.
+
+        Returns S_i, S_l, and how far the masks agree on another label, ``(R,)``.
+        """
+        config, original = self.config, case.original[rows]
+        hidden, restored, s_i = self._restore_masks(case.images[rows], [case.streams[row] for row in rows])
+        asked = config.voting_masks
+        if not asked:
+            return s_i, torch.zeros_like(s_i), torch.zeros(len(rows))
+        # (R, M, C, H, W) -> (R M, C, H, W) -> (R M,) -> (R, M)
+        votes = classifier(restored[:, :asked].flatten(0, 1)).unflatten(0, (-1, asked))
+        case.queries[rows] += asked
+        flipped, hidden = votes != original.unsqueeze(1), hidden[:, :asked]
+        if config.label_score == "contrast":
+            s_l = contrast_scores(flipped, hidden, config.contrast_windows)
+        else:
+            s_l = flip_scores(flipped, hidden)
+        return s_i, s_l, consensus(votes, original)
 
     def _refine(
         self, case: Case, rows: Tensor, initial: tuple[Tensor, Tensor], classifier: Classifier
@@ -140,42 +161,37 @@ class BDMAE:
         case.queries[rows] += config.refinement_steps * (sizes > 0).view(2, count).sum(dim=0)
         return scores[:count], scores[count:]
 
-    def _recover(self, case: Case, rows: Tensor, scores: Tensor, classifier: Classifier, *, early: bool) -> Tensor:
+    def _recover(self, case: Case, rows: Tensor, scores: Tensor, classifier: Classifier) -> None:
         """Restore what scores high and ask again, attempt by attempt, until a restoration is believed (4.4).
 
-        An image of which nothing is believed stays what it was. early: one attempt, without a comparison. Returns
-        ``(R,)`` bool: the images that are not settled.
+        Where nothing is believed, the image and its label stay what they were.
         """
         config = self.config
-        still = torch.ones_like(rows, dtype=torch.bool)
-        for number, lowered in enumerate(config.attempts[:1] if early else config.attempts):
-            where = still.nonzero().squeeze(1)
-            restored, masks = self._restore(case.images[rows[where]], scores[where] + lowered)
+        tried = torch.zeros_like(scores, dtype=torch.bool)
+        for number, lowered in enumerate(config.attempts):
+            where = (~case.settled[rows]).nonzero().squeeze(1)
+            restored, hidden = self._restore(case.images[rows[where]], scores[where] + lowered)
             # Nothing to restore, or nothing but what was tried before, is worth no query.
-            fresh = (masks != case.tried[rows[where]]).flatten(1).any(dim=1)
-            case.tried[rows[where]] = masks
-            where, restored, masks = where[fresh], restored[fresh], masks[fresh]
-            if not len(where):
+            fresh = (hidden != tried[where]).flatten(1).any(dim=1)
+            tried[where] = hidden
+            if not fresh.any():
                 continue
-            asked = rows[where]
+            asked = rows[where[fresh]]
             attempt = Attempt(
                 images=case.images[asked],
-                restored=restored,
-                hidden=masks,
+                restored=restored[fresh],
+                hidden=hidden[fresh],
                 before=case.original[asked],
-                after=classifier(restored),
+                after=classifier(restored[fresh]),
                 streams=[case.streams[row] for row in asked],
             )
-            believed, queries = torch.ones_like(asked, dtype=torch.bool), torch.zeros_like(asked)
+            case.queries[asked] += 1
+            believed = torch.ones_like(asked, dtype=torch.bool)
             if config.transfer_test:
-                compare = config.comparison and number == 0 and not early
+                compare = config.comparison and number == 0
                 believed, queries = transfer_test(attempt, classifier, count=config.clouds, compare=compare)
-            case.queries[asked] += 1 + queries
-            taken = asked[believed]
-            case.labels[taken], case.purified[taken] = attempt.after[believed], restored[believed]
-            case.hidden[taken], case.settled[taken] = masks[believed], True
-            still[where[believed]] = False
-        return still
+                case.queries[asked] += queries
+            case.take(asked, attempt, believed)
 
     def _restore(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse the restorations of all thresholds (4.4). Returns the purified images and what was hidden."""

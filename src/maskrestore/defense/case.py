@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.streams import Stream
+from maskrestore.defense.transfer import Attempt
 from maskrestore.types import Purification
 
 __all__ = ["Case"]
@@ -30,19 +31,16 @@ class Case:
     labels: Tensor = field(init=False)
     hidden: Tensor = field(init=False)
     """``(B, g, g)`` bool: what is restored in ``purified``."""
-    tried: Tensor = field(init=False)
-    """``(B, g, g)`` bool: the latest restoration that was asked about, believed or not."""
     queries: Tensor = field(init=False)
     settled: Tensor = field(init=False)
     """``(B,)`` bool: nothing more is asked about these."""
     maps: dict[str, Tensor] = field(init=False)
-    """Scores by their name in :class:`Purification`, each ``(B, g, g)``."""
+    """Scores by their name in :class:`Purification`, each ``(B, g, g)``; 0 where they were not computed."""
 
     def __post_init__(self) -> None:
         count = len(self.images)
         self.purified, self.labels = self.images.clone(), self.original.clone()
         self.hidden = torch.zeros(count, self.grid, self.grid, dtype=torch.bool)
-        self.tried = self.hidden.clone()
         self.queries = torch.ones_like(self.original)
         self.settled = torch.zeros(count, dtype=torch.bool)
         names = ("scores", "image_scores", "label_scores", "initial_image_scores", "initial_label_scores")
@@ -57,6 +55,12 @@ class Case:
         """Note the latest maps of some images, each ``(R, g, g)``."""
         for name, values in maps.items():
             self.maps[name][rows] = values
+
+    def take(self, rows: Tensor, attempt: Attempt, believed: Tensor) -> None:
+        """Settle the images ``rows``, ``(R,)``, whose attempt is believed, ``(R,)`` bool, with its restoration."""
+        taken = rows[believed]
+        self.labels[taken], self.purified[taken] = attempt.after[believed], attempt.restored[believed]
+        self.hidden[taken], self.settled[taken] = attempt.hidden[believed], True
 
     def result(self) -> Purification:
         """The answers."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
-from maskrestore.defense.transfer import CLOUDS, TURNS
+from maskrestore.defense.sweep import WINDOWS, sweep_queries
+from maskrestore.defense.transfer import CLOUDS, transfer_queries
 from maskrestore.errors import ConfigError
 
 __all__ = ["PROFILES", "BDMAEConfig"]
@@ -62,13 +62,11 @@ class BDMAEConfig:
     votes: int | None = None
     """How many of the random masks the classifier is asked about; ``None`` is all of them. The others count for S_i
     only, which needs no query."""
-    glance: bool = False
-    """Not in the paper: before any vote, try the restoration that S_i of the first round alone asks for."""
-    early_looks: tuple[int, ...] = ()
-    """Not in the paper: rounds after which the evidence is looked at already. An image that is settled there, because
-    a restoration was believed or because its masks hardly doubt the label, costs nothing more."""
-    doubt: float = 0.0
-    """At an early look, an image is left as it came if at most this share of its masks agrees on another label."""
+    blind: bool = False
+    """Whether the image itself is not asked about: S_i alone says what to restore, and the label of the restored image
+    is the answer, and stands for the original one, too."""
+    sweep: bool = False
+    """Not in the paper: hide window after window first; an image that this settles needs no random mask."""
 
     def __post_init__(self) -> None:
         _check(self.rounds >= 1, "rounds", "at least 1", self.rounds)
@@ -95,11 +93,6 @@ class BDMAEConfig:
         _check(single, "attempts", "a single one without the transfer test, which would believe it", self.attempts)
         _check(1 <= self.clouds <= CLOUDS, "clouds", f"1 to {CLOUDS}", self.clouds)
         _check(0 <= self.voting_masks <= self.masks, "votes", f"0 to {self.masks}", self.votes)
-        _check(self.transfer_test or not self.glance, "glance", "False without the transfer test", self.glance)
-        rounds = (0, *self.early_looks, self.rounds)
-        rising = all(earlier < later for earlier, later in pairwise(rounds))
-        _check(rising, "early_looks", f"rising and within 1 to {self.rounds - 1}", self.early_looks)
-        _check(0 <= self.doubt <= 1, "doubt", "in [0, 1]", self.doubt)
 
     @property
     def masks(self) -> int:
@@ -114,12 +107,13 @@ class BDMAEConfig:
     @property
     def max_queries(self) -> int:
         """Queries per image at most: the image, the random masks, both refinements, the attempts with their tests."""
-        attempt = 1 + (self.clouds if self.transfer_test else 0)
-        # An early look has one attempt, which does not compare; untested it would be believed, so it is not made.
-        looks = self.glance + len(self.early_looks) if self.transfer_test else 0
-        comparison = self.clouds + 2 * TURNS if self.transfer_test and self.comparison else 0
-        attempts = attempt * (looks + len(self.attempts)) + comparison
-        return 1 + self.voting_masks + 2 * self.refinement_steps + attempts
+        if self.blind:
+            return 1
+        tested = transfer_queries(self.clouds, compare=False) if self.transfer_test else 0
+        compared = transfer_queries(self.clouds, compare=True) - tested if self.transfer_test and self.comparison else 0
+        masks = 1 + self.voting_masks + 2 * self.refinement_steps + len(self.attempts) * (1 + tested) + compared
+        settled = sweep_queries(self.clouds, compare=self.comparison)
+        return max(settled, WINDOWS + masks) if self.sweep else masks
 
 
 def _check(valid: bool, name: str, expected: str, actual: object) -> None:

@@ -23,7 +23,7 @@ from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
 from maskrestore.types import Classifier
 
-__all__ = ["CLOUDS", "TURNS", "Attempt", "clouds", "transfer_test", "turned"]
+__all__ = ["CLOUDS", "TURNS", "Attempt", "clouds", "transfer_queries", "transfer_test", "turned"]
 
 _CLOUD_GRIDS = (4, 8, 16)
 """Colours along each side of each cloud. A classifier may answer one label for all smooth noise and another for fine
@@ -101,6 +101,11 @@ def transfer_test(
         queries[changed[rest]] += count + 2 * TURNS
     found[changed] = carried
     return found, queries
+
+
+def transfer_queries(count: int, *, compare: bool) -> int:
+    """Queries of a transfer test, at most."""
+    return count + (count + 2 * TURNS if compare else 0)
 
 
 def _pasted(images: Tensor, region: Tensor, pictures: Tensor) -> Tensor:

@@ -1,0 +1,74 @@
+"""The same method with fewer passes and queries: explicit schedules, never taken silently.
+
+``exact`` does every pass that the profile asks for; :func:`fast` settles most images by group testing; :func:`within`
+gives the best answer for a number of queries. Both return an ordinary configuration. Departure: neither
+is in the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.errors import ConfigError
+
+__all__ = ["SCHEDULES", "Schedule", "fast", "scheduled", "within"]
+
+Schedule = Literal["exact", "fast"]
+SCHEDULES: tuple[Schedule, ...] = ("exact", "fast")
+MOST_QUERIES = 47
+"""No schedule asks more about an image: the paper's 1 + 25 + 20 + 1."""
+
+
+def scheduled(config: BDMAEConfig, schedule: Schedule = "exact", max_queries: int | None = None) -> BDMAEConfig:
+    """Put a configuration on a schedule, within so many queries for each image.
+
+    Raises ConfigError for another schedule, or for less than one query.
+    """
+    if schedule not in SCHEDULES:
+        raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    chosen = fast(config) if schedule == "fast" else config
+    return chosen if max_queries is None else within(chosen, max_queries)
+
+
+def fast(config: BDMAEConfig) -> BDMAEConfig:
+    """Return the configuration with a sweep first, see ``sweep.py``: it settles most images with far fewer queries.
+
+    What it leaves open goes the configuration's own way, as far as 47 queries allow.
+    """
+    return within(replace(config, sweep=True), MOST_QUERIES)
+
+
+def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
+    """Return the configuration that makes the most of at most ``queries`` queries for an image.
+
+    What brings least is given up first: the comparison of the transfer test, refinement, the second attempt, the
+    sweep, then votes. With less than a round of votes nobody is asked about masks, and S_i alone says what to
+    restore; then clouds are given up one by one, and with a single query the restored image is all that is asked
+    about. Raises ConfigError for less than one query.
+    """
+    if queries < 1:
+        raise ConfigError(f"max_queries must be at least 1, got {queries}")
+    rest = config.max_queries - config.voting_masks - 2 * config.refinement_steps
+    steps = max(0, min(config.refinement_steps, (queries - rest - config.voting_masks) // 2))
+    smaller = config
+    for change in (
+        {},
+        {"comparison": False},
+        {"refinement_steps": steps},
+        {"attempts": config.attempts[:1]},
+        {"sweep": False},
+    ):
+        smaller = replace(smaller, **change)
+        if smaller.max_queries <= queries:
+            return smaller
+    votes = queries - (smaller.max_queries - smaller.voting_masks)
+    if votes >= config.masks_per_round:
+        return replace(smaller, votes=votes)
+    blind = replace(smaller, votes=0, blind=queries == 1)
+    for change in ({"attempts": config.attempts}, {}, {"clouds": 2}, {"clouds": 1}, {"transfer_test": False}):
+        fewer = replace(blind, **change)
+        if fewer.max_queries <= queries:
+            return fewer
+    return replace(blind, transfer_test=False)
