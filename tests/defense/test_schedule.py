@@ -8,7 +8,9 @@ import torch
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore import BDMAE, PROFILES, BDMAEConfig, CountingClassifier
 from maskrestore.defense.schedule import fast, scheduled, within
+from maskrestore.defense.sweep import covering_squares
 from maskrestore.errors import ConfigError
+from maskrestore.imaging.patches import tokens_to_pixels
 
 TRIGGER = PatchTriggerClassifier()
 CONFIGS = [
@@ -68,17 +70,50 @@ def test_fast_recovers_the_labels_that_exact_recovers_with_fewer_queries(profile
         assert result.queries.sum() < exact.purify(images, TRIGGER).queries.sum()
 
 
-def test_an_image_whose_masks_never_doubt_its_label_is_settled_at_the_first_look() -> None:
-    result = BDMAE(MeanRestorer(), fast(PROFILES["paper"])).purify(torch.full((2, 3, 16, 16), 0.25), colour_labels)
-    assert result.queries.tolist() == [11, 11]
+@pytest.mark.parametrize("profile", PROFILES)
+def test_an_image_whose_label_no_window_changes_costs_ten_queries(profile: str) -> None:
+    images = torch.full((2, 3, 16, 16), 0.25)
+    result = BDMAE(MeanRestorer(), fast(PROFILES[profile])).purify(images, colour_labels)
+    assert result.queries.tolist() == [10, 10]
     assert torch.equal(result.labels, result.original_labels)
+    assert torch.equal(result.images, images)
 
 
-def test_a_glance_finds_a_visible_trigger_before_any_vote() -> None:
-    images = TRIGGER.stamp(plain_images(8))
+def test_the_part_of_a_window_that_holds_the_trigger_is_restored_and_nothing_else() -> None:
+    clean = plain_images(6)
+    images = TRIGGER.stamp(clean)
     result = BDMAE(MeanRestorer(), fast(PROFILES["default"])).purify(images, TRIGGER)
-    assert (result.queries == 5).any()  # the image, its restoration, three clouds
-    assert torch.equal(result.labels, colour_labels(plain_images(8)))
+    assert torch.equal(result.labels, colour_labels(clean))
+    assert (result.queries <= 1 + 9 + 4 + 4 * 3).all()
+    assert result.hidden is not None
+    pixels = tokens_to_pixels(result.hidden, 16, 16)
+    assert pixels[..., 1:4, 1:4].any(dim=(1, 2, 3)).all()  # the patch is there
+    assert not pixels[..., 8:, 8:].any()
+    assert (result.images != images).any(dim=(1, 2, 3)).all()
+
+
+def test_content_that_decides_the_label_is_no_trigger() -> None:
+    def by_content(images: torch.Tensor) -> torch.Tensor:
+        """Like a digit: dark pixels in the first corner of a bright picture make it class 1."""
+        dark = images[..., :4, :4].mean(dim=(1, 2, 3)) < 0.3
+        return (dark & (images.mean(dim=(1, 2, 3)) > 0.6)).long()
+
+    images = torch.full((2, 3, 16, 16), 0.9)
+    images[..., :4, :4] = 0.1
+    result = BDMAE(MeanRestorer(), fast(PROFILES["default"])).purify(images, by_content)
+    assert result.labels.tolist() == result.original_labels.tolist() == [1, 1]
+    assert torch.equal(result.images, images)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4, 5, 8, 14, 16, 32])
+@pytest.mark.parametrize(("count", "overlap"), [(3, 1), (2, 2)])
+def test_stretches_cover_all_places_and_every_short_run_lies_in_one(grid: int, count: int, overlap: int) -> None:
+    side, places = covering_squares(grid, count, overlap)
+    stretches = [set(range(place, place + side)) for place in places]
+    assert set.union(*stretches) == set(range(grid))
+    run = min(overlap + 1, grid)
+    for first in range(grid - run + 1):
+        assert any(set(range(first, first + run)) <= stretch for stretch in stretches)
 
 
 def test_a_single_query_is_spent_on_the_restored_image() -> None:
@@ -102,8 +137,3 @@ def test_a_single_query_is_spent_on_the_restored_image() -> None:
 def test_what_is_no_schedule_is_refused(schedule: str, queries: int | None) -> None:
     with pytest.raises(ConfigError, match="got"):
         scheduled(PROFILES["default"], schedule, queries)  # type: ignore[arg-type]
-
-
-def test_a_schedule_is_put_on_once() -> None:
-    with pytest.raises(ConfigError, match="no schedule yet"):
-        fast(fast(PROFILES["default"]))
