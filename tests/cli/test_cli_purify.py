@@ -152,7 +152,7 @@ def test_a_classifier_that_raises_half_way_keeps_what_is_finished(purify, model,
 
 
 def test_the_query_budget_ends_the_run(purify, model, tmp_path):
-    result = purify("--batch", 2, "--max-queries", 150)
+    result = purify("--batch", 2, "--budget", 150)
     assert result.exit_code == 1
     assert model.asked <= 150
     assert "budget of 150" in result.stderr

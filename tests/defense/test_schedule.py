@@ -71,10 +71,10 @@ def test_fast_recovers_the_labels_that_exact_recovers_with_fewer_queries(profile
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_an_image_whose_label_no_window_changes_costs_ten_queries(profile: str) -> None:
+def test_an_image_whose_label_no_window_changes_costs_six_queries(profile: str) -> None:
     images = torch.full((2, 3, 16, 16), 0.25)
     result = BDMAE(MeanRestorer(), fast(PROFILES[profile])).purify(images, colour_labels)
-    assert result.queries.tolist() == [10, 10]
+    assert result.queries.tolist() == [6, 6]
     assert torch.equal(result.labels, result.original_labels)
     assert torch.equal(result.images, images)
 
@@ -84,7 +84,7 @@ def test_the_part_of_a_window_that_holds_the_trigger_is_restored_and_nothing_els
     images = TRIGGER.stamp(clean)
     result = BDMAE(MeanRestorer(), fast(PROFILES["default"])).purify(images, TRIGGER)
     assert torch.equal(result.labels, colour_labels(clean))
-    assert (result.queries <= 1 + 9 + 4 + 4 * 3).all()
+    assert (result.queries <= 1 + 5 + 2 + 3 + 4 + 4 * 3).all()
     assert result.hidden is not None
     pixels = tokens_to_pixels(result.hidden, 16, 16)
     assert pixels[..., 1:4, 1:4].any(dim=(1, 2, 3)).all()  # the patch is there

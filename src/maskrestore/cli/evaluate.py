@@ -15,6 +15,7 @@ from maskrestore.cli.options import (
     DataOption,
     DefenseSetOption,
     KeyFileOption,
+    MaxQueriesOption,
     RestorerOption,
     read_key,
 )
@@ -23,6 +24,8 @@ from maskrestore.cli.results import progress_of, show_record
 from maskrestore.cli.terminal import progress, say
 from maskrestore.cli.train_victim import train_with_progress, victim_config
 from maskrestore.data import DATASETS, load_dataset
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.schedule import within
 from maskrestore.errors import CheckpointError
 from maskrestore.evaluation.defenses import (
     DEFENSES,
@@ -69,6 +72,7 @@ def evaluate(
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Train victims that the cache lacks.")] = False,
     settings: DefenseSetOption = None,
+    max_queries: MaxQueriesOption = None,
     restorer: RestorerOption = DEFAULT_RESTORER,
     key_file: KeyFileOption = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the records.")] = Path("runs/evaluation"),
@@ -96,7 +100,7 @@ def evaluate(
 
         maskrestore evaluate --attack corners --defense bdmae-paper --set label_score=contrast
     """
-    defenses = _defenses(defense, settings or [], restorer, read_key(key_file, warn_without=False))
+    defenses = _defenses(defense, settings or [], restorer, read_key(key_file, warn_without=False), max_queries)
     victims = [
         victim_config(dataset, None if name == CLEAN else name, target, victim_settings or []) for name in attack
     ]
@@ -123,7 +127,9 @@ def evaluate(
     say(f"records are in {out_dir}")
 
 
-def _defenses(names: list[str], settings: list[str], restorer: str, key: bytes | int) -> list[DefenseUnderTest]:
+def _defenses(
+    names: list[str], settings: list[str], restorer: str, key: bytes | int, max_queries: int | None
+) -> list[DefenseUnderTest]:
     """Build all defenses before anything is measured, so that a typing error costs no time."""
     configs = {name: default_config(name) for name in names}
     load = functools.cache(lambda: load_restorer(restorer))  # one copy of the weights for all
@@ -131,7 +137,10 @@ def _defenses(names: list[str], settings: list[str], restorer: str, key: bytes |
     def changed(config: DefenseConfig) -> DefenseConfig:
         """With the settings that it has; one that no defense has is an error of the first."""
         known = {field.name for field in dataclasses.fields(config)}
-        return with_overrides(config, [text for text in settings if _setting(text) in known or text in unknown])
+        chosen = with_overrides(config, [text for text in settings if _setting(text) in known or text in unknown])
+        if max_queries is None or not isinstance(chosen, BDMAEConfig):
+            return chosen
+        return within(chosen, max_queries)
 
     all_known = {field.name for config in configs.values() for field in dataclasses.fields(config)}
     unknown = [text for text in settings if _setting(text) not in all_known]

@@ -16,6 +16,7 @@ __all__ = [
     "DataOption",
     "DefenseSetOption",
     "KeyFileOption",
+    "MaxQueriesOption",
     "RestorerOption",
     "TrainingSetOption",
     "parse_channels",
@@ -29,6 +30,10 @@ DefenseSetOption = Annotated[
         metavar="NAME=VALUE",
         help="Change one setting of the method, e.g. `label_score=flip` or `thresholds=0.6,0.5`. May be repeated.",
     ),
+]
+MaxQueriesOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Queries for one image at most: the method gives the best answer within them."),
 ]
 TrainingSetOption = Annotated[
     list[str] | None,

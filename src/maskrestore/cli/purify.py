@@ -17,11 +17,19 @@ import typer
 from maskrestore.classifiers import CountingClassifier, load_classifier
 from maskrestore.cli.folder import MAP_FIELDS, FolderJob, Summary, purify_folder
 from maskrestore.cli.image_log import ImageLog
-from maskrestore.cli.options import DefenseSetOption, KeyFileOption, RestorerOption, parse_channels, read_key
+from maskrestore.cli.options import (
+    DefenseSetOption,
+    KeyFileOption,
+    MaxQueriesOption,
+    RestorerOption,
+    parse_channels,
+    read_key,
+)
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import FAILED, out, progress, say
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.config import PROFILES
+from maskrestore.defense.schedule import scheduled
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.codec import read_image
@@ -61,9 +69,17 @@ def purify(
     settings: DefenseSetOption = None,
     restorer: RestorerOption = DEFAULT_RESTORER,
     key_file: KeyFileOption = None,
-    max_queries: Annotated[
+    schedule: Annotated[
+        Literal["exact", "fast"],
+        typer.Option(
+            help="`exact` does every pass of the profile; `fast` settles most images by hiding nine windows in turn, "
+            "with fewer queries."
+        ),
+    ] = "exact",
+    max_queries: MaxQueriesOption = None,
+    budget: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop before the classifier is asked about more images than this in all."),
+        typer.Option(min=1, help="Stop before the classifier is asked about more pictures than this in all."),
     ] = None,
     grey: Annotated[
         bool, typer.Option("--grey", help="Keep grey images grey, for a classifier with one channel.")
@@ -94,14 +110,14 @@ def purify(
 
         maskrestore purify stop.png --classifier mypackage.models:signs --profile paper --out cleaned
     """
-    config = with_overrides(PROFILES[profile], settings or [])
+    config = scheduled(with_overrides(PROFILES[profile], settings or []), schedule, max_queries)
     names = _read_class_names(class_names)
     black_box = load_classifier(classifier, mean=parse_channels(mean, "--mean"), std=parse_channels(std, "--std"))
     key = read_key(key_file)
     masked_autoencoder = load_restorer(restorer)
     weights = getattr(masked_autoencoder, "weights_digest", None)
     identity = [classifier, _file_digest(classifier), mean, std, restorer, weights, grey]
-    counting = CountingClassifier(black_box, max_queries)
+    counting = CountingClassifier(black_box, budget)
     job = FolderJob(
         source=source,
         out=out_dir,
@@ -114,7 +130,13 @@ def purify(
     )
     with progress("purify") as update:
         summary = purify_folder(job, update)
-    facts = {"classifier": classifier, "restorer": restorer, "profile": profile, **dataclasses.asdict(config)}
+    facts = {
+        "classifier": classifier,
+        "restorer": restorer,
+        "profile": profile,
+        "schedule": schedule,
+        **dataclasses.asdict(config),
+    }
     heading = ReportSummary(title=f"maskrestore: {source.name}", settings=facts, key_fingerprint=job.key_fingerprint)
     with closing(summary.log) as log:
         page = write_report(

@@ -188,7 +188,7 @@ class BDMAE:
             case.queries[asked] += 1
             believed = torch.ones_like(asked, dtype=torch.bool)
             if config.transfer_test:
-                compare = config.comparison and number == 0
+                compare = config.comparison and number == 0 and not config.sweep
                 believed, queries = transfer_test(attempt, classifier, count=config.clouds, compare=compare)
                 case.queries[asked] += queries
             case.take(asked, attempt, believed)

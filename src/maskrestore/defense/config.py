@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from maskrestore.defense.sweep import WINDOWS, sweep_queries
+from maskrestore.defense.sweep import sweep_queries
 from maskrestore.defense.transfer import CLOUDS, transfer_queries
 from maskrestore.errors import ConfigError
 
@@ -58,7 +58,8 @@ class BDMAEConfig:
     clouds: int = CLOUDS
     """Pictures of random colour that the transfer test asks about, 1 to 3."""
     comparison: bool = True
-    """Whether the transfer test looks for a trigger with a target for each class, too."""
+    """Whether the transfer test looks for a trigger with a target for each class, too, once: in the first attempt, or
+    else in the sweep."""
     votes: int | None = None
     """How many of the random masks the classifier is asked about; ``None`` is all of them. The others count for S_i
     only, which needs no query."""
@@ -94,6 +95,15 @@ class BDMAEConfig:
         _check(1 <= self.clouds <= CLOUDS, "clouds", f"1 to {CLOUDS}", self.clouds)
         _check(0 <= self.voting_masks <= self.masks, "votes", f"0 to {self.masks}", self.votes)
 
+    def in_force(self) -> dict[str, Any]:
+        """Every setting by name, those of schedules only where they are in use: the digests of results that were
+        measured before there were schedules stay the same."""
+        values = asdict(self)
+        for name in ("clouds", "comparison", "votes", "blind", "sweep"):
+            if values[name] == getattr(BDMAEConfig, name):
+                del values[name]
+        return values
+
     @property
     def masks(self) -> int:
         """Random masks in all."""
@@ -110,10 +120,12 @@ class BDMAEConfig:
         if self.blind:
             return 1
         tested = transfer_queries(self.clouds, compare=False) if self.transfer_test else 0
-        compared = transfer_queries(self.clouds, compare=True) - tested if self.transfer_test and self.comparison else 0
-        masks = 1 + self.voting_masks + 2 * self.refinement_steps + len(self.attempts) * (1 + tested) + compared
-        settled = sweep_queries(self.clouds, compare=self.comparison)
-        return max(settled, WINDOWS + masks) if self.sweep else masks
+        masks = 1 + self.voting_masks + 2 * self.refinement_steps + len(self.attempts) * (1 + tested)
+        if self.sweep:
+            settled, left_open = sweep_queries(self.clouds, compare=self.comparison)
+            return max(settled, left_open - 1 + masks)
+        compared = self.transfer_test and self.comparison
+        return masks + (transfer_queries(self.clouds, compare=True) - tested if compared else 0)
 
 
 def _check(valid: bool, name: str, expected: str, actual: object) -> None:

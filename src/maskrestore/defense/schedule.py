@@ -8,7 +8,7 @@ is in the paper.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.errors import ConfigError
@@ -35,9 +35,15 @@ def scheduled(config: BDMAEConfig, schedule: Schedule = "exact", max_queries: in
 def fast(config: BDMAEConfig) -> BDMAEConfig:
     """Return the configuration with a sweep first, see ``sweep.py``: it settles most images with far fewer queries.
 
-    What it leaves open goes the configuration's own way, as far as 47 queries allow.
+    What the sweep leaves open goes the configuration's own way, with as many steps of refinement and votes as 47
+    queries in all allow.
     """
-    return within(replace(config, sweep=True), MOST_QUERIES)
+    swept = replace(config, sweep=True)
+    for steps in range(config.refinement_steps, -1, -1):
+        fewer = replace(swept, refinement_steps=steps)
+        if fewer.max_queries <= MOST_QUERIES:
+            return fewer
+    return replace(fewer, votes=fewer.voting_masks - (fewer.max_queries - MOST_QUERIES))
 
 
 def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
@@ -50,24 +56,18 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     """
     if queries < 1:
         raise ConfigError(f"max_queries must be at least 1, got {queries}")
-    rest = config.max_queries - config.voting_masks - 2 * config.refinement_steps
-    steps = max(0, min(config.refinement_steps, (queries - rest - config.voting_masks) // 2))
+    refinement: list[dict[str, Any]] = [{"refinement_steps": steps} for steps in range(config.refinement_steps, -1, -1)]
+    given_up = [{"comparison": False}, *refinement, {"attempts": config.attempts[:1]}, {"sweep": False}]
     smaller = config
-    for change in (
-        {},
-        {"comparison": False},
-        {"refinement_steps": steps},
-        {"attempts": config.attempts[:1]},
-        {"sweep": False},
-    ):
-        smaller = replace(smaller, **change)
+    for change in given_up:
         if smaller.max_queries <= queries:
             return smaller
-    votes = queries - (smaller.max_queries - smaller.voting_masks)
+        smaller = replace(smaller, **change)
+    votes = smaller.voting_masks - max(0, smaller.max_queries - queries)
     if votes >= config.masks_per_round:
         return replace(smaller, votes=votes)
     blind = replace(smaller, votes=0, blind=queries == 1)
-    for change in ({"attempts": config.attempts}, {}, {"clouds": 2}, {"clouds": 1}, {"transfer_test": False}):
+    for change in ({"attempts": config.attempts}, {}, {"clouds": 2}, {"clouds": 1}):
         fewer = replace(blind, **change)
         if fewer.max_queries <= queries:
             return fewer

@@ -1,25 +1,30 @@
-"""Group testing: hide window after window, and look closer only where the label changes.
+"""Group testing: hide windows, and look closer only where the label changes.
 
-A trigger that is small enough lies wholly inside one of nine windows, so hiding that one gives the true label back, and
-an image whose label no window changes has no such trigger. Where exactly one window changes it, four parts of it are
-hidden in turn; a part that changes the label is a trigger if it passes the transfer test, and else a piece of an
-ordinary image. Most images are settled so with 10 to 17 queries. Those that several windows change (triggers in
-several places, images near a decision boundary) are left to the random masks. Departure: not in the paper.
+A trigger that is small enough lies wholly inside one of nine windows. They are hidden in four pairs and a single one;
+an image whose label none of the five changes has no such trigger. Else the pairs are split, and the windows that change
+the label are put on clouds of random colour: a region that does nothing there is no trigger (see ``transfer.py``). If
+it does, and it is one window, four parts of it are hidden in turn, and the first that passes the transfer test is taken
+for the trigger. Most images are settled so, with 6 to 20 queries. What several places do together, and images near a
+decision boundary, are left to the random masks. Departure: not in the paper.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from maskrestore.defense.case import Case
-from maskrestore.defense.transfer import Attempt, transfer_queries, transfer_test
+from maskrestore.defense.transfer import Attempt, on_clouds, transfer_queries, transfer_test
 from maskrestore.types import Classifier, Restorer
 
-__all__ = ["PARTS", "WINDOWS", "covering_squares", "sweep", "sweep_queries"]
+__all__ = ["covering_squares", "sweep", "sweep_queries"]
 
-WINDOWS = 9
-"""Windows of a sweep, three along each side."""
+GROUPS = ((0, 8), (2, 6), (1, 7), (3, 5), (4,))
+"""Windows, in reading order, that are hidden together: opposite ones, and the middle."""
+SPLIT = 2
+"""Groups that are split, at most: where more change the label, everything does."""
 PARTS = 4
 """Parts of a window, two along each side."""
 
@@ -36,71 +41,131 @@ def covering_squares(length: int, count: int, overlap: int) -> tuple[int, list[i
 def sweep(case: Case, restorer: Restorer, classifier: Classifier, *, clouds: int, compare: bool) -> None:
     """Settle what can be settled by hiding windows, in place; the others stay open.
 
-    clouds: pictures of each transfer test. compare: where no part passes, look for a trigger with a target for each
-    class in the first part that changes the label. The map of an image, as S_l and S, is the share of the hidden
-    squares at each token that changed the label.
+    clouds: pictures of random colour for a region. compare: look for triggers with a target for each class, too. The
+    map of an image, as S_l and S, is the share of the hidden squares at each token that changed the label.
     """
-    rows, grid = case.open, restorer.grid
-    side, places = covering_squares(grid, 3, 1)
-    corners = torch.cartesian_prod(torch.tensor(places), torch.tensor(places))  # (K, 2)
-    windows = _Look(case, rows, _squares(corners, side, grid).expand(len(rows), -1, -1, -1), restorer, classifier)
-    changes = windows.changed.sum(dim=1)
-    case.settled[rows] = changes == 0
-    rows, window = rows[changes == 1], windows.changed[changes == 1].long().argmax(dim=1)
-    if not len(rows):
-        return
-    part, offsets = covering_squares(side, 2, 2)
-    inner = torch.cartesian_prod(torch.tensor(offsets), torch.tensor(offsets))
-    parts = torch.stack([_squares(corner + inner, part, grid) for corner in corners[window]])
-    look = _Look(case, rows, parts, restorer, classifier)
-    for number in range(PARTS):
-        look.test(look.changed[:, number], torch.full_like(rows, number), clouds, compare=False)
-    if compare:
-        look.test(look.changed.any(dim=1), look.changed.long().argmax(dim=1), clouds, compare=True)
-    case.settled[rows] = True
+    _Sweep(case, restorer, classifier, clouds, compare).run()
 
 
-def sweep_queries(clouds: int, *, compare: bool) -> int:
-    """Queries for an image that a sweep settles, at most, its own label included."""
-    tests = PARTS * transfer_queries(clouds, compare=False)
-    return 1 + WINDOWS + PARTS + tests + (transfer_queries(clouds, compare=True) if compare else 0)
+def sweep_queries(clouds: int, *, compare: bool) -> tuple[int, int]:
+    """Queries at most, its own label included, for an image that a sweep settles, and for one that it leaves open."""
+    seen = 1 + len(GROUPS) + 2 * SPLIT + (2 if compare else 1) * clouds
+    tests = PARTS * (1 + transfer_queries(clouds, compare=False))
+    return seen + tests + (transfer_queries(clouds, compare=True) if compare else 0), seen
 
 
-class _Look:
-    """Squares that were hidden in some images of a case, and what the classifier said."""
+@dataclass(frozen=True)
+class _Sweep:
+    case: Case
+    restorer: Restorer
+    classifier: Classifier
+    clouds: int
+    compare: bool
 
-    def __init__(self, case: Case, rows: Tensor, hidden: Tensor, restorer: Restorer, classifier: Classifier) -> None:
-        """rows: ``(R,)``; hidden: ``(R, K, g, g)``."""
-        self._case, self._rows, self._hidden, self._classifier = case, rows, hidden, classifier
-        self._restored = restorer.restore(case.images[rows], hidden)  # (R, K, C, H, W)
-        self._labels = classifier(self._restored.flatten(0, 1)).unflatten(0, hidden.shape[:2])
-        case.queries[rows] += hidden.shape[1]
-        self.changed = self._labels != case.original[rows].unsqueeze(1)
-        """``(R, K)`` bool."""
-        times = hidden.sum(dim=1)
-        share = (hidden & self.changed[:, :, None, None]).sum(dim=1) / times.clamp(min=1)
-        # Where these squares do not reach, the map stays as it was.
-        share = torch.where(times > 0, share, case.maps["label_scores"][rows])
-        case.keep(rows, scores=share, label_scores=share, initial_label_scores=share)
-
-    def test(self, wanted: Tensor, number: Tensor, clouds: int, *, compare: bool) -> None:
-        """Give square ``number``, ``(R,)``, of ``wanted`` images, ``(R,)`` bool, that are open the transfer test."""
-        case = self._case
-        where = (wanted & ~case.settled[self._rows]).nonzero().squeeze(1)
-        if not len(where):
+    def run(self) -> None:
+        case, grid = self.case, self.restorer.grid
+        side, places = covering_squares(grid, 3, 1)
+        corners = torch.cartesian_prod(torch.tensor(places), torch.tensor(places))  # (9, 2)
+        windows = _squares(corners, side, grid)
+        rows = case.open
+        changed = self._hide_groups(rows, windows)
+        changes = changed.sum(dim=1)
+        case.settled[rows] = changes == 0
+        few = (changes > 0) & (changes <= SPLIT)
+        rows = rows[few]
+        guilty = self._split(rows, changed[few], windows)  # (R, 9)
+        if not len(rows):
             return
-        rows, square = self._rows[where], number[where]
-        attempt = Attempt(
-            images=case.images[rows],
-            restored=self._restored[where, square],
-            hidden=self._hidden[where, square],
-            before=case.original[rows],
-            after=self._labels[where, square],
-            streams=[case.streams[row] for row in rows],
+        region = (guilty[:, :, None, None] & windows).any(dim=1)
+        streams = [case.streams[row] for row in rows]
+        seen = on_clouds(
+            case.images[rows],
+            region,
+            case.original[rows],
+            streams,
+            self.classifier,
+            count=self.clouds,
+            compare=self.compare,
         )
-        believed, queries = transfer_test(attempt, self._classifier, count=clouds, compare=compare)
-        case.queries[rows] += queries
-        case.take(rows, attempt, believed)
+        case.queries[rows] += seen.queries
+        case.settled[rows] = ~(seen.brings | seen.changes)
+        one = (guilty.sum(dim=1) == 1) & ~case.settled[rows]
+        if one.any():
+            part, offsets = covering_squares(side, 2, 2)
+            inner = torch.cartesian_prod(torch.tensor(offsets), torch.tensor(offsets))
+            window = guilty[one].long().argmax(dim=1)
+            parts = torch.stack([_squares(corner + inner, part, grid) for corner in corners[window]])
+            self._test_parts(rows[one], parts, seen.changes[one])
+
+    def _hide(self, rows: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Hide ``(R, K, g, g)`` in images; returns ``(R, K, C, H, W)`` and their labels ``(R, K)``."""
+        restored = self.restorer.restore(self.case.images[rows], hidden)
+        labels = self.classifier(restored.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+        self.case.queries.index_add_(0, rows, torch.full_like(rows, hidden.shape[1]))
+        return restored, labels
+
+    def _note(self, rows: Tensor, hidden: Tensor, changed: Tensor) -> None:
+        times = hidden.sum(dim=1)
+        share = (hidden & changed[:, :, None, None]).sum(dim=1) / times.clamp(min=1)
+        # Where these squares do not reach, the map stays as it was.
+        share = torch.where(times > 0, share, self.case.maps["label_scores"][rows])
+        self.case.keep(rows, scores=share, label_scores=share, initial_label_scores=share)
+
+    def _hide_groups(self, rows: Tensor, windows: Tensor) -> Tensor:
+        """Which groups of windows change the label: ``(R, 5)`` bool."""
+        groups = torch.stack([windows[list(group)].any(dim=0) for group in GROUPS])
+        hidden = groups.expand(len(rows), -1, -1, -1)
+        changed = self._hide(rows, hidden)[1] != self.case.original[rows].unsqueeze(1)
+        self._note(rows, hidden, changed)
+        return changed
+
+    def _split(self, rows: Tensor, changed: Tensor, windows: Tensor) -> Tensor:
+        """Which windows of groups that changed the label do so alone: ``(R, 9)`` bool; both of a pair if neither does.
+
+        changed: ``(R, 5)`` bool; windows: ``(9, g, g)``.
+        """
+        guilty = torch.zeros(len(rows), len(windows), dtype=torch.bool)
+        members = [(row, GROUPS[number]) for row, number in changed.nonzero().tolist()]
+        for row, group in members:
+            guilty[row, list(group)] = True
+        pairs = torch.tensor([[row, window] for row, group in members if len(group) > 1 for window in group])
+        if len(pairs):
+            where, window = pairs.unbind(dim=1)
+            labels = self._hide(rows[where], windows[window].unsqueeze(1))[1].squeeze(1)
+            alone = labels != self.case.original[rows[where]]
+            neither = ~alone.view(-1, 2).any(dim=1).repeat_interleave(2)
+            guilty[where, window] = alone | neither
+        return guilty
+
+    def _test_parts(self, rows: Tensor, parts: Tensor, compared: Tensor) -> None:
+        """Give the parts of a window that change the label the transfer test, one after the other; settle the images.
+
+        parts: ``(R, 4, g, g)``; compared: ``(R,)`` bool, images whose window changes the label of every cloud: there
+        the first part is also tested for a trigger with a target for each class.
+        """
+        case = self.case
+        restored, labels = self._hide(rows, parts)
+        changed = labels != case.original[rows].unsqueeze(1)
+        self._note(rows, parts, changed)
+        first = changed.long().argmax(dim=1)
+        tests = [(torch.full_like(first, number), changed[:, number], False) for number in range(PARTS)]
+        for number, wanted, compare in (*tests, (first, changed.any(dim=1) & compared, True)):
+            where = (wanted & ~case.settled[rows]).nonzero().squeeze(1)
+            if not len(where):
+                continue
+            asked, square = rows[where], number[where]
+            attempt = Attempt(
+                images=case.images[asked],
+                restored=restored[where, square],
+                hidden=parts[where, square],
+                before=case.original[asked],
+                after=labels[where, square],
+                streams=[case.streams[row] for row in asked],
+            )
+            believed, queries = transfer_test(attempt, self.classifier, count=self.clouds, compare=compare)
+            case.queries[asked] += queries
+            case.take(asked, attempt, believed)
+        case.settled[rows] = True
 
 
 def _squares(corners: Tensor, side: int, grid: int) -> Tensor:

@@ -23,7 +23,17 @@ from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
 from maskrestore.types import Classifier
 
-__all__ = ["CLOUDS", "TURNS", "Attempt", "clouds", "transfer_queries", "transfer_test", "turned"]
+__all__ = [
+    "CLOUDS",
+    "TURNS",
+    "Attempt",
+    "OnClouds",
+    "clouds",
+    "on_clouds",
+    "transfer_queries",
+    "transfer_test",
+    "turned",
+]
 
 _CLOUD_GRIDS = (4, 8, 16)
 """Colours along each side of each cloud. A classifier may answer one label for all smooth noise and another for fine
@@ -70,6 +80,44 @@ class Attempt:
     """``B`` of them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnClouds:
+    """What a region of each of ``B`` images does to clouds of random colour."""
+
+    brings: Tensor
+    """``(B,)`` bool: its own image's label comes along onto every cloud."""
+    changes: Tensor
+    """``(B,)`` bool: every cloud gets another label; False where that was not asked."""
+    queries: Tensor
+    """``(B,)`` int64."""
+
+
+def on_clouds(
+    images: Tensor,
+    hidden: Tensor,
+    labels: Tensor,
+    streams: Sequence[Stream],
+    classifier: Classifier,
+    *,
+    count: int = CLOUDS,
+    compare: bool,
+) -> OnClouds:
+    """Put the ``hidden`` region, ``(B, g, g)``, of images ``(B, C, H, W)`` on ``count`` clouds and ask.
+
+    labels: ``(B,)``, of the images. compare: ask about the clouds themselves, too, where the label does not come along.
+    """
+    region = tokens_to_pixels(hidden, *images.shape[-2:])
+    pictures = clouds(images, streams)[:, :count]
+    answers = _ask(classifier, _pasted(images, region, pictures))
+    brings = (answers == labels.unsqueeze(1)).all(dim=1)
+    changes, queries = torch.zeros_like(brings), torch.full_like(labels, count)
+    rest = (~brings).nonzero().squeeze(1)
+    if compare and len(rest):
+        changes[rest] = (answers[rest] != _ask(classifier, pictures[rest])).all(dim=1)
+        queries[rest] += count
+    return OnClouds(brings=brings, changes=changes, queries=queries)
+
+
 def transfer_test(
     attempt: Attempt, classifier: Classifier, *, count: int = CLOUDS, compare: bool
 ) -> tuple[Tensor, Tensor]:
@@ -78,28 +126,24 @@ def transfer_test(
     count: clouds to ask about. compare: look for a trigger with a target for each class, too, where the original
     label is not brought everywhere.
 
-    Returns ``(B,)`` bool, and ``(B,)`` int64: the queries spent. None where the label is what it was, else ``count``,
-    and ``count + 2 * TURNS`` more for a comparison.
+    Returns ``(B,)`` bool, and ``(B,)`` int64: the queries spent. None where the label is what it was, else ``count``;
+    ``count`` more for a comparison, and ``2 * TURNS`` more if it goes on to the turned copies.
     """
     found, queries = torch.zeros_like(attempt.before, dtype=torch.bool), torch.zeros_like(attempt.before)
     changed = (attempt.before != attempt.after).nonzero().squeeze(1)
     if not len(changed):
         return found, queries
-    images, before = attempt.images[changed], attempt.before[changed]
-    region = tokens_to_pixels(attempt.hidden[changed], *images.shape[-2:])
-    pictures = clouds(images, [attempt.streams[row] for row in changed])[:, :count]
-    answers = _ask(classifier, _pasted(images, region, pictures))
-    carried = (answers == before.unsqueeze(1)).all(dim=1)
-    queries[changed] = count
-    rest = (~carried).nonzero().squeeze(1)
-    if compare and len(rest):
+    images, hidden = attempt.images[changed], attempt.hidden[changed]
+    streams = [attempt.streams[row] for row in changed]
+    seen = on_clouds(images, hidden, attempt.before[changed], streams, classifier, count=count, compare=compare)
+    found[changed], queries[changed] = seen.brings, seen.queries
+    rest = seen.changes.nonzero().squeeze(1)
+    if len(rest):
         copies = turned(attempt.restored[changed[rest]])
-        on_copies = _ask(classifier, _pasted(images[rest], region[rest], copies))
-        with_region = torch.cat([answers[rest], on_copies], dim=1)
-        without = _ask(classifier, torch.cat([pictures[rest], copies], dim=1))
-        carried[rest] = (with_region != without).all(dim=1)
-        queries[changed[rest]] += count + 2 * TURNS
-    found[changed] = carried
+        region = tokens_to_pixels(hidden[rest], *images.shape[-2:])
+        with_region = _ask(classifier, _pasted(images[rest], region, copies))
+        found[changed[rest]] = (with_region != _ask(classifier, copies)).all(dim=1)
+        queries[changed[rest]] += 2 * TURNS
     return found, queries
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from maskrestore.baselines import BASELINES, BaselineConfig
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.config import PROFILES, BDMAEConfig
+from maskrestore.defense.schedule import fast
 from maskrestore.defense.streams import Key, key_fingerprint
 from maskrestore.errors import UnknownNameError
 from maskrestore.evaluation.records import DefenseEntry, VictimEntry
@@ -28,6 +29,7 @@ __all__ = [
     "VictimUnderTest",
     "default_config",
     "make_defense",
+    "settings_in_force",
 ]
 
 
@@ -61,6 +63,8 @@ DEFENSES: dict[str, DefenseConfig] = {
     "none": NoDefenseConfig(),
     "bdmae": PROFILES["default"],
     "bdmae-paper": PROFILES["paper"],
+    "bdmae-fast": fast(PROFILES["default"]),
+    "bdmae-paper-fast": fast(PROFILES["paper"]),
     **BASELINES,
 }
 """Every defense by name, with the settings that the name stands for; their type says what is built."""
@@ -89,6 +93,11 @@ def default_config(name: str) -> DefenseConfig:
     return DEFENSES[name]
 
 
+def settings_in_force(config: DefenseConfig) -> dict[str, Any]:
+    """Return what identifies a defense's settings in records and digests."""
+    return config.in_force() if isinstance(config, BDMAEConfig) else dataclasses.asdict(config)
+
+
 def make_defense(
     name: str,
     config: DefenseConfig | None = None,
@@ -113,7 +122,7 @@ def make_defense(
     network = getattr(defense, "restorer", None)
     entry = DefenseEntry(
         name=label,
-        config=json.loads(json.dumps(dataclasses.asdict(config))),  # as it will be read back
+        config=json.loads(json.dumps(settings_in_force(config))),  # as it will be read back
         restorer=None if network is None else restorer_name,
         restorer_weights=getattr(network, "weights_digest", None),
         restorer_precision=getattr(network, "precision", None),

@@ -15,7 +15,7 @@ from maskrestore.baselines import DETECTORS
 from maskrestore.baselines.diffusion_models import DiffusionSettings
 from maskrestore.data.specs import dataset_spec
 from maskrestore.errors import ConfigError, UnknownNameError
-from maskrestore.evaluation.defenses import DefenseConfig, default_config
+from maskrestore.evaluation.defenses import DefenseConfig, default_config, settings_in_force
 from maskrestore.mae.checkpoints import packaged_digest
 from maskrestore.mae.restorer import DEFAULT_RESTORER
 from maskrestore.victims import VictimConfig
@@ -176,7 +176,7 @@ class Cell:
         asked: dict[str, Any] = {
             "victim": self.victim.digest(),
             "attack": [self.case.attack, self.case.mode, self.poisoned.target],
-            "defense": [self.variant.defense, dataclasses.asdict(self.config)],
+            "defense": [self.variant.defense, settings_in_force(self.config)],
             "restorer": self.restorer,
             "images": [self.count, self.repeat],
         }

@@ -72,8 +72,8 @@ class MAERestorer:
         precision: Precision = "auto",
         device: str | torch.device = "cpu",
     ) -> None:
-        """micro_batch: masks at a time. ``None`` is 64 for a ViT and 32 for a convolutional network on a GPU; on a CPU 8
-        and for a wide ViT as many as make up to 256 visible tokens: 5 scoring masks of a ViT-B, or a single mask
+        """micro_batch: masks at a time. ``None`` is 64 for a ViT and 32 for a convolutional network on a GPU; on a CPU
+        8, and for a wide ViT as many as make up to 256 visible tokens: 5 scoring masks of a ViT-B, or a single mask
         that hides little. (32 at a time were 11 % faster than 8 for ``mae-tiny-32``, but a single mask took 318 ms in
         place of 91.)
 
