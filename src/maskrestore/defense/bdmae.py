@@ -86,7 +86,7 @@ class BDMAE:
             return self._purify_blindly(images, streams, classifier)
         case = Case(images=images, original=classifier(images), streams=streams, grid=self.restorer.grid)
         if config.sweep:
-            sweep(case, self.restorer, classifier, clouds=config.clouds, compare=config.comparison)
+            sweep(case, self.restorer, classifier, clouds=config.clouds)
         rows = case.open
         if len(rows):
             initial_image, initial_label, agreement = self._score(case, rows, classifier)
@@ -188,7 +188,7 @@ class BDMAE:
             case.queries[asked] += 1
             believed = torch.ones_like(asked, dtype=torch.bool)
             if config.transfer_test:
-                compare = config.comparison and number == 0 and not config.sweep
+                compare = config.comparison and number == 0
                 believed, queries = transfer_test(attempt, classifier, count=config.clouds, compare=compare)
                 case.queries[asked] += queries
             case.take(asked, attempt, believed)

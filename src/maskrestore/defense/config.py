@@ -58,8 +58,8 @@ class BDMAEConfig:
     clouds: int = CLOUDS
     """Pictures of random colour that the transfer test asks about, 1 to 3."""
     comparison: bool = True
-    """Whether the transfer test looks for a trigger with a target for each class, too, once: in the first attempt, or
-    else in the sweep."""
+    """Whether the transfer test looks for a trigger with a target for each class, too, in the first
+    attempt."""
     votes: int | None = None
     """How many of the random masks the classifier is asked about; ``None`` is all of them. The others count for S_i
     only, which needs no query."""
@@ -121,11 +121,12 @@ class BDMAEConfig:
             return 1
         tested = transfer_queries(self.clouds, compare=False) if self.transfer_test else 0
         masks = 1 + self.voting_masks + 2 * self.refinement_steps + len(self.attempts) * (1 + tested)
-        if self.sweep:
-            settled, left_open = sweep_queries(self.clouds, compare=self.comparison)
-            return max(settled, left_open - 1 + masks)
-        compared = self.transfer_test and self.comparison
-        return masks + (transfer_queries(self.clouds, compare=True) - tested if compared else 0)
+        if self.transfer_test and self.comparison:
+            masks += transfer_queries(self.clouds, compare=True) - tested
+        if not self.sweep:
+            return masks
+        settled, left_open = sweep_queries(self.clouds)
+        return max(settled, left_open - 1 + masks)
 
 
 def _check(valid: bool, name: str, expected: str, actual: object) -> None:

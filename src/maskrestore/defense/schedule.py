@@ -35,15 +35,12 @@ def scheduled(config: BDMAEConfig, schedule: Schedule = "exact", max_queries: in
 def fast(config: BDMAEConfig) -> BDMAEConfig:
     """Return the configuration with a sweep first, see ``sweep.py``: it settles most images with far fewer queries.
 
-    What the sweep leaves open goes the configuration's own way, with as many steps of refinement and votes as 47
-    queries in all allow.
+    What the sweep leaves open goes the configuration's own way, without a comparison and with as many steps of
+    refinement as 47 queries in all allow. Triggers with a target for each class (all-to-all) are not looked for.
     """
-    swept = replace(config, sweep=True)
-    for steps in range(config.refinement_steps, -1, -1):
-        fewer = replace(swept, refinement_steps=steps)
-        if fewer.max_queries <= MOST_QUERIES:
-            return fewer
-    return replace(fewer, votes=fewer.voting_masks - (fewer.max_queries - MOST_QUERIES))
+    swept = replace(config, sweep=True, comparison=False)
+    steps = (MOST_QUERIES - replace(swept, refinement_steps=0).max_queries) // 2
+    return replace(swept, refinement_steps=min(steps, config.refinement_steps))
 
 
 def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
