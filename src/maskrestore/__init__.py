@@ -16,7 +16,7 @@ from maskrestore.classifiers import (
     OnnxClassifier,
     load_classifier,
 )
-from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig, protect
+from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig, fast, protect, within
 from maskrestore.imaging.codec import read_image, write_png
 from maskrestore.mae.restorer import MAERestorer, load_restorer
 from maskrestore.types import Classifier, Defense, Purification, Restorer
@@ -37,9 +37,11 @@ __all__ = [
     "Purification",
     "Restorer",
     "errors",
+    "fast",
     "load_classifier",
     "load_restorer",
     "protect",
     "read_image",
+    "within",
     "write_png",
 ]

@@ -137,3 +137,23 @@ def test_a_single_query_is_spent_on_the_restored_image() -> None:
 def test_what_is_no_schedule_is_refused(schedule: str, queries: int | None) -> None:
     with pytest.raises(ConfigError, match="got"):
         scheduled(PROFILES["default"], schedule, queries)  # type: ignore[arg-type]
+
+
+def test_settings_of_schedules_are_named_only_where_they_are_in_use() -> None:
+    for config in PROFILES.values():
+        assert not {"clouds", "comparison", "votes", "blind", "sweep"} & set(config.in_force())
+        assert {"sweep", "comparison"} <= set(fast(config).in_force())
+    assert within(PROFILES["default"], 3).in_force()["clouds"] == 1
+
+
+def test_a_trigger_with_a_target_for_each_class_is_beyond_the_sweep() -> None:
+    def to_the_next_class(images: torch.Tensor) -> torch.Tensor:
+        labels = colour_labels(images)
+        return torch.where(TRIGGER(images) == TRIGGER.target, (labels + 1) % 8, labels)
+
+    clean = plain_images(6)
+    images = TRIGGER.stamp(clean)
+    exact = BDMAE(MeanRestorer(), PROFILES["default"]).purify(images, to_the_next_class)
+    quick = BDMAE(MeanRestorer(), fast(PROFILES["default"])).purify(images, to_the_next_class)
+    assert (exact.labels == colour_labels(clean)).sum() >= 4  # of 6
+    assert torch.equal(quick.labels, quick.original_labels)  # as its docstring says

@@ -2,5 +2,6 @@
 
 from maskrestore.defense.bdmae import BDMAE, protect
 from maskrestore.defense.config import PROFILES, BDMAEConfig
+from maskrestore.defense.schedule import fast, within
 
-__all__ = ["BDMAE", "PROFILES", "BDMAEConfig", "protect"]
+__all__ = ["BDMAE", "PROFILES", "BDMAEConfig", "fast", "protect", "within"]
