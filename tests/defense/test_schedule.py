@@ -155,5 +155,5 @@ def test_a_trigger_with_a_target_for_each_class_is_beyond_the_sweep() -> None:
     images = TRIGGER.stamp(clean)
     exact = BDMAE(MeanRestorer(), PROFILES["default"]).purify(images, to_the_next_class)
     quick = BDMAE(MeanRestorer(), fast(PROFILES["default"])).purify(images, to_the_next_class)
-    assert (exact.labels == colour_labels(clean)).sum() >= 4  # of 6
-    assert torch.equal(quick.labels, quick.original_labels)  # as its docstring says
+    recovered = [(result.labels == colour_labels(clean)).sum() for result in (exact, quick)]
+    assert recovered[0] >= recovered[1] + 3  # of 6, as the docstring of ``fast`` says
