@@ -212,3 +212,9 @@ def test_shapes_of_all_experiments():
         if isinstance(one, Curves):
             assert all(len(panel.lines) <= 8 for panel in one.panels), name
     assert all(variant.defense in DEFENSES or variant.detects for _, variant in GRIDS["table2"].entries())
+
+
+def test_victims_of_a_scale_with_epochs_train_no_longer():
+    short, long = (cell(scale=dataclasses.replace(LOCAL, epochs=epochs)) for epochs in (0.2, None))
+    assert short.victim.training.epochs == short.poisoned.training.epochs == 0.2
+    assert long.victim == VictimConfig(dataset="cifar10", attack="badnets:3x3-color", width=32)

@@ -24,7 +24,8 @@ CASES = (Case(dataset="cifar10", attack="corners"), Case(dataset="gtsrb", attack
 
 def cells(*defenses, cases=CASES, repeats=1):
     entries = [(case, Variant(defense=name)) for case in cases for name in defenses or ("none", "blur-weak")]
-    return expand(entries, SCALES["smoke"], repeats=repeats)
+    scale = dataclasses.replace(SCALES["smoke"], init="clean", epochs=None)  # victims that start from clean ones
+    return expand(entries, scale, repeats=repeats)
 
 
 def states(outcomes):

@@ -97,6 +97,8 @@ class Scale:
     """The same for data sets of large images."""
     most_cases: int | None = None
     """Cases of each column and lines of each panel that are kept; ``None`` for all."""
+    epochs: float | None = None
+    """Of the victims' training; ``None`` is what their recipes say."""
 
     def count(self, defense: str) -> int | None:
         """Clean test images for ``defense``, and triggered ones; ``None`` for all."""
@@ -131,7 +133,7 @@ class Cell:
         """The victim that the attack makes, whether or not it is the one that is asked."""
         case, scale = self.case, self.scale
         classes = len(dataset_spec(case.dataset).class_names)
-        return VictimConfig(
+        config = VictimConfig(
             dataset=case.dataset,
             architecture=case.architecture,
             width=scale.width,
@@ -144,6 +146,7 @@ class Cell:
             seed=self.repeat,
             init=scale.init,
         )
+        return self._shortened(config)
 
     @property
     def victim(self) -> VictimConfig:
@@ -151,9 +154,15 @@ class Cell:
         case = self.case
         if case.attack is not None and not case.clean_victim:
             return self.poisoned
-        return VictimConfig(
+        config = VictimConfig(
             dataset=case.dataset, architecture=case.architecture, width=self.scale.width, seed=self.repeat
         )
+        return self._shortened(config)
+
+    def _shortened(self, config: VictimConfig) -> VictimConfig:
+        if self.scale.epochs is None:
+            return config
+        return dataclasses.replace(config, recipe=dataclasses.replace(config.training, epochs=self.scale.epochs))
 
     @property
     def config(self) -> DefenseConfig | Any:

@@ -30,16 +30,17 @@ _DIFFUSION = frozenset({"diffpure-ddpm", "diffpure-sde", "zip", "sampdetox"})
 _ONE_BY_ONE = frozenset({"patchcleanser", "patchcleanser-variant", "strip"})
 
 SCALES: dict[str, Scale] = {
-    # Does everything work? A minute for a table.
+    # Does everything work? Tiny victims that have hardly learned anything, and a handful of images.
     "smoke": Scale(
         images=4,
         slow_images=2,
         slow=_DIFFUSION | _ONE_BY_ONE,
-        width=32,
-        init="clean",
+        width=8,
+        init="scratch",
         repeats=1,
         repeats_large=1,
         most_cases=1,
+        epochs=0.2,
     ),
     # Two cores, hours: half-width victims fine-tuned from one clean model.
     "local": Scale(
