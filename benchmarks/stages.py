@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskrestore.defense import scores
 from maskrestore.mae import restorer
-from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
 
-__all__ = ["STAGES", "Clock", "Stages", "flop_of"]
+__all__ = ["STAGES", "Clock", "Stages", "flop_of", "on_grid", "vit_flop"]
 
 STAGES = ("encoder", "decoder", "network, rest", "classifier", "resize", "ssim", "rest")
 
@@ -123,7 +123,7 @@ class Stages:
 def flop_of(network: nn.Module, passes: Counter[int]) -> float:
     """Operations of passes, given by their number of visible tokens."""
     if isinstance(network, ViTMAE):
-        return sum(count * restoring_pass(network.config, visible).total for visible, count in passes.items())
+        return vit_flop(network.config, passes)
     # A convolution costs the same whatever is hidden.
     grid, size = int(network.grid), int(network.image_size)  # type: ignore[arg-type]
     parameter = next(network.parameters())
@@ -132,3 +132,16 @@ def flop_of(network: nn.Module, passes: Counter[int]) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(image, hidden)
     return float(counter.get_total_flops() * sum(passes.values()))
+
+
+def vit_flop(config: ViTMAEConfig, passes: Counter[int]) -> float:
+    """Operations of passes of a ViT, given by their number of visible tokens."""
+    return sum(count * restoring_pass(config, visible).total for visible, count in passes.items())
+
+
+def on_grid(passes: Counter[int], grid: int, other: int) -> Counter[int]:
+    """Passes by visible tokens of a grid, ``grid`` along each side, with the same shares of another one."""
+    found: Counter[int] = Counter()
+    for visible, count in passes.items():
+        found[round(visible / grid**2 * other**2)] += count
+    return found

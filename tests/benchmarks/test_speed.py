@@ -1,65 +1,173 @@
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.stages import Clock
+from benchmarks.contenders import AUTHORS, CONTENDERS, make_run, says_something
+from benchmarks.cost_model import restoring_pass
+from benchmarks.speed_cases import Truth
+from benchmarks.stages import Clock, on_grid, vit_flop
 
-from benchmarks import speed
+from benchmarks import speed, speed_cases
 from maskrestore import BDMAEConfig
-from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
+from maskrestore.defense.schedule import fast
+from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
+from maskrestore.mae.vit import VIT_PRESETS, ViTMAE, ViTMAEConfig
 from maskrestore.victims import ResNet18
+
+SHORT = {
+    "paper": BDMAEConfig(rounds=1, refinement_steps=1),
+    "default": BDMAEConfig(rounds=1, refinement_steps=0, transfer_test=True, clouds=1),
+}
+OURS = list(CONTENDERS)
 
 
 @pytest.fixture
-def case(monkeypatch: pytest.MonkeyPatch) -> speed.Case:
-    small = ViTMAEConfig(
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few passes of small networks; the packaged victim and the signs are what they are."""
+    vit = ViTMAEConfig(
         image_size=32, patch_size=4, width=32, depth=1, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2
     )
-    monkeypatch.setattr(speed, "PROFILES", {"paper": BDMAEConfig(rounds=2, refinement_steps=1)})
-    monkeypatch.setattr(speed, "load_network", lambda name: ViTMAE(small))
-    monkeypatch.setattr(speed, "ResNet18", lambda classes, width: ResNet18(classes, width=4))
-    return speed.make_case("tiny-conv", 2, Clock("cpu", "wall"))
+    conv = ConvMAEConfig(image_size=32, widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1,))
+    monkeypatch.setattr(speed_cases, "PROFILES", SHORT)
+    monkeypatch.setattr(speed_cases, "VIT_PRESETS", {"tiny-32": vit})
+    monkeypatch.setattr(speed_cases, "ViTMAE", lambda _: ViTMAE(vit))
+    monkeypatch.setattr(speed_cases, "load_network", lambda _: ConvMAE(conv))
+    monkeypatch.setattr(speed_cases, "ResNet18", lambda classes, width: ResNet18(classes, width=4))
+    monkeypatch.setattr(speed, "matmul_rate", lambda dtype, clock: 100.0)
+
+
+@pytest.fixture
+def signs(short: None) -> speed_cases.Case:
+    return speed_cases.make_case("tiny-conv", 4, Clock("cpu", "wall"), triggered_share=0.5)
+
+
+@pytest.fixture
+def noise(short: None) -> speed_cases.Case:
+    return speed_cases.make_case("tiny-vit", 2, Clock("cpu", "wall"))
+
+
+def record(*rows: dict[str, object], fast: str = "float32") -> dict[str, object]:
+    environment = {"accelerator": None, "device": "cpu", "threads": 1, "libraries": {"torch": "2"}, "commit": "c"}
+    found = {"repeats": 1, "clock": "wall", "note": "", "fast_arithmetic": fast, "environment": environment}
+    return json.loads(json.dumps({"rows": rows, **found}))
 
 
 @pytest.mark.parametrize("fast", ["float32", "bfloat16"])
 def test_only_precisions_in_use_are_timed_and_the_table_says_which(
-    fast: str, case: speed.Case, monkeypatch: pytest.MonkeyPatch
+    fast: str, noise: speed_cases.Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed: list[torch.dtype] = []
     monkeypatch.setattr(speed, "fast_arithmetic", lambda device: fast)
     monkeypatch.setattr(speed, "matmul_rate", lambda dtype, clock: timed.append(dtype) or 100.0)
-    row = speed.measure(case, ["authors", "float32"], 1)
+    row = speed.measure(noise, [AUTHORS, "float32"], 1)
     assert timed == ([torch.float32] if fast == "float32" else [torch.float32, torch.bfloat16])
-    record = {
-        "rows": [row],
-        "repeats": 1,
-        "clock": "wall",
-        "note": "",
-        "fast_arithmetic": fast,
-        "environment": {"accelerator": None, "device": "cpu", "threads": 1, "libraries": {"torch": "2"}, "commit": "c"},
-    }
-    json.dumps(record)
-    text = speed.table(record)
-    assert ("not fast in bfloat16" in text) == (fast == "float32")
+    assert ("not fast in bfloat16" in speed.table(record(row, fast=fast))) == (fast == "float32")
     assert row["float32"]["times_authors"] > 0
-    assert sum(row["float32"]["shares"].values()) == pytest.approx(1, abs=0.01)
-    # Scoring, a step of refinement, restorations: no pass is left out.
-    assert row["float32"]["passes_per_image"] >= 10 + 1
+    assert sum(row["float32"]["profile"]["shares"].values()) == pytest.approx(1, abs=0.01)
+    # Scoring, a step of refinement: no pass is left out, and filling up only adds some.
+    for name in (AUTHORS, "float32"):
+        assert row[name]["passes_per_image"] >= 5 + 1
+        assert row[name]["rates"] == {}
+    assert row["float32"]["profile"]["filled_passes_per_image"] >= row["float32"]["passes_per_image"]
+
+
+def test_speed_and_accuracy_stand_side_by_side(signs: speed_cases.Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The operations of a convolution are counted by torch, which takes seconds to import what it does that with.
+    monkeypatch.setattr(speed, "flop_of", lambda network, passes: 1e9 * passes.total())
+    names = [AUTHORS, "exact", "default-fast"]
+    row = speed.measure(signs, names, 1)
+    assert (row["images"], row["triggered"]) == (4, 2)
+    # The packaged victim falls for its trigger, so that there is something to find.
+    assert row["undefended"]["attack"]["value"] == 1
+    for name in names:
+        assert {kind: rate["images"] for kind, rate in row[name]["rates"].items()} == {
+            "clean": 2,
+            "triggered": 2,
+            "attack": 2,
+        }
+        most = (CONTENDERS[name].config(signs) if name in CONTENDERS else SHORT["paper"]).max_queries
+        assert 1 < row[name]["queries_per_image"] <= most
+        assert 1 < row[name]["queries_median_clean"] <= most
+    text = speed.table(record(row))
+    for name in ("undefended", *names):
+        assert f"| tiny-conv | {name} | 4, 2 triggered |" in text
+
+
+def test_contenders_run_their_profile_on_their_schedule(signs: speed_cases.Case) -> None:
+    assert CONTENDERS["exact"].config(signs) == SHORT["paper"]
+    assert CONTENDERS["fast"].config(signs) == fast(SHORT["paper"])
+    assert CONTENDERS["default-exact"].config(signs) == SHORT["default"]
+    assert CONTENDERS["default-fast"].config(signs) == fast(SHORT["default"])
+
+
+@pytest.mark.parametrize("name", [AUTHORS, "exact", "fast"])
+def test_every_repeat_gives_the_same_answers_for_the_same_bill(name: str, signs: speed_cases.Case) -> None:
+    run = make_run(name, signs)
+    one, other = run(signs.images), run(signs.images)
+    assert torch.equal(one.labels, other.labels)
+    assert torch.equal(one.queries, other.queries)
+    assert one.passes == other.passes
+    assert one.passes.total() > 0
+
+
+def test_made_up_labels_say_nothing_about_schedules_that_follow_them(
+    noise: speed_cases.Case, signs: speed_cases.Case
+) -> None:
+    assert [name for name in (AUTHORS, *OURS) if says_something(name, noise)] == [AUTHORS, "float32", "exact"]
+    assert all(says_something(name, signs) for name in (AUTHORS, *OURS))
+
+
+@pytest.mark.parametrize(("share", "kinds"), [(0, {"clean"}), (0.25, {"clean", "triggered", "attack"})])
+def test_the_share_of_triggered_signs_is_kept(short: None, share: float, kinds: set[str]) -> None:
+    case = speed_cases.make_case("tiny-conv", 8, Clock("cpu", "wall"), triggered_share=share)
+    assert case.truth is not None
+    assert int(case.truth.triggered.sum()) == 8 * share
+    assert set(speed.rates_of(case.truth, case.truth.labels)) == kinds
+
+
+def test_rates_are_of_their_own_images() -> None:
+    truth = Truth(
+        labels=torch.tensor([0, 1, 2, 3]),
+        wanted=torch.tensor([9, 9, 9, 9]),
+        triggered=torch.tensor([False, False, False, True]),
+    )
+    found = speed.rates_of(truth, torch.tensor([0, 1, 9, 9]))
+    assert {name: (rate["value"], rate["images"]) for name, rate in found.items()} == {
+        "clean": (2 / 3, 3),
+        "triggered": (0, 1),
+        "attack": (1, 1),
+    }
+
+
+def test_passes_keep_their_shares_on_another_grid() -> None:
+    assert on_grid(Counter({64: 3, 240: 1}), 16, 14) == {49: 3, 184: 1}
+    base = VIT_PRESETS["base"]
+    expected = 3 * restoring_pass(base, 49).total + restoring_pass(base, 184).total
+    assert vit_flop(base, on_grid(Counter({64: 3, 240: 1}), 16, 14)) == expected
 
 
 def test_a_run_without_a_record_prints_its_table(
-    case: speed.Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    noise: speed_cases.Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(speed, "make_case", lambda *arguments: case)
-    monkeypatch.setattr(speed, "matmul_rate", lambda dtype, clock: 100.0)
+    monkeypatch.setattr(speed, "make_case", lambda *arguments, **named: noise)
     monkeypatch.chdir(tmp_path)
-    arguments = ["speed", "--cases", "tiny-conv", "--contenders", "float32", "--repeats", "1", "--clock", "cpu"]
+    arguments = ["speed", "--cases", "tiny-vit", "--contenders", "float32", "--repeats", "1", "--clock", "cpu"]
     monkeypatch.setattr("sys.argv", arguments)
     speed.main()
-    assert "| tiny-conv (float32) | 2 |" in capsys.readouterr().out
+    assert "| tiny-vit | float32 | 2 |" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr("sys.argv", [*arguments, "--out", "record.json"])
     speed.main()
     assert json.loads((tmp_path / "record.json").read_text())["rows"][0]["images"] == 2
     assert (tmp_path / "record.md").read_text().startswith("| case |")
+
+
+def test_a_case_that_nobody_can_be_timed_on_is_named(
+    noise: speed_cases.Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(speed, "make_case", lambda *arguments, **named: noise)
+    monkeypatch.setattr("sys.argv", ["speed", "--cases", "tiny-vit", "--contenders", "fast"])
+    speed.main()
+    assert "tiny-vit: nothing to time" in capsys.readouterr().out

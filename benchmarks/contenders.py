@@ -1,0 +1,133 @@
+"""Who is timed by ``benchmarks.speed``: the authors' schedule, and ours by profile, schedule and precision."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest import mock
+
+import torch
+from benchmarks.speed_cases import Case
+from torch import Tensor
+
+from benchmarks import authors_schedule
+from maskrestore import BDMAE, BDMAEConfig, CountingClassifier
+from maskrestore.defense.schedule import Schedule, scheduled
+from maskrestore.precision import Precision
+from maskrestore.types import Restorer
+
+__all__ = ["AUTHORS", "CONTENDERS", "Contender", "Outcome", "make_run", "says_something"]
+
+AUTHORS = "authors"
+AUTHORS_BATCH = 64
+"""Images of a batch of the authors' schedule; fewer where the benchmark has fewer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One of ours."""
+
+    profile: str = "paper"
+    schedule: Schedule = "exact"
+    precision: Precision = "auto"
+
+    def config(self, case: Case) -> BDMAEConfig:
+        """Its settings in a case."""
+        return scheduled(case.profiles[self.profile], self.schedule)
+
+
+CONTENDERS: dict[str, Contender] = {
+    "float32": Contender(precision="float32"),
+    "exact": Contender(),
+    "fast": Contender(schedule="fast"),
+    "default-exact": Contender(profile="default"),
+    "default-fast": Contender(profile="default", schedule="fast"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a contender answered about ``N`` images, and what it asked for."""
+
+    labels: Tensor
+    """``(N,)`` int64."""
+    queries: Tensor
+    """``(N,)`` int64."""
+    passes: Counter[int]
+    """Masks that were restored, by the number of tokens they leave visible; none only to fill a micro-batch."""
+
+
+Run = Callable[[Tensor], Outcome]
+
+
+def says_something(name: str, case: Case) -> bool:
+    """Whether the contender's time means anything in a case: see the comment in ``speed_cases.py``."""
+    if name == AUTHORS or case.truth is not None:
+        return True
+    return CONTENDERS[name].profile in case.profiles and CONTENDERS[name].schedule == "exact"
+
+
+def make_run(name: str, case: Case) -> Run:
+    """A function that purifies a batch; every call gives the same answers."""
+    return _authors(case) if name == AUTHORS else _ours(CONTENDERS[name], case)
+
+
+def _ours(contender: Contender, case: Case) -> Run:
+    restorer, config, classifier = case.restorer(contender.precision), contender.config(case), case.classifier()
+
+    def run(images: Tensor) -> Outcome:
+        counting = _CountingRestorer(restorer)
+        result = BDMAE(counting, config).purify(images, classifier)
+        return Outcome(labels=result.labels, queries=result.queries, passes=counting.passes)
+
+    return run
+
+
+def _authors(case: Case) -> Run:
+    # Micro-batches that a batch fills: neither filling up nor cutting small is part of their schedule.
+    classifier = case.classifier(micro_batch=min(len(case.images), 32))
+    restored = authors_schedule.restored
+
+    def run(images: Tensor) -> Outcome:
+        passes: Counter[int] = Counter()
+
+        def counted(network: torch.nn.Module, batch: Tensor, hidden: Tensor) -> Tensor:
+            _count(passes, hidden)
+            return restored(network, batch, hidden)
+
+        generator, labels, queries = torch.Generator().manual_seed(0), [], []
+        with mock.patch.object(authors_schedule, "restored", counted):
+            for part in images.split(AUTHORS_BATCH):
+                asked = CountingClassifier(classifier)
+                schedule = authors_schedule.AuthorsSchedule(
+                    network=case.network, classifier=asked, config=case.profiles["paper"], generator=generator
+                )
+                labels.append(schedule.purify(part)[1])
+                queries.append(torch.full((len(part),), asked.queries // len(part)))
+        return Outcome(labels=torch.cat(labels), queries=torch.cat(queries), passes=passes)
+
+    return run
+
+
+class _CountingRestorer:
+    """A restorer, and the passes that were asked of it."""
+
+    def __init__(self, restorer: Restorer) -> None:
+        self._restorer = restorer
+        self.passes: Counter[int] = Counter()
+
+    @property
+    def grid(self) -> int:
+        return self._restorer.grid
+
+    def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
+        _count(self.passes, hidden)
+        return self._restorer.restore(images, hidden)
+
+
+def _count(passes: Counter[int], hidden: Tensor) -> None:
+    """hidden: ``(..., g, g)`` bool. A mask that hides nothing needs no pass."""
+    tokens = hidden.shape[-1] * hidden.shape[-2]
+    visible = tokens - hidden.flatten(-2).sum(dim=-1).flatten()
+    passes.update(visible[visible < tokens].tolist())

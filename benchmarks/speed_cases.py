@@ -1,0 +1,141 @@
+"""What ``benchmarks.speed`` purifies: a network, a classifier, images and the settings of each profile.
+
+``tiny-conv`` is the packaged restorer on street signs that nothing was trained on, some of them with the trigger of the
+packaged victim, which is asked: which passes a schedule may leave out depends on what the labels do. In the other cases
+weights and images are random and the classifier is paid for, but its answer replaced: on noise a random network always
+says the same, and no refinement would run. It changes its mind about one restoration in ten.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from benchmarks.stages import Clock
+from torch import Tensor, nn
+
+from maskrestore import BDMAE, PROFILES, BDMAEConfig, MAERestorer, ModuleClassifier
+from maskrestore.data.signs import load_signs
+from maskrestore.evaluation.run import choose_images, triggered_images
+from maskrestore.mae.checkpoints import load_network
+from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
+from maskrestore.precision import Precision, fast_arithmetic
+from maskrestore.types import Classifier
+from maskrestore.victims import ResNet18, load_packaged_victim
+
+__all__ = ["CASES", "Case", "Truth", "make_case"]
+
+CASES = ("tiny-conv", "tiny-vit", "base", "large")
+VICTIM = "signs-badnets"
+SUSPICIOUS = 10
+"""L of the refinement of S_i: tokens that noise gives it, set through the threshold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What the labels of ``N`` images should be, and what the attacker wants."""
+
+    labels: Tensor
+    """``(N,)`` int64: true labels."""
+    wanted: Tensor
+    """``(N,)`` int64: the attacker's labels."""
+    triggered: Tensor
+    """``(N,)`` bool: which images carry the trigger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Everything that the contenders share."""
+
+    name: str
+    network: nn.Module
+    module: nn.Module
+    """The classifier's."""
+    images: Tensor
+    profiles: Mapping[str, BDMAEConfig]
+    clock: Clock
+    truth: Truth | None = None
+    """``None`` where labels are made up."""
+
+    @property
+    def device(self) -> str:
+        """Where everything runs."""
+        return self.clock.device
+
+    def restorer(self, precision: Precision) -> MAERestorer:
+        """The network as our schedules use it."""
+        return MAERestorer(self.network, precision=precision, device=self.device)  # type: ignore[arg-type]
+
+    def classifier(self, micro_batch: int | None = None) -> Classifier:
+        """The black box, in the precision that the device is fast in. micro_batch: ``None`` is the library's own."""
+        paid = ModuleClassifier(
+            self.module, precision=fast_arithmetic(self.device), device=self.device, micro_batch=micro_batch
+        )
+        if self.truth is not None:
+            return paid
+
+        def replaced(batch: Tensor) -> Tensor:
+            paid(batch)
+            return ((batch.double().mean(dim=(1, 2, 3)) * 1e7).long() % 10 == 0).long()
+
+        return replaced
+
+
+def make_case(name: str, count: int, clock: Clock, *, triggered_share: float = 0.1) -> Case:
+    """A case by its name. count: images of one call; triggered_share: of street signs that carry the trigger, in
+    [0, 1]."""
+    torch.manual_seed(0)
+    return _signs(count, clock, triggered_share) if name == "tiny-conv" else _random(name, count, clock)
+
+
+def _signs(count: int, clock: Clock, triggered_share: float) -> Case:
+    packaged = load_packaged_victim(VICTIM)
+    signs = load_signs("test", count=count)
+    images, triggered = signs.images.float() / 255, torch.zeros(count, dtype=torch.bool)
+    eligible = packaged.attack.eligible(signs.labels)
+    chosen = min(round(triggered_share * count), int(eligible.sum()))
+    if chosen:
+        triggered[choose_images(signs.labels, chosen, 0, eligible)] = True
+        images[triggered] = triggered_images(signs.images[triggered], packaged.attack)
+    return Case(
+        name="tiny-conv",
+        network=load_network(DEFAULT_RESTORER).to(clock.device).eval(),
+        module=packaged.network,
+        images=images,
+        profiles=PROFILES,
+        clock=clock,
+        truth=Truth(labels=signs.labels, wanted=packaged.attack.poisoned_label(signs.labels), triggered=triggered),
+    )
+
+
+def _random(name: str, count: int, clock: Clock) -> Case:
+    network = ViTMAE(VIT_PRESETS["tiny-32" if name == "tiny-vit" else name]).to(clock.device).eval()
+    # At 224 as cheap as can be: what is measured there is the masked autoencoder.
+    module: nn.Module = nn.Sequential(nn.Conv2d(3, 64, 16, 16), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 14 * 14, 10))
+    case = Case(
+        name=name,
+        network=network,
+        module=ResNet18(10, width=32) if name == "tiny-vit" else module,
+        images=torch.rand(count, 3, network.image_size, network.image_size),
+        profiles={},
+        clock=clock,
+    )
+    paper = dataclasses.replace(PROFILES["paper"], candidate_threshold=_threshold(case))
+    # The paper's profile on the schedule ``exact`` does every pass whatever the labels are. How many passes ``fast``
+    # and the transfer test of the default profile leave out depends on them, and made-up labels would make up a time.
+    return dataclasses.replace(case, profiles={"paper": paper})
+
+
+def _threshold(case: Case) -> float:
+    """What makes ``SUSPICIOUS`` tokens of an image candidates, by a scoring of one round."""
+    config = dataclasses.replace(PROFILES["paper"], rounds=1, refinement_steps=0)
+    scores = BDMAE(case.restorer("auto"), config).purify(case.images[:2], _constant).initial_image_scores
+    assert scores is not None
+    return float(scores.flatten(1).sort(dim=1).values[:, -SUSPICIOUS].mean())
+
+
+def _constant(images: Tensor) -> Tensor:
+    return torch.zeros(len(images), dtype=torch.long)

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+from benchmarks.query_curve import allowed, draw
+from PIL import Image
+
+from benchmarks import query_curve
+from maskrestore import PROFILES, BDMAEConfig
+from maskrestore.defense.schedule import fast, within
+from maskrestore.errors import DataError
+from maskrestore.evaluation.environment import Environment
+from maskrestore.evaluation.metrics import Metrics, Rate
+from maskrestore.evaluation.records import Cost, DefenseEntry, Record, VictimEntry, read_record, write_record
+
+DEFAULT = PROFILES["default"]
+
+
+def record(config: BDMAEConfig, right: int) -> Record:
+    """right: of 20 images of each kind."""
+    rates = Metrics(ca=Rate(right, 20), ba=Rate(right, 20), asr=Rate(20 - right, 20))
+    return Record(
+        digest=f"{right}",
+        created="2026-01-01T00:00:00+00:00",
+        dataset="signs",
+        clean_images=20,
+        triggered_images=20,
+        seed=0,
+        attack="badnets:2x2-white",
+        victim=VictimEntry(config={}, digest="v", weights="w", precision="float32", ca=None, asr=None),
+        defense=DefenseEntry(
+            name="bdmae",
+            config=config.in_force(),
+            restorer=None,
+            restorer_weights=None,
+            restorer_precision=None,
+            key_fingerprint=None,
+        ),
+        environment=Environment(commit="c", device="cpu", threads=1, python="3", libraries={}),
+        before=rates,
+        after=rates,
+        kept=right,
+        cost=Cost(queries_mean=12.0, queries_max=47, restored_mean=0.1, seconds=1.0, images_per_second=40.0),
+    )
+
+
+@pytest.mark.parametrize(
+    "config", [PROFILES["paper"], DEFAULT, fast(DEFAULT), *(within(DEFAULT, queries) for queries in (1, 3, 15, 30))]
+)
+def test_a_record_allows_what_its_settings_did(config: BDMAEConfig, tmp_path: Path) -> None:
+    # As files hold it: tuples are lists there, and schedules are named only where they are in use.
+    write_record(tmp_path / "record.json", record(config, 15))
+    assert allowed(read_record(tmp_path / "record.json")) == config.max_queries
+
+
+def test_schedules_are_named_only_where_in_use() -> None:
+    assert "votes" not in record(DEFAULT, 15).defense.config
+    assert "votes" in record(within(DEFAULT, 15), 15).defense.config
+    assert record(fast(DEFAULT), 15).defense.config["sweep"]
+
+
+def test_the_curve_is_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "curve.png"
+    records = [record(within(DEFAULT, 15), 16), record(DEFAULT, 18), record(fast(DEFAULT), 17)]
+    draw(records, path)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.size == (7 * 150, 4 * 150)
+        # Lines of all three rates.
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(maxcolors=1 << 20)}
+    assert {tuple(bytes.fromhex(colour[1:])) for colour in query_curve.COLOURS.values()} <= colours
+
+
+def test_every_rate_is_drawn_over_rising_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    figures = []
+    new_figure = query_curve.new_figure
+    monkeypatch.setattr(query_curve, "new_figure", lambda **size: figures.append(new_figure(**size)) or figures[-1])
+    draw([record(DEFAULT, 18), record(within(DEFAULT, 15), 16), record(fast(DEFAULT), 17)], tmp_path / "curve.png")
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in figures[0].axes[0].get_lines()]
+    queries = [within(DEFAULT, 15).max_queries, DEFAULT.max_queries]
+    # Clean accuracy over what is allowed; the schedule fast is a mark of its own, at its mean queries.
+    assert lines[0] == (queries, [80, 90])
+    assert lines[1] == ([12.0], [85])
+
+
+def test_a_folder_without_records_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["query_curve", str(tmp_path), str(tmp_path / "curve.png")])
+    with pytest.raises(DataError, match=r"schedules\.sh makes them"):
+        query_curve.main()
+
+
+def test_records_of_a_folder_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    for number, config in enumerate((within(DEFAULT, 15), DEFAULT)):
+        write_record(tmp_path / f"{number}.json", record(config, 15 + number))
+    monkeypatch.setattr("sys.argv", ["query_curve", str(tmp_path), str(tmp_path / "curve.png")])
+    query_curve.main()
+    assert (tmp_path / "curve.png").stat().st_size > 0
