@@ -54,7 +54,8 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     if queries < 1:
         raise ConfigError(f"max_queries must be at least 1, got {queries}")
     refinement: list[dict[str, Any]] = [{"refinement_steps": steps} for steps in range(config.refinement_steps, -1, -1)]
-    given_up = [{"comparison": False}, *refinement, {"attempts": config.attempts[:1]}, {"sweep": False}]
+    first, boldest = config.attempts[:1], config.attempts[-1:]
+    given_up = [{"comparison": False}, *refinement, {"attempts": first}, {"sweep": False}]
     smaller = config
     for change in given_up:
         if smaller.max_queries <= queries:
@@ -63,9 +64,10 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     votes = smaller.voting_masks - max(0, smaller.max_queries - queries)
     if votes >= config.masks_per_round:
         return replace(smaller, votes=votes)
-    blind = replace(smaller, votes=0, blind=queries == 1)
-    for change in ({"attempts": config.attempts}, {}, {"clouds": 2}, {"clouds": 1}):
-        fewer = replace(blind, **change)
+    unasked = replace(smaller, votes=0)
+    # Two clouds or more spare clean images what the boldest attempt finds in them.
+    for attempts, clouds in ((config.attempts, config.clouds), (boldest, config.clouds), (boldest, 2), (first, 1)):
+        fewer = replace(unasked, attempts=attempts, clouds=min(clouds, config.clouds))
         if fewer.max_queries <= queries:
             return fewer
-    return replace(blind, transfer_test=False)
+    return replace(unasked, transfer_test=False, blind=queries == 1)
