@@ -159,8 +159,9 @@ def test_hidden_pixels_are_never_seen(small: ViTMAE) -> None:
 def test_everything_hidden_gives_every_image_the_same_reconstruction(small: ViTMAE) -> None:
     with torch.inference_mode():
         first, second = small(torch.rand(2, 3, 16, 16), torch.ones(2, 4, 4, dtype=torch.bool))
-    assert torch.equal(first, second)
-    assert first.isfinite().all()
+    # Not bit for bit: on several cores a product may round the second row differently. MAERestorer sees to that.
+    assert (first - second).abs().max() <= 1e-6
+    assert first.std() > 0.01
 
 
 def test_predictions_land_at_their_token(small: ViTMAE) -> None:

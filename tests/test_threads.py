@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from maskrestore.threads import map_on_cores
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_calls_run_side_by_side_on_one_core_each() -> None:
+    meeting = threading.Barrier(3, timeout=20)  # passed only when three calls are under way at once
+
+    def call(number: int) -> tuple[int, int]:
+        meeting.wait()
+        return number, torch.get_num_threads()
+
+    assert map_on_cores(call, range(6)) == [(number, 1) for number in range(6)]
+    assert torch.get_num_threads() == 3
+
+
+def test_with_one_thread_everything_stays_in_the_callers() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert map_on_cores(lambda _: threading.current_thread(), range(2)) == [threading.current_thread()] * 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_an_exception_reaches_the_caller() -> None:
+    with pytest.raises(ZeroDivisionError):
+        map_on_cores(lambda number: 1 // number, [1, 0, 2])
