@@ -1,6 +1,7 @@
 """The schedules: fewer queries and passes, by name, with the same contracts."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,14 +9,29 @@ import torch
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore import BDMAE, PROFILES, BDMAEConfig, CountingClassifier
 from maskrestore.defense.schedule import fast, scheduled, within
-from maskrestore.defense.sweep import covering_squares
+from maskrestore.defense.sweep import SMALLEST_GRID, covering_squares
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.patches import tokens_to_pixels
 
 TRIGGER = PatchTriggerClassifier()
+
+
+class RecordingRestorer(MeanRestorer):
+    """Keeps the squares that a sweep hides together in an image: ``(K, g, g)`` each."""
+
+    def __init__(self, grid: int) -> None:
+        super().__init__(grid)
+        self.swept: list[torch.Tensor] = []
+
+    def restore(self, images: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.ndim == 4 and hidden.shape[1] <= 5:  # else random masks
+            self.swept.extend(hidden)
+        return super().restore(images, hidden)
+
+
 CONFIGS = [
     pytest.param(scheduled(PROFILES[profile], schedule, budget), id=f"{profile}-{schedule}-{budget}")
-    for profile, schedule, budget in itertools.product(PROFILES, ("exact", "fast"), (None, 20, 8, 4, 2, 1))
+    for profile, schedule, budget in itertools.product(PROFILES, ("exact", "fast"), (None, 42, 30, 28, 20, 8, 4, 2, 1))
 ]
 
 
@@ -50,6 +66,38 @@ def test_every_number_of_queries_has_a_configuration_that_keeps_within_it(profil
         assert config.max_queries <= queries
     assert scheduled(PROFILES[profile], schedule, 47) == scheduled(PROFILES[profile], schedule)  # type: ignore[arg-type]
     assert scheduled(PROFILES[profile], schedule).max_queries <= 47  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_sweep_gives_way_only_where_a_round_of_votes_does_not_fit_beside_it(profile: str) -> None:
+    swept = fast(PROFILES[profile])
+    fits = [within(swept, queries) for queries in range(1, 48)]
+    kept = [config.sweep for config in fits]
+    assert kept == sorted(kept)  # no sweep up to some budget, and a sweep from there on
+    assert kept.index(True) + 1 == {"default": 29, "paper": 29}[profile]
+    for queries, config in enumerate(fits, start=1):
+        if config.sweep:
+            assert config.voting_masks >= config.masks_per_round
+        else:
+            assert config == within(replace(swept, sweep=False), queries)
+
+
+def test_fast_leaves_no_refinement_where_the_votes_take_all_queries() -> None:
+    assert fast(BDMAEConfig(rounds=8)).refinement_steps == 0
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("grid", [1, 2, 3, 4, 5, 7, 8])
+def test_small_grids_are_purified_without_asking_twice_about_a_region(profile: str, grid: int) -> None:
+    restorer = RecordingRestorer(grid)
+    result = BDMAE(restorer, fast(PROFILES[profile])).purify(mixed(4)[:2], TRIGGER)
+    assert (result.queries <= fast(PROFILES[profile]).max_queries).all()
+    if grid >= SMALLEST_GRID:
+        assert restorer.swept
+        for hidden in restorer.swept:
+            assert len(hidden.flatten(1).unique(dim=0)) == len(hidden)
+    else:
+        assert (result.queries >= 1 + 25).all()
 
 
 def test_more_queries_never_buy_fewer_votes() -> None:

@@ -56,7 +56,7 @@ class BDMAEConfig:
     """Not in the paper: a restoration is believed only if it changes the label and the region that it replaces
     decides the label of other pictures, too; else the image is left as it came. See ``transfer.py``."""
     clouds: int = CLOUDS
-    """Pictures of random colour that the transfer test asks about, 1 to 3."""
+    """Pictures of random colour that the transfer test and the sweep ask about, 1 to 3."""
     comparison: bool = True
     """Whether the transfer test looks for a trigger with a target for each class, too, in the first
     attempt."""

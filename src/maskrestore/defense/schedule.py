@@ -39,31 +39,35 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
     refinement as 47 queries in all allow. Triggers with a target for each class (all-to-all) are not looked for.
     """
     swept = replace(config, sweep=True, comparison=False)
-    steps = (MOST_QUERIES - replace(swept, refinement_steps=0).max_queries) // 2
+    steps = max(0, (MOST_QUERIES - replace(swept, refinement_steps=0).max_queries) // 2)
     return replace(swept, refinement_steps=min(steps, config.refinement_steps))
 
 
 def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     """Return the configuration that makes the most of at most ``queries`` queries for an image.
 
-    What brings least is given up first: the comparison of the transfer test, refinement, the second attempt, the
-    sweep, then votes. With less than a round of votes nobody is asked about masks, and S_i alone says what to
-    restore; then clouds are given up one by one, and with a single query the restored image is all that is asked
-    about. Raises ConfigError for less than one query.
+    What brings least is given up first: the comparison of the transfer test, refinement, all attempts but the first,
+    then votes. A sweep, which settles most images for few queries, goes when not even a round of votes fits beside it;
+    the rest is then as without one. With less than a round of votes nobody is asked about masks, and S_i alone says
+    what to restore, in the boldest attempt where two clouds can vet it; with a single query the restored image is all
+    that is asked about. Raises ConfigError for less than one query.
     """
     if queries < 1:
         raise ConfigError(f"max_queries must be at least 1, got {queries}")
     refinement: list[dict[str, Any]] = [{"refinement_steps": steps} for steps in range(config.refinement_steps, -1, -1)]
-    first, boldest = config.attempts[:1], config.attempts[-1:]
-    given_up = [{"comparison": False}, *refinement, {"attempts": first}, {"sweep": False}]
+    first, boldest = config.attempts[:1], (max(config.attempts),)
     smaller = config
-    for change in given_up:
+    for change in ({"comparison": False}, *refinement, {"attempts": first}):
         if smaller.max_queries <= queries:
             return smaller
         smaller = replace(smaller, **change)
     votes = smaller.voting_masks - max(0, smaller.max_queries - queries)
     if votes >= config.masks_per_round:
-        return replace(smaller, votes=votes)
+        fewer = replace(smaller, votes=votes)
+        if fewer.max_queries <= queries:  # what a sweep itself may cost does not depend on votes
+            return fewer
+    if config.sweep:
+        return within(replace(config, sweep=False), queries)
     unasked = replace(smaller, votes=0)
     # Two clouds or more spare clean images what the boldest attempt finds in them.
     for attempts, clouds in ((config.attempts, config.clouds), (boldest, config.clouds), (boldest, 2), (first, 1)):

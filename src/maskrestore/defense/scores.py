@@ -73,12 +73,12 @@ def contrast_scores(flipped: Tensor, hidden: Tensor, windows: Sequence[int] = (1
     paper's S_l everywhere; the contrast removes that floor with the same queries. Windows are squares of
     ``k x k`` tokens for each ``k`` in ``windows``: a trigger that works as long as one of its tokens is visible
     shows little contrast token by token, but all of it when they are hidden together. A token scores as the best of
-    the windows that contain it; one without evidence either way scores 0.
+    the windows that contain it; one without evidence either way scores 0. Windows larger than the grid are left out.
 
     Shapes as :func:`flip_scores`. Departure: not in the paper.
     """
     best = torch.zeros_like(hidden[:, 0], dtype=torch.float32)
-    for size in windows:
+    for size in (size for size in windows if size <= hidden.shape[-1]):
         # A window is hidden if none of its tokens is visible. (B, M, g, g) -> (B, M, g - k + 1, g - k + 1)
         gone = F.max_pool2d((~hidden).float(), size, stride=1) == 0
         changed = flipped[:, :, None, None]

@@ -14,6 +14,7 @@ paper.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +26,14 @@ from maskrestore.types import Classifier, Restorer
 
 __all__ = ["covering_squares", "sweep", "sweep_queries"]
 
+SMALLEST_GRID = 4
+"""Tokens along a side; on smaller grids nine windows would be the same ones again."""
 GROUPS = ((0, 8), (2, 6), (1, 7), (3, 5), (4,))
 """Windows, in reading order, that are hidden together: opposite ones, and the middle."""
 SPLIT = 2
 """Groups that are split, at most: where more change the label, everything does."""
 PARTS = 4
-"""Parts of a window, two along each side."""
+"""Parts of a window at most, two along each side; a window of three tokens or less is its only part."""
 
 
 def covering_squares(length: int, count: int, overlap: int) -> tuple[int, list[int]]:
@@ -45,10 +48,12 @@ def covering_squares(length: int, count: int, overlap: int) -> tuple[int, list[i
 def sweep(case: Case, restorer: Restorer, classifier: Classifier, *, clouds: int) -> None:
     """Settle what can be settled by hiding windows, in place; the others stay open.
 
-    clouds: pictures of random colour for a region. The map of an image, as S_l and S, is the share of the hidden
-    squares at each token that changed the label.
+    clouds: pictures of random colour for a region. The map of an image, as S_l and S, is the share of the groups at
+    each token that changed the label, and of the parts where those were hidden; windows of a group that was split do
+    not count again. On a grid of less than 4 tokens a side, everything stays open.
     """
-    _Sweep(case, restorer, classifier, clouds).run()
+    if restorer.grid >= SMALLEST_GRID:
+        _Sweep(case, restorer, classifier, clouds).run()
 
 
 def sweep_queries(clouds: int) -> tuple[int, int]:
@@ -94,7 +99,7 @@ class _Sweep:
         one = (guilty.sum(dim=1) == 1) & ~case.settled[rows]
         if one.any():
             part, offsets = covering_squares(side, 2, 2)
-            inner = torch.cartesian_prod(torch.tensor(offsets), torch.tensor(offsets))
+            inner = torch.tensor(sorted(set(itertools.product(offsets, offsets))))
             window = guilty[one].long().argmax(dim=1)
             parts = torch.stack([_squares(corner + inner, part, grid) for corner in corners[window]])
             self._test_parts(rows[one], parts)
@@ -140,13 +145,13 @@ class _Sweep:
         return guilty
 
     def _test_parts(self, rows: Tensor, parts: Tensor) -> None:
-        """Give the parts ``(R, 4, g, g)`` of a window that change the label the transfer test, one after the other, and
+        """Give the parts ``(R, K, g, g)`` of a window that change the label the transfer test, one after the other, and
         settle the images."""
         case = self.case
         restored, labels = self._hide(rows, parts)
         changed = labels != case.original[rows].unsqueeze(1)
         self._note(rows, parts, changed)
-        for number in range(PARTS):
+        for number in range(parts.shape[1]):
             where = (changed[:, number] & ~case.settled[rows]).nonzero().squeeze(1)
             if not len(where):
                 continue
