@@ -14,8 +14,10 @@ import torch
 
 import maskrestore
 from fakes import colour_labels
+from maskrestore.classifiers import CountingClassifier
 from maskrestore.cli.folder import FolderJob, purify_folder
 from maskrestore.cli.image_log import ImageLog
+from maskrestore.defense.config import PROFILES
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.codec import read_image, write_png
@@ -151,16 +153,39 @@ def test_a_classifier_that_raises_half_way_keeps_what_is_finished(purify, model,
     assert f"({10 - len(failed)} of them by an earlier run)" in result.stdout
 
 
-def test_the_query_budget_ends_the_run(purify, model, tmp_path):
-    result = purify("--batch", 2, "--budget", 150)
+@pytest.mark.parametrize("batch", [2, 32])
+def test_the_query_budget_ends_the_run(purify, model, tmp_path, batch):
+    result = purify("--batch", batch, "--budget", 150)
     assert result.exit_code == 1
     assert model.asked <= 150
     assert "budget of 150" in result.stderr
     done = records(tmp_path)
     assert 0 < len(done) < 10
     assert not any(record["error"] for record in done.values())
-    assert purify("--batch", 2).exit_code == 0
+    # All that was asked about is kept, and no further image was certain to fit.
+    assert sum(record["queries"] for record in done.values()) == model.asked > 150 - PROFILES["default"].max_queries
+    assert purify("--batch", batch).exit_code == 0
     assert len(records(tmp_path)) == 10
+
+
+def test_a_budget_that_suffices_for_no_image_spends_nothing(purify, model, tmp_path):
+    result = purify("--budget", 42)
+    assert result.exit_code == 1
+    assert "an image may take 43" in result.stderr
+    assert model.asked == 0
+    assert purify("--budget", 42, "--max-queries", 42).exit_code == 1
+    assert 1 <= len(records(tmp_path)) < 10
+
+
+def test_results_of_other_settings_are_not_reported_as_those_of_this_run(purify, tmp_path):
+    assert "10 images purified (0 of" in purify().stdout
+    result = purify("--profile", "paper", "--budget", 100)
+    assert result.exit_code == 1
+    page = (tmp_path / "out/report.html").read_text()
+    done = [name for name, record in records(tmp_path).items() if name in page]
+    assert 2 <= len(done) < 10
+    assert f"{len(done)} images purified (0 of them" in result.stdout
+    assert f"{10 - len(done)} images have results of other settings" in result.stderr
 
 
 def test_a_classifier_that_answers_logits_is_explained(invoke, model, photos, tmp_path):
@@ -346,7 +371,8 @@ def folder_job(source: Path, out: Path) -> FolderJob:
         source=source,
         out=out,
         defense=KeepingDefense(),
-        classifier=colour_labels,
+        classifier=CountingClassifier(colour_labels),
+        max_queries=1,
         config_digest="settings",
         key_fingerprint="key",
     )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskrestore.classifiers import CountingClassifier
 from maskrestore.cli.image_log import ImageLog
 from maskrestore.cli.terminal import Update
 from maskrestore.errors import (
@@ -24,7 +25,7 @@ from maskrestore.errors import (
     QueryBudgetError,
 )
 from maskrestore.imaging.codec import read_image, walk_images, write_png
-from maskrestore.types import Classifier, Defense, Purification
+from maskrestore.types import Defense, Purification
 
 __all__ = ["MAP_FIELDS", "FolderJob", "Summary", "purify_folder"]
 
@@ -53,7 +54,9 @@ class FolderJob:
     """An image or a folder of images."""
     out: Path
     defense: Defense
-    classifier: Classifier
+    classifier: CountingClassifier
+    max_queries: int
+    """What an image may cost, at most: with a budget, no image is begun that it might not suffice for."""
     config_digest: str
     """Stands for all settings: an image that was recorded with it is not done again."""
     key_fingerprint: str
@@ -160,18 +163,39 @@ def _purify_batch(job: FolderJob, batch: Sequence[_Loaded], log: ImageLog) -> No
     for image in batch:
         by_size[image.pixels.shape].append(image)
     for group in by_size.values():
-        started = time.perf_counter()
-        result, failure = _attempt(job, torch.stack([image.pixels for image in group]))
-        finished = 0 if result is None else len(result.labels)
-        seconds = (time.perf_counter() - started) / max(1, finished)
-        for row, image in enumerate(group[:finished]):
-            assert result is not None
-            log.add(_save(job, image, result, row) | {"seconds": round(seconds, 6)})
-        if failure is not None:
-            if isinstance(failure.__cause__, QueryBudgetError):
-                raise failure.__cause__
-            for image in group[finished:]:
-                log.add(_failure(job, image.name, failure))
+        begun = 0
+        while begun < len(group):
+            count = _affordable(job, len(group) - begun)
+            _purify_group(job, group[begun : begun + count], log)
+            begun += count
+
+
+def _affordable(job: FolderJob, count: int) -> int:
+    """How many of so many images the budget suffices for in any case. Raises QueryBudgetError below one."""
+    remaining = job.classifier.remaining
+    if remaining is None:
+        return count
+    if remaining < job.max_queries:
+        raise QueryBudgetError(
+            f"{remaining} queries are left of the budget of {job.classifier.budget}, and an image may take "
+            f"{job.max_queries}"
+        )
+    return min(count, remaining // job.max_queries)
+
+
+def _purify_group(job: FolderJob, group: Sequence[_Loaded], log: ImageLog) -> None:
+    started = time.perf_counter()
+    result, failure = _attempt(job, torch.stack([image.pixels for image in group]))
+    finished = 0 if result is None else len(result.labels)
+    seconds = (time.perf_counter() - started) / max(1, finished)
+    for row, image in enumerate(group[:finished]):
+        assert result is not None
+        log.add(_save(job, image, result, row) | {"seconds": round(seconds, 6)})
+    if failure is not None:
+        if isinstance(failure.__cause__, QueryBudgetError):
+            raise failure.__cause__
+        for image in group[finished:]:
+            log.add(_failure(job, image.name, failure))
 
 
 def _attempt(job: FolderJob, images: Tensor) -> tuple[Purification | None, PurificationInterruptedError | None]:

@@ -64,10 +64,12 @@ class ImageLog:
         found: dict[str, Any] = json.loads(line)
         return found
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """The records of the images that have one, in order."""
+    def records(self, config_digest: str | None = None) -> Iterator[dict[str, Any]]:
+        """The records of the images that have one, in order; only those made with these settings, if given."""
         for (line,) in self._index.execute(_RECORDED):
-            yield json.loads(line)
+            record = json.loads(line)
+            if config_digest in (None, record.get("config_digest")):
+                yield record
 
     def add(self, record: dict[str, Any]) -> None:
         """Append a record and hand it to the operating system."""

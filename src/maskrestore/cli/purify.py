@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from contextlib import closing
@@ -72,14 +71,14 @@ def purify(
     schedule: Annotated[
         Literal["exact", "fast"],
         typer.Option(
-            help="`exact` does every pass of the profile; `fast` settles most images by hiding nine windows in turn, "
-            "with fewer queries."
+            help="`exact` does every pass of the profile; `fast` settles most images by hiding nine windows, two at "
+            "a time, with fewer queries."
         ),
     ] = "exact",
     max_queries: MaxQueriesOption = None,
     budget: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop before the classifier is asked about more pictures than this in all."),
+        typer.Option(min=1, help="Stop before the classifier is asked about more pictures than this in this run."),
     ] = None,
     grey: Annotated[
         bool, typer.Option("--grey", help="Keep grey images grey, for a classifier with one channel.")
@@ -123,7 +122,8 @@ def purify(
         out=out_dir,
         defense=BDMAE(masked_autoencoder, config, key=key, chunk_size=batch),
         classifier=counting,
-        config_digest=_digest([dataclasses.asdict(config), key_fingerprint(key), *identity]),
+        max_queries=config.max_queries,
+        config_digest=_digest([config.in_force(), key_fingerprint(key), *identity]),
         key_fingerprint=key_fingerprint(key),
         batch=batch,
         keep_grey=grey,
@@ -135,28 +135,31 @@ def purify(
         "restorer": restorer,
         "profile": profile,
         "schedule": schedule,
-        **dataclasses.asdict(config),
+        "max_queries": config.max_queries,
+        **config.in_force(),
     }
     heading = ReportSummary(title=f"maskrestore: {source.name}", settings=facts, key_fingerprint=job.key_fingerprint)
     with closing(summary.log) as log:
         page = write_report(
             out_dir,
-            (_entry(record) for record in log.records() if not record["error"]),
+            (_entry(record) for record in log.records(job.config_digest) if not record["error"]),
             heading,
             class_names=names,
-            errors=((record["file"], record["error"]) for record in log.records() if record["error"]),
+            errors=((record["file"], record["error"]) for record in log.records(job.config_digest) if record["error"]),
             max_detailed=report_images,
             evidence_of=partial(_evidence, job, log),
         )
-        _conclude(summary, counting.queries, page)
+        _conclude(summary, job, page)
 
 
-def _conclude(summary: Summary, queries: int, page: Path) -> None:
+def _conclude(summary: Summary, job: FolderJob, page: Path) -> None:
     """Say how it went; exit with status 1 unless every image was purified."""
-    finished = changed = failed = 0
+    finished = changed = failed = other = 0
     failures = []
     for record in summary.log.records():
-        if record["error"] is None:
+        if record.get("config_digest") != job.config_digest:
+            other += 1
+        elif record["error"] is None:
             finished += 1
             changed += record["label"] != record["original_label"]
         else:
@@ -165,11 +168,13 @@ def _conclude(summary: Summary, queries: int, page: Path) -> None:
                 failures.append(f"failed: {record['file']}: {record['error']}")
     out.print(
         f"{finished} images purified ({finished - summary.log.purified} of them by an earlier run), "
-        f"{changed} labels changed, {queries} queries, {summary.seconds:.1f} s; see {page}",
+        f"{changed} labels changed, {job.classifier.queries} queries, {summary.seconds:.1f} s; see {page}",
         soft_wrap=True,
     )
     for failure in failures:
         say(failure)
+    if other:
+        say(f"{other} images have results of other settings only, which are not counted here")
     if failed:
         say(f"{failed} images failed (all in records.jsonl); the same command tries them again")
     if summary.stopped is not None:
