@@ -16,14 +16,18 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def fast_arithmetic(device: str | torch.device = "cpu") -> Arithmetic:
-    """Return what a device is fast in.
+    """Return what a device is fast in; float32 where that is not known.
 
     A processor without bfloat16 instructions converts every operand by hand: one with AVX2 only was seen to multiply
     60 times slower in bfloat16 than in float32.
     """
-    if torch.device(device).type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+    place = torch.device(device)
+    if place.type == "cuda":
+        with torch.cuda.device(place):
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = place.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if fast else "float32"
 
 
 def resolve_precision(precision: Precision, device: str | torch.device = "cpu") -> Arithmetic:

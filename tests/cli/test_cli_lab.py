@@ -72,6 +72,17 @@ def test_several_attacks_and_defenses_then_a_table(lab, invoke, tmp_path):
     assert (tmp_path / "tables.md").read_text() == result.stdout
 
 
+def test_a_number_of_queries_is_kept_by_what_knows_how(lab, tmp_path):
+    options = ("evaluate", "--train", "--attack", "none", "--max-queries", 9, *COUNTS)
+    result = lab(*options, "--defense", "bdmae", "--defense", "blur-weak")
+    assert result.exit_code == 2
+    assert "--max-queries is for bdmae, bdmae-paper" in result.stderr
+    assert not (tmp_path / "results").exists()
+    result = lab(*options, "--defense", "bdmae", "--defense", "none")
+    assert result.exit_code == 0, result.output
+    assert {read_record(path).cost.queries_max for path in (tmp_path / "results").iterdir()} <= {*range(1, 10)}
+
+
 def test_a_finished_evaluation_is_kept_unless_asked_for_again(lab, tmp_path):
     options = ("--train", "--attack", "none", "--defense", "none", *COUNTS)
     lab("evaluate", *options)

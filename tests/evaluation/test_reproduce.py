@@ -110,6 +110,21 @@ def test_training_that_fails_is_not_tried_for_every_cell(tmp_path):
     assert len(tries) == 1
 
 
+def test_training_that_fails_is_reported_without_cells_too(tmp_path):
+    toy = ToyLaboratory(tmp_path, trained=False)
+    victim = cells()[0].victim
+
+    def diverges(config, report):
+        raise ConfigError("training diverged")
+
+    toy._train = diverges
+    reported = []
+    assert run_cells([], tmp_path, toy.make(train=True), victims=[victim], report=reported.append) == []
+    ((task, state, message),) = [(one.task, one.state, one.message) for one in reported]
+    assert (task, state) == (victim.clean(), "failed")  # the one that it starts from, and it with it
+    assert "training diverged" in message
+
+
 def test_a_cell_that_another_process_has_is_left_to_it(tmp_path):
     toy = ToyLaboratory(tmp_path)
     (first, *_) = cells()

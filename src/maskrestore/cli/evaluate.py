@@ -26,11 +26,12 @@ from maskrestore.cli.train_victim import train_with_progress, victim_config
 from maskrestore.data import DATASETS, load_dataset
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.defense.schedule import within
-from maskrestore.errors import CheckpointError
+from maskrestore.errors import CheckpointError, ConfigError
 from maskrestore.evaluation.defenses import (
     DEFENSES,
     DefenseConfig,
     DefenseUnderTest,
+    NoDefenseConfig,
     VictimUnderTest,
     default_config,
     make_defense,
@@ -138,8 +139,11 @@ def _defenses(
         """With the settings that it has; one that no defense has is an error of the first."""
         known = {field.name for field in dataclasses.fields(config)}
         chosen = with_overrides(config, [text for text in settings if _setting(text) in known or text in unknown])
-        if max_queries is None or not isinstance(chosen, BDMAEConfig):
+        if max_queries is None or isinstance(chosen, NoDefenseConfig):
             return chosen
+        if not isinstance(chosen, BDMAEConfig):
+            able = ", ".join(name for name, config in DEFENSES.items() if isinstance(config, BDMAEConfig))
+            raise ConfigError(f"--max-queries is for {able} and none; leave it out for the other defenses")
         return within(chosen, max_queries)
 
     all_known = {field.name for config in configs.values() for field in dataclasses.fields(config)}

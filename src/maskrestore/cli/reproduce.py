@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import typer
 from rich.table import Table as Listing
 
@@ -28,6 +29,7 @@ from maskrestore.evaluation.plots import draw_bars, draw_curves
 from maskrestore.evaluation.records import write_text_atomically
 from maskrestore.evaluation.reproduce import run_cells, run_cells_in_processes
 from maskrestore.evaluation.scales import cells_of, experiment, scale_of, victims_of
+from maskrestore.evaluation.workers import threads_of_a_worker
 from maskrestore.mae.restorer import DEFAULT_RESTORER
 from maskrestore.victims import TrainingProgress, VictimConfig, VictimData
 from maskrestore.victims import train_victim as train_network
@@ -168,7 +170,7 @@ def _measure(
         def report(outcome: Outcome) -> None:
             done.append(outcome)
             if outcome.state == "failed":
-                say(f"failed: {outcome.cell.name}: {outcome.message}")
+                say(f"failed: {outcome.name}: {outcome.message}")
             show(-1, "")
 
         if jobs == 1:
@@ -240,6 +242,7 @@ def _show_plan(
     jobs: int,
 ) -> None:
     """How many cells there are, how many are done, which victims are missing, and about how long the rest takes."""
+    threads = threads_of_a_worker(jobs) if jobs > 1 else torch.get_num_threads()
     speeds = known_speeds(folder, laboratory)
     listing = Listing("name", "cells", "recorded", "failed", "victims to train", "hours left")
     for column in listing.columns[1:]:
@@ -248,9 +251,10 @@ def _show_plan(
     together = plan_line(_together(cells), _all(victims), folder, laboratory, speeds)
     for name, line in {**lines, "together": together}.items():
         counts = (line.cells, line.recorded, line.failed, len(line.victims))
-        listing.add_row(name, *map(str, counts), f"{line.hours / jobs:.1f}")
+        listing.add_row(name, *map(str, counts), f"{line.core_hours / (jobs * threads):.1f}")
     out.print(listing)
-    say(f"hours: of {jobs} process{'es' if jobs > 1 else ''}, without the training of victims")
+    each = f"{'each ' if jobs > 1 else ''}with {threads} thread{'s' if threads > 1 else ''}"
+    say(f"hours: of {jobs} process{'es' if jobs > 1 else ''}, {each}, without the training of victims")
     if together.guessed:
         say(f"a rough guess, for want of records from this machine: {', '.join(together.guessed)}")
     if together.victims:

@@ -73,12 +73,24 @@ class Laboratory:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a cell."""
+    """What became of a cell, or of the training of a victim that failed and was not for a cell."""
 
-    cell: Cell
+    task: Task
     state: State
     message: str = ""
     """The error of a failed one."""
+
+    @property
+    def cell(self) -> Cell:
+        """The cell; only for one."""
+        assert isinstance(self.task, Cell)
+        return self.task
+
+    @property
+    def name(self) -> str:
+        """Of the cell, or what was trained."""
+        task = self.task
+        return task.name if isinstance(task, Cell) else f"training {task.dataset} {task.attack or 'clean'}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskrestore.evaluation.agenda import untrained_victims
-from maskrestore.evaluation.bench import Laboratory, failure_path
+from maskrestore.evaluation.bench import Bench, Laboratory, failure_path
 from maskrestore.evaluation.detection import DetectionRecord, read_detection
 from maskrestore.evaluation.environment import current_environment
 from maskrestore.evaluation.grid import Cell
@@ -28,8 +28,8 @@ class PlanLine:
     """Of those without a record: tried, and failed."""
     victims: tuple[VictimConfig, ...]
     """Those that must be trained."""
-    hours: float
-    """Of one process for the cells that are left, without training."""
+    core_hours: float
+    """Of one core for the cells that are left, without training."""
     guessed: tuple[str, ...]
     """Defenses among them whose speed has not been measured on this machine."""
 
@@ -42,19 +42,20 @@ def plan_line(
     speeds: Mapping[str, float],
 ) -> PlanLine:
     """What is left of some cells. victims: needed beside those of the cells. speeds: as of ``known_speeds``."""
-    left = [cell for cell in cells if not (folder / cell.path).exists()]
+    bench = Bench(folder=folder, laboratory=laboratory)
+    left = [cell for cell in cells if not bench.kept(cell)]
     return PlanLine(
         cells=len(cells),
         recorded=len(cells) - len(left),
         failed=sum(failure_path(folder / cell.path).exists() for cell in left),
         victims=tuple(untrained_victims([*(cell.victim for cell in left), *victims], laboratory)),
-        hours=estimated_seconds(left, speeds) / 3600,
+        core_hours=estimated_seconds(left, speeds) / 3600,
         guessed=tuple(dict.fromkeys(one.variant.defense for one in left if one.variant.defense not in speeds)),
     )
 
 
 def known_speeds(folder: Path, laboratory: Laboratory) -> dict[str, float]:
-    """Seconds per image of the defenses that have records in ``folder`` from this machine. Raises DataError."""
+    """Core-seconds per image of the defenses that have records in ``folder`` from this machine. Raises DataError."""
     records: list[Record | DetectionRecord] = [read_record(path) for path in _records(folder / "cells")]
     records += [read_detection(path) for path in _records(folder / "detections")]
     return measured_speeds(records, current_environment(laboratory.device))

@@ -25,7 +25,7 @@ from maskrestore.victims import VictimConfig
 __all__ = ["run_cells", "run_cells_in_processes"]
 
 Report = Callable[[Outcome], None]
-"""Is told what became of each cell."""
+"""Is told what became of each cell, and of victims without cells that could not be trained."""
 
 Progress = Callable[[int, str], None]
 """Is told how far each worker is: its number, counted from 0, and a text, which is empty when it is done."""
@@ -101,9 +101,9 @@ class _Run:
         for cell in cells:
             failure = failure_path(bench.folder / cell.path)
             if bench.kept(cell):
-                self._settle(Outcome(cell=cell, state="kept"))
+                self._settle(Outcome(task=cell, state="kept"))
             elif failure.exists() and not retry:
-                self._settle(Outcome(cell=cell, state="failed", message=_message(failure)))
+                self._settle(Outcome(task=cell, state="failed", message=_message(failure)))
             else:
                 left.append(cell)
         self.agenda = Agenda(left, bench.laboratory, victims)
@@ -117,7 +117,7 @@ class _Run:
             note_failure(self.bench.folder, task, answer.message)
         elif answer.state == "measured":
             forget_failure(self.bench.folder, task)
-        self._settle(Outcome(cell=task, state=answer.state, message=answer.message))
+        self._settle(Outcome(task=task, state=answer.state, message=answer.message))
 
     def outcomes(self) -> list[Outcome]:
         """In the order of the cells."""
@@ -130,8 +130,11 @@ class _Run:
             self.agenda.busy(victim)
         else:
             message = f"training {victim.dataset} {victim.attack or 'clean'} failed: {answer.message}"
-            for cell in self.agenda.lost(victim):
+            lost = self.agenda.lost(victim)
+            for cell in lost:
                 self.take(cell, Answer(state="failed", message=message))
+            if not lost:
+                self._report(Outcome(task=victim, state="failed", message=answer.message))
 
     def _settle(self, outcome: Outcome) -> None:
         self._outcomes[outcome.cell.path] = outcome

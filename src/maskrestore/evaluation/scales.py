@@ -60,6 +60,8 @@ SCALES: dict[str, Scale] = {
 SPEEDS: dict[str, float] = {
     "bdmae": 16,
     "bdmae-paper": 9,
+    "bdmae-fast": 50,
+    "bdmae-paper-fast": 45,
     "patchcleanser": 2,
     "patchcleanser-variant": 2,
     "februus-xgradcam": 30,
@@ -117,22 +119,23 @@ def victims_of(chosen: Experiment, scale: Scale) -> list[VictimConfig]:
 
 
 def estimated_seconds(cells: Sequence[Cell], measured: Mapping[str, float] | None = None) -> float:
-    """How long one process takes for cells, without the training of victims.
+    """How long one core takes for cells, without the training of victims.
 
-    measured: seconds per image by the name of a defense, as ``measured_speeds`` finds them; where it knows nothing, the
-    rough images per second of ``SPEEDS``.
+    measured: core-seconds per image by the name of a defense, as ``measured_speeds`` finds them; where it knows
+    nothing, the rough images per second of two cores in ``SPEEDS``.
     """
 
     def seconds(cell: Cell) -> float:
         parts = 1 if cell.case.attack is None else 2
         images = parts * (cell.count or _WHOLE.get(cell.case.dataset, 10_000))
-        return images * (measured or {}).get(cell.variant.defense, 1 / SPEEDS.get(cell.variant.defense, 300))
+        return images * (measured or {}).get(cell.variant.defense, 2 / SPEEDS.get(cell.variant.defense, 300))
 
     return sum(seconds(cell) for cell in cells)
 
 
 def measured_speeds(records: Iterable[Record | DetectionRecord], environment: Environment) -> dict[str, float]:
-    """Mean seconds per image of each defense and detector over the records that this hardware made.
+    """Mean core-seconds per image of each defense and detector over the records that this hardware made: as if all
+    threads of a run were busy.
 
     The settings in brackets behind a name are passed over: what a setting costs shows in the mean only.
     """
@@ -143,7 +146,7 @@ def measured_speeds(records: Iterable[Record | DetectionRecord], environment: En
             defense = record.defense.name if isinstance(record, Record) else record.detector
             images = record.clean_images + record.triggered_images
             seconds = record.cost.seconds if isinstance(record, Record) else record.seconds
-            found.setdefault(defense.partition("[")[0], []).append(seconds / images)
+            found.setdefault(defense.partition("[")[0], []).append(seconds * made_on.threads / images)
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
