@@ -190,7 +190,7 @@ def test_any_network_that_keeps_the_protocol_will_do() -> None:
     pixels = tokens_to_pixels(hidden, 16, 16)
     assert torch.equal(restored, torch.where(pixels, torch.tensor(0.5), images))
     assert not network.lowered
-    # A narrow network that skips hidden tokens: quarters of the grid, 4 masks at a time.
-    assert {size for size, _ in network.seen} == {4}
+    # A narrow network that skips hidden tokens: quarters of the grid, 8 masks at a time.
+    assert {size for size, _ in network.seen} == {8}
     assert {visible for _, visible in network.seen} <= {16, 32, 48, 64}
     assert MAERestorer(network, precision="bfloat16").network.lowered  # type: ignore[attr-defined]

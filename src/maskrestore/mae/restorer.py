@@ -75,9 +75,9 @@ class MAERestorer:
         device: str | torch.device = "cpu",
     ) -> None:
         """micro_batch: masks at a time. ``None`` is 64 for a ViT and 32 for a convolutional network on a GPU; on a CPU
-        4, and for a wide ViT as many as make up to 256 visible tokens: 5 scoring masks of a ViT-B, or a single mask
-        that hides little. (8 at a time were up to 10 % faster than 4 for ``mae-tiny-32``, but a single mask took
-        twice as long: micro-batches run side by side, one on each core.)
+        8, and for a wide ViT as many as make up to 256 visible tokens: 5 scoring masks of a ViT-B, or a single mask
+        that hides little. (With ``mae-tiny-32`` on two cores, many masks took about 10 % longer with 4 at a time, but
+        a single one half as long, since all of a micro-batch is computed on one core.)
 
         precision: ``auto`` is bfloat16 where the hardware multiplies it fast, else float32.
         """
@@ -93,7 +93,7 @@ class MAERestorer:
         """Identifies the weights as they came, in whatever precision they are used; ``None`` for other networks."""
         on_gpu = self.device.type != "cpu"
         self._mixes = on_gpu or network.width < 512
-        self._large = (64 if network.skips_hidden else 32) if on_gpu else 4
+        self._large = (64 if network.skips_hidden else 32) if on_gpu else 8
 
     @property
     def grid(self) -> int:
