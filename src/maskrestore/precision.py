@@ -22,7 +22,7 @@ def fast_arithmetic(device: str | torch.device = "cpu") -> Arithmetic:
     60 times slower in bfloat16 than in float32.
     """
     place = torch.device(device)
-    if place.type == "cuda":
+    if place.type == "cuda" and torch.cuda.is_available():
         with torch.cuda.device(place):
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

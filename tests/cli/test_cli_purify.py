@@ -162,6 +162,7 @@ def test_the_query_budget_ends_the_run(purify, model, tmp_path, batch):
     done = records(tmp_path)
     assert 0 < len(done) < 10
     assert not any(record["error"] for record in done.values())
+    assert f"{10 - len(done)} images are left" in result.stderr
     # All that was asked about is kept, and no further image was certain to fit.
     assert sum(record["queries"] for record in done.values()) == model.asked > 150 - PROFILES["default"].max_queries
     assert purify("--batch", batch).exit_code == 0
@@ -170,11 +171,21 @@ def test_the_query_budget_ends_the_run(purify, model, tmp_path, batch):
 
 def test_a_budget_that_suffices_for_no_image_spends_nothing(purify, model, tmp_path):
     result = purify("--budget", 42)
-    assert result.exit_code == 1
-    assert "an image may take 43" in result.stderr
+    assert result.exit_code == 2
+    assert "an image may take 43 queries, more than --budget 42" in result.stderr
     assert model.asked == 0
     assert purify("--budget", 42, "--max-queries", 42).exit_code == 1
     assert 1 <= len(records(tmp_path)) < 10
+
+
+def test_settings_that_change_nothing_are_not_another_configuration(purify, model, tmp_path):
+    purify()
+    asked = model.asked
+    assert "(10 of them by an earlier run)" in purify("--max-queries", 43).stdout
+    assert model.asked == asked
+    page = (tmp_path / "out/report.html").read_text()
+    assert "max_queries" in page
+    assert "blind" not in page  # of schedules, of which none is in use
 
 
 def test_results_of_other_settings_are_not_reported_as_those_of_this_run(purify, tmp_path):

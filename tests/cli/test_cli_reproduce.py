@@ -1,8 +1,11 @@
 import functools
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+from maskrestore.errors import ConfigError
 from maskrestore.evaluation.grids import GRIDS
 from maskrestore.evaluation.reproduce import run_cells_in_processes
 
@@ -74,6 +77,45 @@ def test_what_is_missing_or_failed_is_said_and_sets_the_status(invoke, toy, tmp_
     assert (tmp_path / "o/figures/figA4.png").exists()
     toy.broken = frozenset()
     assert invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o", "--train", "--retry").exit_code == 0
+
+
+def test_a_victim_of_pictures_that_cannot_be_trained_is_said_and_sets_the_status(invoke, toy, monkeypatch):
+    def diverges(config, report):
+        raise ConfigError("training diverged")
+
+    toy.trained = False
+    monkeypatch.setattr(toy, "_train", diverges)
+    result = invoke("reproduce", "fig3", "--scale", "smoke", "--out", "o", "--train")
+    assert result.exit_code == 1
+    assert "failed: training cifar10" in result.stderr
+    assert "training diverged" in result.stderr
+    assert "victims that no cell needs could not be trained" in result.stderr
+
+
+def test_the_plan_does_not_count_on_more_processors_than_there_are(invoke, toy, monkeypatch):
+    monkeypatch.setattr("maskrestore.evaluation.workers.available_cores", lambda: 4)
+    monkeypatch.setattr("maskrestore.cli.reproduce.available_cores", lambda: 4)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+
+    def hours(jobs):
+        last = invoke("reproduce", "table2", "--plan", "--out", "o", "--jobs", jobs).stdout.split("together")[1]
+        return float(last.strip(" │\n└─┘┴").split()[-1])
+
+    # One process with four threads, or forty that take turns; of three, each with one, a processor idles.
+    alone = hours(1)
+    assert alone == hours(40) > 0
+    assert hours(3) == pytest.approx(alone * 4 / 3, abs=0.05 + 0.05 * 4 / 3)  # both are rounded to 0.1
+
+
+def test_the_plan_passes_over_records_of_other_weights(invoke, toy, tmp_path):
+    assert invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o").exit_code == 0
+    path = sorted((tmp_path / "o/cells").iterdir())[0]
+    record = json.loads(path.read_text())
+    record["defense"]["restorer_weights"] = "of another restorer"
+    path.write_text(json.dumps(record))
+    plan = invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o", "--plan").stdout
+    cells, recorded, failed = re.findall(r"\d+", plan.partition("figA4")[2])[:3]
+    assert (cells, recorded, failed) == ("15", "14", "0")
 
 
 def test_tables_without_data_are_listed_not_faked(invoke, toy, tmp_path):

@@ -14,6 +14,7 @@ from maskrestore.evaluation.records import read_record
 from maskrestore.evaluation.reproduce import run_cells
 from maskrestore.evaluation.scales import (
     SCALES,
+    SPEEDS,
     cells_of,
     estimated_seconds,
     experiment,
@@ -160,6 +161,10 @@ def test_cells_of_a_victim_come_together_and_once():
         *((1, "cifar10", "none"), (1, "cifar10", "bdmae"), (1, "gtsrb", "none")),
     ]
     assert estimated_seconds(cells[:2]) == pytest.approx(2 * 1000 / 300 + 2 * 1000 / 16)  # of one core
+
+
+def test_every_schedule_of_the_method_has_an_estimate():
+    assert {name for name in DEFENSES if name.startswith("bdmae")} <= SPEEDS.keys()
 
 
 def test_estimates_prefer_what_this_hardware_has_shown(tmp_path):

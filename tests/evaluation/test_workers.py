@@ -14,7 +14,7 @@ from maskrestore.evaluation.agenda import Agenda
 from maskrestore.evaluation.bench import failure_path
 from maskrestore.evaluation.records import read_record
 from maskrestore.evaluation.reproduce import run_cells, run_cells_in_processes
-from maskrestore.evaluation.workers import threads_of_a_worker
+from maskrestore.evaluation.workers import available_cores, threads_of_a_worker
 
 in_processes = functools.partial(run_cells_in_processes, start_method="fork")  # quicker to start than "spawn"
 
@@ -124,7 +124,7 @@ def test_no_process_is_left_after_an_interruption(tmp_path):
 
 
 def test_threads_are_shared():
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(cores)

@@ -71,8 +71,8 @@ def purify(
     schedule: Annotated[
         Literal["exact", "fast"],
         typer.Option(
-            help="`exact` does every pass of the profile; `fast` settles most images by hiding nine windows, two at "
-            "a time, with fewer queries."
+            help="`exact` does every pass of the profile; `fast` settles most images by hiding nine windows, in four "
+            "pairs and the middle one alone, with fewer queries."
         ),
     ] = "exact",
     max_queries: MaxQueriesOption = None,
@@ -110,6 +110,11 @@ def purify(
         maskrestore purify stop.png --classifier mypackage.models:signs --profile paper --out cleaned
     """
     config = scheduled(with_overrides(PROFILES[profile], settings or []), schedule, max_queries)
+    if budget is not None and budget < config.max_queries:
+        raise ConfigError(
+            f"an image may take {config.max_queries} queries, more than --budget {budget}; raise the budget, or give "
+            f"each image less with --max-queries {budget}"
+        )
     names = _read_class_names(class_names)
     black_box = load_classifier(classifier, mean=parse_channels(mean, "--mean"), std=parse_channels(std, "--std"))
     key = read_key(key_file)
@@ -178,7 +183,8 @@ def _conclude(summary: Summary, job: FolderJob, page: Path) -> None:
     if failed:
         say(f"{failed} images failed (all in records.jsonl); the same command tries them again")
     if summary.stopped is not None:
-        say(f"stopped: {summary.stopped}; the same command goes on with the rest")
+        left = len(summary.log) - finished - failed
+        say(f"stopped: {summary.stopped}; {left} images are left, and the same command goes on with them")
     if failed or summary.stopped is not None:
         raise typer.Exit(FAILED)
 

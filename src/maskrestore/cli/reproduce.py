@@ -29,7 +29,7 @@ from maskrestore.evaluation.plots import draw_bars, draw_curves
 from maskrestore.evaluation.records import write_text_atomically
 from maskrestore.evaluation.reproduce import run_cells, run_cells_in_processes
 from maskrestore.evaluation.scales import cells_of, experiment, scale_of, victims_of
-from maskrestore.evaluation.workers import threads_of_a_worker
+from maskrestore.evaluation.workers import available_cores, threads_of_a_worker
 from maskrestore.mae.restorer import DEFAULT_RESTORER
 from maskrestore.victims import TrainingProgress, VictimConfig, VictimData
 from maskrestore.victims import train_victim as train_network
@@ -158,7 +158,7 @@ def _measure(
     jobs: int,
     retry: bool,
 ) -> int:
-    """Measure cells and train victims under one progress display; returns how many cells failed or lack a victim."""
+    """Measure cells and train victims under one progress display; returns how many of them failed or lack a victim."""
     done: list[Outcome] = []
     notes: dict[int, str] = {}
     with progress("cells") as update:
@@ -179,15 +179,18 @@ def _measure(
             run_cells_in_processes(
                 cells, folder, make, jobs=jobs, victims=victims, retry=retry, report=report, progress=show
             )
-    counts = Counter(outcome.state for outcome in done)
+    counts = Counter(outcome.state for outcome in done if isinstance(outcome.task, Cell))
+    untrained = len(done) - counts.total()
     if cells:
         say(f"{', '.join(f'{count} {state}' for state, count in counts.items())} of {len(cells)} cells")
+    if untrained:
+        say(f"{untrained} victims that no cell needs could not be trained; the same command tries again")
     if counts["missing"]:
         lacking = dict.fromkeys(one.cell.case.label for one in done if one.state == "missing")
         say(f"victims that are not trained (add --train): {'; '.join(lacking)}")
     if counts["failed"]:
         say("failed cells are tried again with --retry")
-    return counts["missing"] + counts["failed"]
+    return counts["missing"] + counts["failed"] + untrained
 
 
 def _write(
@@ -243,6 +246,7 @@ def _show_plan(
 ) -> None:
     """How many cells there are, how many are done, which victims are missing, and about how long the rest takes."""
     threads = threads_of_a_worker(jobs) if jobs > 1 else torch.get_num_threads()
+    cores = min(jobs * threads, max(threads, available_cores()))  # more processes than processors take turns
     speeds = known_speeds(folder, laboratory)
     listing = Listing("name", "cells", "recorded", "failed", "victims to train", "hours left")
     for column in listing.columns[1:]:
@@ -251,7 +255,7 @@ def _show_plan(
     together = plan_line(_together(cells), _all(victims), folder, laboratory, speeds)
     for name, line in {**lines, "together": together}.items():
         counts = (line.cells, line.recorded, line.failed, len(line.victims))
-        listing.add_row(name, *map(str, counts), f"{line.core_hours / (jobs * threads):.1f}")
+        listing.add_row(name, *map(str, counts), f"{line.core_hours / cores:.1f}")
     out.print(listing)
     each = f"{'each ' if jobs > 1 else ''}with {threads} thread{'s' if threads > 1 else ''}"
     say(f"hours: of {jobs} process{'es' if jobs > 1 else ''}, {each}, without the training of victims")

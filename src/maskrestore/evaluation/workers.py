@@ -19,7 +19,7 @@ import torch
 
 from maskrestore.evaluation.bench import Answer, Bench, Laboratory, Task
 
-__all__ = ["Crew", "threads_of_a_worker"]
+__all__ = ["Crew", "available_cores", "threads_of_a_worker"]
 
 _PATIENCE = 10.0
 """Seconds that a process gets to end by itself before it is killed."""
@@ -128,8 +128,12 @@ class Crew:
 
 def threads_of_a_worker(workers: int) -> int:
     """The processors divided by the workers, but no more than this process itself would use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(torch.get_num_threads(), cores // workers))
+    return max(1, min(torch.get_num_threads(), available_cores() // workers))
+
+
+def available_cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _work(line: Connection, folder: Path, make_laboratory: Callable[[], Laboratory], threads: int) -> None:
