@@ -55,12 +55,15 @@ def trained_a_little() -> tuple[InputAwareAttack, Tensor]:
     images = torch.nn.functional.interpolate(images, (32, 32), mode="bilinear")
     optimizer = torch.optim.Adam(attack.networks["mask"].parameters(), lr=0.003, betas=(0.5, 0.9))
     attack.networks.train()
-    for _ in range(60):  # until its running statistics have caught up, whatever the rounding
+    for _ in range(60):
         masks = attack.mask(images)
         loss = mask_loss((images, images.roll(1, 0)), (masks, masks.roll(1, 0)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    with torch.no_grad():
+        for _ in range(100):  # running statistics lag behind weights that still move; by how much depends on rounding
+            attack.mask(images)
     attack.networks.eval()
     return attack, images
 

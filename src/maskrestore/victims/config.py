@@ -162,7 +162,7 @@ def default_recipe(dataset: str, *, fine_tuned: bool, architecture: str = "resne
     mirrored = dataset_spec(dataset).mirrored
     if mirrored:
         augmentation = Augmentation(shift=4, flip=True)
-        epochs, fine_epochs = 16.0, 1.0
+        epochs, fine_epochs = 20.0, 1.0
     else:
         augmentation = Augmentation(shift=2, flip=False, jitter=0.3)
         epochs, fine_epochs = 12.0, 2.0
