@@ -55,14 +55,15 @@ def trained_a_little() -> tuple[InputAwareAttack, Tensor]:
     images = torch.nn.functional.interpolate(images, (32, 32), mode="bilinear")
     optimizer = torch.optim.Adam(attack.networks["mask"].parameters(), lr=0.003, betas=(0.5, 0.9))
     attack.networks.train()
-    for _ in range(60):
+    for step in range(60):
+        optimizer.param_groups[0]["lr"] = 0.003 * (1 - step / 60)  # comes to rest, whatever the rounding
         masks = attack.mask(images)
         loss = mask_loss((images, images.roll(1, 0)), (masks, masks.roll(1, 0)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        for _ in range(100):  # running statistics lag behind weights that still move; by how much depends on rounding
+        for _ in range(100):  # running statistics lag behind the weights
             attack.mask(images)
     attack.networks.eval()
     return attack, images
