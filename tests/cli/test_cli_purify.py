@@ -170,18 +170,18 @@ def test_the_query_budget_ends_the_run(purify, model, tmp_path, batch):
 
 
 def test_a_budget_that_suffices_for_no_image_spends_nothing(purify, model, tmp_path):
-    result = purify("--budget", 42)
+    result = purify("--budget", 46)
     assert result.exit_code == 2
-    assert "an image may take 43 queries, more than --budget 42" in result.stderr
+    assert "an image may take 47 queries, more than --budget 46" in result.stderr
     assert model.asked == 0
-    assert purify("--budget", 42, "--max-queries", 42).exit_code == 1
+    assert purify("--budget", 46, "--max-queries", 46).exit_code == 1
     assert 1 <= len(records(tmp_path)) < 10
 
 
 def test_settings_that_change_nothing_are_not_another_configuration(purify, model, tmp_path):
     purify()
     asked = model.asked
-    assert "(10 of them by an earlier run)" in purify("--max-queries", 43).stdout
+    assert "(10 of them by an earlier run)" in purify("--max-queries", 47).stdout
     assert model.asked == asked
     page = (tmp_path / "out/report.html").read_text()
     assert "max_queries" in page

@@ -13,9 +13,10 @@ from maskrestore.defense.config import PROFILES, BDMAEConfig
 from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
 from maskrestore.defense.restoration import adaptive_masks, fuse
 from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, image_scores, random_masks
+from maskrestore.defense.squares import least_restorable_squares
 from maskrestore.defense.streams import Key, Stream
 from maskrestore.defense.sweep import sweep
-from maskrestore.defense.transfer import Attempt, transfer_test
+from maskrestore.defense.transfer import Attempt, transfer_queries, transfer_test
 from maskrestore.errors import ConfigError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.mae.restorer import load_restorer
@@ -89,16 +90,21 @@ class BDMAE:
             sweep(case, self.restorer, classifier, clouds=config.clouds)
         rows = case.open
         if len(rows):
-            initial_image, initial_label, agreement = self._score(case, rows, classifier)
+            initial_image, initial_label, votes = self._score(case, rows, classifier)
+            original = case.original[rows]
             image_scores, label_scores = self._refine(case, rows, (initial_image, initial_label), classifier)
             # Without votes there is no S_l.
             weight = config.label_weight if config.voting_masks else 0.0
             scores = (1 - weight) * image_scores + weight * label_scores
             if config.consensus:
-                scores = torch.maximum(scores, agreement[:, None, None] * image_scores)
+                scores = torch.maximum(scores, consensus(votes, original)[:, None, None] * image_scores)
             case.keep(rows, scores=scores, image_scores=image_scores, label_scores=label_scores)
             case.keep(rows, initial_image_scores=initial_image, initial_label_scores=initial_label)
             self._recover(case, rows, scores, classifier)
+            if config.squares and config.voting_masks:
+                changed = (votes != original.unsqueeze(1)).float().mean(dim=1)
+                doubted = (changed >= config.square_votes) & ~case.settled[rows]
+                self._hide_squares(case, rows[doubted], initial_image[doubted], classifier)
         return case.result()
 
     def _purify_blindly(self, images: Tensor, streams: list[Stream], classifier: Classifier) -> Purification:
@@ -126,13 +132,13 @@ class BDMAE:
     def _score(self, case: Case, rows: Tensor, classifier: Classifier) -> tuple[Tensor, Tensor, Tensor]:
         """S_i and S_l (4.2) of some images, from one call of the classifier for all of them.
 
-        Returns S_i, S_l, and how far the masks agree on another label, ``(R,)``.
+        Returns S_i, S_l, and the labels under the masks that were asked about, ``(R, M)``.
         """
         config, original = self.config, case.original[rows]
         hidden, restored, s_i = self._restore_masks(case.images[rows], [case.streams[row] for row in rows])
         asked = config.voting_masks
         if not asked:
-            return s_i, torch.zeros_like(s_i), torch.zeros(len(rows))
+            return s_i, torch.zeros_like(s_i), original.unsqueeze(1)
         # (R, M, C, H, W) -> (R M, C, H, W) -> (R M,) -> (R, M)
         votes = classifier(restored[:, :asked].flatten(0, 1)).unflatten(0, (-1, asked))
         case.queries[rows] += asked
@@ -141,7 +147,7 @@ class BDMAE:
             s_l = contrast_scores(flipped, hidden, config.contrast_windows)
         else:
             s_l = flip_scores(flipped, hidden)
-        return s_i, s_l, consensus(votes, original)
+        return s_i, s_l, votes
 
     def _refine(
         self, case: Case, rows: Tensor, initial: tuple[Tensor, Tensor], classifier: Classifier
@@ -176,22 +182,42 @@ class BDMAE:
             tried[where] = hidden
             if not fresh.any():
                 continue
-            asked = rows[where[fresh]]
-            attempt = Attempt(
-                images=case.images[asked],
-                restored=restored[fresh],
-                hidden=hidden[fresh],
-                before=case.original[asked],
-                after=classifier(restored[fresh]),
-                streams=[case.streams[row] for row in asked],
-            )
-            case.queries[asked] += 1
-            believed = torch.ones_like(asked, dtype=torch.bool)
-            if config.transfer_test:
-                compare = config.comparison and number == 0
-                believed, queries = transfer_test(attempt, classifier, count=config.clouds, compare=compare)
-                case.queries[asked] += queries
-            case.take(asked, attempt, believed)
+            compare = config.comparison and number == 0
+            self._attempt(case, rows[where[fresh]], restored[fresh], hidden[fresh], classifier, compare=compare)
+
+    def _hide_squares(self, case: Case, rows: Tensor, image_scores: Tensor, classifier: Classifier) -> None:
+        """Hide one square after the other, while queries last, until a restoration is believed (``squares.py``)."""
+        config, grid = self.config, self.restorer.grid
+        if not len(rows):
+            return
+        side = max(1, round(config.square_side * grid))
+        hidden = least_restorable_squares(image_scores, config.squares, side)  # (R, K, g, g)
+        restored = self.restorer.restore(case.images[rows], hidden)
+        price = 1 + transfer_queries(config.clouds, compare=False)
+        for number in range(config.squares):
+            affordable = case.queries[rows] + price <= config.max_queries
+            ask = ~case.settled[rows] & affordable & hidden[:, number].flatten(1).any(dim=1)
+            if ask.any():
+                self._attempt(case, rows[ask], restored[ask, number], hidden[ask, number], classifier, compare=False)
+
+    def _attempt(
+        self, case: Case, rows: Tensor, restored: Tensor, hidden: Tensor, classifier: Classifier, *, compare: bool
+    ) -> None:
+        """Ask about a restoration of each image, and settle those that are believed."""
+        attempt = Attempt(
+            images=case.images[rows],
+            restored=restored,
+            hidden=hidden,
+            before=case.original[rows],
+            after=classifier(restored),
+            streams=[case.streams[row] for row in rows],
+        )
+        case.queries[rows] += 1
+        believed = torch.ones_like(rows, dtype=torch.bool)
+        if self.config.transfer_test:
+            believed, queries = transfer_test(attempt, classifier, count=self.config.clouds, compare=compare)
+            case.queries[rows] += queries
+        case.take(rows, attempt, believed)
 
     def _restore(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse the restorations of all thresholds (4.4). Returns the purified images and what was hidden."""

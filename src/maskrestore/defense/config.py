@@ -10,7 +10,10 @@ from maskrestore.defense.sweep import sweep_queries
 from maskrestore.defense.transfer import CLOUDS, transfer_queries
 from maskrestore.errors import ConfigError
 
-__all__ = ["PROFILES", "BDMAEConfig"]
+__all__ = ["MOST_QUERIES", "PROFILES", "BDMAEConfig"]
+
+MOST_QUERIES = 47
+"""No profile or schedule asks more about an image: the paper's 1 + 25 + 20 + 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,15 @@ class BDMAEConfig:
     comparison: bool = True
     """Whether the transfer test looks for a trigger with a target for each class, too, in the first
     attempt."""
+    squares: int = 0
+    """Not in the paper: how many squares of the highest S_i are hidden, one after the other, where the attempts failed
+    and most random masks changed the label. See ``squares.py``."""
+    square_side: float = 0.375
+    """Their side, as a share of the image's."""
+    square_votes: float = 0.75
+    """Share of the random masks that must have changed the label."""
+    square_limit: int = MOST_QUERIES
+    """Queries for an image, all in all, beyond which no further square is hidden."""
     votes: int | None = None
     """How many of the random masks the classifier is asked about; ``None`` is all of them. The others count for S_i
     only, which needs no query."""
@@ -92,16 +104,23 @@ class BDMAEConfig:
         )
         single = self.transfer_test or len(self.attempts) == 1
         _check(single, "attempts", "a single one without the transfer test, which would believe it", self.attempts)
+        _check(self.squares >= 0, "squares", "at least 0", self.squares)
+        _check(self.transfer_test or not self.squares, "squares", "0 without the transfer test", self.squares)
+        _check(0 < self.square_side <= 1, "square_side", "in (0, 1]", self.square_side)
+        _check(self.square_limit >= 1, "square_limit", "at least 1", self.square_limit)
+        _check(0 <= self.square_votes <= 1, "square_votes", "in [0, 1]", self.square_votes)
         _check(1 <= self.clouds <= CLOUDS, "clouds", f"1 to {CLOUDS}", self.clouds)
         _check(0 <= self.voting_masks <= self.masks, "votes", f"0 to {self.masks}", self.votes)
 
     def in_force(self) -> dict[str, Any]:
-        """Every setting by name, those of schedules only where they are in use: the digests of results that were
-        measured before there were schedules stay the same."""
+        """Every setting by name, those of schedules and squares only where they are in use: the digests of results
+        that were measured before there were any stay the same."""
         values = asdict(self)
-        for name in ("clouds", "comparison", "votes", "blind", "sweep"):
+        for name in ("clouds", "comparison", "votes", "blind", "sweep", "squares"):
             if values[name] == getattr(BDMAEConfig, name):
                 del values[name]
+        if not self.squares:
+            del values["square_side"], values["square_votes"], values["square_limit"]
         return values
 
     @property
@@ -116,17 +135,20 @@ class BDMAEConfig:
 
     @property
     def max_queries(self) -> int:
-        """Queries per image at most: the image, the random masks, both refinements, the attempts with their tests."""
+        """Queries per image at most: the image, the random masks, both refinements, the attempts with their tests.
+
+        Squares take what is left to ``square_limit``.
+        """
         if self.blind:
             return 1
         tested = transfer_queries(self.clouds, compare=False) if self.transfer_test else 0
         masks = 1 + self.voting_masks + 2 * self.refinement_steps + len(self.attempts) * (1 + tested)
         if self.transfer_test and self.comparison:
             masks += transfer_queries(self.clouds, compare=True) - tested
-        if not self.sweep:
-            return masks
-        settled, left_open = sweep_queries(self.clouds)
-        return max(settled, left_open - 1 + masks)
+        if self.sweep:
+            settled, left_open = sweep_queries(self.clouds)
+            masks = max(settled, left_open - 1 + masks)
+        return max(masks, min(masks + self.squares * (1 + tested), self.square_limit))
 
 
 def _check(valid: bool, name: str, expected: str, actual: object) -> None:
@@ -139,8 +161,9 @@ PROFILES: dict[str, BDMAEConfig] = {
     # Chosen on training-split images of CIFAR-10 and GTSRB victims. Contrast in place of flips: labels of
     # clean images flip under many of this restorer's masks. Consensus: a trigger that any hidden token breaks leaves no
     # contrast, but makes the masks agree on the true label. The transfer test spares clean images what these scores
-    # find in them, so that a second attempt may be bolder. No refinement: it looks for tokens whose loss flips the
-    # label, finds them on clean images too, and costs 20 queries, more than the test does.
+    # find in them, so that a second attempt may be bolder. Squares: large faint triggers survive where scattered tokens
+    # are hidden. No refinement: it looks for tokens whose loss flips the label, finds them on clean images too, and
+    # costs 20 queries, more than the test does.
     "default": BDMAEConfig(
         label_score="contrast",
         contrast_windows=(1, 2),
@@ -150,5 +173,6 @@ PROFILES: dict[str, BDMAEConfig] = {
         thresholds=(0.65, 0.6, 0.55, 0.5, 0.45),
         attempts=(0.0, 0.2),
         transfer_test=True,
+        squares=5,
     ),
 }

@@ -10,15 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.config import MOST_QUERIES, BDMAEConfig
 from maskrestore.errors import ConfigError
 
 __all__ = ["SCHEDULES", "Schedule", "fast", "scheduled", "within"]
 
 Schedule = Literal["exact", "fast"]
 SCHEDULES: tuple[Schedule, ...] = ("exact", "fast")
-MOST_QUERIES = 47
-"""No schedule asks more about an image: the paper's 1 + 25 + 20 + 1."""
 
 
 def scheduled(config: BDMAEConfig, schedule: Schedule = "exact", max_queries: int | None = None) -> BDMAEConfig:
@@ -39,15 +37,15 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
     refinement as 47 queries in all allow. Triggers with a target for each class (all-to-all) are not looked for.
     """
     swept = replace(config, sweep=True, comparison=False)
-    steps = max(0, (MOST_QUERIES - replace(swept, refinement_steps=0).max_queries) // 2)
+    steps = max(0, (MOST_QUERIES - replace(swept, refinement_steps=0, squares=0).max_queries) // 2)
     return replace(swept, refinement_steps=min(steps, config.refinement_steps))
 
 
 def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     """Return the configuration that makes the most of at most ``queries`` queries for an image.
 
-    What brings least is given up first: the comparison of the transfer test, refinement, all attempts but the first,
-    then votes. A sweep, which settles most images for few queries, goes when not even a round of votes fits beside it;
+    Squares take what is left. What brings least is given up first: the comparison of the transfer test, refinement, all
+    attempts but the first, then votes. A sweep, which settles most images for few queries, goes when not even a round of votes fits beside it;
     the rest is then as without one. With less than a round of votes nobody is asked about masks, and S_i alone says
     what to restore, in the boldest attempt where two clouds can vet it; with a single query the restored image is all
     that is asked about. Raises ConfigError for less than one query.
@@ -56,7 +54,7 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
         raise ConfigError(f"max_queries must be at least 1, got {queries}")
     refinement: list[dict[str, Any]] = [{"refinement_steps": steps} for steps in range(config.refinement_steps, -1, -1)]
     first, boldest = config.attempts[:1], (max(config.attempts),)
-    smaller = config
+    smaller = replace(config, square_limit=min(queries, config.square_limit))
     for change in ({"comparison": False}, *refinement, {"attempts": first}):
         if smaller.max_queries <= queries:
             return smaller
@@ -68,7 +66,7 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
             return fewer
     if config.sweep:
         return within(replace(config, sweep=False), queries)
-    unasked = replace(smaller, votes=0)
+    unasked = replace(smaller, votes=0, squares=0)
     # Two clouds or more spare clean images what the boldest attempt finds in them.
     for attempts, clouds in ((config.attempts, config.clouds), (boldest, config.clouds), (boldest, 2), (first, 1)):
         fewer = replace(unasked, attempts=attempts, clouds=min(clouds, config.clouds))
