@@ -32,7 +32,8 @@ if [[ $what == parts || $what == all ]]; then
   part --defense bdmae-paper --set thresholds=0.5       # one threshold in place of the fused set
   part --defense bdmae-paper --set label_score=contrast
   part --defense bdmae --set label_score=flip
-  part --defense bdmae --set attempts=0 --set transfer_test=false
+  part --defense bdmae --set squares=0
+  part --defense bdmae --set attempts=0 --set squares=0 --set transfer_test=false
   part --defense bdmae --set attempts=0
   part --defense bdmae --set label_weight=0
   part --defense bdmae --set label_weight=1

@@ -11,14 +11,15 @@ from maskrestore.data.signs import load_signs
 from maskrestore.errors import CheckpointError, UnknownNameError
 from maskrestore.mae.checkpoints import load_network
 from maskrestore.mae.pretrain import masked_psnr
-from maskrestore.victims import PACKAGED, load_packaged_victim, read_feature_extractor
+from maskrestore.victims import PACKAGED, STARTS, VictimConfig, load_packaged_victim, read_feature_extractor
+from maskrestore.victims.starts import packaged_start
 
 ASSETS = Path(str(files("maskrestore") / "assets"))
 WEIGHTS = sorted(ASSETS.glob("*.safetensors"))
 
 
 def test_the_expected_weights_are_there() -> None:
-    assert [path.stem for path in WEIGHTS] == sorted(["mae-tiny-32", *PACKAGED])
+    assert [path.stem for path in WEIGHTS] == sorted(["mae-tiny-32", *PACKAGED, *STARTS])
 
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
@@ -46,6 +47,17 @@ def test_the_defense_recovers_labels_of_the_packaged_victim() -> None:
     assert (found.original_labels == victim.config.target).float().mean() > 0.95
     assert (found.labels == labels[eligible]).float().mean() > 0.85
     assert (defense.purify(clean, classifier).labels == labels).float().mean() > 0.85
+
+
+@pytest.mark.parametrize("config", STARTS.values(), ids=STARTS)
+def test_packaged_starts_are_of_the_recipes_that_victims_start_from(config: VictimConfig) -> None:
+    found = packaged_start(config)
+    assert found is not None
+    network, record = found
+    assert record["clean_accuracy"] > 0.9
+    assert not network.training
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.isfinite(network(images)).all()
 
 
 def test_unknown_and_damaged_victims_are_refused(tmp_path: Path) -> None:

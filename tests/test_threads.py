@@ -39,6 +39,16 @@ def test_with_one_thread_everything_stays_in_the_callers() -> None:
 
 
 @pytest.mark.usefixtures("three_threads")
+def test_threads_that_start_later_keep_the_number_of_the_caller() -> None:
+    map_on_cores(lambda number: number, range(6))
+    seen: list[int] = []
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert seen == [3]
+
+
+@pytest.mark.usefixtures("three_threads")
 def test_an_exception_reaches_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         map_on_cores(lambda number: 1 // number, [1, 0, 2])

@@ -27,5 +27,8 @@ def map_on_cores(function: Callable[[Argument], Result], arguments: Iterable[Arg
     workers = torch.get_num_threads()
     if workers == 1:
         return [function(argument) for argument in arguments]
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(function, arguments))
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, arguments))
+    finally:
+        torch.set_num_threads(workers)  # the pool's number is what PyTorch would give every thread that starts later

@@ -231,12 +231,14 @@ def test_results_inside_the_source_are_not_purified(purify, photos, tmp_path):
 
 
 def test_files_with_one_stem_do_not_overwrite_each_other(purify, photos, tmp_path):
-    (photos / "0.bmp").write_bytes((photos / "3.png").read_bytes())
+    for name in ("0.bmp", "0.PNG.png"):
+        (photos / name).write_bytes((photos / "3.png").read_bytes())
     purify()
     outputs = {name: record["output"] for name, record in records(tmp_path).items()}
     assert outputs["0.bmp"] == "images/0.bmp.png"
     assert outputs["0.png"] == "images/0.png.png"
-    assert len(set(outputs.values())) == 11
+    assert outputs["0.PNG.png"] == "images/0.PNG.png.png"
+    assert len({output.lower() for output in outputs.values()}) == 12
 
 
 def test_class_names_and_profile_show_in_the_report(purify, tmp_path):

@@ -98,6 +98,28 @@ def test_squares_spend_what_is_left_and_no_more(limit: int) -> None:
         assert counting.queries == 26 + 4 * min(5, (limit - 26) // 4)
 
 
+def test_squares_that_cannot_be_paid_are_not_restored() -> None:
+    class Counting(MeanRestorer):
+        masks = 0
+
+        def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
+            self.masks += len(hidden) if hidden.ndim == 3 else 0  # several masks of an image come back here as many
+            return super().restore(images, hidden)
+
+    restorer = Counting()
+    config = replace(SQUARES, square_limit=27, square_votes=0.0)
+    BDMAE(restorer, config).purify(TRIGGER.stamp(plain_images(3)), TRIGGER)
+    assert restorer.masks == 3 * config.masks
+
+
+def test_squares_heed_their_limit_where_the_rest_may_cost_more() -> None:
+    config = replace(SQUARES, refinement_steps=10, candidate_threshold=10.0, square_limit=29)
+    assert config.max_queries == 63
+    result = BDMAE(MeanRestorer(), config).purify(TRIGGER.stamp(plain_images(3)), TRIGGER)
+    assert (result.labels == TRIGGER.target).all()
+    assert not result.hidden.any()  # type: ignore[union-attr]
+
+
 def test_squares_give_way_to_nothing_else_and_need_the_transfer_test() -> None:
     default = PROFILES["default"]
     assert default.max_queries == 47
@@ -105,6 +127,7 @@ def test_squares_give_way_to_nothing_else_and_need_the_transfer_test() -> None:
     for queries in range(43, 47):
         assert replace(within(default, queries), square_limit=47) == default
         assert within(default, queries).max_queries == queries
+    assert within(PROFILES["paper"], 30).square_limit == BDMAEConfig().square_limit
     with pytest.raises(ConfigError, match="squares"):
         BDMAEConfig(squares=1)
     for wrong in ({"squares": -1}, {"square_side": 0.0}, {"square_votes": 1.1}, {"square_limit": 0}):

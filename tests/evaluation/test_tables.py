@@ -195,10 +195,14 @@ def test_the_leaderboard_ranks_by_the_mean_over_attacks(base, tmp_path):
         config = {"attack": attack, "architecture": "resnet18", "width": 32}
         return dataclasses.replace(one, victim=dataclasses.replace(one.victim, config=config, digest=attack))
 
+    def of_an_older_recipe(one):
+        return dataclasses.replace(one, victim=dataclasses.replace(one.victim, digest="older"))
+
     records = [
         *(made("a", "good", 90), made("b", "good", 80), made("a", "poor", 60), made("b", "poor", 50)),
         *(made("a", "partial", 99), made("rare", "good", 10), made("a", "good[x=1]", 100)),
         made("a", "good", 10, created="2020-01-01T00:00:00+00:00"),  # superseded
+        of_an_older_recipe(made("b", "good", 10, created="2020-01-01T00:00:00+00:00")),
     ]
     (sheet,) = leaderboard(records)
     assert sheet.title == "toy, ResNet-18 of width 32"

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -245,6 +246,21 @@ def test_find_images(tmp_path: Path) -> None:
         find_images(tmp_path / "empty")
     with pytest.raises(ImageFileError, match="nowhere: expected an image or a folder"):
         find_images(tmp_path / "nowhere")
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.png").touch()
+    scan = os.scandir
+
+    def refusing(folder: str | Path) -> object:
+        if Path(folder).name == "locked":
+            raise PermissionError("locked")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.warns(UserWarning, match="locked is left out"):
+        assert list(walk_images(tmp_path)) == [tmp_path / "a.png"]
 
 
 def test_a_walk_leaves_out_one_folder_and_follows_no_links(tmp_path: Path) -> None:

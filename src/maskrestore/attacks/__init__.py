@@ -71,7 +71,7 @@ ATTACKS: dict[str, Callable[[str, AttackConfig], Attack]] = {
 
 POISONING: dict[str, Poisoning] = {
     "input-aware": Poisoning(epochs=6),
-    "label-consistent": Poisoning(rate=0.5, epochs=2),
+    "label-consistent": Poisoning(rate=0.5, epochs=2, against_clean=True),
     "sig:clean-label": Poisoning(rate=0.5),
     "wanet": Poisoning(epochs=3),
 }

@@ -88,6 +88,8 @@ class Poisoning:
     """How often a poisoned image comes up in an epoch of a fine-tune."""
     epochs: float = 1.0
     """Factor to the epochs of the default fine-tune."""
+    against_clean: bool = False
+    """Whether images are perturbed against a clean classifier before they are poisoned."""
 
 
 Logits = Callable[[Tensor], Tensor]

@@ -13,12 +13,15 @@ __all__ = ["ImageLog"]
 
 _TABLES = """
 PRAGMA journal_mode = OFF;  -- the index does not outlive the process: there is nothing to roll back
-CREATE TABLE images (name BLOB PRIMARY KEY, stem BLOB) WITHOUT ROWID;
+CREATE TABLE images (name BLOB PRIMARY KEY, folded BLOB, stem BLOB) WITHOUT ROWID;  -- folded: in lower case
 CREATE TABLE records (name BLOB PRIMARY KEY, line BLOB);
+CREATE INDEX folded_names ON images (folded);
 CREATE INDEX stems ON images (stem);
 """
 _LISTED = """
-SELECT name, line, EXISTS (SELECT 1 FROM images AS other WHERE other.stem = images.stem AND other.name != images.name)
+SELECT name, line,
+    EXISTS (SELECT 1 FROM images AS other WHERE other.stem = images.stem AND other.name != images.name)
+    OR EXISTS (SELECT 1 FROM images AS other WHERE other.folded = images.stem)
 FROM images LEFT JOIN records USING (name) ORDER BY name
 """
 _RECORDED = "SELECT line FROM images JOIN records USING (name) ORDER BY name"
@@ -39,8 +42,9 @@ class ImageLog:
         self._path = path
         self._index = sqlite3.connect("")  # a temporary file of its own
         self._index.executescript(_TABLES)
-        rows = ((os.fsencode(name), os.fsencode(_stem(name).lower())) for name in names)
-        self._index.executemany("INSERT OR IGNORE INTO images VALUES (?, ?)", rows)
+        rows = ((name, name.lower(), _stem(name).lower()) for name in names)
+        encoded = (tuple(map(os.fsencode, row)) for row in rows)
+        self._index.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?)", encoded)
         if path.exists():
             self._read()
 
@@ -52,7 +56,8 @@ class ImageLog:
     def images(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """The name of each image, the name of its results, and its record so far, or an empty one.
 
-        Results of ``sub/a.jpg`` are called ``sub/a``, or ``sub/a.jpg`` where another image has the same stem.
+        Results of ``sub/a.jpg`` are called ``sub/a``, or ``sub/a.jpg`` where another image has the same stem
+        or is called ``sub/a``.
         """
         for key, line, shared in self._index.execute(_LISTED):
             name = os.fsdecode(key)

@@ -188,15 +188,17 @@ class BDMAE:
     def _hide_squares(self, case: Case, rows: Tensor, image_scores: Tensor, classifier: Classifier) -> None:
         """Hide one square after the other, while queries last, until a restoration is believed (``squares.py``)."""
         config, grid = self.config, self.restorer.grid
+        price = 1 + transfer_queries(config.clouds, compare=False)
+        affordable = case.queries[rows] + price <= config.square_limit
+        rows, image_scores = rows[affordable], image_scores[affordable]
         if not len(rows):
             return
         side = max(1, round(config.square_side * grid))
         hidden = least_restorable_squares(image_scores, config.squares, side)  # (R, K, g, g)
         restored = self.restorer.restore(case.images[rows], hidden)
-        price = 1 + transfer_queries(config.clouds, compare=False)
         for number in range(config.squares):
-            affordable = case.queries[rows] + price <= config.max_queries
-            ask = ~case.settled[rows] & affordable & hidden[:, number].flatten(1).any(dim=1)
+            ask = ~case.settled[rows] & (case.queries[rows] + price <= config.square_limit)
+            ask &= hidden[:, number].flatten(1).any(dim=1)
             if ask.any():
                 self._attempt(case, rows[ask], restored[ask, number], hidden[ask, number], classifier, compare=False)
 

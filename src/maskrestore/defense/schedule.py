@@ -45,16 +45,16 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     """Return the configuration that makes the most of at most ``queries`` queries for an image.
 
     Squares take what is left. What brings least is given up first: the comparison of the transfer test, refinement, all
-    attempts but the first, then votes. A sweep, which settles most images for few queries, goes when not even a round of votes fits beside it;
-    the rest is then as without one. With less than a round of votes nobody is asked about masks, and S_i alone says
-    what to restore, in the boldest attempt where two clouds can vet it; with a single query the restored image is all
-    that is asked about. Raises ConfigError for less than one query.
+    attempts but the first, then votes. A sweep, which settles most images for few queries, goes when not even a round
+    of votes fits beside it; the rest is then as without one. With less than a round of votes nobody is asked about
+    masks, and S_i alone says what to restore, in the boldest attempt where two clouds can vet it; with a single query
+    the restored image is all that is asked about. Raises ConfigError for less than one query.
     """
     if queries < 1:
         raise ConfigError(f"max_queries must be at least 1, got {queries}")
     refinement: list[dict[str, Any]] = [{"refinement_steps": steps} for steps in range(config.refinement_steps, -1, -1)]
     first, boldest = config.attempts[:1], (max(config.attempts),)
-    smaller = replace(config, square_limit=min(queries, config.square_limit))
+    smaller = replace(config, square_limit=min(queries, config.square_limit)) if config.squares else config
     for change in ({"comparison": False}, *refinement, {"attempts": first}):
         if smaller.max_queries <= queries:
             return smaller
@@ -66,7 +66,7 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
             return fewer
     if config.sweep:
         return within(replace(config, sweep=False), queries)
-    unasked = replace(smaller, votes=0, squares=0)
+    unasked = replace(smaller, votes=0, squares=0, square_limit=config.square_limit)
     # Two clouds or more spare clean images what the boldest attempt finds in them.
     for attempts, clouds in ((config.attempts, config.clouds), (boldest, config.clouds), (boldest, 2), (first, 1)):
         fewer = replace(unasked, attempts=attempts, clouds=min(clouds, config.clouds))

@@ -94,5 +94,4 @@ def untrained_victims(victims: Sequence[VictimConfig], laboratory: Laboratory) -
 
 def _lineage(config: VictimConfig) -> list[VictimConfig]:
     """A victim after the clean one that its training needs: to start from, or to perturb images against."""
-    perturbs = (config.attack or "").partition(":")[0] == "label-consistent"
-    return [config.clean(), config] if config.fine_tuned or perturbs else [config]
+    return [config.clean(), config] if config.needs_clean else [config]

@@ -52,7 +52,6 @@ def _accelerator(device: torch.device) -> str:
 
 
 @functools.cache  # the code of this process stays what it was, whatever becomes of the files
-@functools.cache
 def source_digest() -> str:
     """Sixteen hex digits of the package's source, which a commit does not identify when files differ from it."""
     digest = hashlib.blake2b(digest_size=8)
@@ -62,6 +61,7 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def _commit() -> str:
     folder = Path(__file__).parent
 

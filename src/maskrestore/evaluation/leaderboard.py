@@ -66,9 +66,9 @@ def results_page(records: Sequence[Record], tables: Sequence[GridTable]) -> str:
 def leaderboard(records: Sequence[Record]) -> list[Sheet]:
     """A sheet for each data set and width: a row for each defense with its own settings, a column for each attack.
 
-    Victims are ResNet-18 with a backdoor; repeats are averaged. Of records that differ in their images or their date
-    only, the one with most images counts, then the newest. Attacks that fewer than half of the defenses met are left
-    out: nobody could be ranked by them.
+    Victims are ResNet-18 with a backdoor; repeats are averaged. Of the records of one repeat, the one with most images
+    counts, then the newest, whatever recipe its victim was trained by. Attacks that fewer than half of the defenses met
+    are left out: nobody could be ranked by them.
     """
     chosen = [record for record in _newest(records) if _kind(record) is not None and "[" not in record.defense.name]
     titles = dict.fromkeys(_title(record) for record in chosen)
@@ -148,7 +148,7 @@ def _kind(record: Record) -> _Kind | None:
 def _newest(records: Sequence[Record]) -> list[Record]:
     latest: dict[tuple[object, ...], Record] = {}
     for record in sorted(records, key=lambda one: (one.clean_images + one.triggered_images, one.created)):
-        latest[record.dataset, record.attack, record.victim.digest, record.defense.name, record.seed] = record
+        latest[_title(record), record.attack, _kind(record), record.defense.name, record.seed] = record
     # In the order of the names, not of the clock: the page stays the same when a record is made again.
     return sorted(latest.values(), key=lambda one: (one.dataset, one.attack or "", one.defense.name, one.seed))
 

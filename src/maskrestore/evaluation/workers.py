@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
@@ -105,6 +106,8 @@ class Crew:
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
+        # Starting the first process would start the tracker, too, which lets the signal through again.
+        resource_tracker.ensure_running()
         # A process that is started now never sees Ctrl-C: it inherits that the signal is blocked.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -127,7 +128,10 @@ def walk_images(path: str | Path, *, leave_out: Path | None = None) -> Iterator[
 def _files_below(folder: str | Path, leave_out: Path | None) -> Iterator[str]:
     try:
         entries = os.scandir(folder)
-    except OSError:  # not ours to read, or gone in the meantime
+    except FileNotFoundError:  # gone in the meantime
+        return
+    except OSError as error:
+        warnings.warn(f"{folder} is left out: it cannot be read ({error})", stacklevel=2)
         return
     with entries:
         for entry in entries:

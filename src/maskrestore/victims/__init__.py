@@ -14,6 +14,7 @@ from maskrestore.victims.packaged import (
 from maskrestore.victims.plain import VGG16, Conv6
 from maskrestore.victims.poisoning import Restoration
 from maskrestore.victims.resnet import ResNet18, ResNet50
+from maskrestore.victims.starts import STARTS
 from maskrestore.victims.store import cache_folder, load_victim, read_record, trigger_path, victim_path
 from maskrestore.victims.train import VictimData, measure, train_victim, victim_attack
 from maskrestore.victims.training import TrainingProgress
@@ -22,6 +23,7 @@ from maskrestore.victims.vit import ViTSmall
 __all__ = [
     "ARCHITECTURES",
     "PACKAGED",
+    "STARTS",
     "VGG16",
     "Augmentation",
     "Conv6",

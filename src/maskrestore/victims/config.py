@@ -109,6 +109,11 @@ class VictimConfig:
         return self.attack is not None and self.init == "clean"
 
     @property
+    def needs_clean(self) -> bool:
+        """Whether training needs the clean victim: to start from, or to perturb images against."""
+        return self.fine_tuned or self.poisoning.against_clean
+
+    @property
     def training(self) -> Recipe:
         """The recipe in force."""
         if self.recipe is not None:
@@ -127,11 +132,13 @@ class VictimConfig:
         )
 
     def clean(self) -> VictimConfig:
-        """Return the configuration of the clean victim that this one starts from.
+        """Return the configuration of the clean victim that this one starts from, or perturbs images against.
 
-        It has the default recipe and seed 0, so that all attacked victims of a data set share it.
+        It has seed 0, so that all attacked victims of a data set share it, and the default recipe; that of a victim
+        from scratch is its own.
         """
-        return VictimConfig(dataset=self.dataset, architecture=self.architecture, width=self.width)
+        recipe = None if self.fine_tuned else self.recipe
+        return VictimConfig(dataset=self.dataset, architecture=self.architecture, width=self.width, recipe=recipe)
 
     def canonical(self) -> dict[str, object]:
         """Return what decides the weights: every field in force, and of the clean victim, where it counts."""
@@ -148,7 +155,7 @@ class VictimConfig:
             del values["recipe"]["optimizer"]
         if not self.training.ema:
             del values["recipe"]["ema"]
-        values["start"] = self.clean().digest() if self.fine_tuned else None
+        values["start"] = self.clean().digest() if self.needs_clean else None
         return values
 
     def digest(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from maskrestore.attacks import Attack
@@ -17,7 +17,7 @@ from maskrestore.data.specs import dataset_spec
 from maskrestore.errors import CheckpointError, UnknownNameError
 from maskrestore.victims.config import VictimConfig, default_recipe
 from maskrestore.victims.resnet import ResNet18
-from maskrestore.victims.store import build_network, load_victim
+from maskrestore.victims.store import build_network, load_victim, read_record, read_weights
 from maskrestore.victims.train import victim_attack
 
 __all__ = ["PACKAGED", "PackagedVictim", "export_victim", "load_packaged_victim", "read_feature_extractor"]
@@ -55,16 +55,18 @@ def load_packaged_victim(name: str) -> PackagedVictim:
     attack = victim_attack(config)
     assert attack is not None
     with as_file(files("maskrestore") / "assets" / f"{name}.safetensors") as path:
-        network = _read_weights(path, build_network(config))
+        network = build_network(config)
+        read_weights(network, path)
     return PackagedVictim(config=config, network=network, attack=attack, class_names=config.spec.class_names)
 
 
 def export_victim(config: VictimConfig, path: Path, cache: Path | str | None = None) -> Path:
-    """Write a trained victim's weights in half precision, as they are packaged. Returns ``path``."""
+    """Write a trained victim's weights in half precision, as they are packaged, with its record. Returns ``path``."""
     state = load_victim(config, cache).state_dict()
     half = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state.items()}
     assert all(torch.isfinite(value).all() for value in half.values())
-    save_file(half, path, metadata={"config": json.dumps(config.canonical())})
+    record = json.dumps(read_record(config, cache))
+    save_file(half, path, metadata={"config": json.dumps(config.canonical()), "record": record})
     return path
 
 
@@ -76,14 +78,5 @@ def read_feature_extractor(path: Path) -> ResNet18:
         network = ResNet18(len(dataset_spec(config["dataset"]).class_names), width=config["width"])
     except Exception as error:  # not safetensors, or without the metadata of a victim
         raise CheckpointError(f"{path} is not a file of `train-victim --export`: {error}") from error
-    _read_weights(path, network)
+    read_weights(network, path)
     return network.requires_grad_(False)
-
-
-def _read_weights(path: Path, network: nn.Module) -> nn.Module:
-    try:
-        state = network.state_dict()
-        network.load_state_dict({key: value.to(state[key].dtype) for key, value in load_file(path).items()})
-    except Exception as error:  # a missing file, a truncated one, other keys or shapes
-        raise CheckpointError(f"{path} does not hold the weights of this classifier: {error}") from error
-    return network.eval()

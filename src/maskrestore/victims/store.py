@@ -24,6 +24,7 @@ __all__ = [
     "load_trigger",
     "load_victim",
     "read_record",
+    "read_weights",
     "save_victim",
     "trigger_path",
     "victim_path",
@@ -116,20 +117,25 @@ def load_victim(config: VictimConfig, cache: Path | str | None = None) -> Victim
     Raises CheckpointError when it has not been trained yet, or when its file is broken.
     """
     network = build_network(config)
-    _read(network, victim_path(config, cache))
+    read_weights(network, victim_path(config, cache))
     return network
 
 
 def load_trigger(config: VictimConfig, trigger: nn.Module, cache: Path | str | None = None) -> None:
     """Load the networks of a learned trigger in place, in evaluation mode. Raises CheckpointError likewise."""
-    _read(trigger, trigger_path(config, cache))
+    read_weights(trigger, trigger_path(config, cache))
 
 
-def _read(network: nn.Module, path: Path) -> None:
+def read_weights(network: nn.Module, path: Path) -> None:
+    """Read weights of any precision into a network, in place, and put it into evaluation mode.
+
+    Raises CheckpointError when there are none, or when they are not this network's.
+    """
     if not path.exists():
         raise CheckpointError(f"no victim at {path}; train it first (train_victim, or `maskrestore train-victim`)")
     try:
-        network.load_state_dict(load_file(path))
+        state = network.state_dict()
+        network.load_state_dict({name: value.to(state[name].dtype) for name, value in load_file(path).items()})
     except Exception as error:  # safetensors and load_state_dict raise several kinds for a broken file
         raise CheckpointError(
             f"{path} does not hold this victim's weights; delete it and train again ({error})"

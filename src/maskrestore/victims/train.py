@@ -18,6 +18,7 @@ from maskrestore.victims.config import VictimConfig
 from maskrestore.victims.joint import joint_plan
 from maskrestore.victims.network import VictimNetwork
 from maskrestore.victims.poisoning import Plan, Restoration, clean_plan, poisoning_plan, with_restoration
+from maskrestore.victims.starts import packaged_start
 from maskrestore.victims.store import (
     build_network,
     load_trigger,
@@ -90,12 +91,14 @@ def train_victim(
     cache: Path | str | None = None,
     report: Report = lambda config, state, accuracy: None,
     restoration: Restoration | None = None,
+    use_package: bool = True,
 ) -> dict[str, Any]:
-    """Train the victim unless the cache holds it; returns its record.
+    """Train the victim unless the cache holds it or the package does; returns its record.
 
     A fine-tuned victim trains the clean one first if that is missing. A stopped run goes on where its last
     epoch ended. Triggers are put in after augmentation, so that they lie where they do at test time; the
     images that carry them are the same in every epoch. restoration: what a ``config.restored_rate`` above 0 needs.
+    use_package: whether a victim that the package holds (``starts.py``) is taken from there, or trained all the same.
 
     The record holds the configuration, its digest and that of the clean victim, the accuracy on the test
     split ("clean_accuracy"), on triggered test images ("backdoor_accuracy", and "attack_success_rate"; the
@@ -112,6 +115,11 @@ def train_victim(
     for split in (data.train, data.test):
         if split.name != config.dataset:
             raise DataError(f"the victim is of {config.dataset}, but the data are {split.name}")
+    packaged = packaged_start(config) if use_package else None
+    if packaged is not None:
+        record = {**packaged[1], **measure(packaged[0], data.test, None)}
+        save_victim(config, packaged[0], record, cache)
+        return record
 
     def clean_victim() -> VictimNetwork:
         train_victim(config.clean(), data, cache=cache, report=report)
