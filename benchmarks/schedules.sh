@@ -14,7 +14,7 @@ if [[ $what == schedules || $what == all ]]; then
     --defense bdmae --defense bdmae-fast --defense bdmae-paper --defense bdmae-paper-fast
 fi
 if [[ $what == queries || $what == all ]]; then
-  for queries in 1 2 3 5 9 10 15 20 25 30 34 43; do
+  for queries in 1 2 3 5 9 10 15 20 25 30 34 43 47; do
     "${run[@]}" --out $results/queries --clean 150 --triggered 150 --attack badnets:2x2-white \
       --defense bdmae --max-queries $queries
   done

@@ -18,7 +18,7 @@ import argparse
 import dataclasses
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,10 @@ def measure(case: Case, names: Sequence[str], repeats: int) -> dict[str, Any]:
         "matmul_gflops": {precision: [round(rate) for rate in found] for precision, found in rates.items()},
         **{name: summary(case, outcome) for name, outcome in outcomes.items()},
     }
-    medians = {precision: statistics.median(found) for precision, found in rates.items()}
     for name in [name for name in names if name != AUTHORS]:
         if case.truth is not None:
             row[name]["gflop_per_image_as"] = gflop_at_224(case, outcomes[name])
-        row[name]["profile"] = profile(case, name, medians)
+        row[name]["profile"] = on_one_thread(lambda name=name: profile(case, name))
         if AUTHORS in runs:
             pairs = zip(seconds[AUTHORS], seconds[name], strict=True)
             row[name]["times_authors"] = round(statistics.median(theirs / ours for theirs, ours in pairs), 2)
@@ -186,11 +185,19 @@ def matmul_rate(dtype: torch.dtype, clock: Clock) -> float:
     return best
 
 
-def profile(case: Case, name: str, rates: dict[str, float]) -> dict[str, Any]:
-    """One more run, with clocks on the parts: their shares, and the operations of the network over its time.
+def on_one_thread(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Call it with a single thread of PyTorch: micro-batches that run side by side would share the clocks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return function()
+    finally:
+        torch.set_num_threads(before)
 
-    rates: GFLOP/s of matrix products in each precision.
-    """
+
+def profile(case: Case, name: str) -> dict[str, Any]:
+    """One more run, with clocks on the parts: their shares, and the operations of the network over its time, beside
+    the rate of matrix products now."""
     contender = CONTENDERS[name]
     restorer, config = case.restorer(contender.precision), contender.config(case)
     network: nn.Module = restorer.network  # type: ignore[assignment]
@@ -198,13 +205,14 @@ def profile(case: Case, name: str, rates: dict[str, float]) -> dict[str, Any]:
         classifier = stages.timed("classifier", case.classifier())
         total = case.clock.seconds(lambda: BDMAE(restorer, config).purify(case.images, classifier))
     gflop = flop_of(network, stages.passes) / 1e9
+    rate = matmul_rate(getattr(torch, restorer.precision), case.clock)
     return {
         "precision": restorer.precision,
         "shares": {stage: round(value / total, 3) for stage, value in stages.shares(total).items()},
         "filled_passes_per_image": round(sum(stages.passes.values()) / len(case.images), 1),
         "gflop_per_image": round(gflop / len(case.images), 1),
         "network_gflops": round(gflop / stages.network_seconds),
-        "share_of_matmul_rate": round(gflop / stages.network_seconds / rates[restorer.precision], 3),
+        "share_of_matmul_rate": round(gflop / stages.network_seconds / rate, 3),
     }
 
 
