@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The tables of the README: every record in benchmarks/results/ comes from here.
+# The tables of the README. Schedules and budgets of queries: schedules.sh; local/: maskrestore reproduce.
 # Needs MASKRESTORE_DATA (a folder with cifar10/ and gtsrb/); --train fills the cache of victims (hours on two cores).
-# Records that exist already are kept: delete a folder to measure it again.
+# Records that exist already are kept. After a change of the defaults delete the folders first: a table refuses two kinds
+# of records under one name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PWD/.venv/bin:$PATH
@@ -34,14 +35,16 @@ if [[ $what == parts || $what == all ]]; then
   part --defense bdmae --set label_score=flip
   part --defense bdmae --set squares=0
   part --defense bdmae --set attempts=0 --set squares=0 --set transfer_test=false
-  part --defense bdmae --set attempts=0
+  part --defense bdmae --set attempts=0 --set squares=0
   part --defense bdmae --set label_weight=0
   part --defense bdmae --set label_weight=1
   part --defense bdmae --set consensus=false
   part --defense bdmae --set refinement_steps=10
   part --defense bdmae --set thresholds=0.5
 fi
-python benchmarks/restorer_quality.py --out $results/restorer-cifar10.json
+if [[ $what == restorer || $what == all ]]; then
+  python benchmarks/restorer_quality.py --out $results/restorer-cifar10.json
+fi
 for folder in cifar10 gtsrb parts; do
   if [[ -d $results/$folder ]]; then maskrestore table $results/$folder > $results/$folder.md; fi
 done

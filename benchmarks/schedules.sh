@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Schedules and budgets of queries: the records in benchmarks/results/schedules/ and queries/, and the figure in docs/.
+# The records in the repository are of WIDTH=16. Delete the folders first after a change of the defaults.
 # Needs MASKRESTORE_DATA. WIDTH scales the victims' channels (64 is the full network); --train fills their cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,4 +21,7 @@ if [[ $what == queries || $what == all ]]; then
   done
   "${run[@]}" --out $results/queries --clean 150 --triggered 150 --attack badnets:2x2-white --defense bdmae-fast
 fi
-python -m benchmarks.query_curve $results/queries docs/queries.png
+if [[ $what == schedules || $what == all ]]; then maskrestore table $results/schedules > $results/schedules.md; fi
+if [[ $what == queries || $what == all ]]; then
+  python -m benchmarks.query_curve $results/queries docs/queries.png
+fi

@@ -1,7 +1,7 @@
 """maskrestore: shield an untrusted image classifier against backdoors at test time.
 
 >>> import maskrestore
->>> shielded = maskrestore.protect(classifier)  # doctest: +SKIP
+>>> shielded = maskrestore.protect(classifier, key="a secret of yours")  # doctest: +SKIP
 >>> labels = shielded(images)  # doctest: +SKIP
 
 ``classifier`` is anything that maps ``(B, C, H, W)`` images in [0, 1] to ``(B,)`` hard labels. The method is BDMAE

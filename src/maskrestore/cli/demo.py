@@ -64,8 +64,8 @@ def demo(
     ] = "default",
     seed: Annotated[int, typer.Option(min=0, help="Chooses the test images.")] = 0,
 ) -> None:
-    """Shield a street-sign classifier that has a backdoor. Needs no data and no network; takes about a
-    minute.
+    """Shield a street-sign classifier that has a backdoor. Needs no data and no network; takes half a
+    minute to two minutes.
 
     The classifier was trained on signs of which some carried a sticker; whatever carries the sticker gets
     one wrong label. The signs of the demo are rendered now: neither the classifier nor the masked

@@ -97,7 +97,7 @@ def reproduce(
 
         maskrestore reproduce table2 tableA3 fig5 --train --jobs 4
 
-        maskrestore reproduce results --page docs/results.md
+        maskrestore reproduce results --out benchmarks/results/local --page docs/results.md
     """
     size, folder = scale_of(scale), out_dir or Path("runs/reproduce") / scale
     wanted = list(GRIDS) if ALL in names else [name for name in dict.fromkeys(names) if name != RESULTS]

@@ -27,7 +27,7 @@ def table(
 
     Example:
 
-        maskrestore table benchmarks/results --out tables.md
+        maskrestore table benchmarks/results/cifar10 --out tables.md
     """
     text = markdown(read_records(records))
     if out_file is None:

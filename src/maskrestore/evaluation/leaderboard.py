@@ -42,9 +42,9 @@ _HOW_TO_ADD = """## How to add yours
   (`victims/architectures.py`).
 - **A row or a column of a table**: a line in `GRIDS` (`evaluation/grids.py`).
 
-Then `maskrestore reproduce table2 --train --jobs 4` measures what is missing in four processes, and
-`maskrestore reproduce results --page docs/results.md` writes this page anew; `--records FOLDER` adds records that were
-made elsewhere.
+Then `maskrestore reproduce table2 --train --jobs 4 --out FOLDER` measures what is missing in four processes, and
+`maskrestore reproduce results --out FOLDER --page docs/results.md` writes this page anew; `--records` adds another
+folder's records. Those of this page are in `benchmarks/results/local`.
 """
 
 

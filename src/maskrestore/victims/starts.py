@@ -20,7 +20,6 @@ __all__ = ["STARTS", "packaged_start"]
 
 STARTS: dict[str, VictimConfig] = {
     "cifar10-clean": VictimConfig(dataset="cifar10", width=32),
-    "gtsrb-clean": VictimConfig(dataset="gtsrb", width=32),
 }
 """Every packaged start by its name; its weights are ``assets/NAME.safetensors``."""
 
