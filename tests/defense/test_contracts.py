@@ -22,6 +22,7 @@ from maskrestore import (
     MAERestorer,
     ModuleClassifier,
     Purification,
+    protect,
 )
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError, InvalidImageError, PurificationInterruptedError, QueryBudgetError
@@ -181,6 +182,19 @@ def test_protect_is_a_drop_in_replacement() -> None:
     labels = shielded(images)
     assert labels.dtype == torch.int64
     assert torch.equal(labels, BDMAE(MeanRestorer()).purify(images, TRIGGER).labels)
+
+
+def test_a_protected_function_is_asked_about_a_chunk_at_a_time() -> None:
+    asked: list[int] = []
+
+    def counted(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return TRIGGER(images)
+
+    images = mixed_images(3)
+    labels = protect(counted, restorer=MeanRestorer(), chunk_size=1)(images)
+    assert max(asked) == 25
+    assert torch.equal(labels, protect(TRIGGER, restorer=MeanRestorer())(images))
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 24, 16), (3, 7, 9), (3, 40, 33)])

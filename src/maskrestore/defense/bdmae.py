@@ -42,7 +42,8 @@ class BDMAE:
     ) -> None:
         """key: the operator's secret; masks are unpredictable without it.
 
-        chunk_size: images worked on at a time; it bounds memory and changes no result.
+        chunk_size: images worked on at a time; it bounds memory and changes no result. A plain function is asked about
+        up to 25 pictures for each of them in one call.
         """
         if chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -242,12 +243,13 @@ def protect(
     restorer: Restorer | None = None,
     config: BDMAEConfig = PROFILES["default"],
     key: Key = 0,
+    chunk_size: int = 32,
 ) -> Classifier:
     """Put BDMAE in front of a classifier: ``protect(classifier)(images)`` are the labels of the purified images.
 
     restorer: the packaged ``mae-tiny-32`` unless given. See :class:`BDMAE` for the other arguments.
     """
-    return BDMAE(restorer or load_restorer(), config, key=key).protect(classifier)
+    return BDMAE(restorer or load_restorer(), config, key=key, chunk_size=chunk_size).protect(classifier)
 
 
 def _candidates(initial: tuple[Tensor, Tensor], config: BDMAEConfig) -> tuple[Tensor, Tensor]:
