@@ -11,7 +11,7 @@ from maskrestore.defense.squares import least_restorable_squares
 from maskrestore.errors import ConfigError
 
 TRIGGER = PatchTriggerClassifier(size=5)
-SQUARES = replace(PROFILES["default"], thresholds=(3.0,), square_votes=0.5)
+SQUARES = replace(PROFILES["default"], thresholds=(3.0,), square_side=0.375, square_votes=0.5)
 """No attempt reaches its thresholds, so that squares are all that restores anything."""
 
 

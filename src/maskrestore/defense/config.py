@@ -66,7 +66,7 @@ class BDMAEConfig:
     squares: int = 0
     """Not in the paper: how many squares of the highest S_i are hidden, one after the other, where the attempts failed
     and most random masks changed the label. See ``squares.py``."""
-    square_side: float = 0.375
+    square_side: float = 0.4375
     """Their side, as a share of the image's; ``max_restored`` does not bound it."""
     square_votes: float = 0.75
     """Share of the random masks that must have changed the label."""
