@@ -7,11 +7,13 @@ from torch import Tensor
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig, within
-from maskrestore.defense.squares import least_restorable_squares
+from maskrestore.defense.squares import least_restorable_squares, square_scores
 from maskrestore.errors import ConfigError
 
 TRIGGER = PatchTriggerClassifier(size=5)
-SQUARES = replace(PROFILES["default"], thresholds=(3.0,), square_side=0.375, square_votes=0.5)
+SQUARES = replace(
+    PROFILES["default"], thresholds=(3.0,), square_side=0.375, square_label_weight=1.0, square_threshold=0.5
+)
 """No attempt reaches its thresholds, so that squares are all that restores anything."""
 
 
@@ -50,6 +52,14 @@ def test_where_no_place_is_left_nothing_is_hidden(grid: int, side: int, places: 
     filled = hidden.flatten(2).any(dim=2).sum(dim=1)
     assert (filled <= places).all()
     assert not hidden[:, places:].any()
+
+
+def test_a_square_is_as_suspicious_as_its_tokens_and_the_masks_make_it() -> None:
+    image_scores = torch.tensor([[0.8, 0.4], [0.0, 0.0]]).expand(2, 2, 2)
+    squares = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [1, 1]], [[0, 0], [0, 0]]]).bool().expand(2, 3, 2, 2)
+    scores = square_scores(image_scores, squares, torch.tensor([1.0, 0.2]), 0.25)
+    # 0.75 * (0.8 + 0.4) / 2 + 0.25 * 1.0, and so on; a square of nothing is not suspicious
+    torch.testing.assert_close(scores, torch.tensor([[0.7, 0.25, 0.0], [0.5, 0.05, 0.0]]))
 
 
 def test_a_trigger_that_no_attempt_removes_is_removed_as_a_square() -> None:
@@ -107,7 +117,7 @@ def test_squares_that_cannot_be_paid_are_not_restored() -> None:
             return super().restore(images, hidden)
 
     restorer = Counting()
-    config = replace(SQUARES, square_limit=27, square_votes=0.0)
+    config = replace(SQUARES, square_limit=27, square_threshold=0.0)
     BDMAE(restorer, config).purify(TRIGGER.stamp(plain_images(3)), TRIGGER)
     assert restorer.masks == 3 * config.masks
 
@@ -130,6 +140,12 @@ def test_squares_give_way_to_nothing_else_and_need_the_transfer_test() -> None:
     assert within(PROFILES["paper"], 30).square_limit == BDMAEConfig().square_limit
     with pytest.raises(ConfigError, match="squares"):
         BDMAEConfig(squares=1)
-    for wrong in ({"squares": -1}, {"square_side": 0.0}, {"square_votes": 1.1}, {"square_limit": 0}):
+    for wrong in (
+        {"squares": -1},
+        {"square_side": 0.0},
+        {"square_label_weight": 1.1},
+        {"square_threshold": float("nan")},
+        {"square_limit": 0},
+    ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             replace(default, **wrong)  # type: ignore[arg-type]

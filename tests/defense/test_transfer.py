@@ -25,8 +25,9 @@ def photos(count: int, height: int = 16, width: int = 16, channels: int = 3) -> 
 
 
 def all_to_all(images: Tensor) -> Tensor:
-    """The label after its own where the patch is, among eight."""
-    return (colour_labels(images) + (TRIGGER(images) == TRIGGER.target)) % 8
+    """The label after its own where the patch is, among eight. Far from the patch, which else decides on a picture of
+    mean colour."""
+    return (colour_labels(images[..., 8:, 8:]) + (TRIGGER(images) == TRIGGER.target)) % 8
 
 
 def attempt(images: Tensor, classifier: Classifier, tokens: slice) -> Attempt:
@@ -52,12 +53,29 @@ def test_pictures_are_clouds_and_turned_copies_of_their_own_image(channels: int,
     assert copies.shape == (3, TURNS, channels, height, width)
     assert torch.equal(copies[:, 0], images.flip(3))
     assert torch.equal(copies[:, 2], images.flip(2).flip(3))
-    random = clouds(images, streams)
+    small = torch.zeros(3, 8, 8, dtype=torch.bool)
+    small[:, 0, :] = True  # an eighth of the tokens
+    random = clouds(images, streams, small)
     assert random.shape == (3, CLOUDS, channels, height, width)
     assert random.min() >= 0
     assert random.max() <= 1
     assert len({tuple(cloud.tolist()) for cloud in random.flatten(2).flatten(0, 1)}) == 3 * CLOUDS
-    assert torch.equal(clouds(images[1:2], streams[1:2]), random[1:2])
+    assert torch.equal(clouds(images[1:2], streams[1:2], small[1:2]), random[1:2])
+
+
+def test_a_large_region_goes_onto_a_finer_cloud() -> None:
+    images = photos(2, 32, 32)
+    streams = [Stream(0, image) for image in images]
+    hidden = torch.zeros(2, 8, 8, dtype=torch.bool)
+    hidden[:, 0, :] = True
+    small = clouds(images, streams, hidden)
+    hidden[1, 1, 0] = True
+    mixed = clouds(images, streams, hidden)
+    assert torch.equal(mixed[0], small[0])
+    assert torch.equal(mixed[1, 1:], small[1, 1:])
+    # Neighbouring pixels of noise have nothing in common, those of a cloud do.
+    roughness = (mixed[1, 0].diff(dim=2).abs().mean(), small[1, 0].diff(dim=2).abs().mean())
+    assert roughness[0] > 1.2 * roughness[1]
 
 
 def test_the_region_of_a_trigger_is_found_with_one_query_for_each_cloud() -> None:

@@ -13,7 +13,7 @@ from maskrestore.defense.config import PROFILES, BDMAEConfig
 from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
 from maskrestore.defense.restoration import adaptive_masks, fuse
 from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, image_scores, random_masks
-from maskrestore.defense.squares import least_restorable_squares
+from maskrestore.defense.squares import least_restorable_squares, square_scores
 from maskrestore.defense.streams import Key, Stream
 from maskrestore.defense.sweep import sweep
 from maskrestore.defense.transfer import Attempt, transfer_queries, transfer_test
@@ -104,8 +104,7 @@ class BDMAE:
             self._recover(case, rows, scores, classifier)
             if config.squares and config.voting_masks:
                 changed = (votes != original.unsqueeze(1)).float().mean(dim=1)
-                doubted = (changed >= config.square_votes) & ~case.settled[rows]
-                self._hide_squares(case, rows[doubted], initial_image[doubted], classifier)
+                self._hide_squares(case, rows, initial_image, changed, classifier)
         return case.result()
 
     def _purify_blindly(self, images: Tensor, streams: list[Stream], classifier: Classifier) -> Purification:
@@ -186,22 +185,26 @@ class BDMAE:
             compare = config.comparison and number == 0
             self._attempt(case, rows[where[fresh]], restored[fresh], hidden[fresh], classifier, compare=compare)
 
-    def _hide_squares(self, case: Case, rows: Tensor, image_scores: Tensor, classifier: Classifier) -> None:
-        """Hide one square after the other, while queries last, until a restoration is believed (``squares.py``)."""
+    def _hide_squares(
+        self, case: Case, rows: Tensor, image_scores: Tensor, changed: Tensor, classifier: Classifier
+    ) -> None:
+        """Hide one suspicious square after the other, while queries last, until a restoration is believed
+        (``squares.py``).
+
+        image_scores: ``(R, g, g)``; changed: ``(R,)``, the share of random masks that changed the label.
+        """
         config, grid = self.config, self.restorer.grid
         price = 1 + transfer_queries(config.clouds, compare=False)
-        affordable = case.queries[rows] + price <= config.square_limit
-        rows, image_scores = rows[affordable], image_scores[affordable]
-        if not len(rows):
-            return
-        side = max(1, round(config.square_side * grid))
-        hidden = least_restorable_squares(image_scores, config.squares, side)  # (R, K, g, g)
-        restored = self.restorer.restore(case.images[rows], hidden)
+        hidden = least_restorable_squares(image_scores, config.squares, max(1, round(config.square_side * grid)))
+        scores = square_scores(image_scores, hidden, changed, config.square_label_weight)
+        suspicious = scores >= config.square_threshold  # (R, K)
         for number in range(config.squares):
-            ask = ~case.settled[rows] & (case.queries[rows] + price <= config.square_limit)
-            ask &= hidden[:, number].flatten(1).any(dim=1)
+            affordable = case.queries[rows] + price <= config.square_limit
+            ask = suspicious[:, number] & affordable & ~case.settled[rows]
             if ask.any():
-                self._attempt(case, rows[ask], restored[ask, number], hidden[ask, number], classifier, compare=False)
+                asked, square = rows[ask], hidden[ask, number]
+                restored = self.restorer.restore(case.images[asked], square)
+                self._attempt(case, asked, restored, square, classifier, compare=False)
 
     def _attempt(
         self, case: Case, rows: Tensor, restored: Tensor, hidden: Tensor, classifier: Classifier, *, compare: bool

@@ -64,12 +64,15 @@ class BDMAEConfig:
     """Whether the transfer test looks for a trigger with a target for each class, too, in the first
     attempt."""
     squares: int = 0
-    """Not in the paper: how many squares of the highest S_i are hidden, one after the other, where the attempts failed
-    and most random masks changed the label. See ``squares.py``."""
+    """Not in the paper: how many squares of the highest S_i are hidden, one after the other, where the attempts failed.
+    See ``squares.py``."""
     square_side: float = 0.4375
     """Their side, as a share of the image's; ``max_restored`` does not bound it."""
-    square_votes: float = 0.75
-    """Share of the random masks that must have changed the label."""
+    square_label_weight: float = 0.25
+    """Weight w of the share of random masks that changed the label in the score of a square; 1 - w is that of its mean
+    S_i."""
+    square_threshold: float = 0.425
+    """Score that makes a square worth a query."""
     square_limit: int = MOST_QUERIES
     """Queries for an image, all in all, beyond which no further square is hidden."""
     votes: int | None = None
@@ -108,7 +111,8 @@ class BDMAEConfig:
         _check(self.transfer_test or not self.squares, "squares", "0 without the transfer test", self.squares)
         _check(0 < self.square_side <= 1, "square_side", "in (0, 1]", self.square_side)
         _check(self.square_limit >= 1, "square_limit", "at least 1", self.square_limit)
-        _check(0 <= self.square_votes <= 1, "square_votes", "in [0, 1]", self.square_votes)
+        _check(0 <= self.square_label_weight <= 1, "square_label_weight", "in [0, 1]", self.square_label_weight)
+        _check(math.isfinite(self.square_threshold), "square_threshold", "finite", self.square_threshold)
         _check(1 <= self.clouds <= CLOUDS, "clouds", f"1 to {CLOUDS}", self.clouds)
         _check(0 <= self.voting_masks <= self.masks, "votes", f"0 to {self.masks}", self.votes)
 
@@ -120,7 +124,8 @@ class BDMAEConfig:
             if values[name] == getattr(BDMAEConfig, name):
                 del values[name]
         if not self.squares:
-            del values["square_side"], values["square_votes"], values["square_limit"]
+            for name in ("square_side", "square_label_weight", "square_threshold", "square_limit"):
+                del values[name]
         return values
 
     @property

@@ -2,9 +2,9 @@
 
 A faint pattern that covers a fifth of an image works as long as a good part of it is visible. Token by token little
 tells it from the rest, and where scattered tokens are hidden it survives; hidden as a block it is gone. Two things are
-known of it from the random masks: most of them change the label, and it is restored badly. So where most did, and no
-attempt was believed, squares are hidden in the order of their S_i, each with the transfer test. Departure: not in the
-paper.
+known of it from the random masks: it is restored badly, and they change the label. So where no attempt was believed,
+squares are hidden in the order of their mean S_i, if that and the share of masks that changed the label make them
+suspicious, each with the transfer test. Departure: not in the paper.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["least_restorable_squares"]
+__all__ = ["least_restorable_squares", "square_scores"]
 
 
 def least_restorable_squares(image_scores: Tensor, count: int, side: int) -> Tensor:
@@ -39,3 +39,14 @@ def least_restorable_squares(image_scores: Tensor, count: int, side: int) -> Ten
         hidden.append(squares[best] & left.unsqueeze(2))
         means = means.masked_fill(~apart[best], -torch.inf)
     return torch.stack(hidden, dim=1)
+
+
+def square_scores(image_scores: Tensor, squares: Tensor, changed: Tensor, label_weight: float) -> Tensor:
+    """How suspicious squares are: the mean S_i of each, averaged with the share of random masks that changed the label.
+
+    image_scores: ``(B, g, g)``; squares: ``(B, K, g, g)`` bool; changed: ``(B,)`` in [0, 1]; label_weight: its weight,
+    in [0, 1]. Returns ``(B, K)``, 0 for a square that hides nothing.
+    """
+    tokens = squares.flatten(2).sum(dim=2)
+    image = (image_scores.unsqueeze(1) * squares).flatten(2).sum(dim=2) / tokens.clamp(min=1)
+    return torch.where(tokens > 0, (1 - label_weight) * image + label_weight * changed.unsqueeze(1), 0.0)

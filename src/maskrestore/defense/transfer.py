@@ -6,6 +6,9 @@ colour, brings the original label there every time. A trigger with a target for 
 changes every label: so where the first look fails, in the first attempt to restore, the region is believed if it
 changes the label of every cloud and of every picture that the purified image gives when it is mirrored or turned.
 
+A large part of an ordinary image is much of what the image shows, and keeps its label on smooth clouds. Where every
+pixel around it is noise it does not, and a trigger does. So the finest cloud is finer for a large region.
+
 Source of the idea: SentiNet (Chou et al., 2020), which pastes the salient region onto a set of held-out clean images.
 Here no other image is needed. Departure: not in the BDMAE paper.
 """
@@ -35,17 +38,24 @@ __all__ = [
     "turned",
 ]
 
-_CLOUD_GRIDS = (4, 8, 16)
-"""Colours along each side of each cloud. A classifier may answer one label for all smooth noise and another for fine
-noise, and a picture that has the original label anyway tests nothing."""
+_CLOUD_GRIDS = (24, 16, 8)
+"""Colours along each side of each cloud, the one that tells most first. A classifier may answer one label for all
+smooth noise and another for fine noise, and a picture that has the original label anyway tests nothing."""
+_LARGE_GRID = 32
+"""What takes the place of the first where the region is large; a trigger of one pixel is lost in it."""
+_LARGE = 1 / 8
+"""Share of the tokens beyond which a region is large."""
 CLOUDS = len(_CLOUD_GRIDS)
 """Pictures of random colour."""
 TURNS = 3
 """Pictures made of the purified image: mirrored, turned by a quarter, turned by a half."""
 
 
-def clouds(images: Tensor, streams: Sequence[Stream]) -> Tensor:
-    """Random colours for each of ``(B, C, H, W)`` images: ``(B, CLOUDS, C, H, W)`` in [0, 1]."""
+def clouds(images: Tensor, streams: Sequence[Stream], hidden: Tensor) -> Tensor:
+    """Random colours for each of ``(B, C, H, W)`` images: ``(B, CLOUDS, C, H, W)`` in [0, 1].
+
+    hidden: ``(B, g, g)`` bool, the region that goes onto them.
+    """
     channels, height, width = images.shape[1:]
 
     def cloud(number: int, grid: int) -> Tensor:
@@ -53,7 +63,11 @@ def clouds(images: Tensor, streams: Sequence[Stream]) -> Tensor:
         colours = torch.stack([stream.uniform(3, number, shape=(channels, grid, grid)) for stream in streams])
         return resize(colours, height, width).to(images)
 
-    return torch.stack([cloud(number, grid) for number, grid in enumerate(_CLOUD_GRIDS)], dim=1)
+    first, *others = [cloud(number, grid) for number, grid in enumerate(_CLOUD_GRIDS)]
+    large = hidden.flatten(1).float().mean(dim=1) > _LARGE
+    if large.any():
+        first = torch.where(large[:, None, None, None], cloud(CLOUDS, _LARGE_GRID), first)
+    return torch.stack([first, *others], dim=1)
 
 
 def turned(images: Tensor) -> Tensor:
@@ -107,7 +121,7 @@ def on_clouds(
     labels: ``(B,)``, of the images. compare: ask about the clouds themselves, too, where the label does not come along.
     """
     region = tokens_to_pixels(hidden, *images.shape[-2:])
-    pictures = clouds(images, streams)[:, :count]
+    pictures = clouds(images, streams, hidden)[:, :count]
     answers = _ask(classifier, _pasted(images, region, pictures))
     brings = (answers == labels.unsqueeze(1)).all(dim=1)
     changes, queries = torch.zeros_like(brings), torch.full_like(labels, count)
