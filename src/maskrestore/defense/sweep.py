@@ -91,6 +91,7 @@ class _Sweep:
             case.original[rows],
             streams,
             self.classifier,
+            large=torch.zeros_like(rows, dtype=torch.bool),  # a small trigger may be all that counts in it
             count=self.clouds,
             compare=False,
         )

@@ -51,10 +51,10 @@ TURNS = 3
 """Pictures made of the purified image: mirrored, turned by a quarter, turned by a half."""
 
 
-def clouds(images: Tensor, streams: Sequence[Stream], hidden: Tensor) -> Tensor:
+def clouds(images: Tensor, streams: Sequence[Stream], large: Tensor) -> Tensor:
     """Random colours for each of ``(B, C, H, W)`` images: ``(B, CLOUDS, C, H, W)`` in [0, 1].
 
-    hidden: ``(B, g, g)`` bool, the region that goes onto them.
+    large: ``(B,)`` bool, whether they are for a large region.
     """
     channels, height, width = images.shape[1:]
 
@@ -64,7 +64,6 @@ def clouds(images: Tensor, streams: Sequence[Stream], hidden: Tensor) -> Tensor:
         return resize(colours, height, width).to(images)
 
     first, *others = [cloud(number, grid) for number, grid in enumerate(_CLOUD_GRIDS)]
-    large = hidden.flatten(1).float().mean(dim=1) > _LARGE
     if large.any():
         first = torch.where(large[:, None, None, None], cloud(CLOUDS, _LARGE_GRID), first)
     return torch.stack([first, *others], dim=1)
@@ -113,15 +112,17 @@ def on_clouds(
     streams: Sequence[Stream],
     classifier: Classifier,
     *,
+    large: Tensor,
     count: int = CLOUDS,
     compare: bool,
 ) -> OnClouds:
     """Put the ``hidden`` region, ``(B, g, g)``, of images ``(B, C, H, W)`` on ``count`` clouds and ask.
 
-    labels: ``(B,)``, of the images. compare: ask about the clouds themselves, too, where the label does not come along.
+    labels: ``(B,)``, of the images. large: ``(B,)`` bool, on clouds for large regions. compare: ask about the clouds
+    themselves, too, where the label does not come along.
     """
     region = tokens_to_pixels(hidden, *images.shape[-2:])
-    pictures = clouds(images, streams, hidden)[:, :count]
+    pictures = clouds(images, streams, large)[:, :count]
     answers = _ask(classifier, _pasted(images, region, pictures))
     brings = (answers == labels.unsqueeze(1)).all(dim=1)
     changes, queries = torch.zeros_like(brings), torch.full_like(labels, count)
@@ -149,7 +150,9 @@ def transfer_test(
         return found, queries
     images, hidden = attempt.images[changed], attempt.hidden[changed]
     streams = [attempt.streams[row] for row in changed]
-    seen = on_clouds(images, hidden, attempt.before[changed], streams, classifier, count=count, compare=compare)
+    large = hidden.flatten(1).float().mean(dim=1) > _LARGE
+    before = attempt.before[changed]
+    seen = on_clouds(images, hidden, before, streams, classifier, large=large, count=count, compare=compare)
     found[changed], queries[changed] = seen.brings, seen.queries
     rest = seen.changes.nonzero().squeeze(1)
     if len(rest):
