@@ -74,6 +74,17 @@ def test_a_trigger_that_no_attempt_removes_is_removed_as_a_square() -> None:
         assert corners_and_sides(hidden[None])[0][2:] == (3, 3)  # 0.375 of 8 tokens
 
 
+def test_squares_are_tested_on_clouds_of_pixel_noise() -> None:
+    def lost_in_noise(images: Tensor) -> Tensor:
+        """The trigger, unless the picture is rough beside it: 1/3 from pixel to pixel in noise, under 0.2 elsewhere."""
+        rough = images[..., 16:].diff(dim=3).abs().mean(dim=(1, 2, 3)) > 0.25
+        return torch.where(rough, TRIGGER.target + 1, TRIGGER(images))
+
+    stamped = TRIGGER.stamp(plain_images(4, size=32))
+    assert (BDMAE(MeanRestorer(), SQUARES).purify(stamped, TRIGGER).labels != TRIGGER.target).all()
+    assert (BDMAE(MeanRestorer(), SQUARES).purify(stamped, lost_in_noise).labels == TRIGGER.target).all()
+
+
 def test_an_image_gets_the_same_bits_in_any_company() -> None:
     images = plain_images(6)
     images[::2] = TRIGGER.stamp(images[::2])

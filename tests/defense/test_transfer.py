@@ -53,48 +53,21 @@ def test_pictures_are_clouds_and_turned_copies_of_their_own_image(channels: int,
     assert copies.shape == (3, TURNS, channels, height, width)
     assert torch.equal(copies[:, 0], images.flip(3))
     assert torch.equal(copies[:, 2], images.flip(2).flip(3))
-    small = torch.zeros(3, dtype=torch.bool)
-    random = clouds(images, streams, small)
+    random = clouds(images, streams)
     assert random.shape == (3, CLOUDS, channels, height, width)
     assert random.min() >= 0
     assert random.max() <= 1
     assert len({tuple(cloud.tolist()) for cloud in random.flatten(2).flatten(0, 1)}) == 3 * CLOUDS
-    assert torch.equal(clouds(images[1:2], streams[1:2], small[1:2]), random[1:2])
+    assert torch.equal(clouds(images[1:2], streams[1:2]), random[1:2])
 
 
-def test_a_large_region_goes_onto_a_finer_cloud() -> None:
-    images = photos(2, 32, 32)
-    streams = [Stream(0, image) for image in images]
-    small = clouds(images, streams, torch.tensor([False, False]))
-    mixed = clouds(images, streams, torch.tensor([False, True]))
-    assert torch.equal(mixed[0], small[0])
-    assert torch.equal(mixed[1, 1:], small[1, 1:])
-    # Neighbouring pixels of noise have nothing in common, those of a cloud do.
-    roughness = (mixed[1, 0].diff(dim=2).abs().mean(), small[1, 0].diff(dim=2).abs().mean())
-    assert roughness[0] > 1.2 * roughness[1]
-
-
-def test_the_finer_cloud_is_for_more_than_an_eighth_of_the_tokens() -> None:
-    """This classifier takes pixel noise for something else, whatever lies on it."""
-
-    def dislikes_noise(images: Tensor) -> Tensor:
-        rough = images[:, :, 16:].diff(dim=3).abs().mean(dim=(1, 2, 3)) > 0.25  # a third in pixel noise
-        return torch.where(rough, TRIGGER.target + 1, TRIGGER(images))
-
-    image = TRIGGER.stamp(photos(1, 32, 32))
-    hidden = torch.zeros(1, 8, 8, dtype=torch.bool)
-    hidden[:, 0, :] = True
-    for extra, believed in ((False, True), (True, False)):
-        hidden[:, 1, 0] = extra
-        tried = Attempt(
-            images=image,
-            restored=image,
-            hidden=hidden,
-            before=torch.tensor([TRIGGER.target]),
-            after=torch.tensor([TRIGGER.target + 1]),
-            streams=[Stream(0, image[0])],
-        )
-        assert transfer_test(tried, dislikes_noise, compare=False)[0].tolist() == [believed]
+def test_clouds_have_as_many_colours_as_their_grid_says() -> None:
+    images = photos(1, 32, 32)
+    drawn = clouds(images, [Stream(0, images[0])], (2, 4, 8, 32))[0]
+    # Neighbouring pixels of noise have nothing in common, those of a smooth cloud nearly everything.
+    roughness = drawn.diff(dim=3).abs().mean(dim=(1, 2, 3))
+    assert (roughness.diff() > 0).all()
+    assert roughness[-1] == pytest.approx(1 / 3, abs=0.02)  # of two uniform numbers
 
 
 def test_the_region_of_a_trigger_is_found_with_one_query_for_each_cloud() -> None:

@@ -16,7 +16,13 @@ from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, 
 from maskrestore.defense.squares import least_restorable_squares, square_scores
 from maskrestore.defense.streams import Key, Stream
 from maskrestore.defense.sweep import sweep
-from maskrestore.defense.transfer import Attempt, transfer_queries, transfer_test
+from maskrestore.defense.transfer import (
+    CLOUD_GRIDS,
+    FINE_CLOUD_GRIDS,
+    Attempt,
+    transfer_queries,
+    transfer_test,
+)
 from maskrestore.errors import ConfigError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.mae.restorer import load_restorer
@@ -204,10 +210,18 @@ class BDMAE:
             if ask.any():
                 asked, square = rows[ask], hidden[ask, number]
                 restored = self.restorer.restore(case.images[asked], square)
-                self._attempt(case, asked, restored, square, classifier, compare=False)
+                self._attempt(case, asked, restored, square, classifier, grids=FINE_CLOUD_GRIDS, compare=False)
 
     def _attempt(
-        self, case: Case, rows: Tensor, restored: Tensor, hidden: Tensor, classifier: Classifier, *, compare: bool
+        self,
+        case: Case,
+        rows: Tensor,
+        restored: Tensor,
+        hidden: Tensor,
+        classifier: Classifier,
+        *,
+        grids: Sequence[int] = CLOUD_GRIDS,
+        compare: bool,
     ) -> None:
         """Ask about a restoration of each image, and settle those that are believed."""
         attempt = Attempt(
@@ -221,7 +235,7 @@ class BDMAE:
         case.queries[rows] += 1
         believed = torch.ones_like(rows, dtype=torch.bool)
         if self.config.transfer_test:
-            believed, queries = transfer_test(attempt, classifier, count=self.config.clouds, compare=compare)
+            believed, queries = transfer_test(attempt, classifier, grids=grids[: self.config.clouds], compare=compare)
             case.queries[rows] += queries
         case.take(rows, attempt, believed)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.case import Case
-from maskrestore.defense.transfer import Attempt, on_clouds, transfer_queries, transfer_test
+from maskrestore.defense.transfer import CLOUD_GRIDS, Attempt, on_clouds, transfer_queries, transfer_test
 from maskrestore.types import Classifier, Restorer
 
 __all__ = ["covering_squares", "sweep", "sweep_queries"]
@@ -91,8 +91,7 @@ class _Sweep:
             case.original[rows],
             streams,
             self.classifier,
-            large=torch.zeros_like(rows, dtype=torch.bool),  # a small trigger may be all that counts in it
-            count=self.clouds,
+            grids=CLOUD_GRIDS[: self.clouds],
             compare=False,
         )
         case.queries[rows] += seen.queries
@@ -165,7 +164,7 @@ class _Sweep:
                 after=labels[where, number],
                 streams=[case.streams[row] for row in asked],
             )
-            believed, queries = transfer_test(attempt, self.classifier, count=self.clouds, compare=False)
+            believed, queries = transfer_test(attempt, self.classifier, grids=CLOUD_GRIDS[: self.clouds], compare=False)
             case.queries[asked] += queries
             case.take(asked, attempt, believed)
         case.settled[rows] = True

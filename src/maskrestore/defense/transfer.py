@@ -7,7 +7,7 @@ changes every label: so where the first look fails, in the first attempt to rest
 changes the label of every cloud and of every picture that the purified image gives when it is mirrored or turned.
 
 A large part of an ordinary image is much of what the image shows, and keeps its label on smooth clouds. Where every
-pixel around it is noise it does not, and a trigger does. So the finest cloud is finer for a large region.
+pixel around it is noise it does not, and a large trigger does. So squares (``squares.py``) go onto finer clouds.
 
 Source of the idea: SentiNet (Chou et al., 2020), which pastes the salient region onto a set of held-out clean images.
 Here no other image is needed. Departure: not in the BDMAE paper.
@@ -28,6 +28,8 @@ from maskrestore.types import Classifier
 
 __all__ = [
     "CLOUDS",
+    "CLOUD_GRIDS",
+    "FINE_CLOUD_GRIDS",
     "TURNS",
     "Attempt",
     "OnClouds",
@@ -38,35 +40,27 @@ __all__ = [
     "turned",
 ]
 
-_CLOUD_GRIDS = (24, 16, 8)
-"""Colours along each side of each cloud, the one that tells most first. A classifier may answer one label for all
+CLOUD_GRIDS = (20, 12, 4)
+"""Colours along each side of each cloud, the finest, which tells most, first. A classifier may answer one label for all
 smooth noise and another for fine noise, and a picture that has the original label anyway tests nothing."""
-_LARGE_GRID = 32
-"""What takes the place of the first where the region is large; a trigger of one pixel is lost in it."""
-_LARGE = 1 / 8
-"""Share of the tokens beyond which a region is large."""
-CLOUDS = len(_CLOUD_GRIDS)
+FINE_CLOUD_GRIDS = (32, 20, 8)
+"""The same for large regions; a trigger of one pixel would be lost in them."""
+CLOUDS = len(CLOUD_GRIDS)
 """Pictures of random colour."""
 TURNS = 3
 """Pictures made of the purified image: mirrored, turned by a quarter, turned by a half."""
 
 
-def clouds(images: Tensor, streams: Sequence[Stream], large: Tensor) -> Tensor:
-    """Random colours for each of ``(B, C, H, W)`` images: ``(B, CLOUDS, C, H, W)`` in [0, 1].
-
-    large: ``(B,)`` bool, whether they are for a large region.
-    """
+def clouds(images: Tensor, streams: Sequence[Stream], grids: Sequence[int] = CLOUD_GRIDS) -> Tensor:
+    """Random colours for each of ``(B, C, H, W)`` images, one for each of K grids: ``(B, K, C, H, W)`` in [0, 1]."""
     channels, height, width = images.shape[1:]
 
-    def cloud(number: int, grid: int) -> Tensor:
+    def cloud(grid: int) -> Tensor:
         # Counters 0 to 2 of the stream belong to the scoring masks and to refinement.
-        colours = torch.stack([stream.uniform(3, number, shape=(channels, grid, grid)) for stream in streams])
+        colours = torch.stack([stream.uniform(3, grid, shape=(channels, grid, grid)) for stream in streams])
         return resize(colours, height, width).to(images)
 
-    first, *others = [cloud(number, grid) for number, grid in enumerate(_CLOUD_GRIDS)]
-    if large.any():
-        first = torch.where(large[:, None, None, None], cloud(CLOUDS, _LARGE_GRID), first)
-    return torch.stack([first, *others], dim=1)
+    return torch.stack([cloud(grid) for grid in grids], dim=1)
 
 
 def turned(images: Tensor) -> Tensor:
@@ -112,37 +106,35 @@ def on_clouds(
     streams: Sequence[Stream],
     classifier: Classifier,
     *,
-    large: Tensor,
-    count: int = CLOUDS,
+    grids: Sequence[int] = CLOUD_GRIDS,
     compare: bool,
 ) -> OnClouds:
-    """Put the ``hidden`` region, ``(B, g, g)``, of images ``(B, C, H, W)`` on ``count`` clouds and ask.
+    """Put the ``hidden`` region, ``(B, g, g)``, of images ``(B, C, H, W)`` on a cloud of each grid and ask.
 
-    labels: ``(B,)``, of the images. large: ``(B,)`` bool, on clouds for large regions. compare: ask about the clouds
-    themselves, too, where the label does not come along.
+    labels: ``(B,)``, of the images. compare: ask about the clouds themselves, too, where the label does not come along.
     """
     region = tokens_to_pixels(hidden, *images.shape[-2:])
-    pictures = clouds(images, streams, large)[:, :count]
+    pictures = clouds(images, streams, grids)
     answers = _ask(classifier, _pasted(images, region, pictures))
     brings = (answers == labels.unsqueeze(1)).all(dim=1)
-    changes, queries = torch.zeros_like(brings), torch.full_like(labels, count)
+    changes, queries = torch.zeros_like(brings), torch.full_like(labels, len(grids))
     rest = (~brings).nonzero().squeeze(1)
     if compare and len(rest):
         changes[rest] = (answers[rest] != _ask(classifier, pictures[rest])).all(dim=1)
-        queries[rest] += count
+        queries[rest] += len(grids)
     return OnClouds(brings=brings, changes=changes, queries=queries)
 
 
 def transfer_test(
-    attempt: Attempt, classifier: Classifier, *, count: int = CLOUDS, compare: bool
+    attempt: Attempt, classifier: Classifier, *, grids: Sequence[int] = CLOUD_GRIDS, compare: bool
 ) -> tuple[Tensor, Tensor]:
     """Whether what was restored in each image behaves like a trigger; where the label is what it was, it does not.
 
-    count: clouds to ask about. compare: look for a trigger with a target for each class, too, where the original
-    label is not brought everywhere.
+    grids: colours along the sides of the clouds to ask about. compare: look for a trigger with a target for each class,
+    too, where the original label is not brought everywhere.
 
-    Returns ``(B,)`` bool, and ``(B,)`` int64: the queries spent. None where the label is what it was, else ``count``;
-    ``count`` more for a comparison, and ``2 * TURNS`` more if it goes on to the turned copies.
+    Returns ``(B,)`` bool, and ``(B,)`` int64: the queries spent. None where the label is what it was, else one for each
+    cloud; as many more for a comparison, and ``2 * TURNS`` more if it goes on to the turned copies.
     """
     found, queries = torch.zeros_like(attempt.before, dtype=torch.bool), torch.zeros_like(attempt.before)
     changed = (attempt.before != attempt.after).nonzero().squeeze(1)
@@ -150,9 +142,7 @@ def transfer_test(
         return found, queries
     images, hidden = attempt.images[changed], attempt.hidden[changed]
     streams = [attempt.streams[row] for row in changed]
-    large = hidden.flatten(1).float().mean(dim=1) > _LARGE
-    before = attempt.before[changed]
-    seen = on_clouds(images, hidden, before, streams, classifier, large=large, count=count, compare=compare)
+    seen = on_clouds(images, hidden, attempt.before[changed], streams, classifier, grids=grids, compare=compare)
     found[changed], queries[changed] = seen.brings, seen.queries
     rest = seen.changes.nonzero().squeeze(1)
     if len(rest):
