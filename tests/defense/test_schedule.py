@@ -194,6 +194,15 @@ def test_settings_of_schedules_are_named_only_where_they_are_in_use() -> None:
     assert within(PROFILES["default"], 3).in_force()["clouds"] == 1
 
 
+def test_other_clouds_are_another_setting() -> None:
+    default = PROFILES["default"]
+    assert "cloud_grids" not in PROFILES["paper"].in_force()
+    for config in (default, replace(default, squares=0), fast(PROFILES["paper"])):
+        assert replace(config, cloud_grids=(4, 8, 16)).in_force()["cloud_grids"] == (4, 8, 16)
+    # There are results without squares, of other clouds, that do not name them.
+    assert "cloud_grids" in replace(default, squares=0).in_force()
+
+
 def test_a_trigger_with_a_target_for_each_class_is_beyond_the_sweep() -> None:
     def to_the_next_class(images: torch.Tensor) -> torch.Tensor:
         labels = colour_labels(

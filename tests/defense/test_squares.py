@@ -59,7 +59,7 @@ def test_a_square_is_as_suspicious_as_its_tokens_and_the_masks_make_it() -> None
     squares = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [1, 1]], [[0, 0], [0, 0]]]).bool().expand(2, 3, 2, 2)
     scores = square_scores(image_scores, squares, torch.tensor([1.0, 0.2]), 0.25)
     # 0.75 * (0.8 + 0.4) / 2 + 0.25 * 1.0, and so on; a square of nothing is not suspicious
-    torch.testing.assert_close(scores, torch.tensor([[0.7, 0.25, 0.0], [0.5, 0.05, 0.0]]))
+    torch.testing.assert_close(scores, torch.tensor([[0.7, 0.25, -torch.inf], [0.5, 0.05, -torch.inf]]))
 
 
 def test_a_trigger_that_no_attempt_removes_is_removed_as_a_square() -> None:
@@ -72,6 +72,16 @@ def test_a_trigger_that_no_attempt_removes_is_removed_as_a_square() -> None:
     assert result.hidden is not None
     for hidden in result.hidden:
         assert corners_and_sides(hidden[None])[0][2:] == (3, 3)  # 0.375 of 8 tokens
+
+
+@pytest.mark.parametrize(
+    ("label_weight", "threshold", "found"), [(1, 0.999, True), (0.25, 0.99, True), (0.25, 0.999, False)]
+)
+def test_both_s_i_and_the_masks_make_a_square_worth_hiding(label_weight: float, threshold: float, found: bool) -> None:
+    """Every mask changes the label here, and S_i is 0.996."""
+    config = replace(SQUARES, square_label_weight=label_weight, square_threshold=threshold)
+    labels = BDMAE(MeanRestorer(), config).purify(TRIGGER.stamp(plain_images(4)), TRIGGER).labels
+    assert (labels != TRIGGER.target).tolist() == [found] * 4
 
 
 def test_squares_are_tested_on_clouds_of_pixel_noise() -> None:
@@ -155,6 +165,8 @@ def test_squares_give_way_to_nothing_else_and_need_the_transfer_test() -> None:
         {"squares": -1},
         {"square_side": 0.0},
         {"square_label_weight": 1.1},
+        {"square_cloud_grids": (32,)},
+        {"cloud_grids": (0, 4, 8)},
         {"square_threshold": float("nan")},
         {"square_limit": 0},
     ):

@@ -93,8 +93,8 @@ def test_a_trigger_with_a_target_for_each_class_is_found_by_comparing() -> None:
 def test_a_region_that_decides_only_its_own_image_is_no_trigger() -> None:
     # Just above one half in red: any darker region decides the label, on this image alone.
     images = torch.full((1, 3, 16, 16), 0.4)
-    images[:, 0] = 0.49
-    images[:, 0, :4, :4] = 0.9
+    images[:, 0] = 0.499
+    images[:, 0, :4, :4] = 0.53
     tried = attempt(images, colour_labels, slice(0, 2))
     assert tried.before != tried.after
     found, queries = transfer_test(tried, colour_labels, compare=True)

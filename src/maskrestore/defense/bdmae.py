@@ -16,13 +16,7 @@ from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, 
 from maskrestore.defense.squares import least_restorable_squares, square_scores
 from maskrestore.defense.streams import Key, Stream
 from maskrestore.defense.sweep import sweep
-from maskrestore.defense.transfer import (
-    CLOUD_GRIDS,
-    FINE_CLOUD_GRIDS,
-    Attempt,
-    transfer_queries,
-    transfer_test,
-)
+from maskrestore.defense.transfer import Attempt, transfer_queries, transfer_test
 from maskrestore.errors import ConfigError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.mae.restorer import load_restorer
@@ -94,7 +88,7 @@ class BDMAE:
             return self._purify_blindly(images, streams, classifier)
         case = Case(images=images, original=classifier(images), streams=streams, grid=self.restorer.grid)
         if config.sweep:
-            sweep(case, self.restorer, classifier, clouds=config.clouds)
+            sweep(case, self.restorer, classifier, grids=config.cloud_grids[: config.clouds])
         rows = case.open
         if len(rows):
             initial_image, initial_label, votes = self._score(case, rows, classifier)
@@ -189,7 +183,8 @@ class BDMAE:
             if not fresh.any():
                 continue
             compare = config.comparison and number == 0
-            self._attempt(case, rows[where[fresh]], restored[fresh], hidden[fresh], classifier, compare=compare)
+            asked, grids = rows[where[fresh]], config.cloud_grids
+            self._attempt(case, asked, restored[fresh], hidden[fresh], classifier, grids=grids, compare=compare)
 
     def _hide_squares(
         self, case: Case, rows: Tensor, image_scores: Tensor, changed: Tensor, classifier: Classifier
@@ -210,7 +205,7 @@ class BDMAE:
             if ask.any():
                 asked, square = rows[ask], hidden[ask, number]
                 restored = self.restorer.restore(case.images[asked], square)
-                self._attempt(case, asked, restored, square, classifier, grids=FINE_CLOUD_GRIDS, compare=False)
+                self._attempt(case, asked, restored, square, classifier, grids=config.square_cloud_grids, compare=False)
 
     def _attempt(
         self,
@@ -220,10 +215,13 @@ class BDMAE:
         hidden: Tensor,
         classifier: Classifier,
         *,
-        grids: Sequence[int] = CLOUD_GRIDS,
+        grids: Sequence[int],
         compare: bool,
     ) -> None:
-        """Ask about a restoration of each image, and settle those that are believed."""
+        """Ask about a restoration of each image, and settle those that are believed.
+
+        grids: of the clouds; the first ``clouds`` of them are asked about.
+        """
         attempt = Attempt(
             images=case.images[rows],
             restored=restored,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from maskrestore.defense.sweep import sweep_queries
-from maskrestore.defense.transfer import CLOUDS, transfer_queries
+from maskrestore.defense.transfer import CLOUD_GRIDS, CLOUDS, FINE_CLOUD_GRIDS, transfer_queries
 from maskrestore.errors import ConfigError
 
 __all__ = ["MOST_QUERIES", "PROFILES", "BDMAEConfig"]
@@ -59,7 +59,11 @@ class BDMAEConfig:
     """Not in the paper: a restoration is believed only if it changes the label and the region that it replaces
     decides the label of other pictures, too; else the image is left as it came. See ``transfer.py``."""
     clouds: int = CLOUDS
-    """Pictures of random colour that the transfer test and the sweep ask about, 1 to 3."""
+    """Pictures of random colour that the transfer test and the sweep ask about, the first of the next setting."""
+    cloud_grids: tuple[int, ...] = CLOUD_GRIDS
+    """Colours along each side of each of these pictures, the one that tells most first."""
+    square_cloud_grids: tuple[int, ...] = FINE_CLOUD_GRIDS
+    """The same for squares."""
     comparison: bool = True
     """Whether the transfer test looks for a trigger with a target for each class, too, in the first
     attempt."""
@@ -72,7 +76,7 @@ class BDMAEConfig:
     """Weight w of the share of random masks that changed the label in the score of a square; 1 - w is that of its mean
     S_i."""
     square_threshold: float = 0.425
-    """Score that makes a square worth a query."""
+    """Score from which a square is worth hiding."""
     square_limit: int = MOST_QUERIES
     """Queries for an image, all in all, beyond which no further square is hidden."""
     votes: int | None = None
@@ -113,16 +117,23 @@ class BDMAEConfig:
         _check(self.square_limit >= 1, "square_limit", "at least 1", self.square_limit)
         _check(0 <= self.square_label_weight <= 1, "square_label_weight", "in [0, 1]", self.square_label_weight)
         _check(math.isfinite(self.square_threshold), "square_threshold", "finite", self.square_threshold)
-        _check(1 <= self.clouds <= CLOUDS, "clouds", f"1 to {CLOUDS}", self.clouds)
+        for name in ("cloud_grids", "square_cloud_grids"):
+            grids = getattr(self, name)
+            enough = len(grids) >= self.clouds and min(grids) >= 1
+            _check(enough, name, "a number of at least 1 for each of the clouds", grids)
+        _check(self.clouds >= 1, "clouds", "at least 1", self.clouds)
         _check(0 <= self.voting_masks <= self.masks, "votes", f"0 to {self.masks}", self.votes)
 
     def in_force(self) -> dict[str, Any]:
-        """Every setting by name, those of schedules and squares only where they are in use: the digests of results
-        that were measured before there were any stay the same."""
+        """Every setting by name, those of schedules, clouds and squares only where they are in use: the digests of
+        results that were measured before there were any stay the same."""
         values = asdict(self)
-        for name in ("clouds", "comparison", "votes", "blind", "sweep", "squares"):
+        for name in ("clouds", "square_cloud_grids", "comparison", "votes", "blind", "sweep", "squares"):
             if values[name] == getattr(BDMAEConfig, name):
                 del values[name]
+        # Without squares there are results of other clouds.
+        if (self.squares or not (self.transfer_test or self.sweep)) and self.cloud_grids == CLOUD_GRIDS:
+            del values["cloud_grids"]
         if not self.squares:
             for name in ("square_side", "square_label_weight", "square_threshold", "square_limit"):
                 del values[name]

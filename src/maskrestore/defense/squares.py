@@ -42,11 +42,11 @@ def least_restorable_squares(image_scores: Tensor, count: int, side: int) -> Ten
 
 
 def square_scores(image_scores: Tensor, squares: Tensor, changed: Tensor, label_weight: float) -> Tensor:
-    """How suspicious squares are: the mean S_i of each, averaged with the share of random masks that changed the label.
+    """How suspicious squares are: the weighted mean of the S_i of each and the share of masks that changed the label.
 
     image_scores: ``(B, g, g)``; squares: ``(B, K, g, g)`` bool; changed: ``(B,)`` in [0, 1]; label_weight: its weight,
-    in [0, 1]. Returns ``(B, K)``, 0 for a square that hides nothing.
+    in [0, 1]. Returns ``(B, K)``, minus infinity for a square that hides nothing.
     """
     tokens = squares.flatten(2).sum(dim=2)
     image = (image_scores.unsqueeze(1) * squares).flatten(2).sum(dim=2) / tokens.clamp(min=1)
-    return torch.where(tokens > 0, (1 - label_weight) * image + label_weight * changed.unsqueeze(1), 0.0)
+    return torch.where(tokens > 0, (1 - label_weight) * image + label_weight * changed.unsqueeze(1), -torch.inf)

@@ -15,13 +15,14 @@ paper.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from maskrestore.defense.case import Case
-from maskrestore.defense.transfer import CLOUD_GRIDS, Attempt, on_clouds, transfer_queries, transfer_test
+from maskrestore.defense.transfer import Attempt, on_clouds, transfer_queries, transfer_test
 from maskrestore.types import Classifier, Restorer
 
 __all__ = ["covering_squares", "sweep", "sweep_queries"]
@@ -45,15 +46,15 @@ def covering_squares(length: int, count: int, overlap: int) -> tuple[int, list[i
     return side, [round(number * (length - side) / (count - 1)) for number in range(count)]
 
 
-def sweep(case: Case, restorer: Restorer, classifier: Classifier, *, clouds: int) -> None:
+def sweep(case: Case, restorer: Restorer, classifier: Classifier, *, grids: Sequence[int]) -> None:
     """Settle what can be settled by hiding windows, in place; the others stay open.
 
-    clouds: pictures of random colour for a region. The map of an image, as S_l and S, is the share of the groups at
-    each token that changed the label, and of the parts where those were hidden; windows of a group that was split do
-    not count again. On a grid of less than 4 tokens a side, everything stays open.
+    grids: colours along the sides of the clouds for a region. The map of an image, as S_l and S, is the share of the
+    groups at each token that changed the label, and of the parts where those were hidden; windows of a group that was
+    split do not count again. On a grid of less than 4 tokens a side, everything stays open.
     """
     if restorer.grid >= SMALLEST_GRID:
-        _Sweep(case, restorer, classifier, clouds).run()
+        _Sweep(case, restorer, classifier, grids).run()
 
 
 def sweep_queries(clouds: int) -> tuple[int, int]:
@@ -67,7 +68,7 @@ class _Sweep:
     case: Case
     restorer: Restorer
     classifier: Classifier
-    clouds: int
+    grids: Sequence[int]
 
     def run(self) -> None:
         case, grid = self.case, self.restorer.grid
@@ -91,7 +92,7 @@ class _Sweep:
             case.original[rows],
             streams,
             self.classifier,
-            grids=CLOUD_GRIDS[: self.clouds],
+            grids=self.grids,
             compare=False,
         )
         case.queries[rows] += seen.queries
@@ -164,7 +165,7 @@ class _Sweep:
                 after=labels[where, number],
                 streams=[case.streams[row] for row in asked],
             )
-            believed, queries = transfer_test(attempt, self.classifier, grids=CLOUD_GRIDS[: self.clouds], compare=False)
+            believed, queries = transfer_test(attempt, self.classifier, grids=self.grids, compare=False)
             case.queries[asked] += queries
             case.take(asked, attempt, believed)
         case.settled[rows] = True

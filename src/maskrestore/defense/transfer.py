@@ -42,9 +42,10 @@ __all__ = [
 
 CLOUD_GRIDS = (20, 12, 4)
 """Colours along each side of each cloud, the finest, which tells most, first. A classifier may answer one label for all
-smooth noise and another for fine noise, and a picture that has the original label anyway tests nothing."""
+smooth noise and another for fine noise, and a picture that has the original label anyway tests nothing. Chosen on
+images of 32 x 32; what a larger image needs has not been measured."""
 FINE_CLOUD_GRIDS = (32, 20, 8)
-"""The same for large regions; a trigger of one pixel would be lost in them."""
+"""The same for large regions: in images of 32 x 32 every pixel is noise, and a trigger of one pixel is lost."""
 CLOUDS = len(CLOUD_GRIDS)
 """Pictures of random colour."""
 TURNS = 3
@@ -56,8 +57,9 @@ def clouds(images: Tensor, streams: Sequence[Stream], grids: Sequence[int] = CLO
     channels, height, width = images.shape[1:]
 
     def cloud(grid: int) -> Tensor:
+        side = min(grid, height, width)  # shrinking would grey the colours
         # Counters 0 to 2 of the stream belong to the scoring masks and to refinement.
-        colours = torch.stack([stream.uniform(3, grid, shape=(channels, grid, grid)) for stream in streams])
+        colours = torch.stack([stream.uniform(3, grid, shape=(channels, side, side)) for stream in streams])
         return resize(colours, height, width).to(images)
 
     return torch.stack([cloud(grid) for grid in grids], dim=1)

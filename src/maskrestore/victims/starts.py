@@ -1,6 +1,6 @@
 """Clean victims that travel with the package: poisoned fine-tunes begin at the same weights everywhere.
 
-Training them again takes 20 minutes to most of an hour on two processor cores, and another machine ends at other
+Training them again takes 20 minutes to most of an hour on one or two processor cores, and another machine ends at other
 weights.
 """
 
