@@ -408,9 +408,9 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, tmp_path):
         finally:
             tracemalloc.stop()
 
-    peak(500)  # what is loaded on first use, and room in Python's table of strings
-    few, many = peak(50), peak(500)
-    assert many - few < 100 * 450  # bytes; the names alone would take more
+    peak(500)  # what is loaded on first use, and room in Python's table of strings, which still comes and goes by 80 kB
+    few, many = peak(50), peak(2000)
+    assert many - few < 100 * 1950  # bytes; the names alone would take more
 
 
 def test_images_are_done_in_order_of_their_names(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import time
 
 import pytest
@@ -41,6 +42,21 @@ def test_every_cell_is_a_record_and_is_made_once(tmp_path):
     assert states(run_cells(cells(repeats=2), tmp_path, toy.make())) == ["kept"] * 4 + ["measured"] * 4
     assert len(toy.measured) == 8
     assert not list(tmp_path.rglob("*.claim"))
+
+
+def test_a_record_of_the_same_evaluation_stands_for_a_cell(tmp_path):
+    toy = ToyLaboratory(tmp_path)
+    first, *others = cells()
+    run_cells([first], tmp_path / "earlier", toy.make())
+    earlier = tmp_path / "earlier" / first.path
+    text = re.sub(r'"seconds": [^,]*', '"seconds": 12.5', earlier.read_text())
+    earlier.unlink()
+    earlier.with_name("by-another-name.json").write_text(text)
+    laboratory = toy.make(known=[earlier.parent])
+    assert states(run_cells(cells(), tmp_path, laboratory)) == ["measured"] * 4
+    assert read_record(tmp_path / first.path).cost.seconds == 12.5
+    for other in others:
+        assert read_record(tmp_path / other.path).digest not in laboratory.known
 
 
 def test_a_failed_cell_is_noted_and_the_others_go_on(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from toy_evaluation import CornerAttack, EraseCorner, make_dataset, make_defense, make_victim
@@ -12,6 +13,7 @@ from maskrestore.evaluation.bench import Laboratory
 from maskrestore.evaluation.defenses import NoDefense
 from maskrestore.evaluation.detection import DetectorUnderTest
 from maskrestore.evaluation.grid import Cell
+from maskrestore.evaluation.tables import read_records
 from maskrestore.victims import TrainingProgress
 
 
@@ -42,7 +44,7 @@ class ToyLaboratory:
         path = self.folder / "trainings.txt"
         return path.read_text().split() if path.exists() else []
 
-    def make(self, *, train: object = None, **options: object) -> Laboratory:
+    def make(self, *, train: object = None, known: Sequence[Path] = (), **options: object) -> Laboratory:
         return Laboratory(
             dataset=lambda name: dataclasses.replace(make_dataset(), name=name),
             attack=lambda cell: CornerAttack(),
@@ -54,6 +56,7 @@ class ToyLaboratory:
                 detector=RedCorner(), name=cell.variant.defense, config={}, key_fingerprint="0123"
             ),
             train=self._train if train else None,
+            known={record.digest: record for folder in known for record in read_records(folder)},
         )
 
     def _victim(self, config):

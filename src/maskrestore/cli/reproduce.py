@@ -80,6 +80,13 @@ def reproduce(
         list[Path] | None,
         typer.Option(help="Another folder with records for the page of results, beside --out. May be repeated."),
     ] = None,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A folder with records of `maskrestore evaluate`; a cell that is one of them, by the same weights and "
+            "settings on the same images, is not measured again. May be repeated."
+        ),
+    ] = None,
     data: DataOption = None,
     cache: CacheOption = None,
 ) -> None:
@@ -113,6 +120,7 @@ def reproduce(
         diffusion=diffusion,
         device=device,
         train=functools.partial(_train, data=data, cache=cache) if train else None,
+        known=known or (),
     )
     laboratory = make()
     if plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest
 from maskrestore.evaluation.detection import DetectorUnderTest, detect
 from maskrestore.evaluation.environment import current_environment
 from maskrestore.evaluation.grid import Cell
-from maskrestore.evaluation.records import read_record, write_text_atomically
+from maskrestore.evaluation.records import Record, read_record, write_text_atomically
 from maskrestore.evaluation.run import EvaluationProgress, evaluate
 from maskrestore.victims import TrainingProgress, VictimConfig
 
@@ -68,6 +68,8 @@ class Laboratory:
     detector: Callable[[Cell], DetectorUnderTest]
     train: Trainer | None = None
     """``None`` leaves cells without a victim out."""
+    known: Mapping[str, Record] = field(default_factory=dict)
+    """Records of ``evaluate`` by their digest: a cell that is one of them is not measured again."""
     device: str = "cpu"
 
 
@@ -180,6 +182,7 @@ class Bench:
             seed=cell.repeat,
             out=path.parent,
             name=path.stem,
+            known=lab.known,
             device=lab.device,
             progress=show,
         )

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from maskrestore.attacks import Attack
@@ -18,6 +19,7 @@ from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest, m
 from maskrestore.evaluation.detection import make_detector
 from maskrestore.evaluation.grid import Cell, Variant
 from maskrestore.evaluation.records import DefenseEntry, VictimEntry
+from maskrestore.evaluation.tables import read_records
 from maskrestore.mae.restorer import MAERestorer, load_restorer
 from maskrestore.mae.weight_files import weights_digest
 from maskrestore.precision import fast_arithmetic
@@ -33,11 +35,13 @@ def make_laboratory(
     diffusion: Path | None = None,
     device: str = "cpu",
     train: Trainer | None = None,
+    known: Sequence[Path] = (),
 ) -> Laboratory:
     """Data of ``data`` (else as ``load_dataset`` finds them), victims of ``cache``.
 
     diffusion: a folder with a diffusion model in place of the defenses' own; its cells carry its ``diffusion_digest``.
-    device: where networks run. train: trains a victim that the cache lacks.
+    device: where networks run. train: trains a victim that the cache lacks. known: folders with records of
+    ``evaluate``, which stand for the cells that they are. Raises DataError if such a folder has none or one is broken.
     """
 
     @functools.cache
@@ -78,6 +82,7 @@ def make_laboratory(
         defense=defense,
         detector=lambda cell: make_detector(cell.variant.defense, key=cell.repeat),
         train=train,
+        known={record.digest: record for folder in known for record in read_records(folder)},
         device=device,
     )
 

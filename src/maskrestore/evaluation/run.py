@@ -7,10 +7,11 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,6 +89,7 @@ def evaluate(
     out: Path | None = None,
     name: str | None = None,
     keep_existing: bool = False,
+    known: Mapping[str, Record] = MappingProxyType({}),
     device: str | torch.device = "cpu",
     progress: Callable[[EvaluationProgress], None] = lambda _: None,
 ) -> Record:
@@ -100,7 +102,9 @@ def evaluate(
     out: folder for the record. While the run goes on its predictions lie there too, and the next run of the
     same evaluation by the same revision of the code starts from them. name: of the record's file, without its
     suffix, in place of one made up from what was asked for. keep_existing: return the record that ``out`` holds of
-    this very evaluation, if any, instead of making it again. device: where the networks are, for the record.
+    this very evaluation, if any, instead of making it again. known: records by their digest; one of this very
+    evaluation, by the same weights and settings on the same images, is kept in place of a new one. device: where the
+    networks are, for the record.
 
     Raises ConfigError when there are fewer images than asked for, and whatever the defense raises.
     """
@@ -108,8 +112,12 @@ def evaluate(
     plan = _Plan(dataset=dataset, attack=attack, victim=victim, defense=defense, parts=parts, seed=seed)
     digest = _digest(plan)
     path = None if out is None else out / (_file_name(plan, digest) if name is None else f"{name}.json")
-    if path is not None and keep_existing and path.exists() and (known := read_record(path)).digest == digest:
-        return known
+    if path is not None and keep_existing and path.exists() and (existing := read_record(path)).digest == digest:
+        return existing
+    if digest in known:
+        if path is not None:
+            write_record(path, known[digest])
+        return known[digest]
     environment = current_environment(device)
     key = log_key(digest, environment, RECORD_VERSION)
     log = PredictionLog(None if path is None else path.with_suffix(".partial.jsonl"), key)
