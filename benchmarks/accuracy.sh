@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The tables of the README. Schedules and budgets of queries: schedules.sh; local/: maskrestore reproduce.
+# The tables of the README. Schedules and budgets of queries: schedules.sh. The paper's tables, which take over what these
+# have measured: maskrestore reproduce tableA3 --train --known $results/cifar10 --known $results/gtsrb --out $results/local
 # Needs MASKRESTORE_DATA (a folder with cifar10/ and gtsrb/); --train fills the cache of victims (hours on two cores).
 # Records that exist already are kept. After a change of the defaults delete the folders first: a table refuses two kinds
 # of records under one name.
@@ -34,6 +35,7 @@ if [[ $what == parts || $what == all ]]; then
   part --defense bdmae-paper --set label_score=contrast
   part --defense bdmae --set label_score=flip
   part --defense bdmae --set squares=0
+  part --defense bdmae --set cloud_grids=4,8,16 --set square_cloud_grids=4,8,16
   part --defense bdmae --set attempts=0 --set squares=0 --set transfer_test=false
   part --defense bdmae --set attempts=0 --set squares=0
   part --defense bdmae --set label_weight=0
