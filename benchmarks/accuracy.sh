@@ -21,6 +21,10 @@ if [[ $what == gtsrb || $what == all ]]; then
   "${run[@]}" --dataset gtsrb --defense bdmae --defense bdmae-paper --out $results/gtsrb \
     --attack none --attack badnets:3x3-color --attack badnets:2x2-white
 fi
+if [[ $what == all-to-all || $what == all ]]; then
+  "${run[@]}" --victim mode=all-to-all --dataset cifar10 --defense bdmae --out $results/all-to-all --clean 200 --triggered 200 \
+    --attack badnets:3x3-color
+fi
 if [[ $what == parts || $what == all ]]; then
   # What each part brings: the paper's method and ours, one setting changed at a time.
   part() {
