@@ -16,6 +16,8 @@ if [[ $what == cifar10 || $what == all ]]; then
     --attack none --attack badnets:1x1-color --attack badnets:1x1-white --attack badnets:2x2-color \
     --attack badnets:2x2-white --attack badnets:3x3-color --attack badnets:3x3-white --attack corners --attack blended:15x15 \
     --attack label-consistent --attack input-aware
+  "${run[@]}" --dataset cifar10 --defense bdmae-fast --out $results/cifar10 \
+    --attack none --attack badnets:1x1-color --attack badnets:2x2-white --attack badnets:3x3-color
 fi
 if [[ $what == gtsrb || $what == all ]]; then
   "${run[@]}" --dataset gtsrb --defense bdmae --defense bdmae-paper --out $results/gtsrb \
