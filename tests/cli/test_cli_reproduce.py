@@ -31,6 +31,16 @@ def test_a_table_is_measured_and_written(invoke, toy, tmp_path):
     assert "34 kept of 34 cells" in invoke("reproduce", "table2", "--scale", "smoke").stderr
 
 
+def test_the_cells_of_some_defenses_only(invoke, toy, tmp_path):
+    arguments = ("reproduce", "table2", "--scale", "smoke", "--out", "o", "--only", "blur-weak", "--only", "bdmae")
+    assert "4 measured of 4 cells" in invoke(*arguments).stderr
+    assert {path.name.split("_")[3] for path in (tmp_path / "o/cells").iterdir()} == {"blur-weak", "bdmae"}
+    assert "| Blur (Weak) |" in (tmp_path / "o/tables/table2.md").read_text()
+    result = invoke(*arguments, "--only", "bdmea")
+    assert result.exit_code == 2
+    assert "unknown defense of these tables 'bdmea'" in result.stderr
+
+
 def test_the_plan_measures_nothing(invoke, toy, tmp_path):
     result = invoke("reproduce", "table2", "tableA5", "--plan", "--out", "o")
     assert result.exit_code == 0, result.output

@@ -15,7 +15,7 @@ from rich.table import Table as Listing
 from maskrestore.cli.options import CacheOption, DataOption, RestorerOption
 from maskrestore.cli.terminal import FAILED, out, progress, say
 from maskrestore.cli.train_victim import restoration
-from maskrestore.errors import DataError
+from maskrestore.errors import DataError, UnknownNameError
 from maskrestore.evaluation.bench import Laboratory, Outcome
 from maskrestore.evaluation.experiments import Curves, Experiment, Pictures, Table
 from maskrestore.evaluation.gallery import draw_pictures
@@ -65,6 +65,9 @@ def reproduce(
     ] = False,
     train: Annotated[bool, typer.Option("--train", help="Train victims that the cache lacks.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try cells again that failed before.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Measure the cells of this defense or detector only. May be repeated.")
+    ] = None,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Experiments for each cell, if not as many as the scale has.")
     ] = None,
@@ -104,6 +107,8 @@ def reproduce(
 
         maskrestore reproduce table2 tableA3 fig5 --train --jobs 4
 
+        maskrestore reproduce table2 --only blur-weak --only none
+
         maskrestore reproduce results --out benchmarks/results/local --page docs/results.md
     """
     size, folder = scale_of(scale), out_dir or Path("runs/reproduce") / scale
@@ -112,6 +117,8 @@ def reproduce(
     model = None if diffusion is None else diffusion_digest(diffusion)
     choose = functools.partial(cells_of, scale=size, repeats=repeats, restorer=restorer)
     cells = {name: choose(one, diffusion=model) for name, one in chosen.items()}
+    measured = {name: _of_defenses(ones, only) for name, ones in cells.items()}
+    _check_defenses(only or (), _together(cells))
     victims = {name: victims_of(one, size) for name, one in chosen.items()}
     make = functools.partial(
         make_laboratory,
@@ -124,15 +131,26 @@ def reproduce(
     )
     laboratory = make()
     if plan:
-        _show_plan(cells, victims, folder, laboratory, jobs)
+        _show_plan(measured, victims, folder, laboratory, jobs)
         return
-    incomplete = _measure(_together(cells), _all(victims), folder, make, jobs=jobs, retry=retry)
+    incomplete = _measure(_together(measured), _all(victims), folder, make, jobs=jobs, retry=retry)
     for name, one in chosen.items():
         _write(name, one, cells[name], folder, (laboratory, size, restorer))
     if RESULTS in names:
         _write_page(page or folder / "results.md", [folder, *(records or [])], choose, model)
     if incomplete:
         raise typer.Exit(FAILED)
+
+
+def _of_defenses(cells: list[Cell], names: Sequence[str] | None) -> list[Cell]:
+    return cells if names is None else [cell for cell in cells if cell.variant.defense in names]
+
+
+def _check_defenses(names: Sequence[str], cells: Sequence[Cell]) -> None:
+    known = dict.fromkeys(cell.variant.defense for cell in cells)
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("defense of these tables", name, known)
 
 
 def _together(cells: Mapping[str, Sequence[Cell]]) -> list[Cell]:
