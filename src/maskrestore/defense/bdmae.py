@@ -182,9 +182,8 @@ class BDMAE:
             tried[where] = hidden
             if not fresh.any():
                 continue
-            compare = config.comparison and number == 0
             asked, grids = rows[where[fresh]], config.cloud_grids
-            self._attempt(case, asked, restored[fresh], hidden[fresh], classifier, grids=grids, compare=compare)
+            self._attempt(case, asked, restored[fresh], hidden[fresh], classifier, grids=grids, first=number == 0)
 
     def _hide_squares(
         self, case: Case, rows: Tensor, image_scores: Tensor, changed: Tensor, classifier: Classifier
@@ -205,7 +204,7 @@ class BDMAE:
             if ask.any():
                 asked, square = rows[ask], hidden[ask, number]
                 restored = self.restorer.restore(case.images[asked], square)
-                self._attempt(case, asked, restored, square, classifier, grids=config.square_cloud_grids, compare=False)
+                self._attempt(case, asked, restored, square, classifier, grids=config.square_cloud_grids)
 
     def _attempt(
         self,
@@ -216,12 +215,13 @@ class BDMAE:
         classifier: Classifier,
         *,
         grids: Sequence[int],
-        compare: bool,
+        first: bool = False,
     ) -> None:
         """Ask about a restoration of each image, and settle those that are believed.
 
-        grids: of the clouds; the first ``clouds`` of them are asked about.
+        grids: of the clouds; the first ``clouds`` of them are asked about. first: whether it is the first attempt.
         """
+        config = self.config
         attempt = Attempt(
             images=case.images[rows],
             restored=restored,
@@ -232,8 +232,10 @@ class BDMAE:
         )
         case.queries[rows] += 1
         believed = torch.ones_like(rows, dtype=torch.bool)
-        if self.config.transfer_test:
-            believed, queries = transfer_test(attempt, classifier, grids=grids[: self.config.clouds], compare=compare)
+        if config.transfer_test:
+            grids = grids[: config.clouds]
+            enough, compare = (config.enough_clouds, config.comparison) if first else (len(grids), False)
+            believed, queries = transfer_test(attempt, classifier, grids=grids, enough=enough, compare=compare)
             case.queries[rows] += queries
         case.take(rows, attempt, believed)
 

@@ -64,6 +64,9 @@ class BDMAEConfig:
     """Colours along each side of each of these pictures, the one that tells most first."""
     square_cloud_grids: tuple[int, ...] = FINE_CLOUD_GRIDS
     """The same for squares."""
+    enough_clouds: int = 2
+    """So many of these pictures, or all if there are fewer, must get the label in the first attempt; in later ones and
+    with squares all of them."""
     comparison: bool = True
     """Whether the transfer test looks for a trigger with a target for each class, too, in the first
     attempt."""
@@ -122,6 +125,7 @@ class BDMAEConfig:
             enough = len(grids) >= self.clouds and min(grids) >= 1
             _check(enough, name, "a number of at least 1 for each of the clouds", grids)
         _check(self.clouds >= 1, "clouds", "at least 1", self.clouds)
+        _check(self.enough_clouds >= 1, "enough_clouds", "at least 1", self.enough_clouds)
         _check(0 <= self.voting_masks <= self.masks, "votes", f"0 to {self.masks}", self.votes)
 
     def in_force(self) -> dict[str, Any]:
@@ -131,6 +135,8 @@ class BDMAEConfig:
         for name in ("clouds", "square_cloud_grids", "comparison", "votes", "blind", "sweep", "squares"):
             if values[name] == getattr(BDMAEConfig, name):
                 del values[name]
+        if not self.transfer_test:
+            del values["enough_clouds"]
         # Without squares there are results of other clouds.
         if (self.squares or not (self.transfer_test or self.sweep)) and self.cloud_grids == CLOUD_GRIDS:
             del values["cloud_grids"]

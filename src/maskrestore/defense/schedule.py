@@ -69,7 +69,9 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     unasked = replace(smaller, votes=0, squares=0, square_limit=config.square_limit)
     # Two clouds or more spare clean images what the boldest attempt finds in them.
     for attempts, clouds in ((config.attempts, config.clouds), (boldest, config.clouds), (boldest, 2), (first, 1)):
-        fewer = replace(unasked, attempts=attempts, clouds=min(clouds, config.clouds))
+        # What is enough in a cautious first attempt is not in a bold one.
+        enough = config.enough_clouds if attempts[0] == first[0] else config.clouds
+        fewer = replace(unasked, attempts=attempts, clouds=min(clouds, config.clouds), enough_clouds=enough)
         if fewer.max_queries <= queries:
             return fewer
     return replace(unasked, transfer_test=False, blind=queries == 1)

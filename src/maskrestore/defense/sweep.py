@@ -93,6 +93,7 @@ class _Sweep:
             streams,
             self.classifier,
             grids=self.grids,
+            enough=len(self.grids),
             compare=False,
         )
         case.queries[rows] += seen.queries
@@ -165,7 +166,8 @@ class _Sweep:
                 after=labels[where, number],
                 streams=[case.streams[row] for row in asked],
             )
-            believed, queries = transfer_test(attempt, self.classifier, grids=self.grids, compare=False)
+            enough = len(self.grids)
+            believed, queries = transfer_test(attempt, self.classifier, grids=self.grids, enough=enough, compare=False)
             case.queries[asked] += queries
             case.take(asked, attempt, believed)
         case.settled[rows] = True

@@ -2,9 +2,10 @@
 
 A trigger carries its label to whatever picture it is shown on; a part of an ordinary image does not. So a restoration
 that changed the label is believed only if the region that it replaced, put back at its place on clouds of random
-colour, brings the original label there every time. A trigger with a target for each class does not do that, but it
-changes every label: so where the first look fails, in the first attempt to restore, the region is believed if it
-changes the label of every cloud and of every picture that the purified image gives when it is mirrored or turned.
+colour, brings the original label there: onto most of them in the first attempt to restore, which rarely changes the
+label of a clean image, and onto all of them later. A trigger with a target for each class does not do that, but it
+changes every label: so where the first look fails, in the first attempt, the region is believed if it changes the
+label of most clouds and of every picture that the purified image gives when it is mirrored or turned.
 
 A large part of an ordinary image is much of what the image shows, and keeps its label on smooth clouds. Where every
 pixel around it is noise it does not, and a large trigger does. So squares (``squares.py``) go onto finer clouds.
@@ -94,9 +95,9 @@ class OnClouds:
     """What a region of each of ``B`` images does to clouds of random colour."""
 
     brings: Tensor
-    """``(B,)`` bool: its own image's label comes along onto every cloud."""
+    """``(B,)`` bool: its own image's label comes along onto enough clouds."""
     changes: Tensor
-    """``(B,)`` bool: every cloud gets another label; False where that was not asked."""
+    """``(B,)`` bool: enough clouds get another label; False where that was not asked."""
     queries: Tensor
     """``(B,)`` int64."""
 
@@ -109,31 +110,35 @@ def on_clouds(
     classifier: Classifier,
     *,
     grids: Sequence[int] = CLOUD_GRIDS,
+    enough: int,
     compare: bool,
 ) -> OnClouds:
     """Put the ``hidden`` region, ``(B, g, g)``, of images ``(B, C, H, W)`` on a cloud of each grid and ask.
 
-    labels: ``(B,)``, of the images. compare: ask about the clouds themselves, too, where the label does not come along.
+    labels: ``(B,)``, of the images. enough: how many clouds are enough; all, where there are fewer. compare: ask about
+    the clouds themselves, too, where the label does not come along.
     """
+    enough = min(enough, len(grids))
     region = tokens_to_pixels(hidden, *images.shape[-2:])
     pictures = clouds(images, streams, grids)
     answers = _ask(classifier, _pasted(images, region, pictures))
-    brings = (answers == labels.unsqueeze(1)).all(dim=1)
+    brings = (answers == labels.unsqueeze(1)).sum(dim=1) >= enough
     changes, queries = torch.zeros_like(brings), torch.full_like(labels, len(grids))
     rest = (~brings).nonzero().squeeze(1)
     if compare and len(rest):
-        changes[rest] = (answers[rest] != _ask(classifier, pictures[rest])).all(dim=1)
+        changes[rest] = (answers[rest] != _ask(classifier, pictures[rest])).sum(dim=1) >= enough
         queries[rest] += len(grids)
     return OnClouds(brings=brings, changes=changes, queries=queries)
 
 
 def transfer_test(
-    attempt: Attempt, classifier: Classifier, *, grids: Sequence[int] = CLOUD_GRIDS, compare: bool
+    attempt: Attempt, classifier: Classifier, *, grids: Sequence[int] = CLOUD_GRIDS, enough: int, compare: bool
 ) -> tuple[Tensor, Tensor]:
     """Whether what was restored in each image behaves like a trigger; where the label is what it was, it does not.
 
-    grids: colours along the sides of the clouds to ask about. compare: look for a trigger with a target for each class,
-    too, where the original label is not brought everywhere.
+    grids: colours along the sides of the clouds to ask about. enough: how many clouds the original label must come
+    along to; all, where there are fewer. compare: where it does not, look for a trigger with a target for each class,
+    too, which changes the label of as many.
 
     Returns ``(B,)`` bool, and ``(B,)`` int64: the queries spent. None where the label is what it was, else one for each
     cloud; as many more for a comparison, and ``2 * TURNS`` more if it goes on to the turned copies.
@@ -144,7 +149,8 @@ def transfer_test(
         return found, queries
     images, hidden = attempt.images[changed], attempt.hidden[changed]
     streams = [attempt.streams[row] for row in changed]
-    seen = on_clouds(images, hidden, attempt.before[changed], streams, classifier, grids=grids, compare=compare)
+    labels = attempt.before[changed]
+    seen = on_clouds(images, hidden, labels, streams, classifier, grids=grids, enough=enough, compare=compare)
     found[changed], queries[changed] = seen.brings, seen.queries
     rest = seen.changes.nonzero().squeeze(1)
     if len(rest):
