@@ -24,7 +24,7 @@ if [[ $what == gtsrb || $what == all ]]; then
     --attack none --attack badnets:3x3-color --attack badnets:2x2-white
 fi
 if [[ $what == all-to-all || $what == all ]]; then
-  "${run[@]}" --victim mode=all-to-all --dataset cifar10 --defense bdmae --out $results/all-to-all --clean 200 --triggered 200 \
+  "${run[@]}" --victim mode=all-to-all --dataset cifar10 --defense bdmae --out $results/all-to-all \
     --attack badnets:3x3-color
 fi
 if [[ $what == parts || $what == all ]]; then

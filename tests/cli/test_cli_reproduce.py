@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrestore.errors import ConfigError
+from maskrestore.errors import ConfigError, MissingDependencyError
 from maskrestore.evaluation.grids import GRIDS
 from maskrestore.evaluation.reproduce import run_cells_in_processes
 
@@ -39,6 +39,30 @@ def test_the_cells_of_some_defenses_only(invoke, toy, tmp_path):
     result = invoke(*arguments, "--only", "bdmea")
     assert result.exit_code == 2
     assert "unknown defense of these tables 'bdmea'" in result.stderr
+
+
+def test_records_of_another_revision_are_kept_and_named(invoke, toy, tmp_path):
+    arguments = ("reproduce", "table2", "--scale", "smoke", "--out", "o", "--only", "none")
+    assert "other revisions" not in invoke(*arguments).stderr
+    assert "other revisions" not in invoke(*arguments).stderr
+    path = next((tmp_path / "o/cells").iterdir())
+    record = json.loads(path.read_text())
+    record["environment"]["commit"] = "0123abc"
+    path.write_text(json.dumps(record))
+    result = invoke(*arguments)
+    assert "2 kept of 2 cells" in result.stderr
+    assert "0123abc (1)" in result.stderr
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_stop_the_tables(invoke, toy, tmp_path, monkeypatch):
+    def draw_bars(*_):
+        raise MissingDependencyError("matplotlib", "plots")
+
+    monkeypatch.setattr("maskrestore.cli.reproduce.draw_bars", draw_bars)
+    result = invoke("reproduce", "figA4", "table2", "--scale", "smoke", "--out", "o", "--only", "none")
+    assert result.exit_code == 1
+    assert "figA4: matplotlib is needed" in result.stderr
+    assert (tmp_path / "o/tables/table2.md").exists()
 
 
 def test_the_plan_measures_nothing(invoke, toy, tmp_path):

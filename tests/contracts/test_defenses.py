@@ -22,7 +22,7 @@ from maskrestore.evaluation.defenses import NoDefense
 from maskrestore.types import Defense, Purification
 
 ELSEWHERE = {"februus-xgradcam", "februus-gradcam++", "diffpure-ddpm", "diffpure-sde", "zip", "sampdetox"}
-"""Baselines that need weights or a white box: their own tests hold them to the same."""
+"""Baselines that need weights or a white box: tested where they live, in ``tests/baselines``."""
 DEFENSES: dict[str, Callable[[Key], Defense]] = {
     "none": lambda key: NoDefense(),
     "bdmae": lambda key: BDMAE(MeanRestorer(), PROFILES["default"], key=key),

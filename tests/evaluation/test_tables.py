@@ -130,8 +130,11 @@ def test_a_table_has_rates_costs_and_the_papers_figures(tmp_path):
     table = measured(small_table(), tmp_path)
     text = table.markdown()
     assert "Not here for want of the data: VGGFace2." in text
-    assert "| No defense | 50.0 (47.1) | 50.0 (50.0) |" in text
-    assert "| Ours | **100.0** (91.7) | **100.0** (96.8) |" in text
+    assert "| defense | mean | CIFAR-10 | GTSRB |" in text
+    assert "| No defense | 50.0 | 50.0 (47.1) | 50.0 (50.0) |" in text
+    assert "| Ours | **100.0** | **100.0** (91.7) | **100.0** (96.8) |" in text
+    assert "over the 2 columns that were measured, ours at its best: 100.0 (Ours)" in text
+    assert "best of the others: 50.0 (No defense)." in text
     row = "| Ours | 100.0 [51.0, 100.0] | 100.0 [51.0, 100.0] | 0.0 [0.0, 49.0] | 92.5 / 90.8 / 0.9 | 1 | 1 | 8 |"
     assert row in text
     assert "peak memory, MiB" in text
@@ -159,6 +162,31 @@ def test_a_table_says_what_is_not_measured(tmp_path):
     text = grid_table("table2", table, cells, [tmp_path]).markdown()
     assert "Ours" not in text
     assert "GTSRB" not in text
+
+
+def test_a_row_that_lacks_cases_is_not_compared_with_the_others(tmp_path):
+    column = Column(title="both", cases=(ATTACKED, OTHER))
+    table = small_table(columns=(column,))
+    cells = cells_of(table, dataclasses.replace(SMOKE, most_cases=None))
+    run_cells(
+        [cell for cell in cells if cell.variant.defense == "none" or cell.case == ATTACKED],
+        tmp_path,
+        ToyLaboratory(tmp_path).make(),
+    )
+    text = grid_table("table2", table, cells, [tmp_path]).markdown()
+    assert "| No defense | **50.0** |" in text
+    assert "| Ours | 100.0, 1 of 2 attacks |" in text
+    assert "ours at its best" not in text
+
+
+def test_seconds_are_those_of_the_hardware_of_most_records(base):
+    slow = dataclasses.replace(base.cost, images_per_second=1.0)
+    elsewhere = dataclasses.replace(
+        base, cost=slow, environment=dataclasses.replace(base.environment, device="toaster")
+    )
+    costs = costs_of([base, elsewhere, base])
+    assert costs.seconds == pytest.approx(1 / base.cost.images_per_second)
+    assert costs.hardware.startswith(base.environment.device)
 
 
 def test_of_several_settings_the_best_is_taken_for_each_case(base, tmp_path):
@@ -195,22 +223,31 @@ def test_the_leaderboard_ranks_by_the_mean_over_attacks(base, tmp_path):
         config = {"attack": attack, "architecture": "resnet18", "width": 32}
         return dataclasses.replace(one, victim=dataclasses.replace(one.victim, config=config, digest=attack))
 
-    def of_an_older_recipe(one):
-        return dataclasses.replace(one, victim=dataclasses.replace(one.victim, digest="older"))
+    def on(victim, one):
+        return dataclasses.replace(one, victim=dataclasses.replace(one.victim, digest=victim))
+
+    def with_settings(one):
+        return dataclasses.replace(one, defense=dataclasses.replace(one.defense, config={"earlier": 1}))
 
     records = [
         *(made("a", "good", 90), made("b", "good", 80), made("a", "poor", 60), made("b", "poor", 50)),
         *(made("a", "partial", 99), made("rare", "good", 10), made("a", "good[x=1]", 100)),
         made("a", "good", 10, created="2020-01-01T00:00:00+00:00"),  # superseded
-        of_an_older_recipe(made("b", "good", 10, created="2020-01-01T00:00:00+00:00")),
+        with_settings(
+            made("b", "good", 20, clean_images=1000, created="2020-01-01T00:00:00+00:00")
+        ),  # by another default
+        *(on("other", made("b", "good", 10)), on("other", made("b", "partial", 30))),  # fewer met this victim
+        on("other", made("b", "poor", 20, created="2020-01-01T00:00:00+00:00")),
+        made("b", "third", 40),
     ]
     (sheet,) = leaderboard(records)
     assert sheet.title == "toy, ResNet-18 of width 32"
-    assert sheet.heads == ("defense", "mean", "a", "b", "queries/image", "s/image")
-    assert [row[:4] for row in sheet.rows] == [
-        ("good", "87.5", "90.0", "**85.0**"),
-        ("poor", "72.5", "75.0", "70.0"),
-        ("partial", "–", "**94.5**", "–"),
+    assert sheet.heads == ("defense", "mean", "a", "b", "*rare*", "queries/image", "s/image")
+    assert [row[:5] for row in sheet.rows] == [
+        ("good", "87.5", "90.0", "**85.0**", "**50.0**"),
+        ("poor", "72.5", "75.0", "70.0", "–"),
+        ("partial", "–", "**94.5**", "–", "–"),
+        ("third", "–", "–", "65.0", "–"),
     ]
     page = results_page(records, [measured(small_table(), tmp_path)])
     assert page.startswith("# Results\n")

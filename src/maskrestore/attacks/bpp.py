@@ -3,7 +3,8 @@
 Source: Wang et al., BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
 Quantization and Contrastive Adversarial Learning, 2022: each channel is rounded to 8 levels, with
 Floyd-Steinberg dithering. Decoys are, as in the authors' code, images with the rounding errors of another
-image. Departure: the adversarial examples of their contrastive training are left out.
+image. Departures: the adversarial examples of their contrastive training are left out, and decoys and poisoned
+images are each a tenth of the training images, not a fifth.
 """
 
 from __future__ import annotations

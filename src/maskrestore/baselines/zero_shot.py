@@ -32,7 +32,8 @@ class ZIPConfig(DiffusionSettings):
     steps: int = 20
     """Steps of sampling, spread over the whole diffusion."""
     guidance: float = 0.98
-    """lambda: the guide counts with ``1 - alpha-bar ** lambda``, less and less as the noise fades."""
+    """lambda: the guide counts with ``1 - alpha-bar ** lambda``, less and less as the noise fades. That of the authors'
+    example at 256; the default of their code is 10."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from rich.table import Table as Listing
 from maskrestore.cli.options import CacheOption, DataOption, RestorerOption
 from maskrestore.cli.terminal import FAILED, out, progress, say
 from maskrestore.cli.train_victim import restoration
-from maskrestore.errors import DataError, UnknownNameError
+from maskrestore.errors import MaskRestoreError, UnknownNameError
 from maskrestore.evaluation.bench import Laboratory, Outcome
+from maskrestore.evaluation.environment import current_environment
 from maskrestore.evaluation.experiments import Curves, Experiment, Pictures, Table
 from maskrestore.evaluation.gallery import draw_pictures
 from maskrestore.evaluation.grid import Cell, Scale
@@ -135,7 +137,7 @@ def reproduce(
         return
     incomplete = _measure(_together(measured), _all(victims), folder, make, jobs=jobs, retry=retry)
     for name, one in chosen.items():
-        _write(name, one, cells[name], folder, (laboratory, size, restorer))
+        incomplete += not _write(name, one, cells[name], folder, (laboratory, size, restorer))
     if RESULTS in names:
         _write_page(page or folder / "results.md", [folder, *(records or [])], choose, model)
     if incomplete:
@@ -209,6 +211,7 @@ def _measure(
     untrained = len(done) - counts.total()
     if cells:
         say(f"{', '.join(f'{count} {state}' for state, count in counts.items())} of {len(cells)} cells")
+    _say_if_old([folder / one.cell.path for one in done if one.state == "kept"])
     if untrained:
         say(f"{untrained} victims that no cell needs could not be trained; the same command tries again")
     if counts["missing"]:
@@ -219,10 +222,20 @@ def _measure(
     return counts["missing"] + counts["failed"] + untrained
 
 
+def _say_if_old(records: Sequence[Path]) -> None:
+    """Say of how many records the code was another: a cell's name knows its settings, not what they do."""
+    now = current_environment().commit
+    commits = [json.loads(path.read_text(encoding="utf-8"))["environment"]["commit"] for path in records]
+    old = Counter(commit for commit in commits if commit != now)
+    if old:
+        named = ", ".join(f"{commit} ({count})" for commit, count in old.most_common())
+        say(f"kept records of other revisions, this is {now}: {named}; to measure a cell again, delete its record")
+
+
 def _write(
     name: str, one: Experiment, cells: Sequence[Cell], folder: Path, tools: tuple[Laboratory, Scale, str]
-) -> None:
-    """Write a table or figure from what has been measured."""
+) -> bool:
+    """Write a table or figure from what has been measured; returns whether that could be done."""
     laboratory, size, restorer = tools
     picture = folder / "figures" / f"{name}.png"
     try:
@@ -234,10 +247,11 @@ def _write(
         else:
             assert isinstance(one, Pictures)
             written = [draw_pictures(picture, one, size, laboratory, restorer=restorer, report=say)]
-    except DataError as error:
+    except MaskRestoreError as error:  # a library for figures is missing, say: the other tables are written
         say(f"{name}: {error}")
-        return
+        return False
     out.print(f"wrote {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    return True
 
 
 def _write_table(name: str, one: Table, cells: Sequence[Cell], folder: Path) -> list[Path]:

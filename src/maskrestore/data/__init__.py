@@ -9,7 +9,7 @@ from maskrestore.data.folder import DATA_VARIABLE, data_folder, local_files
 from maskrestore.data.hub import hub_files
 from maskrestore.data.parquet import read_labelled_images
 from maskrestore.data.specs import DATASETS, SPLITS, DatasetSpec, dataset_spec
-from maskrestore.errors import UnknownNameError
+from maskrestore.errors import DataError, UnknownNameError
 
 __all__ = ["DATASETS", "DATA_VARIABLE", "DatasetSpec", "ImageDataset", "dataset_spec", "load_dataset"]
 
@@ -30,12 +30,17 @@ def load_dataset(name: str, split: str, *, folder: Path | str | None = None) -> 
     spec = dataset_spec(name)
     if split not in SPLITS:
         raise UnknownNameError("split", split, SPLITS)
-    if spec.repository is None:
+    if spec.rendered:
         from maskrestore.data.signs import load_signs  # noqa: PLC0415 - rendering is rarely needed
 
         return load_signs(split)
     root = data_folder(folder)
-    files = hub_files(spec.repository, split) if root is None else local_files(spec, split, root)
+    if root is not None:
+        files = local_files(spec, split, root)
+    elif spec.repository is not None:
+        files = hub_files(spec.repository, split)
+    else:
+        raise DataError(f"{name} is not on the hub: give the folder that {name}/ lies in, or set {DATA_VARIABLE}")
     images, labels = read_labelled_images(
         files,
         image_column=spec.image_column,

@@ -40,7 +40,8 @@ def local_files(spec: DatasetSpec, split: str, folder: Path) -> list[Path]:
     root = folder / spec.name
     files = sorted(root.rglob(f"{split}-*.parquet"))
     if not files:
-        raise DataError(f"no {split}-*.parquet under {root}; expected the files of {spec.repository} there")
+        wanted = f"the files of {spec.repository}" if spec.repository else "files in the hub's layout"
+        raise DataError(f"no {split}-*.parquet under {root}; expected {wanted} there")
     check_shards(files)
     return files
 

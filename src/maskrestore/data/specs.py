@@ -24,7 +24,9 @@ class DatasetSpec:
     image_size: int = 32
     """Side in pixels; images of another size are resized to it."""
     repository: str | None = None
-    """Data set on the Hugging Face hub; ``None`` for one that is rendered, not downloaded."""
+    """Data set on the Hugging Face hub; ``None`` for one that lies in a local folder only, or is rendered."""
+    rendered: bool = False
+    """Whether it is drawn on the spot by ``signs.py``."""
     image_column: str = "image"
     label_column: str = "label"
     mirrored: bool = True
@@ -62,7 +64,7 @@ DATASETS: dict[str, DatasetSpec] = {
         repository="tanganke/gtsrb",
         mirrored=False,
     ),
-    "signs": DatasetSpec(name="signs", class_names=SIGN_NAMES, mirrored=False),
+    "signs": DatasetSpec(name="signs", class_names=SIGN_NAMES, rendered=True, mirrored=False),
 }
 """Every data set by its name."""
 

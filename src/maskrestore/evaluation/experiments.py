@@ -28,6 +28,11 @@ class Row:
     paper: str | None = None
     """The row of the paper's table that it is compared with."""
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is this project's method, in any profile."""
+        return all(variant.defense.startswith("bdmae") for variant in self.variants)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,10 +84,13 @@ def grid_table(name: str, table: Table, cells: Sequence[Cell], folders: Sequence
     }
     rows = [row for row in table.rows if any((row.label, column.title) in summaries for column, _ in columns)]
     shown = [column for column, _ in columns if any((row.label, column.title) in summaries for row in rows)]
-    sheets = [_overview(name, rows, shown, summaries)] if len(shown) > 1 else []
+    if not rows:
+        return _finished(name, table, columns, [], ())
+    sheets = [_overview(name, rows, shown, summaries)]
     sheets += [_column_sheet(name, column, rows, summaries) for column in shown]
-    sheets += [_cost_sheet(rows, records)] if rows else []
-    return _finished(name, table, columns, sheets, _long(name, rows, columns, summaries, records))
+    sheets += [_cost_sheet(rows, records)]
+    long = _long(name, rows, columns, summaries, records)
+    return _finished(name, table, columns, sheets, long, verdict=_verdict(rows, shown, summaries))
 
 
 Summaries = dict[tuple[str, str], Summary]
@@ -100,8 +103,10 @@ def _finished(
     columns: Sequence[tuple[Column, tuple[Case, ...]]],
     sheets: Sequence[Sheet],
     long: tuple[dict[str, str], ...],
+    *,
+    verdict: str | None = None,
 ) -> GridTable:
-    notes = list(table.notes)
+    notes = [*table.notes, *([verdict] if verdict else [])]
     if table.unavailable:
         notes.append(f"Not here for want of the data: {', '.join(table.unavailable)}.")
     if not sheets and columns:
@@ -110,25 +115,65 @@ def _finished(
 
 
 def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> Sheet:
-    """The mean of CA and BA of every row and column; the best of each column bold, the paper's in brackets."""
-    best = {
-        column.title: max(_score(found[row.label, column.title]) for row in rows if (row.label, column.title) in found)
-        for column in columns
-    }
+    """The mean of CA and BA of every row and column, and of a row over the columns; the best of each column bold, the
+    paper's in brackets. Rows that lack cases, of the column or of any, are not compared with the others.
+    """
+    titles = [column.title for column in columns]
+    whole = {key: _score(summary) for key, summary in found.items() if summary.cases == summary.wanted}
+    means = _means(rows, columns, whole)
 
-    def text(row: Row, column: Column) -> str:
-        summary = found.get((row.label, column.title))
+    def marked(score: float, column: Sequence[float]) -> str:
+        text = f"{100 * score:.1f}"
+        return bold(text) if max(column) - score <= _TIE else text
+
+    def text(row: Row, title: str) -> str:
+        summary = found.get((row.label, title))
         if summary is None:
             return "–"
-        score = _score(summary)
-        ours = f"{100 * score:.1f}"
-        theirs = paper_rates(name, row.paper, column.title)
+        theirs = paper_rates(name, row.paper, title)
         beside = "" if theirs is None or None in theirs[:2] else f" ({sum(map(float, theirs[:2])) / 2:.1f})"  # type: ignore[arg-type]
-        return (bold(ours) if best[column.title] - score <= _TIE else ours) + beside
+        if (row.label, title) not in whole:
+            return f"{100 * _score(summary):.1f}, {summary.cases} of {summary.wanted} attacks" + beside
+        return (
+            marked(whole[row.label, title], [score for (_, other), score in whole.items() if other == title]) + beside
+        )
 
-    body = [(row.label, *(text(row, column) for column in columns)) for row in rows]
-    heads = ("defense", *(column.title for column in columns))
+    several = len(columns) > 1
+    body = [
+        (
+            row.label,
+            *((marked(means[row.label], list(means.values())) if row.label in means else "–",) if several else ()),
+            *(text(row, title) for title in titles),
+        )
+        for row in rows
+    ]
+    heads = ("defense", *(("mean",) if several else ()), *titles)
     return Sheet(title="Mean of CA and BA in % (the paper's)", heads=heads, rows=tuple(body))
+
+
+def _means(rows: Sequence[Row], columns: Sequence[Column], whole: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    """The mean over the columns of each row that has all of them, by its label."""
+    scores = {row.label: [whole.get((row.label, column.title)) for column in columns] for row in rows}
+    return {
+        label: sum(known) / len(known)
+        for label, values in scores.items()
+        if len(known := [value for value in values if value is not None]) == len(columns)
+    }
+
+
+def _verdict(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> str | None:
+    """A sentence that compares our best row with the best of the others; ``None`` where a side is missing."""
+    whole = {key: _score(summary) for key, summary in found.items() if summary.cases == summary.wanted}
+    means = _means(rows, columns, whole)
+    ours = [row.label for row in rows if row.ours and row.label in means]
+    others = [row.label for row in rows if not row.ours and row.label in means]
+    if not ours or not others:
+        return None
+    best, other = (max(labels, key=lambda label: means[label]) for labels in (ours, others))
+    over = f"over the {len(columns)} columns that were measured, " if len(columns) > 1 else ""
+    return f"Mean of CA and BA, {over}ours at its best: {100 * means[best]:.1f} ({best}); best of the others: " + (
+        f"{100 * means[other]:.1f} ({other})."
+    )
 
 
 def _column_sheet(name: str, column: Column, rows: Sequence[Row], found: Summaries) -> Sheet:
@@ -163,7 +208,7 @@ def _cost_sheet(rows: Sequence[Row], records: Records) -> Sheet:
         chosen = [record for (_, variant, _), record in records.items() if variant in row.variants]
         costs = costs_of(chosen)
         body.append((row.label, *(text or "–" for text in _costs(costs).values())))
-    heads = ("defense", "queries/image", "generator passes/image", "s/image", "peak memory, MiB", "hardware")
+    heads = ("defense", "queries/image", "generator passes/image", "s/image", "lowest peak memory, MiB", "hardware")
     return Sheet(title="Cost", heads=heads, rows=tuple(body))
 
 
@@ -174,7 +219,7 @@ def _costs(costs: Costs) -> dict[str, str]:
         "passes": "" if costs.passes is None else f"{costs.passes:.1f}",
         "seconds": f"{costs.seconds:.4f}",
         "peak_mib": "" if costs.peak_memory is None else f"{costs.peak_memory / 2**20:.0f}",
-        "hardware": "; ".join(costs.hardware),
+        "hardware": costs.hardware,
     }
 
 

@@ -20,15 +20,18 @@ _HEAD = """# Results
 
 Made by `maskrestore reproduce results` from records: do not edit. CA: clean images that get their true label; BA:
 triggered images that get their true label; ASR: triggered images that get the attacker's label. In brackets: 95 %
-intervals, Student's over the repeats, or with a single repeat the binomial one. Queries: how often the classifier is
-asked about an image. Generator passes: images that go through the masked autoencoder or the diffusion model for one.
-Peak memory: the highest resident memory of the whole process, with libraries, weights and the data set in it.
+intervals, Student's over the repeats, or with a single repeat the binomial one, its ends averaged over the attacks of a
+column. Queries: how often the classifier is asked about an image. Generator passes: images that go through the masked
+autoencoder or the diffusion model for one. Seconds: on the hardware that is named, which most records come from. Lowest
+peak memory: of the highest resident memory of the whole process, with libraries, weights and the data set in it, the
+lowest of any record.
 """
 
 _BOARDS = """## Leaderboard
 
-The mean of CA and BA in %, the best of each attack in bold; – where it was not measured. Ranked by the mean over
-attacks; rows that lack an attack come last, and attacks that most rows lack are left out.
+The mean of CA and BA in %, the best of each attack in bold; – where it was not measured. Ranked by the mean over the
+attacks that at least half of the rows met; rows that lack one of them come last. The other attacks, in italics, count
+for no rank. All rows of a column met the same victim.
 """
 
 _HOW_TO_ADD = """## How to add yours
@@ -37,7 +40,8 @@ _HOW_TO_ADD = """## How to add yours
   returns something with `purify(images, classifier)`, and one line in `BASELINES` (`baselines/__init__.py`). The table
   in `tests/contracts/test_defenses.py` then holds it to what every defense promises.
 - **A detector**: the same with `score(images, classifier)`, and a line in `DETECTORS`.
-- **An attack**: one file in `src/maskrestore/attacks/` and a line in `ATTACKS`.
+- **An attack**: one file in `src/maskrestore/attacks/`, a line in `ATTACKS`, and its name in one of the lists of
+  `tests/contracts/test_attacks.py`.
 - **A data set**: a line in `DATASETS` (`data/specs.py`). **A classifier**: a line in `ARCHITECTURES`
   (`victims/architectures.py`).
 - **A row or a column of a table**: a line in `GRIDS` (`evaluation/grids.py`).
@@ -55,6 +59,11 @@ class _Kind:
     attack: str
     mode: str
 
+    @property
+    def title(self) -> str:
+        """Of its column."""
+        return self.attack if self.mode == "all-to-one" else f"{self.attack}, {self.mode}"
+
 
 def results_page(records: Sequence[Record], tables: Sequence[GridTable]) -> str:
     """The page in Markdown. tables: those of which records were found."""
@@ -66,11 +75,11 @@ def results_page(records: Sequence[Record], tables: Sequence[GridTable]) -> str:
 def leaderboard(records: Sequence[Record]) -> list[Sheet]:
     """A sheet for each data set and width: a row for each defense with its own settings, a column for each attack.
 
-    Victims are ResNet-18 with a backdoor; repeats are averaged. Of the records of one repeat, the one with most images
-    counts, then the newest, whatever recipe its victim was trained by. Attacks that fewer than half of the defenses met
-    are left out: nobody could be ranked by them.
+    Victims are ResNet-18 with a backdoor, for each attack and repeat the one that most defenses met; repeats are
+    averaged. Of a defense the settings of its newest record count, and of their records the one with most images.
+    Attacks that fewer than half of the defenses met do not count for the ranks.
     """
-    chosen = [record for record in _newest(records) if _kind(record) is not None and "[" not in record.defense.name]
+    chosen = _comparable([one for one in records if _kind(one) is not None and "[" not in one.defense.name])
     titles = dict.fromkeys(_title(record) for record in chosen)
     return [_board(title, [record for record in chosen if _title(record) == title]) for title in titles]
 
@@ -103,7 +112,9 @@ def diffusion_model_of(records: Sequence[Record]) -> str | None:
 def _board(title: str, records: Sequence[Record]) -> Sheet:
     names = list(dict.fromkeys(record.defense.name for record in records))
     met = Counter(kind for kind, _ in {(_kind(record), record.defense.name) for record in records})
-    kinds = [kind for kind in dict.fromkeys(map(_kind, records)) if kind is not None and 2 * met[kind] >= len(names)]
+    every = [kind for kind in dict.fromkeys(map(_kind, records)) if kind is not None]
+    ranking = [kind for kind in every if 2 * met[kind] >= len(names)]
+    kinds = [*ranking, *(kind for kind in every if kind not in ranking)]
     scores = {
         (name, kind): _score([r for r in records if r.defense.name == name and _kind(r) == kind])
         for name in names
@@ -111,8 +122,8 @@ def _board(title: str, records: Sequence[Record]) -> Sheet:
     }
 
     def rank(name: str) -> tuple[int, float]:
-        values = [value for kind in kinds if (value := scores[name, kind]) is not None]
-        return len(kinds) - len(values), -sum(values) / max(1, len(values))
+        values = [value for kind in ranking if (value := scores[name, kind]) is not None]
+        return len(ranking) - len(values), -sum(values) / max(1, len(values))
 
     best = {kind: max(value for name in names if (value := scores[name, kind]) is not None) for kind in kinds}
     rows = []
@@ -122,11 +133,11 @@ def _board(title: str, records: Sequence[Record]) -> Sheet:
             "–" if value is None else bold(f"{value:.1f}") if value == best[kind] else f"{value:.1f}"
             for kind, value in zip(kinds, values, strict=True)
         ]
-        known = [value for value in values if value is not None]
+        known = [value for value in values[: len(ranking)] if value is not None]
         costs = costs_of([record for record in records if record.defense.name == name])
-        mean = f"{sum(known) / len(known):.1f}" if known and len(known) == len(kinds) else "–"
+        mean = f"{sum(known) / len(known):.1f}" if known and len(known) == len(ranking) else "–"
         rows.append((name, mean, *cells, f"{costs.queries:.1f}", f"{costs.seconds:.4f}"))
-    titles = [kind.attack if kind.mode == "all-to-one" else f"{kind.attack}, {kind.mode}" for kind in kinds]
+    titles = [kind.title if kind in ranking else f"*{kind.title}*" for kind in kinds]
     heads = ("defense", "mean", *titles, "queries/image", "s/image")
     return Sheet(title=title, heads=heads, rows=tuple(rows))
 
@@ -145,12 +156,27 @@ def _kind(record: Record) -> _Kind | None:
     return _Kind(record.attack + restored, mode)
 
 
-def _newest(records: Sequence[Record]) -> list[Record]:
+def _comparable(records: Sequence[Record]) -> list[Record]:
+    """Those of the newest settings of each defense and, column by column, of one victim; one for each repeat."""
+    oldest_first = sorted(records, key=lambda one: one.created)
+    settings = {record.defense.name: record.defense.config for record in oldest_first}
+    current = [record for record in oldest_first if record.defense.config == settings[record.defense.name]]
+    met: dict[tuple[object, ...], dict[str, set[str]]] = {}
+    for record in current:
+        met.setdefault(_column(record), {}).setdefault(record.victim.digest, set()).add(record.defense.name)
+    # Of two victims that as many met, the one whose first record is newer.
+    victims = {column: max(reversed(found.items()), key=lambda item: len(item[1]))[0] for column, found in met.items()}
     latest: dict[tuple[object, ...], Record] = {}
-    for record in sorted(records, key=lambda one: (one.clean_images + one.triggered_images, one.created)):
-        latest[_title(record), record.attack, _kind(record), record.defense.name, record.seed] = record
+    for record in sorted(current, key=lambda one: (one.clean_images + one.triggered_images, one.created)):
+        if record.victim.digest == victims[_column(record)]:
+            latest[*_column(record), record.defense.name] = record
     # In the order of the names, not of the clock: the page stays the same when a record is made again.
     return sorted(latest.values(), key=lambda one: (one.dataset, one.attack or "", one.defense.name, one.seed))
+
+
+def _column(record: Record) -> tuple[object, ...]:
+    """What stands in one column, repeat by repeat."""
+    return _title(record), record.attack, _kind(record), record.seed
 
 
 def _score(records: Sequence[Record]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +58,10 @@ class Costs:
     passes: float | None
     """Of its generator; ``None`` where there is none, or a record does not tell."""
     seconds: float
+    """On the hardware that most of the records were made on; so is what follows."""
     peak_memory: int | None
     """Bytes, the lowest of the records that tell: each holds what the process had left of earlier work, too."""
-    hardware: tuple[str, ...]
+    hardware: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,13 +166,15 @@ def costs_of(records: Sequence[Record]) -> Costs:
     """Means over records of one defense; the lowest peak of memory. Raises ValueError without any record."""
     costs = [record.cost for record in records]
     passes = [cost.passes_mean for cost in costs if cost.passes_mean is not None]
-    memory = [cost.peak_memory for cost in costs if cost.peak_memory is not None]
+    machines = Counter(hardware_of(record.environment) for record in records)
+    hardware = max(machines, key=lambda machine: machines[machine])
+    there = [record.cost for record in records if hardware_of(record.environment) == hardware]
     return Costs(
         queries=_mean([cost.queries_mean for cost in costs]),
         passes=_mean(passes) if len(passes) == len(costs) else None,
-        seconds=_mean([1 / cost.images_per_second for cost in costs]),
-        peak_memory=min(memory, default=None),
-        hardware=tuple(dict.fromkeys(hardware_of(record.environment) for record in records)),
+        seconds=_mean([1 / cost.images_per_second for cost in there]),
+        peak_memory=min((cost.peak_memory for cost in there if cost.peak_memory is not None), default=None),
+        hardware=hardware,
     )
 
 
