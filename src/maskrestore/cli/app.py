@@ -14,6 +14,7 @@ from maskrestore.cli.purify import purify
 from maskrestore.cli.reproduce import reproduce
 from maskrestore.cli.table import table
 from maskrestore.cli.terminal import CommandGroup
+from maskrestore.cli.train_diffusion import train_diffusion
 from maskrestore.cli.train_victim import train_victim
 
 __all__ = ["app", "main"]
@@ -56,6 +57,7 @@ app.command("reproduce")(reproduce)
 app.command("table")(table)
 app.command("train-victim")(train_victim)
 app.command("pretrain")(pretrain)
+app.command("train-diffusion")(train_diffusion)
 
 
 def main() -> None:

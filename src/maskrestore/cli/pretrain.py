@@ -7,17 +7,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import typer
-from torch import Tensor
 
 from maskrestore.cli.options import DataOption, TrainingSetOption
 from maskrestore.cli.overrides import with_overrides
-from maskrestore.cli.terminal import out, progress, warn
-from maskrestore.data import DATASETS, load_dataset
-from maskrestore.errors import ConfigError, DataError, ImageFileError
-from maskrestore.imaging.codec import find_images, read_image
-from maskrestore.imaging.resize import resize
+from maskrestore.cli.terminal import out, progress
+from maskrestore.cli.training_images import HeldOutOption, ImagesArgument, training_images
 from maskrestore.mae import pretrain as training
 from maskrestore.mae.augmentation import AUGMENTATIONS
 from maskrestore.mae.checkpoints import load_network
@@ -27,13 +22,7 @@ __all__ = ["pretrain"]
 
 
 def pretrain(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES...",
-            help=f"Training splits of data sets ({', '.join(DATASETS)}), folders of images, or both.",
-        ),
-    ],
+    images: ImagesArgument,
     *,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for checkpoint, loss curve and weights.")],
     family: Annotated[
@@ -42,9 +31,7 @@ def pretrain(
     ] = "conv",
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 20_000,
     image_size: Annotated[int, typer.Option(min=8, help="Side in pixels that images are resized to.")] = 32,
-    held_out: Annotated[
-        int, typer.Option(min=0, help="Images kept apart to measure the error of hidden pixels on.")
-    ] = 500,
+    held_out: HeldOutOption = 500,
     init: Annotated[
         str | None, typer.Option(help="Weights to start from: a file, or a name as `--restorer` takes it.")
     ] = None,
@@ -89,12 +76,7 @@ def pretrain(
         augmentation=AUGMENTATIONS[augmentation],
     )
     config = with_overrides(start, settings or [])
-    pixels = torch.cat([_load_images(source, image_size, data) for source in images])
-    if held_out >= len(pixels):
-        raise ConfigError(f"--held-out {held_out} leaves none of {len(pixels)} images to train on; lower it")
-    # Shuffled, because folders are sorted by name and data sets often by class.
-    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(config.seed))
-    kept, learned = pixels[order[:held_out]], pixels[order[held_out:]]
+    kept, learned = training_images(images, image_size, data, held_out=held_out, seed=config.seed)
     card = {
         # Names only: a card travels with the weights, folders stay here.
         "command": f"maskrestore pretrain {' '.join(Path(source).name for source in images)}",
@@ -114,33 +96,10 @@ def pretrain(
             config,
             learned,
             out_dir,
-            held_out=kept if held_out else None,
+            held_out=kept,
             init=None if init is None else load_network(init),
             features=[read_feature_extractor(path) for path in features or []],
             card=card,
             progress=show,
         )
     out.print(f"wrote {weights}; the curve is in {out_dir / 'curve.jsonl'}", soft_wrap=True)
-
-
-def _load_images(source: str, size: int, data: Path | None) -> Tensor:
-    """``(N, 3, S, S)`` uint8: the training split of a data set, or the images of a folder, resized."""
-    if source in DATASETS:
-        return load_dataset(source, "train", folder=data).images
-    if not Path(source).exists():
-        raise DataError(f"{source!r} is neither a folder nor a data set; known: {', '.join(DATASETS)}")
-    files = find_images(source)
-    rows = []
-    with progress("read") as update:
-        for done, file in enumerate(files, start=1):
-            try:
-                # Squeezed to a square, as the restorer will see the images that it is used on.
-                square = resize(read_image(file)[None], size, size)[0].clamp(0, 1)
-            except ImageFileError as error:
-                warn(f"left out: {error}")
-            else:
-                rows.append((square * 255).round().byte())
-            update(done, len(files))
-    if not rows:
-        raise DataError(f"none of the {len(files)} image files in {source} can be read")
-    return torch.stack(rows)

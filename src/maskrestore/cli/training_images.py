@@ -1,0 +1,66 @@
+"""The unlabeled images that ``pretrain`` and ``train-diffusion`` learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from maskrestore.cli.terminal import progress, warn
+from maskrestore.data import DATASETS, load_dataset
+from maskrestore.errors import ConfigError, DataError, ImageFileError
+from maskrestore.imaging.codec import find_images, read_image
+from maskrestore.imaging.resize import resize
+
+__all__ = ["HeldOutOption", "ImagesArgument", "training_images"]
+
+ImagesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGES...",
+        help=f"Training splits of data sets ({', '.join(DATASETS)}), folders of images, or both.",
+    ),
+]
+HeldOutOption = Annotated[int, typer.Option(min=0, help="Images kept apart to measure the error on.")]
+
+
+def training_images(
+    sources: Sequence[str], size: int, data: Path | None, *, held_out: int, seed: int
+) -> tuple[Tensor | None, Tensor]:
+    """Images kept apart, ``None`` if there are to be none, and images to learn from, ``(N, 3, S, S)`` uint8, shuffled.
+
+    Raises ConfigError when none are left to learn from, DataError for a source that is not there or not readable.
+    """
+    pixels = torch.cat([_load(source, size, data) for source in sources])
+    if held_out >= len(pixels):
+        raise ConfigError(f"--held-out {held_out} leaves none of {len(pixels)} images to train on; lower it")
+    # Shuffled, because folders are sorted by name and data sets often by class.
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
+    return (pixels[order[:held_out]] if held_out else None), pixels[order[held_out:]]
+
+
+def _load(source: str, size: int, data: Path | None) -> Tensor:
+    """``(N, 3, S, S)`` uint8: the training split of a data set, or the images of a folder, resized."""
+    if source in DATASETS:
+        return load_dataset(source, "train", folder=data).images
+    if not Path(source).exists():
+        raise DataError(f"{source!r} is neither a folder nor a data set; known: {', '.join(DATASETS)}")
+    files = find_images(source)
+    rows = []
+    with progress("read") as update:
+        for done, file in enumerate(files, start=1):
+            try:
+                # Squeezed to a square, as the network will see the images that it is used on.
+                square = resize(read_image(file)[None], size, size)[0].clamp(0, 1)
+            except ImageFileError as error:
+                warn(f"left out: {error}")
+            else:
+                rows.append((square * 255).round().byte())
+            update(done, len(files))
+    if not rows:
+        raise DataError(f"none of the {len(files)} image files in {source} can be read")
+    return torch.stack(rows)
