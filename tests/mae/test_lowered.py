@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from maskrestore.mae import lowered as lowered_module
-from maskrestore.mae.lowered import LoweredLinear, PackedLinear, can_pack, lowered
+from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
+from maskrestore.mae.lowered import (
+    LoweredLinear,
+    PackedConvolution,
+    PackedLinear,
+    can_pack,
+    lowered,
+    with_packed_convolutions,
+)
 from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
 
 packs = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this PyTorch cannot lay out weights")
@@ -139,3 +147,48 @@ def test_a_bias_travels_too() -> None:
     second = copy.deepcopy(PackedLinear(linear.weight, linear.bias))
     assert second.bias is not None
     assert torch.equal(second.bias, linear.bias.bfloat16())
+
+
+def convolutional() -> ConvMAE:
+    torch.manual_seed(0)
+    config = ConvMAEConfig(patch_size=4, widths=(16, 24), encoder_blocks=(1, 1), decoder_blocks=(1,))
+    network = ConvMAE(config).eval().to(memory_format=torch.channels_last)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+@packs
+@pytest.mark.parametrize("count", [1, 8])
+def test_laying_convolutions_out_changes_no_bit(count: int) -> None:
+    network = convolutional()
+    packed = with_packed_convolutions(network)
+    assert not any(isinstance(module, nn.Conv2d) for module in packed.modules())
+    images, hidden = inputs(count)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(packed(images, hidden), network(images, hidden))
+
+
+@packs
+@copies
+@pytest.mark.parametrize("bias", [True, False])
+def test_laid_out_convolutions_travel_as_plain_ones(
+    bias: bool, copied: Callable[[nn.Module], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = nn.Conv2d(4, 6, 3, padding=1, stride=2, groups=2, bias=bias).to(memory_format=torch.channels_last)
+    x = torch.rand(2, 4, 9, 9).contiguous(memory_format=torch.channels_last)
+    first = PackedConvolution(plain)
+    second = copied(first)
+    monkeypatch.setattr(lowered_module, "can_pack", lambda device: False)
+    elsewhere = copied(first)
+    assert isinstance(second, PackedConvolution)
+    assert isinstance(elsewhere, nn.Conv2d)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for one in (first, second, elsewhere):
+            assert torch.equal(one(x), plain(x))
+
+
+def test_where_convolutions_cannot_be_laid_out_the_network_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowered_module, "can_pack", lambda device: False)
+    network = convolutional()
+    assert with_packed_convolutions(network) is network

@@ -111,10 +111,11 @@ class BDMAE:
         """Restore what S_i asks for, and spend the only query on that."""
         rows = torch.arange(len(images))
         scores = self._restore_masks(images, streams)[2]
-        purified, hidden = self._restore(images, scores)
+        levels = adaptive_masks(scores, self.config)
+        purified = self._restore(images, levels)
         case = Case(images=images, original=classifier(purified), streams=streams, grid=self.restorer.grid)
         case.keep(rows, scores=scores, image_scores=scores, initial_image_scores=scores)
-        case.purified, case.hidden = purified, hidden
+        case.purified, case.hidden = purified, levels[:, -1]
         return case.result()
 
     def _restore_masks(self, images: Tensor, streams: Sequence[Stream]) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,14 +177,16 @@ class BDMAE:
         tried = torch.zeros_like(scores, dtype=torch.bool)
         for number, lowered in enumerate(config.attempts):
             where = (~case.settled[rows]).nonzero().squeeze(1)
-            restored, hidden = self._restore(case.images[rows[where]], scores[where] + lowered)
+            levels = adaptive_masks(scores[where] + lowered, config)  # (R, K, g, g)
+            hidden = levels[:, -1]
             # Nothing to restore, or nothing but what was tried before, is worth no query.
             fresh = (hidden != tried[where]).flatten(1).any(dim=1)
             tried[where] = hidden
             if not fresh.any():
                 continue
             asked, grids = rows[where[fresh]], config.cloud_grids
-            self._attempt(case, asked, restored[fresh], hidden[fresh], classifier, grids=grids, first=number == 0)
+            restored = self._restore(case.images[asked], levels[fresh])
+            self._attempt(case, asked, restored, hidden[fresh], classifier, grids=grids, first=number == 0)
 
     def _hide_squares(
         self, case: Case, rows: Tensor, image_scores: Tensor, changed: Tensor, classifier: Classifier
@@ -239,19 +242,18 @@ class BDMAE:
             case.queries[rows] += queries
         case.take(rows, attempt, believed)
 
-    def _restore(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Fuse the restorations of all thresholds (4.4). Returns the purified images and what was hidden."""
-        hidden = adaptive_masks(scores, self.config)  # (B, K, g, g)
+    def _restore(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Fuse the restorations of all thresholds (4.4). hidden: ``(B, K, g, g)``, nested. Returns ``(B, C, H, W)``."""
         # The masks are nested: the last one contains the others, and one that adds nothing needs no restoration of
         # its own. (B, K): tokens that each mask adds to the one before
         added = hidden.flatten(2).sum(dim=2).diff(dim=1, prepend=torch.zeros(len(hidden), 1, dtype=torch.long))
         image, level = (added > 0).nonzero(as_tuple=True)
         if not len(image):
-            return images, hidden[:, -1]
+            return images
         restored = self.restorer.restore(images[image], hidden[image, level])
         # Masks before an image's first restoration hide nothing, so it does not matter which one they are given.
         source = ((added > 0).flatten().cumsum(dim=0) - 1).clamp(min=0).view_as(added)
-        return fuse(images, restored[source], hidden), hidden[:, -1]
+        return fuse(images, restored[source], hidden)
 
 
 def protect(

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError
+from maskrestore.mae.lowered import with_packed_convolutions
 
 __all__ = ["ConvMAE", "ConvMAEConfig"]
 
@@ -118,8 +119,8 @@ class ConvMAE(nn.Module):
         return False
 
     def in_bfloat16(self) -> ConvMAE:
-        """The network itself: its weights are cast by autocast, at every call."""
-        return self
+        """A copy for inference, where weights can be laid out; see :func:`with_packed_convolutions`."""
+        return with_packed_convolutions(self)
 
     def embed(self, images: Tensor) -> Tensor:
         """What all masks of an image share: ``(B, 3, S, S)`` in [0, 1] -> ``(B, 3 p p, g, g)`` normalised tokens."""

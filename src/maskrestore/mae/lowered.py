@@ -1,4 +1,4 @@
-"""A network's matrices in bfloat16, cast once and laid out once, instead of at every call as autocast does.
+"""A network's matrices or convolutions in bfloat16, cast and laid out once, not at every call as autocast does.
 
 Everything else (LayerNorm, the residual stream, attention's sums, normalisation) keeps its precision.
 """
@@ -6,13 +6,13 @@ Everything else (LayerNorm, the residual stream, attention's sums, normalisation
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LoweredLinear", "PackedLinear", "can_pack", "lowered"]
+__all__ = ["LoweredLinear", "PackedConvolution", "PackedLinear", "can_pack", "lowered", "with_packed_convolutions"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -59,9 +59,35 @@ class PackedLinear(nn.Module):
         return _lowered_linear, (self.weight.to_dense(), self.bias)
 
 
+class PackedConvolution(nn.Module):
+    """``nn.Conv2d`` under autocast to bfloat16, bit for bit, its weights cast and laid out once (CPU only).
+
+    Operators and copies are as of :class:`PackedLinear`; where weights cannot be laid out, a copy is an ``nn.Conv2d``.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.shape: tuple[Any, Any, Any] = (convolution.padding, convolution.stride, convolution.dilation)
+        self.groups = convolution.groups
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+            convolution.weight.detach().bfloat16(), *self.shape, self.groups
+        )
+        self.bias = None if convolution.bias is None else convolution.bias.detach().bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H', W')."""
+        return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
+            x.bfloat16(), self.weight, self.bias, *self.shape, self.groups, "none", [], ""
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _convolution, (self.weight.to_dense(), self.bias, self.shape, self.groups)
+
+
 def can_pack(device: torch.device) -> bool:
-    """Whether this PyTorch has the operators of :class:`PackedLinear`, and the device and processor are for them."""
-    operators = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    """Whether this PyTorch has the operators of the packed layers, and the device and processor are for them."""
+    names = ("_reorder_linear_weight", "_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise")
+    operators = all(hasattr(torch.ops.mkldnn, name) for name in names)
     if device.type != "cpu" or not torch.backends.mkldnn.is_available() or not operators:
         return False
     # The operators refuse bfloat16 on processors without it, where F.linear does not.
@@ -81,6 +107,30 @@ def lowered(network: Network, *, pack: bool | None = None) -> Network:
     # Linear layers are replaced in the memo before the copy is made, so that their weights are never held twice.
     memo: dict[int, object] = {id(m): kind(m.weight, m.bias) for m in network.modules() if isinstance(m, nn.Linear)}
     return copy.deepcopy(network, memo).eval()
+
+
+@torch.no_grad()
+def with_packed_convolutions(network: Network) -> Network:
+    """A copy of a network for inference under autocast to bfloat16, with the same results, whose convolutions are cast
+    and laid out; the network itself where that cannot be done.
+    """
+    if not can_pack(next(network.parameters()).device):
+        return network
+    memo: dict[int, object] = {id(m): PackedConvolution(m) for m in network.modules() if isinstance(m, nn.Conv2d)}
+    return copy.deepcopy(network, memo).eval()
+
+
+def _convolution(
+    weight: Tensor, bias: Tensor | None, shape: tuple[Any, Any, Any], groups: int
+) -> PackedConvolution | nn.Conv2d:
+    """The layer that a :class:`PackedConvolution` of these plain weights is a copy of."""
+    padding, stride, dilation = shape
+    outer, inner, *kernel = weight.shape
+    size: Any = tuple(kernel)
+    plain = nn.Conv2d(inner * groups, outer, size, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    plain.weight = nn.Parameter(weight.float())
+    plain.bias = None if bias is None else nn.Parameter(bias.float())
+    return (PackedConvolution(plain) if can_pack(weight.device) else plain).eval()
 
 
 def _lowered_linear(weight: Tensor, bias: Tensor | None) -> LoweredLinear | PackedLinear:
