@@ -25,6 +25,10 @@ from maskrestore.types import Classifier, Purification, Restorer
 __all__ = ["BDMAE", "protect"]
 
 
+_CHUNK, _CHUNK_PIXELS = 32, 2**19
+"""Images and pixels that are worked on at a time, at most, where nothing is said."""
+
+
 class BDMAE:
     """Blind defense with a masked autoencoder.
 
@@ -38,14 +42,15 @@ class BDMAE:
         config: BDMAEConfig = PROFILES["default"],
         *,
         key: Key = 0,
-        chunk_size: int = 32,
+        chunk_size: int | None = None,
     ) -> None:
         """key: the operator's secret; masks are unpredictable without it.
 
-        chunk_size: images worked on at a time; it bounds memory and changes no result. A plain function is asked about
-        up to 25 pictures for each of them in one call.
+        chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 32, and fewer where
+        those would have more than 2^19 pixels: 10 at 224 x 224. A plain function is asked about up to 25 pictures for
+        each of them in one call.
         """
-        if chunk_size < 1:
+        if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
         self.restorer = restorer
         self.config = config
@@ -65,7 +70,8 @@ class BDMAE:
         """
         batch, ask = as_batch(images), as_classifier(classifier)
         done: list[Purification] = []
-        for chunk in batch.split(self.chunk_size):
+        fitting = _CHUNK_PIXELS // (batch.shape[-2] * batch.shape[-1])
+        for chunk in batch.split(self.chunk_size or max(1, min(_CHUNK, fitting))):
             try:
                 done.append(self._purify_chunk(chunk, ask))
             except Exception as error:
@@ -262,7 +268,7 @@ def protect(
     restorer: Restorer | None = None,
     config: BDMAEConfig = PROFILES["default"],
     key: Key = 0,
-    chunk_size: int = 32,
+    chunk_size: int | None = None,
 ) -> Classifier:
     """Put BDMAE in front of a classifier: ``protect(classifier)(images)`` are the labels of the purified images.
 

@@ -147,7 +147,8 @@ class MAERestorer:
             (index, visible, count) for whole, visible, count in self._shapes(hidden) for index in whole.split(count)
         ]
         if self.device.type == "cpu":
-            map_on_cores(restore_chunk, chunks)
+            # The longest first, so that no core is left with one of them at the end.
+            map_on_cores(restore_chunk, sorted(chunks, key=lambda chunk: -chunk[1][1] * chunk[2]))
         else:
             for chunk in chunks:
                 restore_chunk(chunk)
