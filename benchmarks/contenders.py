@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks import authors_schedule
 from maskrestore import BDMAE, BDMAEConfig, CountingClassifier
 from maskrestore.defense.schedule import Schedule, scheduled
-from maskrestore.precision import Precision
+from maskrestore.mae.restorer import RestorerPrecision
 from maskrestore.types import Restorer
 
 __all__ = ["AUTHORS", "CONTENDERS", "Contender", "Outcome", "make_run", "says_something"]
@@ -30,7 +30,7 @@ class Contender:
 
     profile: str = "paper"
     schedule: Schedule = "exact"
-    precision: Precision = "auto"
+    precision: RestorerPrecision = "auto"
 
     def config(self, case: Case) -> BDMAEConfig:
         """Its settings in a case."""
@@ -43,6 +43,8 @@ CONTENDERS: dict[str, Contender] = {
     "fast": Contender(schedule="fast"),
     "default-exact": Contender(profile="default"),
     "default-fast": Contender(profile="default", schedule="fast"),
+    "exact-int8": Contender(precision="int8"),
+    "default-fast-int8": Contender(profile="default", schedule="fast", precision="int8"),
 }
 
 

@@ -1,13 +1,14 @@
-"""Whether bfloat16 decides as float32 does: the same images purified in both.
+"""Whether bfloat16 or int8 decides as float32 does: the same images purified in both.
 
     python -m benchmarks.precision --out precision.json
     python -m benchmarks.precision --dataset cifar10 --attack badnets:3x3-color --width 32 --count 500 --out cifar.json
 
-Clean test images, and as many triggered ones, are purified with the restorer in float32 and in bfloat16, with the same
-key; the classifier computes in float32 both times unless ``--lower-classifier`` is given. The victim is the packaged
-one of street signs, or one of the cache (``maskrestore train-victim``). The record holds the share of equal decisions,
-CA, BA and ASR both ways, and how far purified pixels differ. A processor without bfloat16 instructions takes many times
-as long for it: ask for a few images there.
+Clean test images, and as many triggered ones, are purified with the restorer in float32 and in bfloat16, or int8 with
+``--low int8``, with the same key; the classifier computes in float32 both times unless ``--lower-classifier`` is given,
+which puts it in bfloat16 the second time. The victim is the packaged one of street signs, or one of the cache
+(``maskrestore train-victim``). The record holds the share of equal decisions, CA, BA and ASR both ways, and how far
+purified pixels differ. A processor without bfloat16 instructions takes many times as long for it: ask for a few images
+there.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from maskrestore import BDMAE, PROFILES, ModuleClassifier, load_restorer
 from maskrestore.attacks import Attack
 from maskrestore.data import ImageDataset, load_dataset
 from maskrestore.data.signs import load_signs
+from maskrestore.defense.schedule import SCHEDULES, scheduled
 from maskrestore.evaluation.environment import current_environment
 from maskrestore.evaluation.metrics import Rate, accuracy, measure
 from maskrestore.evaluation.run import choose_images, triggered_images
 from maskrestore.mae.restorer import DEFAULT_RESTORER
 from maskrestore.mae.weight_files import weights_digest
-from maskrestore.precision import Arithmetic, fast_arithmetic
+from maskrestore.precision import fast_arithmetic
 from maskrestore.types import Purification
 from maskrestore.victims import VictimConfig, load_packaged_victim, load_victim, victim_attack
 
 PACKAGED = "signs-badnets"
-PRECISIONS: tuple[Arithmetic, ...] = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="images without the trigger, and as many with it")
     parser.add_argument("--profile", choices=list(PROFILES), default="default")
     parser.add_argument("--restorer", default=DEFAULT_RESTORER)
+    parser.add_argument("--low", choices=("bfloat16", "int8"), default="bfloat16", help="the other precision")
+    parser.add_argument("--schedule", choices=SCHEDULES, default="exact")
     parser.add_argument("--lower-classifier", action="store_true", help="the classifier in bfloat16, too")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
@@ -81,22 +84,22 @@ def main() -> None:
         print("this device has no bfloat16 instructions: the second run takes many times as long as the first")
     trial = make_trial(arguments.dataset, arguments.attack, arguments.width, arguments.count)
     found = {}
-    for precision in PRECISIONS:
+    for precision in ("float32", arguments.low):
+        lower = arguments.lower_classifier and precision != "float32"
         classifier = ModuleClassifier(
-            trial.network,
-            precision=precision if arguments.lower_classifier else "float32",
-            device=arguments.device,
+            trial.network, precision="bfloat16" if lower else "float32", device=arguments.device
         )
         restorer = load_restorer(arguments.restorer, precision=precision, device=arguments.device)
-        defense = BDMAE(restorer, PROFILES[arguments.profile])
+        defense = BDMAE(restorer, scheduled(PROFILES[arguments.profile], arguments.schedule))
         found[precision] = [defense.purify(images, classifier) for images, _ in (trial.clean, trial.triggered)]
     record = {
         "benchmark": "precision",
         "victim": trial.config.canonical(),
         "victim_weights": weights_digest(trial.network),
         "profile": arguments.profile,
+        "schedule": arguments.schedule,
         "restorer": arguments.restorer,
-        "classifier": "as the restorer" if arguments.lower_classifier else "float32",
+        "classifier": "bfloat16 the second time" if arguments.lower_classifier else "float32",
         **comparison(trial, found),
         "environment": dataclasses.asdict(current_environment(arguments.device)),
     }
@@ -117,14 +120,14 @@ def make_trial(dataset: str | None, attack: str | None, width: int, count: int) 
     return Trial.of(config, load_victim(config), chosen, load_dataset(dataset, "test"), count)
 
 
-def comparison(trial: Trial, found: dict[Arithmetic, list[Purification]]) -> dict[str, Any]:
-    """Agreement and rates; ``found`` holds the clean and the triggered images of each precision."""
-    full, low = (found[precision] for precision in PRECISIONS)
-    labels = {precision: torch.cat([part.labels for part in parts]) for precision, parts in found.items()}
+def comparison(trial: Trial, found: dict[str, list[Purification]]) -> dict[str, Any]:
+    """Agreement and rates; ``found`` holds the clean and the triggered images of float32 and then of the other one."""
+    full, low = found.values()
+    first, second = (torch.cat([part.labels for part in parts]) for parts in (full, low))
     pixels = torch.cat([(a.images - b.images).abs().flatten() for a, b in zip(full, low, strict=True)])
     return {
-        "equal_decisions": _rate(accuracy(labels["bfloat16"], labels["float32"])),
-        "equal_masks": _rate(Rate(sum(map(_equal_masks, full, low)), len(labels["float32"]))),
+        "equal_decisions": _rate(accuracy(second, first)),
+        "equal_masks": _rate(Rate(sum(map(_equal_masks, full, low)), len(first))),
         "mean_pixel_difference": float(pixels.mean()),
         "largest_pixel_difference": float(pixels.max()),
         "rates": {precision: _rates(trial, *parts) for precision, parts in found.items()},

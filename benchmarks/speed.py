@@ -6,7 +6,8 @@
 All contenders of a case run in one process, one after the other in every repeat, on the same images; a ratio is the
 median of the ratios of single repeats, so that a busy machine slows both sides of it. The rate at which the machine
 multiplies matrices is measured in every repeat, too. ``exact`` and ``fast`` are the schedules of the profile ``paper``,
-``default-exact`` and ``default-fast`` those of the default profile; ``float32`` is ``exact`` in that precision. What is
+``default-exact`` and ``default-fast`` those of the default profile; ``float32`` is ``exact`` in that precision, and
+``-int8`` another in that one (on CPUs with VNNI, where it is asked for with ``--contenders``). What is
 purified, and why only ``exact`` is timed on random images, is said in ``speed_cases.py``. Prints a table, and with
 ``--out`` writes a JSON record and the table beside it. On a device that is not fast in bfloat16, which the table says,
 both sides compute in float32, and all that ours gains is work left out and time lost between products.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -78,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--contenders",
         nargs="+",
         choices=(AUTHORS, *CONTENDERS),
-        default=[AUTHORS, *(name for name in CONTENDERS if name != "float32")],
+        default=[AUTHORS, *(name for name in CONTENDERS if name != "float32" and "int8" not in name)],
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
@@ -109,7 +111,7 @@ def measure(case: Case, names: Sequence[str], repeats: int) -> dict[str, Any]:
             outcomes[name] = run(case.images)
             seconds[name].append(case.clock.now() - started)
         for precision, found in rates.items():
-            found.append(matmul_rate(getattr(torch, precision), case.clock))
+            found.append(matmul_rate(precision, case.clock))
     count = len(case.images)
     row: dict[str, Any] = {
         "case": case.name,
@@ -174,13 +176,18 @@ def gflop_at_224(case: Case, outcome: Outcome) -> dict[str, float]:
     return found
 
 
-def matmul_rate(dtype: torch.dtype, clock: Clock) -> float:
-    """GFLOP/s of the best of a few matrix products, of the shapes that ViT-B has and a large square one."""
+def matmul_rate(precision: str, clock: Clock) -> float:
+    """GFLOP/s of the best of a few matrix products, of the shapes that ViT-B has and a large square one.
+
+    precision: ``float32``, ``bfloat16``, or ``int8`` with sums in int32.
+    """
     device, best = clock.device, 0.0
     large = 2048 if device == "cpu" else 8192
     for m, k, n in ((1024, 768, 3072), (1024, 3072, 768), (large, large, large)):
-        a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(n, k, device=device, dtype=dtype)
-        once = lambda a=a, b=b: nn.functional.linear(a, b)  # noqa: E731
+        a, b = torch.randn(m, k, device=device), torch.randn(n, k, device=device)
+        a, b = a.to(getattr(torch, precision)), b.to(getattr(torch, precision))
+        multiply = (lambda a, b: torch._int_mm(a, b.t())) if precision == "int8" else nn.functional.linear
+        once = functools.partial(multiply, a, b)
         best = max(best, 2 * m * k * n / min(clock.seconds(once) for _ in range(6)) / 1e9)
     return best
 
@@ -204,8 +211,8 @@ def profile(case: Case, name: str) -> dict[str, Any]:
     with Stages(network, case.clock) as stages:
         classifier = stages.timed("classifier", case.classifier())
         total = case.clock.seconds(lambda: BDMAE(restorer, config).purify(case.images, classifier))
-    gflop = flop_of(network, stages.passes) / 1e9
-    rate = matmul_rate(getattr(torch, restorer.precision), case.clock)
+    gflop = flop_of(case.network, stages.passes) / 1e9
+    rate = matmul_rate(restorer.precision, case.clock)
     return {
         "precision": restorer.precision,
         "shares": {stage: round(value / total, 3) for stage, value in stages.shares(total).items()},

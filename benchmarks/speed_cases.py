@@ -20,9 +20,9 @@ from maskrestore import BDMAE, PROFILES, BDMAEConfig, MAERestorer, ModuleClassif
 from maskrestore.data.signs import load_signs
 from maskrestore.evaluation.run import choose_images, triggered_images
 from maskrestore.mae.checkpoints import load_network
-from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.mae.restorer import DEFAULT_RESTORER, RestorerPrecision
 from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
-from maskrestore.precision import Precision, fast_arithmetic
+from maskrestore.precision import fast_arithmetic
 from maskrestore.types import Classifier
 from maskrestore.victims import ResNet18, load_packaged_victim
 
@@ -65,7 +65,7 @@ class Case:
         """Where everything runs."""
         return self.clock.device
 
-    def restorer(self, precision: Precision) -> MAERestorer:
+    def restorer(self, precision: RestorerPrecision) -> MAERestorer:
         """The network as our schedules use it."""
         return MAERestorer(self.network, precision=precision, device=self.device)  # type: ignore[arg-type]
 

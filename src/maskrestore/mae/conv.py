@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError
 from maskrestore.mae.lowered import with_packed_convolutions
+from maskrestore.mae.quantized import quantized
 
 __all__ = ["ConvMAE", "ConvMAEConfig"]
 
@@ -121,6 +122,10 @@ class ConvMAE(nn.Module):
     def in_bfloat16(self) -> ConvMAE:
         """A copy for inference, where weights can be laid out; see :func:`with_packed_convolutions`."""
         return with_packed_convolutions(self)
+
+    def in_int8(self) -> ConvMAE:
+        """A copy for inference whose convolutions are in int8; see :func:`quantized`."""
+        return quantized(self, nn.Conv2d)
 
     def embed(self, images: Tensor) -> Tensor:
         """What all masks of an image share: ``(B, 3, S, S)`` in [0, 1] -> ``(B, 3 p p, g, g)`` normalised tokens."""

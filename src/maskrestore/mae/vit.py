@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.mae.lowered import lowered
 from maskrestore.mae.packing import gather_tokens, run_in_groups, scatter_tokens, token_order
+from maskrestore.mae.quantized import quantized
 from maskrestore.mae.transformer import Block, PatchEmbedding, sincos_positions
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VIT_PRESETS", "ViTMAE", "ViTMAEConfig"]
@@ -149,6 +150,10 @@ class ViTMAE(nn.Module):
     def in_bfloat16(self) -> ViTMAE:
         """A copy for inference whose matrices are cast and laid out once; see :func:`lowered`."""
         return lowered(self)
+
+    def in_int8(self) -> ViTMAE:
+        """A copy for inference whose matrices are in int8; see :func:`quantized`."""
+        return quantized(self, nn.Linear)
 
     def forward(
         self,
