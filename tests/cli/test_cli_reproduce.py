@@ -165,6 +165,8 @@ def test_the_page_of_results(invoke, toy, tmp_path):
     text = (tmp_path / "docs/results.md").read_text()
     for words in ("# Results", "## Leaderboard", "## Figure A.4", "## How to add yours"):
         assert words in text
+    (link,) = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert (tmp_path / "docs" / link).resolve() == tmp_path / "o/figures/figA4.png"
     assert invoke("reproduce", "results", "--out", "nothing").exit_code == 1
 
 

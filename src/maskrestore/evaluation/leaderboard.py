@@ -14,7 +14,7 @@ from maskrestore.evaluation.sheets import Sheet, bold
 from maskrestore.evaluation.summary import costs_of
 from maskrestore.evaluation.tables import read_records_by_path
 
-__all__ = ["diffusion_model_of", "leaderboard", "read_folders", "results_page"]
+__all__ = ["Figure", "diffusion_model_of", "leaderboard", "read_folders", "results_page"]
 
 _HEAD = """# Results
 
@@ -65,11 +65,27 @@ class _Kind:
         return self.attack if self.mode == "all-to-one" else f"{self.attack}, {self.mode}"
 
 
-def results_page(records: Sequence[Record], tables: Sequence[GridTable]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A picture on the page."""
+
+    title: str
+    link: str
+    """From the page."""
+    notes: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        """A section with the picture."""
+        notes = "".join(f"{note}\n\n" for note in self.notes)
+        return f"## {self.title}\n\n{notes}![{self.title}]({self.link})\n"
+
+
+def results_page(records: Sequence[Record], tables: Sequence[GridTable], figures: Sequence[Figure] = ()) -> str:
     """The page in Markdown. tables: those of which records were found."""
     boards = [sheet.markdown() for sheet in leaderboard(records)]
     sections = [table.markdown() for table in tables if table.sheets]
-    return "\n".join([_HEAD, _BOARDS, *boards, *sections, _HOW_TO_ADD])
+    pictures = [figure.markdown() for figure in figures]
+    return "\n".join([_HEAD, _BOARDS, *boards, *sections, *pictures, _HOW_TO_ADD])
 
 
 def leaderboard(records: Sequence[Record]) -> list[Sheet]:
