@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
 import json
+import shutil
+import tempfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from diffusion_fakes import save_tiny_unet
 from fakes import MeanRestorer
 from maskrestore.baselines import BASELINES, DETECTORS, BaselineConfig, DetectorConfig
 from maskrestore.classifiers import CountingClassifier
@@ -21,17 +27,39 @@ from maskrestore.errors import InvalidImageError
 from maskrestore.evaluation.defenses import NoDefense
 from maskrestore.types import Defense, Purification
 
-ELSEWHERE = {"februus-xgradcam", "februus-gradcam++", "diffpure-ddpm", "diffpure-sde", "zip", "sampdetox"}
-"""Baselines that need weights or a white box: tested where they live, in ``tests/baselines``."""
+ELSEWHERE = {"februus-xgradcam", "februus-gradcam++"}
+"""Baselines that refuse the black boxes of this table: ``tests/baselines/test_februus.py`` holds them to the same."""
+SHORT = {
+    "diffpure-ddpm": {"noise_time": 0.004},
+    "diffpure-sde": {"noise_time": 0.004},
+    "zip": {"steps": 4},
+    "sampdetox": {"global_level": 2, "local_level": 4},
+}
+"""Baselines by diffusion, with few steps and a tiny network."""
+
+
+def by_diffusion(name: str) -> Callable[[Key], Defense]:
+    return lambda key: dataclasses.replace(BASELINES[name], model=tiny_unet(), micro_batch=2, **SHORT[name]).build(key)
+
+
+@functools.cache
+def tiny_unet() -> str:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    return str(save_tiny_unet(folder))
+
+
 DEFENSES: dict[str, Callable[[Key], Defense]] = {
     "none": lambda key: NoDefense(),
     "bdmae": lambda key: BDMAE(MeanRestorer(), PROFILES["default"], key=key),
     "bdmae-paper": lambda key: BDMAE(MeanRestorer(), PROFILES["paper"], key=key),
-    **{name: config.build for name, config in BASELINES.items() if name not in ELSEWHERE},
+    **{name: config.build for name, config in BASELINES.items() if name not in {*ELSEWHERE, *SHORT}},
+    **{name: by_diffusion(name) for name in SHORT},
 }
 RANDOM = {
     *("bdmae", "bdmae-paper", "shrinkpad-weak", "shrinkpad-strong", "majority-vote"),
     *("noise-weak", "noise-strong", "contrast", "gamma", "affine"),
+    *("diffpure-ddpm", "diffpure-sde", "zip", "sampdetox"),
 }
 RANDOM_DETECTORS = {"strip"}
 SHAPES = [(3, 16, 16), (1, 16, 16), (3, 13, 20), (1, 5, 3)]
@@ -124,7 +152,7 @@ def test_equal_keys_replay_and_other_keys_matter_to_random_defenses_only(name: s
 
 @pytest.mark.parametrize("name", sorted(BASELINES.keys() - ELSEWHERE))
 def test_baselines_take_8_bit_images_and_refuse_bad_ones(name: str) -> None:
-    defense = BASELINES[name].build()
+    defense = DEFENSES[name](0)
     eight_bit = (images((3, 16, 16), 2) * 255).to(torch.uint8)
     assert_same(defense.purify(eight_bit, checksum_labels), defense.purify(eight_bit / 255, checksum_labels))
     with pytest.raises(InvalidImageError, match="NaN"):
