@@ -13,7 +13,7 @@ from maskrestore.evaluation.grid import Case, Variant
 from maskrestore.evaluation.grid_tables import grid_table
 from maskrestore.evaluation.leaderboard import leaderboard, read_folders, results_page
 from maskrestore.evaluation.metrics import Metrics, Rate
-from maskrestore.evaluation.records import write_record
+from maskrestore.evaluation.records import read_record, write_record
 from maskrestore.evaluation.reproduce import run_cells
 from maskrestore.evaluation.run import evaluate
 from maskrestore.evaluation.scales import SCALES, cells_of
@@ -144,6 +144,16 @@ def test_a_table_has_rates_costs_and_the_papers_figures(tmp_path):
     assert len(lines) == 2 * 2 * 3
     (line,) = [x for x in lines if (x["defense"], x["column"], x["rate"]) == ("Ours", "GTSRB", "ba")]
     assert (line["mean"], line["paper"], line["images"]) == ("100.00", "95.3", "8")
+
+
+def test_a_table_says_what_other_images_triggers_do(tmp_path):
+    table = small_table()
+    assert "triggers of other images" not in measured(table, tmp_path).markdown()
+    for path in (tmp_path / "cells").glob("cifar10*.json"):
+        record = read_record(path)
+        write_record(path, dataclasses.replace(record, victim=dataclasses.replace(record.victim, cross_trigger=0.75)))
+    text = grid_table("table2", table, cells_of(table, SMOKE), [tmp_path]).markdown()
+    assert "Accuracy with the triggers of other images: cifar10 corners 75.0 %." in text
 
 
 def test_repeats_are_averaged_and_counted(tmp_path):

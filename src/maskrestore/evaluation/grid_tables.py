@@ -90,7 +90,8 @@ def grid_table(name: str, table: Table, cells: Sequence[Cell], folders: Sequence
     sheets += [_column_sheet(name, column, rows, summaries) for column in shown]
     sheets += [_cost_sheet(rows, records)]
     long = _long(name, rows, columns, summaries, records)
-    return _finished(name, table, columns, sheets, long, verdict=_verdict(rows, shown, summaries))
+    said = (_cross_triggers(records), _verdict(rows, shown, summaries))
+    return _finished(name, table, columns, sheets, long, found=[text for text in said if text])
 
 
 Summaries = dict[tuple[str, str], Summary]
@@ -104,9 +105,10 @@ def _finished(
     sheets: Sequence[Sheet],
     long: tuple[dict[str, str], ...],
     *,
-    verdict: str | None = None,
+    found: Sequence[str] = (),
 ) -> GridTable:
-    notes = [*table.notes, *([verdict] if verdict else [])]
+    """found: notes that come from the records."""
+    notes = [*table.notes, *found]
     if table.unavailable:
         notes.append(f"Not here for want of the data: {', '.join(table.unavailable)}.")
     if not sheets and columns:
@@ -149,6 +151,16 @@ def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: 
     ]
     heads = ("defense", *(("mean",) if several else ()), *titles)
     return Sheet(title="Mean of CA and BA in % (the paper's)", heads=heads, rows=tuple(body))
+
+
+def _cross_triggers(records: Records) -> str | None:
+    """What the victims of input-aware attacks make of other images' triggers, which should do nothing to them."""
+    rates = {
+        case.label: f"{case.label} {100 * record.victim.cross_trigger:.1f} %"
+        for (case, _, _), record in records.items()
+        if record.victim.cross_trigger is not None
+    }
+    return f"Accuracy with the triggers of other images: {', '.join(rates.values())}." if rates else None
 
 
 def _means(rows: Sequence[Row], columns: Sequence[Column], whole: Mapping[tuple[str, str], float]) -> dict[str, float]:

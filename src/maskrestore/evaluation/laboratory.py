@@ -101,6 +101,7 @@ def victim_under_test(config: VictimConfig, cache: Path | None, *, device: str =
         precision=precision,
         ca=measured.get("clean_accuracy"),
         asr=measured.get("attack_success_rate"),
+        cross_trigger=measured.get("cross_trigger_accuracy"),
     )
     return VictimUnderTest(classifier=ModuleClassifier(network, precision=precision, device=device), entry=entry)
 

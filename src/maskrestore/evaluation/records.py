@@ -51,6 +51,9 @@ class VictimEntry:
     """Clean accuracy on the whole test split, measured when it was trained; in [0, 1]."""
     asr: float | None
     """Attack success rate on the whole test split, measured then; in [0, 1]."""
+    cross_trigger: float | None = None
+    """Accuracy on the whole test split with the triggers of other images (Nguyen & Tran 2020), in [0, 1];
+    ``None`` for attacks whose triggers do not depend on the image, and in old records."""
 
 
 @dataclass(frozen=True, kw_only=True)

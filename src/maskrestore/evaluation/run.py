@@ -236,12 +236,14 @@ def _cost(log: PredictionLog, memory: MemoryMeter) -> Cost:
 def _digest(plan: _Plan) -> str:
     """Sixteen hex digits that stand for everything that was asked for, images included."""
     digest = hashlib.blake2b(digest_size=8)
+    victim = dataclasses.asdict(plan.victim.entry)
+    del victim["cross_trigger"]  # the victim's own, and unknown to older records
     asked = [
         plan.dataset.name,
         plan.attack.name if plan.attack else None,
         plan.seed,
         [part.indices for part in plan.parts],
-        dataclasses.asdict(plan.victim.entry),
+        victim,
         dataclasses.asdict(plan.defense.entry),
     ]
     digest.update(json.dumps(asked, sort_keys=True).encode())
