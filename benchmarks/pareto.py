@@ -1,0 +1,99 @@
+"""Draw accuracy against queries and against time, for each profile on each schedule, from records of
+``maskrestore evaluate``; computes nothing but means.
+
+python -m benchmarks.pareto FIGURE.png FOLDER...
+
+A panel of each kind for each folder, a mark for each defense: the mean of CA and BA, of queries and of seconds over
+the attacks that all of the folder's defenses met. A line joins the front: marks that no other beats in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskrestore.errors import DataError
+from maskrestore.evaluation.plots import COLOURS, new_figure
+from maskrestore.evaluation.records import Record
+from maskrestore.evaluation.tables import read_records
+
+NAMES = {
+    "bdmae": "default, exact",
+    "bdmae-fast": "default, fast",
+    "bdmae-paper": "paper, exact",
+    "bdmae-paper-fast": "paper, fast",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A defense: what it costs an image, and the mean of CA and BA in percent."""
+
+    queries: float
+    seconds: float
+    accuracy: float
+
+
+def marks_of(records: Sequence[Record]) -> dict[str, Mark]:
+    """The defenses of ``NAMES`` over the attacks that all of them met. Raises DataError if there is none."""
+    known = [record for record in records if record.defense.name in NAMES and record.after.ba is not None]
+    met = {name: {one.attack for one in known if one.defense.name == name} for name in NAMES}
+    shared = set.intersection(*(attacks for attacks in met.values() if attacks)) if known else set()
+    if not shared:
+        raise DataError(f"no attack that all of {', '.join(NAMES)} met; benchmarks/accuracy.sh measures some")
+    chosen = {name: [r for r in known if r.defense.name == name and r.attack in shared] for name in NAMES if met[name]}
+    return {name: _mark(ones) for name, ones in chosen.items()}
+
+
+def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The names of points (cost, accuracy) that no other beats or equals in both, cheapest first."""
+    found: list[str] = []
+    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
+        if not found or points[name][1] > points[found[-1]][1]:
+            found.append(name)
+    return found
+
+
+def draw(folders: Mapping[str, Sequence[Record]], path: Path) -> None:
+    """folders: records by the title of their row of panels."""
+    figure = new_figure(width=9, height=3.4 * len(folders))
+    panels = figure.subplots(len(folders), 2, squeeze=False, sharey="row")
+    for row, (title, records) in zip(panels, folders.items(), strict=True):
+        marks = marks_of(records)
+        for axes, kind in zip(row, ("queries", "seconds"), strict=True):
+            points = {name: (getattr(mark, kind), mark.accuracy) for name, mark in marks.items()}
+            best = [points[name] for name in front(points)]
+            axes.plot(*zip(*best, strict=True), color="#999999", linewidth=1, zorder=1)
+            for name, colour, marker in zip(NAMES, COLOURS, "os^D", strict=False):
+                if name in points:
+                    axes.scatter(*points[name], color=colour, marker=marker, s=45, label=NAMES[name], zorder=2)
+            axes.set(xlabel=f"{kind} an image", xlim=(0, None), title=title)
+            axes.grid(alpha=0.3)
+        row[0].set(ylabel="mean of CA and BA, %")
+    panels[0][1].legend(loc="best")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Read the command line and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figure", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    arguments = parser.parse_args()
+    draw({folder.name: read_records(folder) for folder in arguments.folders}, arguments.figure)
+
+
+def _mark(records: Sequence[Record]) -> Mark:
+    scores = [(one.after.ca.value + one.after.ba.value) / 2 for one in records if one.after.ba is not None]
+    return Mark(
+        queries=statistics.mean(one.cost.queries_mean for one in records),
+        seconds=statistics.mean(1 / one.cost.images_per_second for one in records),
+        accuracy=100 * statistics.mean(scores),
+    )
+
+
+if __name__ == "__main__":
+    main()
