@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tables of the README. Schedules and budgets of queries: schedules.sh. The paper's tables, which take over what these
+# The tables of the README. Budgets of queries, and figures of both: schedules.sh. The paper's tables, which take over what these
 # have measured: maskrestore reproduce tableA3 --train --known $results/cifar10 --known $results/gtsrb --out $results/local
 # Needs MASKRESTORE_DATA (a folder with cifar10/ and gtsrb/); --train fills the cache of victims (hours on two cores).
 # Records that exist already are kept. After a change of the defaults delete the folders first: a table refuses two kinds
@@ -16,11 +16,12 @@ if [[ $what == cifar10 || $what == all ]]; then
     --attack none --attack badnets:1x1-color --attack badnets:1x1-white --attack badnets:2x2-color \
     --attack badnets:2x2-white --attack badnets:3x3-color --attack badnets:3x3-white --attack corners --attack blended:15x15 \
     --attack label-consistent --attack input-aware
-  "${run[@]}" --dataset cifar10 --defense bdmae-fast --out $results/cifar10 \
+  "${run[@]}" --dataset cifar10 --defense bdmae-fast --defense bdmae-paper-fast --out $results/cifar10 \
     --attack none --attack badnets:1x1-color --attack badnets:2x2-white --attack badnets:3x3-color
 fi
 if [[ $what == gtsrb || $what == all ]]; then
-  "${run[@]}" --dataset gtsrb --defense bdmae --defense bdmae-paper --out $results/gtsrb \
+  "${run[@]}" --dataset gtsrb --out $results/gtsrb \
+    --defense bdmae --defense bdmae-paper --defense bdmae-fast --defense bdmae-paper-fast \
     --attack none --attack badnets:3x3-color --attack badnets:2x2-white
 fi
 if [[ $what == all-to-all || $what == all ]]; then
