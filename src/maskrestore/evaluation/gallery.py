@@ -77,7 +77,7 @@ def draw_pictures(
     parts = ("triggered", "clean") if pictures.kind == "scores" else ("triggered",)
     shown = {part: studio.shown(pictures, part, count) for part in parts}
     if not all(shown.values()):
-        raise DataError(f"no victim of {pictures.title!r} is trained; add --train")
+        raise DataError(f"nothing of {pictures.title!r} can be drawn: add --train, or see what was left out and why")
     rows = [row for part, ones in shown.items() for one in ones for row in _rows(one, part)]
     return draw(path, pictures, shown, rows)
 

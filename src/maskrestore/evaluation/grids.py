@@ -378,7 +378,10 @@ GRIDS: dict[str, Experiment] = {
             _row("Majority vote", "majority-vote"),
             *_OURS,
         ),
-        notes=("The paper gives no strengths.",),
+        notes=(
+            "The paper gives no strengths. A flip moves the trigger away from the one place where it was learned, and "
+            "costs a classifier of mirrored images nothing; triggers that are mirrored in training would survive it.",
+        ),
         bars=True,
     ),
     "figA5": Pictures(
