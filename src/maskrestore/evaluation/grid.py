@@ -39,6 +39,8 @@ class Case:
     """The classifier knows nothing of the attack, although images carry its trigger (paper, appendix E)."""
     restored_rate: float = 0.0
     """As in ``VictimConfig``: an attacker who prepares for a defense by restoration."""
+    first_target: int = 0
+    """The attacker's class in the first repeat."""
 
     @property
     def label(self) -> str:
@@ -140,7 +142,7 @@ class Cell:
             attack=case.attack,
             mode=case.mode,
             # Three apart, so that few repeats do not take neighbouring classes. All-to-all has no target.
-            target=3 * self.repeat % classes if case.mode == "all-to-one" and case.attack else 0,
+            target=(case.first_target + 3 * self.repeat) % classes if case.mode == "all-to-one" and case.attack else 0,
             restored_rate=case.restored_rate,
             restorer_weights=packaged_digest(DEFAULT_RESTORER) if case.restored_rate else None,
             seed=self.repeat,

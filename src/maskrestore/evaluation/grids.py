@@ -97,8 +97,13 @@ _TWO_PIXELS = Case(dataset="cifar10", attack="badnets:2x2-color")
 _CORNERS = Case(dataset="cifar10", attack="label-consistent")
 _SIGN = Case(dataset="gtsrb", attack="badnets:3x3-color")
 _TASKS = (_TWO_PIXELS, _CORNERS, _SIGN)
-_HARD = tuple(
-    Case(dataset=dataset, attack=attack) for dataset in _NAMES for attack in ("input-aware", "label-consistent")
+_SIGN_CORNERS = Case(dataset="gtsrb", attack="label-consistent", first_target=2)
+"""Labels stay true, so that only images of the attacker's class can be poisoned: the first class has 105 to train on."""
+_HARD = (
+    Case(dataset="cifar10", attack="input-aware"),
+    _CORNERS,
+    Case(dataset="gtsrb", attack="input-aware"),
+    _SIGN_CORNERS,
 )
 
 
@@ -202,7 +207,7 @@ GRIDS: dict[str, Experiment] = {
             _single("CIFAR-10 IAB", "cifar10", "input-aware"),
             _single("GTSRB IAB", "gtsrb", "input-aware"),
             _single("CIFAR-10 LC", "cifar10", "label-consistent"),
-            _single("GTSRB LC", "gtsrb", "label-consistent"),
+            Column(title="GTSRB LC", cases=(_SIGN_CORNERS,)),
             _single("CIFAR-10 Blended", "cifar10", "blended:15x15"),
             _single("CIFAR-10 four corners", "cifar10", "corners"),
         ),
@@ -212,6 +217,7 @@ GRIDS: dict[str, Experiment] = {
             _WHITE_BOX_NOTE,
             _LATER_NOTE,
             "The paper shows Blended on large images only, and four corners not by themselves.",
+            "GTSRB LC: towards the third class, the speed limit of 50; the first one has too few images to poison.",
         ),
     ),
     "tableA1": Table(
@@ -313,7 +319,7 @@ GRIDS: dict[str, Experiment] = {
     "fig4": Pictures(
         title="Figure 4: topology-aware refinement of S_i",
         kind="refinement",
-        cases=(Case(dataset="cifar10", attack="input-aware"), Case(dataset="gtsrb", attack="label-consistent")),
+        cases=(Case(dataset="cifar10", attack="input-aware"), _SIGN_CORNERS),
         variants=tuple(
             Variant(defense="bdmae-paper", settings=(("refinement_steps", n),)) for n in (0, 2, 4, 6, 8, 10)
         ),
