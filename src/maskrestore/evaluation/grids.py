@@ -98,7 +98,7 @@ _CORNERS = Case(dataset="cifar10", attack="label-consistent")
 _SIGN = Case(dataset="gtsrb", attack="badnets:3x3-color")
 _TASKS = (_TWO_PIXELS, _CORNERS, _SIGN)
 _SIGN_CORNERS = Case(dataset="gtsrb", attack="label-consistent", first_target=2)
-"""Labels stay true, so that only images of the attacker's class can be poisoned: the first class has 105 to train on."""
+"""Labels stay true: only images of the attacker's class can be poisoned, and the first class has 105 to train on."""
 _HARD = (
     Case(dataset="cifar10", attack="input-aware"),
     _CORNERS,
