@@ -268,6 +268,8 @@ GRIDS: dict[str, Experiment] = {
         rows=_COMPARED,
         notes=(
             "The review does not name the data set; its accuracy is that of CIFAR-10.",
+            "A trigger with a target for each class brings no label along to other pictures, which is what the default's "
+            "transfer test looks for first, and leaves an image alone for.",
             _WHITE_BOX_NOTE,
             _LATER_NOTE,
         ),
