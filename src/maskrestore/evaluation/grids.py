@@ -268,8 +268,8 @@ GRIDS: dict[str, Experiment] = {
         rows=_COMPARED,
         notes=(
             "The review does not name the data set; its accuracy is that of CIFAR-10.",
-            "A trigger with a target for each class brings no label along to other pictures, which is what the default's "
-            "transfer test looks for first, and leaves an image alone for.",
+            "A trigger with a target for each class brings no label along to other pictures. The default's transfer "
+            "test then asks for changed labels, in the first attempt only, and else leaves the image alone.",
             _WHITE_BOX_NOTE,
             _LATER_NOTE,
         ),
