@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusion_fakes import PointDenoiser, save_tiny_unet
 
+from diffusion_fakes import PointDenoiser, save_tiny_unet
 from fakes import PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.baselines.diffpure import DiffPure, DiffPureConfig
 from maskrestore.classifiers import CountingClassifier

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from diffusion_fakes import TINY, GaussianDenoiser, PointDenoiser, ZeroDenoiser, save_tiny_unet
 
+from diffusion_fakes import TINY, GaussianDenoiser, PointDenoiser, ZeroDenoiser, save_tiny_unet
 from maskrestore.baselines.diffusion import (
     ddpm_sample,
     ddpm_step,

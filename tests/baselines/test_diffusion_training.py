@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DModel
-from diffusion_fakes import TINY
 
+from diffusion_fakes import TINY
 from fakes import colour_labels
 from maskrestore.baselines.diffpure import DiffPureConfig
 from maskrestore.baselines.diffusion_models import load_denoiser

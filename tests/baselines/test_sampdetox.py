@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusion_fakes import GaussianDenoiser, PointDenoiser, save_tiny_unet
 
+from diffusion_fakes import GaussianDenoiser, PointDenoiser, save_tiny_unet
 from fakes import PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.baselines.diffusion import ddpm_sample
 from maskrestore.baselines.sampdetox import SampDetox, SampDetoxConfig, local_levels, local_sample

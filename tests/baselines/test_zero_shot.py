@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusion_fakes import GaussianDenoiser, PointDenoiser, ZeroDenoiser, save_tiny_unet
 
+from diffusion_fakes import GaussianDenoiser, PointDenoiser, ZeroDenoiser, save_tiny_unet
 from fakes import PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.baselines.diffusion import kept
 from maskrestore.baselines.zero_shot import ZIP, ZIPConfig, blurred, greyed
