@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,8 +121,8 @@ def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: 
     paper's in brackets. Rows that lack cases, of the column or of any, are not compared with the others.
     """
     titles = [column.title for column in columns]
-    whole = {key: _score(summary) for key, summary in found.items() if summary.cases == summary.wanted}
-    means = _means(rows, columns, whole)
+    whole = _whole(found)
+    means = _means(rows, columns, found)
 
     def marked(score: float, column: Sequence[float]) -> str:
         text = f"{100 * score:.1f}"
@@ -163,8 +163,14 @@ def _cross_triggers(records: Records) -> str | None:
     return f"Accuracy with the triggers of other images: {', '.join(rates.values())}." if rates else None
 
 
-def _means(rows: Sequence[Row], columns: Sequence[Column], whole: Mapping[tuple[str, str], float]) -> dict[str, float]:
+def _whole(found: Summaries) -> dict[tuple[str, str], float]:
+    """The mean of CA and BA by row and column, of those that lack no case."""
+    return {key: _score(summary) for key, summary in found.items() if summary.cases == summary.wanted}
+
+
+def _means(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> dict[str, float]:
     """The mean over the columns of each row that has all of them, by its label."""
+    whole = _whole(found)
     scores = {row.label: [whole.get((row.label, column.title)) for column in columns] for row in rows}
     return {
         label: sum(known) / len(known)
@@ -175,8 +181,7 @@ def _means(rows: Sequence[Row], columns: Sequence[Column], whole: Mapping[tuple[
 
 def _verdict(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> str | None:
     """A sentence that compares our best row with the best of the others; ``None`` where a side is missing."""
-    whole = {key: _score(summary) for key, summary in found.items() if summary.cases == summary.wanted}
-    means = _means(rows, columns, whole)
+    means = _means(rows, columns, found)
     ours = [row.label for row in rows if row.ours and row.label in means]
     others = [row.label for row in rows if not row.ours and row.label in means]
     if not ours or not others:
