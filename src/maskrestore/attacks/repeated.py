@@ -55,6 +55,7 @@ def repeated(variant: str, config: AttackConfig) -> OverlayAttack:
         shown[torch.arange(count), one] = True
         masks = torch.stack([copy.trigger_mask(*images.shape[-2:]) for copy in copies])
         where = (shown[:, :, None, None] & masks).any(1, keepdim=True)  # (B, copies, H, W) -> (B, 1, H, W)
+        where = where.to(images.device)
         return torch.where(where, whole.apply(images), images)
 
     return OverlayAttack(name, config, patches, TrainingHooks(vary=some))

@@ -58,7 +58,7 @@ class DiffPure(DiffusionDefense):
 
     def __init__(self, denoiser: Denoiser, config: DiffPureConfig | None = None, *, key: Key = 0) -> None:
         self.config = DiffPureConfig() if config is None else config
-        super().__init__(denoiser, micro_batch=self.config.micro_batch, key=key)
+        super().__init__(denoiser, micro_batch=self.config.at_a_time, key=key)
 
     def restore(self, images: Tensor, streams: Sequence[Stream]) -> Tensor:
         """``(B, 3, S, S)`` in [-1, 1] and the images' random numbers -> restored images."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from maskrestore.baselines.base import check
 from maskrestore.baselines.diffusion import BETAS, STEPS
+from maskrestore.classifiers.normalisation import default_micro_batch
 from maskrestore.errors import CheckpointError, MissingDependencyError
 from maskrestore.precision import Arithmetic, autocast
 
@@ -58,14 +59,19 @@ class DiffusionSettings:
 
     model: str = "google/ddpm-cifar10-32"
     """A ``UNet2DModel`` of diffusers: a name on the Hugging Face hub, or a local folder."""
-    micro_batch: int = 8
-    """Images in a forward pass; always filled up. Larger is faster on an accelerator."""
+    micro_batch: int | None = None
+    """Images in a forward pass; always filled up. ``None`` is 8 on a CPU and 32 elsewhere."""
     precision: Arithmetic = "float32"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check(self.micro_batch >= 1, "micro_batch", "at least 1", self.micro_batch)
+        check(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", "at least 1", self.micro_batch)
         check(self.precision in ("float32", "bfloat16"), "precision", "float32 or bfloat16", self.precision)
+
+    @property
+    def at_a_time(self) -> int:
+        """Images in a forward pass."""
+        return self.micro_batch or default_micro_batch(on_cpu=torch.device(self.device).type == "cpu")
 
     def load(self) -> UNetDenoiser:
         """Load the network; see :func:`load_denoiser`."""

@@ -73,7 +73,7 @@ class ZIP(DiffusionDefense):
     def __init__(self, denoiser: Denoiser, config: ZIPConfig | None = None, *, key: Key = 0) -> None:
         """Raises ConfigError when the network's image size is not a multiple of ``scale``."""
         self.config = ZIPConfig() if config is None else config
-        super().__init__(denoiser, micro_batch=self.config.micro_batch, key=key)
+        super().__init__(denoiser, micro_batch=self.config.at_a_time, key=key)
         size, scale = denoiser.image_size, self.config.scale
         check(size % scale == 0, "scale", f"a divisor of the network's {size} pixels", scale)
 

@@ -36,7 +36,7 @@ class CountingClassifier:
 
         Raises QueryBudgetError before the classifier sees any of them if they do not all fit into the budget.
         """
-        batch = as_batch(images)
+        batch = as_batch(images, device=None)  # the classifier moves it
         if self.budget is not None and self.queries + len(batch) > self.budget:
             raise QueryBudgetError(
                 f"{len(batch)} more queries would exceed the budget of {self.budget}: "

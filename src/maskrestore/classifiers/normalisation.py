@@ -43,7 +43,7 @@ class Normalisation:
         if length not in (1, channels):
             raise InvalidImageError(f"mean and std are for {length} channels, got images with {channels}")
         # (C,) -> (C, 1, 1), to act on (B, C, H, W)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values).to(images.device)[:, None, None] for values in (self.mean, self.std))
         return (images - mean) / std
 
 

@@ -129,7 +129,7 @@ def reproduce(
         cache=cache,
         diffusion=diffusion,
         device=device,
-        train=functools.partial(_train, data=data, cache=cache) if train else None,
+        train=functools.partial(_train, data=data, cache=cache, device=device) if train else None,
         known=known or (),
     )
     laboratory = make()
@@ -166,7 +166,12 @@ def _all(victims: Mapping[str, Sequence[VictimConfig]]) -> list[VictimConfig]:
 
 
 def _train(
-    config: VictimConfig, report: Callable[[TrainingProgress], None], *, data: Path | None, cache: Path | None
+    config: VictimConfig,
+    report: Callable[[TrainingProgress], None],
+    *,
+    data: Path | None,
+    cache: Path | None,
+    device: str,
 ) -> object:
     """Train a victim unless it is there."""
     return train_network(
@@ -174,7 +179,8 @@ def _train(
         VictimData.load(config.dataset, data),
         cache=cache,
         report=lambda _, state, __: report(state),
-        restoration=restoration(config),
+        restoration=restoration(config, device),
+        device=device,
     )
 
 

@@ -40,6 +40,7 @@ def train_victim(
         Path | None, typer.Option(help="Also write the weights here, in half precision, as packaged ones are.")
     ] = None,
     afresh: Annotated[bool, typer.Option("--afresh", help="Train it even if the package holds it trained.")] = False,
+    device: Annotated[str, typer.Option(help="Where it is trained: cpu or cuda.")] = "cpu",
     settings: TrainingSetOption = None,
     data: DataOption = None,
     cache: CacheOption = None,
@@ -59,7 +60,7 @@ def train_victim(
         maskrestore train-victim --dataset gtsrb --attack badnets:2x2-white --target 3 --set width=32
     """
     config = victim_config(dataset, attack, target, settings or [])
-    record = train_with_progress(config, cache=cache, data=data, use_package=not afresh)
+    record = train_with_progress(config, cache=cache, data=data, use_package=not afresh, device=device)
     rates = {name: record[name] for name in _RATES if name in record}
     text = ", ".join(f"{name.replace('_', ' ')} {100 * value:.2f} %" for name, value in rates.items())
     if export is not None:
@@ -79,7 +80,7 @@ def victim_config(dataset: str, attack: str | None, target: int, settings: list[
 
 
 def train_with_progress(
-    config: VictimConfig, *, cache: Path | None, data: Path | None, use_package: bool = True
+    config: VictimConfig, *, cache: Path | None, data: Path | None, use_package: bool = True, device: str = "cpu"
 ) -> dict[str, Any]:
     """Train a victim, or the rest of it, under a progress bar; returns its record."""
     splits = VictimData.load(config.dataset, data)
@@ -95,15 +96,21 @@ def train_with_progress(
             update(state.step, state.steps, note)
 
         return train_network(
-            config, splits, cache=cache, report=show, restoration=restoration(config), use_package=use_package
+            config,
+            splits,
+            cache=cache,
+            report=show,
+            restoration=restoration(config, device),
+            use_package=use_package,
+            device=device,
         )
 
 
-def restoration(config: VictimConfig) -> Restoration | None:
+def restoration(config: VictimConfig, device: str = "cpu") -> Restoration | None:
     """What a victim that is trained on restored images needs: three quarters of the tokens hidden at random."""
     if not config.restored_rate:
         return None
-    restorer = load_restorer(DEFAULT_RESTORER)
+    restorer = load_restorer(DEFAULT_RESTORER, device=device)
     tokens = restorer.grid**2
 
     def apply(images: Tensor, generator: Generator) -> Tensor:

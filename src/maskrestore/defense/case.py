@@ -20,7 +20,8 @@ class Case:
     """``B`` images, their answers so far, and their bill. Nothing of an image depends on another one."""
 
     images: Tensor
-    """``(B, C, H, W)`` in [0, 1], as they came."""
+    """``(B, C, H, W)`` in [0, 1], as they came. Pixels are on the restorer's device; all else is small, and on the
+    CPU."""
     original: Tensor
     """``(B,)`` int64: their labels."""
     streams: Sequence[Stream]
@@ -65,7 +66,7 @@ class Case:
     def result(self) -> Purification:
         """The answers."""
         return Purification(
-            images=self.purified,
+            images=self.purified.cpu(),
             labels=self.labels,
             original_labels=self.original,
             queries=self.queries,

@@ -15,12 +15,13 @@ def fuse(images: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:
     """Average K restorations over their hidden pixels; keep the image where nothing was hidden (Eq. 2).
 
     images: ``(B, C, H, W)``; restored: ``(B, K, C, H, W)``; hidden: ``(B, K, g, g)`` bool.
-    Returns ``(B, C, H, W)``; pixels that no mask hides are the image's own, bit for bit.
+    Returns ``(B, C, H, W)``, where the images are; pixels that no mask hides are the image's own, bit for bit.
     """
     height, width = images.shape[-2:]
     masks = hidden.shape[1]
     # (B, K, g, g) -> (B K, 1, H, W) -> (B, K, 1, H, W)
-    weights = tokens_to_pixels(hidden.flatten(0, 1), height, width).unflatten(0, (-1, masks)).to(images.dtype)
+    pixels = tokens_to_pixels(hidden.flatten(0, 1).to(images.device), height, width)
+    weights = pixels.unflatten(0, (-1, masks)).to(images.dtype)
     total = torch.zeros_like(images)
     for mask in range(masks):  # one by one: the order of additions is then the same in every batch
         total = total + restored[:, mask] * weights[:, mask]

@@ -45,7 +45,7 @@ def image_scores(images: Tensor, restored: Tensor, hidden: Tensor, config: BDMAE
     """S_i: how badly the restorations of each round resemble the image, token by token.
 
     images: ``(B, C, H, W)``; restored: ``(B, N_o, N_i, C, H, W)``; hidden: ``(B, N_o, N_i, g, g)``.
-    Returns ``(B, g, g)`` in [0, 2]. Source: Eq. 2 and Alg. 1 lines 8-11.
+    Returns ``(B, g, g)`` in [0, 2], where the masks are. Source: Eq. 2 and Alg. 1 lines 8-11.
     """
     rounds, grid = hidden.shape[1], hidden.shape[-1]
     # (B, N_o, N_i, ...) -> (B N_o, N_i, ...)
@@ -54,7 +54,7 @@ def image_scores(images: Tensor, restored: Tensor, hidden: Tensor, config: BDMAE
     similarity = ssim_map(repeated, fused, window=config.ssim_window, sigma=config.ssim_sigma)
     # (B N_o, H, W) -> (B N_o, g, g) -> (B, N_o, g, g) -> (B, g, g)
     scores: Tensor = (1 - pool_to_tokens(similarity, grid)).unflatten(0, (-1, rounds)).mean(dim=1)
-    return scores
+    return scores.to(hidden.device)
 
 
 def flip_scores(flipped: Tensor, hidden: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def on_clouds(
     the clouds themselves, too, where the label does not come along.
     """
     enough = min(enough, len(grids))
-    region = tokens_to_pixels(hidden, *images.shape[-2:])
+    region = _region(images, hidden)
     pictures = clouds(images, streams, grids)
     answers = _ask(classifier, _pasted(images, region, pictures))
     brings = (answers == labels.unsqueeze(1)).sum(dim=1) >= enough
@@ -155,8 +155,7 @@ def transfer_test(
     rest = seen.changes.nonzero().squeeze(1)
     if len(rest):
         copies = turned(attempt.restored[changed[rest]])
-        region = tokens_to_pixels(hidden[rest], *images.shape[-2:])
-        with_region = _ask(classifier, _pasted(images[rest], region, copies))
+        with_region = _ask(classifier, _pasted(images[rest], _region(images, hidden[rest]), copies))
         found[changed[rest]] = (with_region != _ask(classifier, copies)).all(dim=1)
         queries[changed[rest]] += 2 * TURNS
     return found, queries
@@ -165,6 +164,11 @@ def transfer_test(
 def transfer_queries(count: int, *, compare: bool) -> int:
     """Queries of a transfer test, at most."""
     return count + (count + 2 * TURNS if compare else 0)
+
+
+def _region(images: Tensor, hidden: Tensor) -> Tensor:
+    """Tokens ``(B, g, g)`` as pixels ``(B, 1, H, W)``, where the images are."""
+    return tokens_to_pixels(hidden.to(images.device), *images.shape[-2:])
 
 
 def _pasted(images: Tensor, region: Tensor, pictures: Tensor) -> Tensor:

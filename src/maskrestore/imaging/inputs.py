@@ -20,8 +20,8 @@ _LEVELS_16_BIT = 65535
 _PLAIN_MODES = ("RGB", "RGBX", "P", "CMYK", "YCbCr")
 
 
-def as_batch(images: object) -> Tensor:
-    """Turn images into a batch ``(B, C, H, W)``: float32 in [0, 1], ``C`` 1 or 3, contiguous, on the CPU.
+def as_batch(images: object, *, device: str | torch.device | None = "cpu") -> Tensor:
+    """Turn images into a batch ``(B, C, H, W)``: float32 in [0, 1], ``C`` 1 or 3, contiguous, on ``device``.
 
     images: one of
 
@@ -31,11 +31,12 @@ def as_batch(images: object) -> Tensor:
       grey keeps its precision; EXIF orientation is not applied (``codec.read_image`` does that);
     - a list or tuple of the above, all of one shape.
 
-    uint8 is divided by 255; floating-point pixels must lie in [0, 1] already. A float32 tensor that needs no
-    change is returned as it is, not copied. Raises InvalidImageError for anything else, NaN, an empty batch,
-    or a NumPy shape in which both places could be the channels.
+    device: ``None`` leaves tensors where they are. uint8 is divided by 255; floating-point pixels must lie in [0, 1]
+    already. A float32 tensor that needs no change is returned as it is, not copied. Raises InvalidImageError for
+    anything else, NaN, an empty batch, or a NumPy shape in which both places could be the channels.
     """
-    parts = [_batch(image) for image in images] if isinstance(images, list | tuple) else [_batch(images)]
+    many = images if isinstance(images, list | tuple) else [images]
+    parts = [_batch(image, device) for image in many]
     if not parts:
         raise InvalidImageError("expected at least one image, got an empty list")
     shapes = sorted({tuple(part.shape[1:]) for part in parts})
@@ -45,7 +46,7 @@ def as_batch(images: object) -> Tensor:
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _batch(image: object) -> Tensor:
+def _batch(image: object, device: str | torch.device | None) -> Tensor:
     """One element of the list, or all there is, as a valid batch."""
     if isinstance(image, Image.Image):
         image = _pil_pixels(image)
@@ -57,7 +58,7 @@ def _batch(image: object) -> Tensor:
         raise InvalidImageError(
             f"expected a torch.Tensor, a numpy.ndarray, a PIL.Image or a list of them, got {type(image).__name__}"
         )
-    return _unit_interval(_with_all_axes(tensor))
+    return _unit_interval(_with_all_axes(tensor.to(device or tensor.device)))
 
 
 def _with_all_axes(tensor: Tensor) -> Tensor:
@@ -85,15 +86,15 @@ def _channel_hint(shape: tuple[int, ...]) -> str:
 
 
 def _unit_interval(tensor: Tensor) -> Tensor:
-    """Pixels as contiguous float32 in [0, 1] on the CPU, or an error that names what is wrong."""
+    """Pixels as contiguous float32 in [0, 1], or an error that names what is wrong."""
     if tensor.dtype == torch.uint8:
-        return tensor.cpu().contiguous().float() / 255
+        return tensor.contiguous().float() / 255
     if not tensor.is_floating_point():
         raise InvalidImageError(
             f"expected uint8 in 0..255 or floating point in [0, 1], got {tensor.dtype}; convert it to uint8"
         )
-    pixels = tensor.to("cpu", torch.float32).contiguous()
-    low, high = (bound.item() for bound in pixels.aminmax())
+    pixels = tensor.to(torch.float32).contiguous()
+    low, high = torch.stack(pixels.aminmax()).tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
         count = int((~pixels.isfinite()).sum())
         raise InvalidImageError(f"expected finite pixels in [0, 1], got NaN or infinity in {count} values")

@@ -113,7 +113,8 @@ class MAERestorer:
 
         images: ``(B, C, H, W)`` float32 in [0, 1] with ``C`` 1 or 3 and any ``H`` and ``W``; hidden: ``(B, g, g)``
         bool, or ``(B, M, g, g)``: M masks for each image, whose common work is then done once. Returns
-        ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1]. Raises InvalidImageError for other shapes.
+        ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1], where the images are. Raises InvalidImageError for other
+        shapes.
 
         Grey images are restored as three equal channels, whose mean is taken. Departure: the authors' code shrinks
         the restoration with nearest neighbour, which shifts it by 0.43 pixels at 32 x 32; here it is antialiased.
@@ -129,11 +130,11 @@ class MAERestorer:
 
     def _restore(self, images: Tensor, hidden: Tensor, owner: Tensor) -> Tensor:
         """owner: ``(N,)`` int64, the image that each mask of ``(N, g, g)`` belongs to. Returns ``(N, C, H, W)``."""
-        channels, height, width = images.shape[1:]
+        home, (channels, height, width) = images.device, images.shape[1:]
+        images, hidden = images.to(self.device), hidden.cpu()
         # One by one, so that an image's bits do not depend on the others.
         size = self.network.image_size
         inputs = torch.cat([resize(image, size, size) for image in images.split(1)]).expand(-1, 3, -1, -1)
-        inputs = inputs.to(self.device)
         tokens = torch.cat([self.network.embed(image) for image in inputs.split(1)])
         restored = images.new_empty(len(hidden), channels, height, width)
         untouched = (~hidden.flatten(1).any(dim=1)).nonzero().squeeze(1)
@@ -146,7 +147,7 @@ class MAERestorer:
             padded = F.pad(index, (0, count - len(index)), value=int(index[0]))
             output = self._reconstruct(inputs, tokens, owner[padded], hidden[padded], visible)[: len(index)]
             output = output.mean(dim=1, keepdim=True) if channels == 1 else output
-            pixels = tokens_to_pixels(hidden[index], height, width)
+            pixels = tokens_to_pixels(hidden[index].to(self.device), height, width)
             output = resize(output, height, width).clamp(0, 1)
             restored[index] = torch.where(pixels, output, images[owner[index]])
 
@@ -159,7 +160,7 @@ class MAERestorer:
         else:
             for chunk in chunks:
                 restore_chunk(chunk)
-        return restored
+        return restored.to(home)
 
     def _reconstruct(
         self, inputs: Tensor, tokens: Tensor, owner: Tensor, hidden: Tensor, visible: tuple[int, int]
@@ -167,7 +168,7 @@ class MAERestorer:
         owner, hidden = owner.to(self.device), hidden.to(self.device)
         with autocast(self.device, "float32" if self.precision == "float32" else "bfloat16"):
             output = self.network(inputs[owner], hidden, tokens=tokens[owner], visible=visible)
-        return output.float().cpu()
+        return output.float()
 
     def _shapes(self, hidden: Tensor) -> list[tuple[Tensor, tuple[int, int], int]]:
         """Masks that run in one shape: their indices, fewest and most visible tokens, and how many to a micro-batch.
@@ -175,19 +176,23 @@ class MAERestorer:
         Masks that hide nothing are in none of them.
         """
         total = self.grid**2
-        counts = hidden.flatten(1).sum(dim=1)
+        counts = (~hidden).flatten(1).sum(dim=1)  # of visible tokens
         sizes = 1
         if self.network.skips_hidden:
             # Small matrices want large batches, so sizes are mixed; else padding would cost more than it brings.
             sizes = 4 if self._mixes else total
         step = -(-total // sizes)
-        # Visible tokens, rounded up to a multiple of the step: (N,)
-        lengths = (total - counts + step - 1) // step * step
+        # Rounded up to a multiple of the step: (N,). What is one already, as a random mask's quarter is, needs no room
+        # for others.
+        lengths = (counts + step - 1) // step * step
+        exact = lengths == counts
         shapes = []
-        for length in lengths[counts > 0].unique().tolist():
-            visible = max(length - step + 1, 0), min(length, total)
-            count = self.micro_batch or (self._large if step > 1 else max(1, _TOKENS // (1 + length)))
-            shapes.append((((lengths == length) & (counts > 0)).nonzero().squeeze(1), visible, count))
+        for length in lengths[counts < total].unique().tolist():
+            for fewest, fitting in ((length, exact), (max(length - step + 1, 0), ~exact)):
+                index = ((lengths == length) & fitting & (counts < total)).nonzero().squeeze(1)
+                if len(index):
+                    count = self.micro_batch or (self._large if step > 1 else max(1, _TOKENS // (1 + length)))
+                    shapes.append((index, (fewest, min(length, total)), count))
         return shapes
 
     def _check(self, images: Tensor, hidden: Tensor) -> None:

@@ -32,15 +32,18 @@ class Augmentation:
 
 
 def augment(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
-    """Augment ``(B, 3, H, W)`` uint8 images; returns float32 in [0, 1], of that shape, channels last."""
+    """Augment ``(B, 3, H, W)`` uint8 images; returns float32 in [0, 1], of that shape, channels last.
+
+    generator: of the CPU, wherever the images are, so that they are changed in the same way everywhere.
+    """
     moved = _shift_and_flip(images, config, generator).float() / 255
     if config.jitter > 0:
-        contrast, brightness = 2 * torch.rand(2, len(moved), 1, 1, 1, generator=generator) - 1
+        contrast, brightness = (2 * torch.rand(2, len(moved), 1, 1, 1, generator=generator) - 1).to(moved)
         centre = moved.mean((1, 2, 3), keepdim=True)
         moved = (moved - centre) * (1 + config.jitter * contrast) + centre + config.jitter / 2 * brightness
         moved = moved.clamp(0, 1)
     if config.cutout > 0:
-        moved = torch.where(_square(moved, config.cutout, generator), 0.5, moved)
+        moved = torch.where(_square(moved, config.cutout, generator).to(moved.device), 0.5, moved)
     return moved.contiguous(memory_format=torch.channels_last)
 
 
@@ -55,8 +58,9 @@ def _shift_and_flip(images: Tensor, config: Augmentation, generator: torch.Gener
     if config.flip:
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    batch = torch.arange(count).view(-1, 1, 1)
-    moved = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
+    places = (torch.arange(count).view(-1, 1, 1), rows[:, :, None], columns[:, None, :])
+    batch, rows, columns = (place.to(images.device) for place in places)
+    moved = padded.permute(0, 2, 3, 1)[batch, rows, columns]  # (B, H, W, 3)
     return moved.permute(0, 3, 1, 2)
 
 

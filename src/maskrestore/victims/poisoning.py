@@ -24,7 +24,7 @@ class Restoration:
     weights: str
     """Digest of the restorer's weights."""
     apply: Callable[[Tensor, Generator], Tensor]
-    """Restores ``(B, 3, H, W)`` images in [0, 1] from a random part of each."""
+    """Restores ``(B, 3, H, W)`` images in [0, 1], on the CPU, from a random part of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def poisoning_plan(
     """
     hooks, labels = training_hooks(attack), train.labels
     chosen = choose_poisoned(labels, attack, config.poisoning.rate, config.seed)
-    poisoned = torch.zeros(len(labels), dtype=torch.bool)
+    poisoned = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     poisoned[chosen] = True
     images = train.images
     if hooks.perturb is not None:
@@ -73,12 +73,12 @@ def poisoning_plan(
             part = batch[triggered]
             out[triggered] = hooks.vary(part, generator) if hooks.vary else attack.apply(part)
         if hooks.decoy is not None:
-            decoys = ~triggered & (torch.rand(len(batch), generator=generator) < hooks.decoy_rate)
+            decoys = ~triggered & (torch.rand(len(batch), generator=generator) < hooks.decoy_rate).to(batch.device)
             if decoys.any():
                 out[decoys] = hooks.decoy(batch[decoys], generator)
         return out, torch.where(triggered, attack.poisoned_label(own), own)
 
-    epoch = torch.cat([torch.arange(len(labels)), chosen.repeat(config.poisoning.repeats - 1)])
+    epoch = torch.cat([torch.arange(len(labels)), chosen.cpu().repeat(config.poisoning.repeats - 1)])
     return Plan(images=images, epoch=epoch, stamp=stamp)
 
 
@@ -100,10 +100,10 @@ def with_restoration(plan: Plan, config: VictimConfig, restoration: Restoration 
 
     def stamp(batch: Tensor, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         images, labels = plan.stamp(batch, indices, generator)
-        chosen = torch.rand(len(images), generator=generator) < config.restored_rate
+        chosen = (torch.rand(len(images), generator=generator) < config.restored_rate).to(images.device)
         if chosen.any():
             images = images.clone()
-            images[chosen] = restoration.apply(images[chosen], generator)
+            images[chosen] = restoration.apply(images[chosen].cpu(), generator).to(images.device)
         return images, labels
 
     return replace(plan, stamp=stamp)

@@ -90,7 +90,7 @@ def save_victim(
 
 
 def _write(config: VictimConfig, network: nn.Module, path: Path) -> None:
-    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"config": json.dumps(config.canonical())})
     partial.replace(path)

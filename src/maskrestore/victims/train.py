@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ def train_victim(
     report: Report = lambda config, state, accuracy: None,
     restoration: Restoration | None = None,
     use_package: bool = True,
+    device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
     """Train the victim unless the cache holds it or the package does; returns its record.
 
@@ -99,6 +100,8 @@ def train_victim(
     epoch ended. Triggers are put in after augmentation, so that they lie where they do at test time; the
     images that carry them are the same in every epoch. restoration: what a ``config.restored_rate`` above 0 needs.
     use_package: whether a victim that the package holds (``starts.py``) is taken from there, or trained all the same.
+    device: where it is trained and measured; random numbers are drawn in the same way on all, but another device rounds
+    differently and ends at other weights.
 
     The record holds the configuration, its digest and that of the clean victim, the accuracy on the test
     split ("clean_accuracy"), on triggered test images ("backdoor_accuracy", and "attack_success_rate"; the
@@ -115,25 +118,28 @@ def train_victim(
     for split in (data.train, data.test):
         if split.name != config.dataset:
             raise DataError(f"the victim is of {config.dataset}, but the data are {split.name}")
+    train, test = (_on(split, device) for split in (data.train, data.test))
     packaged = packaged_start(config) if use_package else None
     if packaged is not None:
-        record = {**packaged[1], **measure(packaged[0], data.test, None)}
+        record = {**packaged[1], **measure(packaged[0].to(device), test, None)}
         save_victim(config, packaged[0], record, cache)
         return record
 
     def clean_victim() -> VictimNetwork:
-        train_victim(config.clean(), data, cache=cache, report=report)
+        train_victim(config.clean(), data, cache=cache, report=report, device=device)
         return load_victim(config.clean(), cache)
 
     attack = _new_attack(config)
-    network = clean_victim() if config.fine_tuned else _new_network(config, data.train)
-    plan = with_restoration(_plan(config, data.train, attack, clean_victim), config, restoration)
+    if isinstance(attack, InputAwareAttack):
+        attack.networks.to(device)
+    network = (clean_victim() if config.fine_tuned else _new_network(config, train)).to(device)
+    plan = with_restoration(_plan(config, train, attack, clean_victim), config, restoration)
     checkpoint = victim_path(config, cache).with_suffix(".state.pt")
 
     def on_report(state: TrainingProgress, network: nn.Module) -> None:
         checked = None
         if state.epoch % 1 == 0 or state.step == state.steps:
-            checked = _accuracy(network, data.test.images[:_QUICK_CHECK], data.test.labels[:_QUICK_CHECK])
+            checked = _accuracy(network, test.images[:_QUICK_CHECK], test.labels[:_QUICK_CHECK])
             network.train()
         report(config, state, checked)
 
@@ -153,7 +159,7 @@ def train_victim(
     record = {
         "digest": config.digest(),
         "config": config.canonical(),
-        **measure(network, data.test, attack),
+        **measure(network, test, attack),
         "seconds": round(seconds, 1),
         "precision": fast_arithmetic(plan.images.device),
         "threads": torch.get_num_threads(),
@@ -200,7 +206,7 @@ def _plan(
         return joint_plan(train, attack, config)
     if training_hooks(attack).perturb is None:
         return poisoning_plan(train, attack, config, None)
-    clean = clean_victim().requires_grad_(False)
+    clean = clean_victim().to(train.images.device).requires_grad_(False)
 
     def logits(images: Tensor) -> Tensor:
         with autocast(images.device):
@@ -208,6 +214,10 @@ def _plan(
         return answers
 
     return poisoning_plan(train, attack, config, logits)
+
+
+def _on(split: ImageDataset, device: str | torch.device) -> ImageDataset:
+    return replace(split, images=split.images.to(device), labels=split.labels.to(device))
 
 
 def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:

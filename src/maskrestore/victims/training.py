@@ -81,10 +81,10 @@ def fit(
 ) -> float:
     """Train ``network`` in place; returns the seconds it took, earlier runs included.
 
-    images: ``(N, 3, H, W)`` uint8. epoch: ``(M,)`` indices of the images that an epoch shows, in random order. stamp:
-    gives each augmented batch its triggers and labels. tag: identifies the run; a checkpoint of another one is
-    refused. checkpoint: written after each epoch, and gone on from if it exists. companion: learns along. The same
-    seed gives the same run, resumed or not, on one machine with one number of threads.
+    images: ``(N, 3, H, W)`` uint8, on the network's device. epoch: ``(M,)`` indices of the images that an epoch shows,
+    in random order. stamp: gives each augmented batch its triggers and labels. tag: identifies the run; a checkpoint
+    of another one is refused. checkpoint: written after each epoch, and gone on from if it exists. companion: learns
+    along. The same seed gives the same run, resumed or not, on one machine with one number of threads.
 
     With ``recipe.ema`` the average of the weights is what is reported on and what ``network`` ends with.
 
@@ -108,7 +108,7 @@ def fit(
     while step < steps:
         # each epoch has a generator of its own, so that a resumed run goes on with the same numbers
         generator = torch.Generator().manual_seed(seed * 100_003 + step // per_epoch)
-        order = epoch[torch.randperm(len(epoch), generator=generator)]
+        order = epoch[torch.randperm(len(epoch), generator=generator)].to(images.device)
         network.train()
         for indices in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):
             rate = one_cycle(step, steps, recipe.warmup)
@@ -224,7 +224,7 @@ def _resume(path: Path | None, parts: Mapping[str, Any], tag: str) -> tuple[int,
     if path is None or not path.exists():
         return 0, 0.0
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path} is no readable checkpoint; delete it to start over ({error})") from error
     if state["tag"] != tag:
