@@ -199,7 +199,7 @@ def test_the_digest_depends_on_what_decides_the_weights_and_on_nothing_else() ->
         replace(ATTACKED, mode="all-to-all"),
         replace(ATTACKED, position=(0, 0)),
         replace(ATTACKED, poison_rate=0.2),
-        replace(ATTACKED, poison_repeats=1),
+        replace(ATTACKED, poison_repeats=2),
         replace(ATTACKED, init="clean"),
         replace(ATTACKED, attack="corners"),
     ]

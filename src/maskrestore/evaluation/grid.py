@@ -41,6 +41,8 @@ class Case:
     """As in ``VictimConfig``: an attacker who prepares for a defense by restoration."""
     first_target: int = 0
     """The attacker's class in the first repeat."""
+    from_scratch: bool = False
+    """Whether the victim is trained from scratch at every scale: a fine-tune does not learn the attack."""
 
     @property
     def label(self) -> str:
@@ -146,7 +148,7 @@ class Cell:
             restored_rate=case.restored_rate,
             restorer_weights=packaged_digest(DEFAULT_RESTORER) if case.restored_rate else None,
             seed=self.repeat,
-            init=scale.init,
+            init="scratch" if case.from_scratch else scale.init,
         )
         return self._shortened(config)
 

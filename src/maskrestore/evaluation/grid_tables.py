@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,7 @@ def grid_table(name: str, table: Table, cells: Sequence[Cell], folders: Sequence
     sheets += [_column_sheet(name, column, rows, summaries) for column in shown]
     sheets += [_cost_sheet(rows, records)]
     long = _long(name, rows, columns, summaries, records)
-    said = (_cross_triggers(records), _verdict(rows, shown, summaries))
+    said = (_cross_triggers(records), _retrained(rows, records), _verdict(rows, shown, summaries))
     return _finished(name, table, columns, sheets, long, found=[text for text in said if text])
 
 
@@ -161,6 +162,22 @@ def _cross_triggers(records: Records) -> str | None:
         if record.victim.cross_trigger is not None
     }
     return f"Accuracy with the triggers of other images: {', '.join(rates.values())}." if rates else None
+
+
+def _retrained(rows: Sequence[Row], records: Records) -> str | None:
+    """Which rows asked victims with other weights than most rows did: the same recipe, trained anew elsewhere."""
+    weights: dict[tuple[Case, int], Counter[str]] = defaultdict(Counter)
+    for (case, _, repeat), record in records.items():
+        weights[case, repeat][record.victim.weights] += 1
+    usual = {key: counts.most_common(1)[0][0] for key, counts in weights.items()}
+    others: Counter[str] = Counter()
+    for (case, variant, repeat), record in records.items():
+        if record.victim.weights != usual[case, repeat]:
+            others.update(row.label for row in rows if variant in row.variants)
+    if not others:
+        return None
+    named = ", ".join(f"{label} ({count})" for label, count in others.items())
+    return f"Cells whose victim was trained anew, by the same recipe, after the other rows were measured: {named}."
 
 
 def _whole(found: Summaries) -> dict[tuple[str, str], float]:

@@ -97,8 +97,9 @@ _TWO_PIXELS = Case(dataset="cifar10", attack="badnets:2x2-color")
 _CORNERS = Case(dataset="cifar10", attack="label-consistent")
 _SIGN = Case(dataset="gtsrb", attack="badnets:3x3-color")
 _TASKS = (_TWO_PIXELS, _CORNERS, _SIGN)
-_SIGN_CORNERS = Case(dataset="gtsrb", attack="label-consistent", first_target=2)
-"""Labels stay true: only images of the attacker's class can be poisoned, and the first class has 105 to train on."""
+_SIGN_CORNERS = Case(dataset="gtsrb", attack="label-consistent", first_target=2, from_scratch=True)
+"""Labels stay true: only images of the attacker's class can be poisoned, and the first class has 105 to train on. A
+classifier that knows the signs by heart learns no trigger on them: fine-tunes ended with an ASR of 1 %."""
 _HARD = (
     Case(dataset="cifar10", attack="input-aware"),
     _CORNERS,
@@ -217,7 +218,8 @@ GRIDS: dict[str, Experiment] = {
             _WHITE_BOX_NOTE,
             _LATER_NOTE,
             "The paper shows Blended on large images only, and four corners not by themselves.",
-            "GTSRB LC: towards the third class, the speed limit of 50; the first one has too few images to poison.",
+            "GTSRB LC: towards the third class, the speed limit of 50, since the first one has too few images to "
+            "poison; trained from scratch, since a fine-tune does not learn it.",
         ),
     ),
     "tableA1": Table(

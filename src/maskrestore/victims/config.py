@@ -67,9 +67,9 @@ class VictimConfig:
     """Share of the training images that carry the trigger (of the target class's, for an attack with clean
     labels); ``None`` is the attack's own, nearly always 0.1 (paper, appendix B.1: 10 %)."""
     poison_repeats: int | None = None
-    """How often a poisoned image comes up in an epoch; ``None`` is the attack's own, nearly always 3. One pixel is
-    not learned in two epochs of a fine-tune when its images come up once; the set of poisoned images stays the
-    same."""
+    """How often a poisoned image comes up in an epoch; ``None`` is the attack's own for a fine-tune, nearly always 3,
+    and 1 from scratch. One pixel is not learned in two epochs of a fine-tune when its images come up once; the set of
+    poisoned images stays the same."""
     restored_rate: float = 0.0
     """Share of the images of each batch that are shown as a masked autoencoder restores them from a random quarter
     of their tokens, triggered or not: an attacker who prepares for a defense by restoration. Above 0 it needs
@@ -94,8 +94,9 @@ class VictimConfig:
             raise ConfigError(f"poison_rate must be in (0, 1), got {poisoning.rate}")
         if not 0 <= self.restored_rate <= 1:
             raise ConfigError(f"restored_rate must be in [0, 1], got {self.restored_rate}")
-        for name, value in (("width", self.width), ("poison_repeats", poisoning.repeats)):
-            if value < 1:
+        for name in ("width", "poison_repeats"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
 
     @property
@@ -128,7 +129,7 @@ class VictimConfig:
         return replace(
             own,
             rate=own.rate if self.poison_rate is None else self.poison_rate,
-            repeats=own.repeats if self.poison_repeats is None else self.poison_repeats,
+            repeats=self.poison_repeats or (own.repeats if self.fine_tuned else 1),
         )
 
     def clean(self) -> VictimConfig:

@@ -30,6 +30,7 @@ PACKAGED: dict[str, VictimConfig] = {
         target=4,
         position=(21, 14),
         init="scratch",
+        poison_repeats=3,
         recipe=default_recipe("signs", fine_tuned=False),
     )
 }
