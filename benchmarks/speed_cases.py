@@ -71,17 +71,16 @@ class Case:
 
     def classifier(self, micro_batch: int | None = None) -> Classifier:
         """The black box, in the precision that the device is fast in. micro_batch: ``None`` is the library's own."""
-        paid = ModuleClassifier(
-            self.module, precision=fast_arithmetic(self.device), device=self.device, micro_batch=micro_batch
-        )
-        if self.truth is not None:
-            return paid
+        asked = ModuleClassifier if self.truth is not None else _MadeUp
+        return asked(self.module, precision=fast_arithmetic(self.device), device=self.device, micro_batch=micro_batch)
 
-        def replaced(batch: Tensor) -> Tensor:
-            paid(batch)
-            return ((batch.double().mean(dim=(1, 2, 3)) * 1e7).long() % 10 == 0).long()
 
-        return replaced
+class _MadeUp(ModuleClassifier):
+    """Does the work of the module, and answers something else."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        super().__call__(images)
+        return ((images.double().mean(dim=(1, 2, 3)) * 1e7).long() % 10 == 0).long().cpu()
 
 
 def make_case(name: str, count: int, clock: Clock, *, triggered_share: float = 0.1) -> Case:

@@ -87,6 +87,12 @@ def test_repeat_zero_is_the_victim_that_train_victim_makes():
     assert clean.poisoned.attack == "corners"
 
 
+def test_an_attack_that_a_fine_tune_does_not_learn_is_trained_from_scratch():
+    victim = cell(dataclasses.replace(CASE, from_scratch=True)).victim
+    assert (victim.init, victim.fine_tuned, victim.poisoning.repeats) == ("scratch", False, 1)
+    assert cell().victim.poisoning.repeats == 3
+
+
 def test_a_cell_is_known_by_everything_that_was_asked_for():
     others = [
         cell(repeat=1),
@@ -114,7 +120,7 @@ def test_digests_of_cells_stay_what_they_were():
         "patchcleanser": "28436f46b6bcb971",
         "lite-bd": "c7b6166c0ef21058",
         "strip": "ebb3f1ecf9a594d2",
-        "diffpure-ddpm": "6da2fbc9bed59b36",
+        "diffpure-ddpm": "541a7af2f303767c",
     }
     case = Case(dataset="cifar10", attack="badnets:1x1-color")
     cells = {name: cell(case, name, **({"threshold": 0.6} if "februus" in name else {})) for name in digests}

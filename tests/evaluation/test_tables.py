@@ -156,6 +156,19 @@ def test_a_table_says_what_other_images_triggers_do(tmp_path):
     assert "Accuracy with the triggers of other images: cifar10 corners 75.0 %." in text
 
 
+def test_a_table_names_rows_whose_victim_was_trained_anew(tmp_path):
+    table = small_table()
+    assert "trained anew" not in measured(table, tmp_path).markdown()
+    # One of two rows is no minority, so a third one is needed beside it.
+    table = dataclasses.replace(table, rows=(*table.rows, Row(label="Blur", variants=(Variant(defense="blur-weak"),))))
+    measured(table, tmp_path)
+    for path in (tmp_path / "cells").glob("cifar10*blur-weak*.json"):
+        record = read_record(path)
+        write_record(path, dataclasses.replace(record, victim=dataclasses.replace(record.victim, weights="other")))
+    text = grid_table("table2", table, cells_of(table, SMOKE), [tmp_path]).markdown()
+    assert "by the same recipe, after the other rows were measured: Blur (1)." in text
+
+
 def test_repeats_are_averaged_and_counted(tmp_path):
     text = measured(small_table(), tmp_path, repeats=3).markdown()
     assert (

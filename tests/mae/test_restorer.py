@@ -162,6 +162,7 @@ class Dim:
     def __init__(self) -> None:
         self.lowered = False
         self.seen: list[tuple[int, int]] = []
+        self.spans: list[tuple[int, int]] = []
 
     def in_bfloat16(self) -> "Dim":
         lowered = Dim()
@@ -179,6 +180,7 @@ class Dim:
         assert visible[0] <= counts.min()
         assert counts.max() <= visible[1]
         self.seen.append((len(images), int(visible[1])))
+        self.spans.append(visible)
         return torch.full_like(images, 0.5)
 
 
@@ -194,3 +196,12 @@ def test_any_network_that_keeps_the_protocol_will_do() -> None:
     assert {size for size, _ in network.seen} == {8}
     assert {visible for _, visible in network.seen} <= {16, 32, 48, 64}
     assert MAERestorer(network, precision="bfloat16").network.lowered  # type: ignore[attr-defined]
+
+
+def test_masks_that_leave_a_quarter_need_no_room_for_others() -> None:
+    network = Dim()
+    tokens = torch.arange(64).view(8, 8)
+    # The first two leave 16 of 64 tokens visible, as random masks do, the others 15 and 17.
+    hidden = torch.stack([tokens >= 16, tokens < 48, tokens >= 15, tokens >= 17])
+    MAERestorer(network, precision="float32").restore(torch.rand(4, 3, 16, 16), hidden)
+    assert sorted(network.spans) == [(1, 16), (16, 16), (17, 32)]

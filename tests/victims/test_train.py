@@ -32,7 +32,7 @@ from maskrestore.victims.training import fit, one_cycle
 
 RECIPE = Recipe(epochs=3, learning_rate=0.02, batch_size=20, augmentation=Augmentation(shift=1, flip=False))
 CLEAN = VictimConfig(dataset="cifar10", width=4, recipe=RECIPE)
-ATTACKED = replace(CLEAN, attack="badnets:9x9-white", init="scratch", target=3)
+ATTACKED = replace(CLEAN, attack="badnets:9x9-white", init="scratch", poison_repeats=3, target=3)
 
 
 def easy(count: int, seed: int) -> ImageDataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from maskrestore.evaluation.detection_tables import (
 from maskrestore.evaluation.experiments import Column, Row, Table
 from maskrestore.evaluation.grid import Case, Cell
 from maskrestore.evaluation.paper import paper_rates
+from maskrestore.evaluation.records import Record
 from maskrestore.evaluation.sheets import Sheet, bold
 from maskrestore.evaluation.summary import (
     RATES,
@@ -25,6 +26,7 @@ from maskrestore.evaluation.summary import (
     Estimate,
     Records,
     Summary,
+    best_variant,
     costs_of,
     read_cells,
     summarise,
@@ -239,11 +241,16 @@ def _column_sheet(name: str, column: Column, rows: Sequence[Row], found: Summari
 def _cost_sheet(rows: Sequence[Row], records: Records) -> Sheet:
     body = []
     for row in rows:
-        chosen = [record for (_, variant, _), record in records.items() if variant in row.variants]
-        costs = costs_of(chosen)
+        costs = costs_of(_taken(row, {case for case, _, _ in records}, records))
         body.append((row.label, *(text or "–" for text in _costs(costs).values())))
     heads = ("defense", "queries/image", "generator passes/image", "s/image", "lowest peak memory, MiB", "hardware")
     return Sheet(title="Cost", heads=heads, rows=tuple(body))
+
+
+def _taken(row: Row, cases: Iterable[Case], records: Records) -> list[Record]:
+    """The records of a row that its rates come from: where it has several variants, those of each case's best."""
+    best = {case: best_variant(row.variants, case, records) for case in cases}
+    return [record for (case, variant, _), record in records.items() if case in best and variant == best[case]]
 
 
 def _costs(costs: Costs) -> dict[str, str]:
@@ -271,8 +278,7 @@ def _long(
             if summary is None:
                 continue
             theirs = paper_rates(name, row.paper, column.title) or (None, None, None)
-            chosen = [one for (case, variant, _), one in records.items() if case in cases and variant in row.variants]
-            costs = _costs(costs_of(chosen))
+            costs = _costs(costs_of(_taken(row, cases, records)))
             for position, rate in enumerate(RATES):
                 value = summary.rates[rate]
                 if value is not None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskrestore.errors import ConfigError, InvalidImageError
@@ -131,7 +130,9 @@ class MAERestorer:
     def _restore(self, images: Tensor, hidden: Tensor, owner: Tensor) -> Tensor:
         """owner: ``(N,)`` int64, the image that each mask of ``(N, g, g)`` belongs to. Returns ``(N, C, H, W)``."""
         home, (channels, height, width) = images.device, images.shape[1:]
-        images, hidden = images.to(self.device), hidden.cpu()
+        hidden = hidden.cpu()
+        # Moved once, not for every micro-batch: each copy makes the host wait for a GPU.
+        images, masks, owner = images.to(self.device), hidden.to(self.device), owner.to(self.device)
         # One by one, so that an image's bits do not depend on the others.
         size = self.network.image_size
         inputs = torch.cat([resize(image, size, size) for image in images.split(1)]).expand(-1, 3, -1, -1)
@@ -144,15 +145,17 @@ class MAERestorer:
         def restore_chunk(chunk: tuple[Tensor, tuple[int, int], int]) -> None:
             index, visible, count = chunk
             # Repeat the first mask to fill the micro-batch.
-            padded = F.pad(index, (0, count - len(index)), value=int(index[0]))
-            output = self._reconstruct(inputs, tokens, owner[padded], hidden[padded], visible)[: len(index)]
+            padded = torch.cat([index, index[:1].expand(count - len(index))])
+            output = self._reconstruct(inputs, tokens, owner[padded], masks[padded], visible)[: len(index)]
             output = output.mean(dim=1, keepdim=True) if channels == 1 else output
-            pixels = tokens_to_pixels(hidden[index].to(self.device), height, width)
+            pixels = tokens_to_pixels(masks[index], height, width)
             output = resize(output, height, width).clamp(0, 1)
             restored[index] = torch.where(pixels, output, images[owner[index]])
 
         chunks = [
-            (index, visible, count) for whole, visible, count in self._shapes(hidden) for index in whole.split(count)
+            (index, visible, count)
+            for whole, visible, count in self._shapes(hidden)
+            for index in whole.to(self.device).split(count)
         ]
         if self.device.type == "cpu":
             # The longest first, so that no core is left with one of them at the end.
@@ -165,7 +168,6 @@ class MAERestorer:
     def _reconstruct(
         self, inputs: Tensor, tokens: Tensor, owner: Tensor, hidden: Tensor, visible: tuple[int, int]
     ) -> Tensor:
-        owner, hidden = owner.to(self.device), hidden.to(self.device)
         with autocast(self.device, "float32" if self.precision == "float32" else "bfloat16"):
             output = self.network(inputs[owner], hidden, tokens=tokens[owner], visible=visible)
         return output.float()
