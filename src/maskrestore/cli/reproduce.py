@@ -137,12 +137,18 @@ def reproduce(
         _show_plan(measured, victims, folder, laboratory, jobs)
         return
     incomplete = _measure(_together(measured), _all(victims), folder, make, jobs=jobs, retry=retry)
+    recorded = model or _recorded_model(folder)
     for name, one in chosen.items():
-        incomplete += not _write(name, one, cells[name], folder, (laboratory, size, restorer))
+        incomplete += not _write(name, one, choose(one, diffusion=recorded), folder, (laboratory, size, restorer))
     if RESULTS in names:
         _write_page(page or folder / "results.md", [folder, *(records or [])], choose, model)
     if incomplete:
         raise typer.Exit(FAILED)
+
+
+def _recorded_model(folder: Path) -> str | None:
+    """The diffusion model of the folder's records, if any: tables show them without the model at hand."""
+    return diffusion_model_of(read_folders([folder])) if any((folder / "cells").glob("*.json")) else None
 
 
 def _of_defenses(cells: list[Cell], names: Sequence[str] | None) -> list[Cell]:

@@ -192,7 +192,10 @@ GRIDS: dict[str, Experiment] = {
             *_OURS,
         ),
         unavailable=_LARGE_SETS,
-        notes=("Mean over six BadNets triggers. The paper's diffusion model is OpenAI's of 256 x 256 pixels.",),
+        notes=(
+            "Mean over six BadNets triggers. The paper's diffusion model is OpenAI's of 256 x 256 pixels; what stands "
+            "beside the records says which one they are of.",
+        ),
         most_images=500,
     ),
     "table2": Table(
