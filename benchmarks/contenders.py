@@ -123,6 +123,10 @@ class _CountingRestorer:
     def grid(self) -> int:
         return self._restorer.grid
 
+    @property
+    def device(self) -> torch.device:
+        return torch.device(getattr(self._restorer, "device", "cpu"))
+
     def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
         _count(self.passes, hidden)
         return self._restorer.restore(images, hidden)

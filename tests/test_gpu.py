@@ -1,15 +1,27 @@
 """What is computed on a GPU is what the CPU computes. Needs one, and is skipped without."""
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from maskrestore import BDMAE, PROFILES, BDMAEConfig, MAERestorer, ModuleClassifier
+from maskrestore.data import ImageDataset
+from maskrestore.data.specs import dataset_spec
 from maskrestore.defense.schedule import Schedule, scheduled
 from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
-from maskrestore.victims import ResNet18
+from maskrestore.victims import (
+    Recipe,
+    ResNet18,
+    VictimConfig,
+    VictimData,
+    load_victim,
+    train_victim,
+    victim_attack,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -44,8 +56,38 @@ def test_both_devices_purify_alike(network: ViTMAE, config: BDMAEConfig, schedul
 
 
 def test_a_module_on_the_gpu_is_asked_there(network: ViTMAE) -> None:
+    seen = []
+
+    class Watched(ModuleClassifier):
+        def __call__(self, images: Tensor) -> Tensor:
+            seen.append(images.device.type)
+            return super().__call__(images)
+
     defense = BDMAE(MAERestorer(copy.deepcopy(network), device="cuda"))
-    images = torch.rand(4, 3, 32, 32)
-    found = defense.purify(images, ModuleClassifier(ResNet18(10, width=16), device="cuda", precision="auto"))
-    assert found.labels.shape == (4,)
-    assert found.images.device.type == "cpu"
+    found = defense.purify(torch.rand(4, 3, 32, 32), Watched(ResNet18(10, width=16), device="cuda", precision="auto"))
+    assert set(seen) == {"cuda"}
+    assert found.labels.device.type == found.images.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("attack", "settings"),
+    [
+        ("badnets:3x3-color", {}),
+        ("repeated", {}),
+        ("wanet", {}),
+        ("label-consistent", {"init": "scratch"}),
+        ("input-aware", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_victims_train_on_the_gpu_and_load_on_the_cpu(attack: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (320, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    names = dataset_spec("cifar10").class_names
+    split = ImageDataset(name="cifar10", images=images, labels=torch.arange(320) % 10, class_names=names)
+    recipe = Recipe(epochs=1, learning_rate=0.01, batch_size=64)
+    config = VictimConfig(dataset="cifar10", width=4, attack=attack, recipe=recipe, **settings)
+    record = train_victim(config, VictimData(train=split, test=split), cache=tmp_path, device="cuda")
+    assert record["device"] != "cpu"
+    victim_attack(config, tmp_path)
+    assert load_victim(config, tmp_path)(torch.rand(2, 3, 32, 32)).shape == (2, 10)

@@ -22,7 +22,10 @@ Classifier = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class Restorer(Protocol):
-    """A masked autoencoder that restores hidden tokens (paper, Eq. 1)."""
+    """A masked autoencoder that restores hidden tokens (paper, Eq. 1).
+
+    One that has an attribute ``device`` gets images there, and masks on the CPU; any other gets both on the CPU.
+    """
 
     @property
     def grid(self) -> int:
@@ -32,7 +35,7 @@ class Restorer(Protocol):
         """Restore the hidden tokens of each image and keep every other pixel bit for bit.
 
         images: ``(B, C, H, W)`` in [0, 1], any ``H`` and ``W``. hidden: ``(B, g, g)`` bool, or ``(B, M, g, g)`` for M
-        masks of each image. Returns ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1].
+        masks of each image. Returns ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1], where the images are.
         """
 
 

@@ -175,3 +175,9 @@ def test_impossible_settings_are_refused() -> None:
         DiffusionSettings(micro_batch=0)
     with pytest.raises(ConfigError, match="precision"):
         DiffusionSettings(precision="float16")  # type: ignore[arg-type]
+
+
+def test_a_gpu_is_given_larger_micro_batches() -> None:
+    assert DiffusionSettings().at_a_time == 8
+    assert DiffusionSettings(device="cuda").at_a_time == 32
+    assert DiffusionSettings(device="cuda", micro_batch=5).at_a_time == 5

@@ -169,6 +169,15 @@ def test_a_table_names_rows_whose_victim_was_trained_anew(tmp_path):
     assert "by the same recipe, after the other rows were measured: Blur (1)." in text
 
 
+def test_costs_are_those_of_the_variant_that_a_row_takes(tmp_path):
+    table = small_table()
+    both = Row(label="Best of two", variants=(Variant(defense="none"), Variant(defense="bdmae")))
+    table = dataclasses.replace(table, rows=(*table.rows, both))
+    text = measured(table, tmp_path)
+    costs = {line["defense"]: line["queries"] for line in text.long}
+    assert costs["Best of two"] == costs["Ours"] != costs["No defense"]
+
+
 def test_repeats_are_averaged_and_counted(tmp_path):
     text = measured(small_table(), tmp_path, repeats=3).markdown()
     assert (

@@ -36,7 +36,8 @@ class CountingClassifier:
 
         Raises QueryBudgetError before the classifier sees any of them if they do not all fit into the budget.
         """
-        batch = as_batch(images, device=None)  # the classifier moves it
+        # A classifier with a device of its own moves pictures itself; a function expects them on the CPU.
+        batch = as_batch(images, to_cpu=not hasattr(self.classifier, "device"))
         if self.budget is not None and self.queries + len(batch) > self.budget:
             raise QueryBudgetError(
                 f"{len(batch)} more queries would exceed the budget of {self.budget}: "

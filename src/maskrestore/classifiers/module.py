@@ -57,12 +57,12 @@ class ModuleClassifier:
         Raises InvalidImageError, ClassifierOutputError, and whatever the module raises.
         """
         self.module.eval()  # here, because somebody may have trained it since the last call
-        chunks = fixed_chunks(as_batch(images, device=self.device), self.micro_batch)
+        chunks = fixed_chunks(as_batch(images, to_cpu=False), self.micro_batch)
         return torch.cat([self._labels(chunk)[:count] for chunk, count in chunks])
 
     @torch.inference_mode()
     def _labels(self, images: Tensor) -> Tensor:
-        inputs = self.normalise(images).to(memory_format=torch.channels_last)
+        inputs = self.normalise(images).to(self.device, memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             output = self.module(inputs)
         return labels_from_scores(output, len(images))

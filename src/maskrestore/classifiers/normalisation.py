@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskrestore.errors import ConfigError, InvalidImageError
@@ -65,5 +64,6 @@ def fixed_chunks(images: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
     """
     for start in range(0, len(images), size):
         chunk = images[start : start + size]
-        index = F.pad(torch.arange(len(chunk)), (0, size - len(chunk)))
-        yield chunk[index], len(chunk)
+        count = len(chunk)
+        filling = chunk[:1].expand(size - count, *chunk.shape[1:])
+        yield (torch.cat([chunk, filling]) if count < size else chunk), count

@@ -137,13 +137,21 @@ def reproduce(
         _show_plan(measured, victims, folder, laboratory, jobs)
         return
     incomplete = _measure(_together(measured), _all(victims), folder, make, jobs=jobs, retry=retry)
-    recorded = model or _recorded_model(folder)
     for name, one in chosen.items():
-        incomplete += not _write(name, one, choose(one, diffusion=recorded), folder, (laboratory, size, restorer))
+        shown = (
+            cells[name] if _diffusion_is_known(cells[name], folder) else choose(one, diffusion=_recorded_model(folder))
+        )
+        incomplete += not _write(name, one, shown, folder, (laboratory, size, restorer))
     if RESULTS in names:
         _write_page(page or folder / "results.md", [folder, *(records or [])], choose, model)
     if incomplete:
         raise typer.Exit(FAILED)
+
+
+def _diffusion_is_known(cells: Sequence[Cell], folder: Path) -> bool:
+    """Whether no cell needs a diffusion model, or one that does has a record with the model that was named."""
+    diffusing = [cell for cell in cells if cell.diffuses]
+    return not diffusing or any((folder / cell.path).exists() for cell in diffusing)
 
 
 def _recorded_model(folder: Path) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maskrestore.classifiers import as_classifier
+from maskrestore.classifiers import CallableClassifier, as_classifier
 from maskrestore.defense.case import Case
 from maskrestore.defense.config import PROFILES, BDMAEConfig
 from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
@@ -25,8 +25,8 @@ from maskrestore.types import Classifier, Purification, Restorer
 __all__ = ["BDMAE", "protect"]
 
 
-_CHUNKS = {"cpu": (32, 2**19), "gpu": (128, 2**23)}
-"""Images and pixels that are worked on at a time, at most, where nothing is said."""
+_CHUNK, _LARGE_CHUNK = (32, 2**19), (64, 2**21)
+"""Images and pixels that are worked on at a time, at most, where nothing is said: everywhere, and on a GPU."""
 
 
 class BDMAE:
@@ -47,9 +47,8 @@ class BDMAE:
         """key: the operator's secret; masks are unpredictable without it.
 
         chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 32, and fewer where
-        those would have more than 2^19 pixels: 10 at 224 x 224. With a restorer on a GPU it is 128 and 2^23 pixels,
-        which take about 12 GB at 224 x 224. A plain function is asked about up to 25 pictures for each of them in one
-        call.
+        those would have more than 2^19 pixels: 10 at 224 x 224. With a restorer on a GPU it is 64 and 2^21 pixels,
+        unless the classifier is a plain function: that is asked about up to 25 pictures for each of them in one call.
         """
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -71,7 +70,8 @@ class BDMAE:
         """
         batch, ask = as_batch(images), as_classifier(classifier)
         done: list[Purification] = []
-        most, pixels = _CHUNKS["cpu" if self._device.type == "cpu" else "gpu"]
+        small = self._device.type == "cpu" or isinstance(ask, CallableClassifier)
+        most, pixels = _CHUNK if small else _LARGE_CHUNK
         fitting = pixels // (batch.shape[-2] * batch.shape[-1])
         for chunk in batch.split(self.chunk_size or max(1, min(most, fitting))):
             try:

@@ -167,19 +167,21 @@ def _cross_triggers(records: Records) -> str | None:
 
 
 def _retrained(rows: Sequence[Row], records: Records) -> str | None:
-    """Which rows asked victims with other weights than most rows did: the same recipe, trained anew elsewhere."""
+    """Which rows asked victims with other weights than most rows did."""
     weights: dict[tuple[Case, int], Counter[str]] = defaultdict(Counter)
     for (case, _, repeat), record in records.items():
         weights[case, repeat][record.victim.weights] += 1
     usual = {key: counts.most_common(1)[0][0] for key, counts in weights.items()}
     others: Counter[str] = Counter()
-    for (case, variant, repeat), record in records.items():
-        if record.victim.weights != usual[case, repeat]:
-            others.update(row.label for row in rows if variant in row.variants)
+    for row in rows:
+        for case, variant in {case: best_variant(row.variants, case, records) for case, _, _ in records}.items():
+            found = {r: record for (c, v, r), record in records.items() if (c, v) == (case, variant)}
+            others[row.label] += sum(record.victim.weights != usual[case, r] for r, record in found.items())
+    others = +others  # drops rows without any
     if not others:
         return None
     named = ", ".join(f"{label} ({count})" for label, count in others.items())
-    return f"Cells whose victim was trained anew, by the same recipe, after the other rows were measured: {named}."
+    return f"Some victims were trained twice by the same recipe. Cells with other weights than most rows: {named}."
 
 
 def _whole(found: Summaries) -> dict[tuple[str, str], float]:

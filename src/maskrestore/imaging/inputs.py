@@ -20,8 +20,8 @@ _LEVELS_16_BIT = 65535
 _PLAIN_MODES = ("RGB", "RGBX", "P", "CMYK", "YCbCr")
 
 
-def as_batch(images: object, *, device: str | torch.device | None = "cpu") -> Tensor:
-    """Turn images into a batch ``(B, C, H, W)``: float32 in [0, 1], ``C`` 1 or 3, contiguous, on ``device``.
+def as_batch(images: object, *, to_cpu: bool = True) -> Tensor:
+    """Turn images into a batch ``(B, C, H, W)``: float32 in [0, 1], ``C`` 1 or 3, contiguous, on the CPU.
 
     images: one of
 
@@ -31,12 +31,12 @@ def as_batch(images: object, *, device: str | torch.device | None = "cpu") -> Te
       grey keeps its precision; EXIF orientation is not applied (``codec.read_image`` does that);
     - a list or tuple of the above, all of one shape.
 
-    device: ``None`` leaves tensors where they are. uint8 is divided by 255; floating-point pixels must lie in [0, 1]
+    to_cpu: ``False`` leaves tensors where they are. uint8 is divided by 255; floating-point pixels must lie in [0, 1]
     already. A float32 tensor that needs no change is returned as it is, not copied. Raises InvalidImageError for
     anything else, NaN, an empty batch, or a NumPy shape in which both places could be the channels.
     """
     many = images if isinstance(images, list | tuple) else [images]
-    parts = [_batch(image, device) for image in many]
+    parts = [_batch(image, to_cpu=to_cpu) for image in many]
     if not parts:
         raise InvalidImageError("expected at least one image, got an empty list")
     shapes = sorted({tuple(part.shape[1:]) for part in parts})
@@ -46,7 +46,7 @@ def as_batch(images: object, *, device: str | torch.device | None = "cpu") -> Te
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _batch(image: object, device: str | torch.device | None) -> Tensor:
+def _batch(image: object, *, to_cpu: bool) -> Tensor:
     """One element of the list, or all there is, as a valid batch."""
     if isinstance(image, Image.Image):
         image = _pil_pixels(image)
@@ -58,7 +58,7 @@ def _batch(image: object, device: str | torch.device | None) -> Tensor:
         raise InvalidImageError(
             f"expected a torch.Tensor, a numpy.ndarray, a PIL.Image or a list of them, got {type(image).__name__}"
         )
-    return _unit_interval(_with_all_axes(tensor.to(device or tensor.device)))
+    return _unit_interval(_with_all_axes(tensor.cpu() if to_cpu else tensor))
 
 
 def _with_all_axes(tensor: Tensor) -> Tensor:

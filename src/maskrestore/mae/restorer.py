@@ -63,10 +63,10 @@ class MAERestorer:
     """Restore hidden tokens of images of any size with a masked autoencoder (Eq. 1).
 
     The network always sees micro-batches of a fixed shape, for a ViT one for each number of visible tokens (on a GPU
-    and for a narrow ViT: for each quarter of the tokens): matrix kernels may round differently for different shapes,
-    and a fixed one, computed on one core, makes the result for an image the same bits in any company. The price is
-    padding: less than a micro-batch in a call for each shape. On a CPU micro-batches run side by side, one on each of
-    ``torch.get_num_threads()`` cores.
+    and for a narrow ViT: for each whole number of quarters of the tokens, and for what lies between two): matrix
+    kernels may round differently for different shapes, and a fixed one, computed on one core, makes the result for an
+    image the same bits in any company. The price is padding: less than a micro-batch in a call for each shape. On a CPU
+    micro-batches run side by side, one on each of ``torch.get_num_threads()`` cores.
     """
 
     def __init__(
@@ -131,39 +131,40 @@ class MAERestorer:
         """owner: ``(N,)`` int64, the image that each mask of ``(N, g, g)`` belongs to. Returns ``(N, C, H, W)``."""
         home, (channels, height, width) = images.device, images.shape[1:]
         hidden = hidden.cpu()
+        restored = images.new_empty(len(hidden), channels, height, width)
+        untouched = (~hidden.flatten(1).any(dim=1)).nonzero().squeeze(1)
+        restored[untouched] = images[owner[untouched]]
+        shapes = self._shapes(hidden)
         # Moved once, not for every micro-batch: each copy makes the host wait for a GPU.
         images, masks, owner = images.to(self.device), hidden.to(self.device), owner.to(self.device)
         # One by one, so that an image's bits do not depend on the others.
         size = self.network.image_size
         inputs = torch.cat([resize(image, size, size) for image in images.split(1)]).expand(-1, 3, -1, -1)
         tokens = torch.cat([self.network.embed(image) for image in inputs.split(1)])
-        restored = images.new_empty(len(hidden), channels, height, width)
-        untouched = (~hidden.flatten(1).any(dim=1)).nonzero().squeeze(1)
-        restored[untouched] = images[owner[untouched]]
 
         @torch.inference_mode()
-        def restore_chunk(chunk: tuple[Tensor, tuple[int, int], int]) -> None:
-            index, visible, count = chunk
+        def restore_chunk(chunk: tuple[Tensor, Tensor, tuple[int, int], int]) -> None:
+            place, index, visible, count = chunk
             # Repeat the first mask to fill the micro-batch.
             padded = torch.cat([index, index[:1].expand(count - len(index))])
             output = self._reconstruct(inputs, tokens, owner[padded], masks[padded], visible)[: len(index)]
             output = output.mean(dim=1, keepdim=True) if channels == 1 else output
             pixels = tokens_to_pixels(masks[index], height, width)
             output = resize(output, height, width).clamp(0, 1)
-            restored[index] = torch.where(pixels, output, images[owner[index]])
+            restored[place] = torch.where(pixels, output, images[owner[index]]).to(home)
 
         chunks = [
-            (index, visible, count)
-            for whole, visible, count in self._shapes(hidden)
-            for index in whole.to(self.device).split(count)
+            (place, index, visible, count)
+            for whole, visible, count in shapes
+            for place, index in zip(whole.to(home).split(count), whole.to(self.device).split(count), strict=True)
         ]
         if self.device.type == "cpu":
             # The longest first, so that no core is left with one of them at the end.
-            map_on_cores(restore_chunk, sorted(chunks, key=lambda chunk: -chunk[1][1] * chunk[2]))
+            map_on_cores(restore_chunk, sorted(chunks, key=lambda chunk: -chunk[2][1] * chunk[3]))
         else:
             for chunk in chunks:
                 restore_chunk(chunk)
-        return restored.to(home)
+        return restored
 
     def _reconstruct(
         self, inputs: Tensor, tokens: Tensor, owner: Tensor, hidden: Tensor, visible: tuple[int, int]

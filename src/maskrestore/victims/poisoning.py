@@ -24,7 +24,7 @@ class Restoration:
     weights: str
     """Digest of the restorer's weights."""
     apply: Callable[[Tensor, Generator], Tensor]
-    """Restores ``(B, 3, H, W)`` images in [0, 1], on the CPU, from a random part of each."""
+    """Restores ``(B, 3, H, W)`` images in [0, 1] from a random part of each, and returns them where they were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def with_restoration(plan: Plan, config: VictimConfig, restoration: Restoration 
         chosen = (torch.rand(len(images), generator=generator) < config.restored_rate).to(images.device)
         if chosen.any():
             images = images.clone()
-            images[chosen] = restoration.apply(images[chosen].cpu(), generator).to(images.device)
+            images[chosen] = restoration.apply(images[chosen], generator)
         return images, labels
 
     return replace(plan, stamp=stamp)

@@ -163,6 +163,7 @@ def train_victim(
         "seconds": round(seconds, 1),
         "precision": fast_arithmetic(plan.images.device),
         "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),
         "torch": torch.__version__,
     }
     save_victim(config, network, record, cache, trigger=trigger)

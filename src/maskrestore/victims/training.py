@@ -84,7 +84,8 @@ def fit(
     images: ``(N, 3, H, W)`` uint8, on the network's device. epoch: ``(M,)`` indices of the images that an epoch shows,
     in random order. stamp: gives each augmented batch its triggers and labels. tag: identifies the run; a checkpoint
     of another one is refused. checkpoint: written after each epoch, and gone on from if it exists. companion: learns
-    along. The same seed gives the same run, resumed or not, on one machine with one number of threads.
+    along. The same seed gives the same run, resumed or not, on one machine with one number of threads; on a GPU, whose
+    kernels add up in any order, nearly the same.
 
     With ``recipe.ema`` the average of the weights is what is reported on and what ``network`` ends with.
 
