@@ -166,7 +166,7 @@ def test_a_table_names_rows_whose_victim_was_trained_anew(tmp_path):
         record = read_record(path)
         write_record(path, dataclasses.replace(record, victim=dataclasses.replace(record.victim, weights="other")))
     text = grid_table("table2", table, cells_of(table, SMOKE), [tmp_path]).markdown()
-    assert "by the same recipe, after the other rows were measured: Blur (1)." in text
+    assert "Cells with other weights than most rows: Blur (1)." in text
 
 
 def test_costs_are_those_of_the_variant_that_a_row_takes(tmp_path):
