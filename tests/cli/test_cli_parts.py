@@ -95,3 +95,11 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys)
     assert len(lines) == 10
     assert lines[0] == "work: 10/100 step 10"
     assert lines[-1] == "work: 100/100 step 100"
+
+
+@pytest.mark.parametrize("command", ["purify", "train-victim"])
+def test_a_device_that_is_not_here_is_said_to_be_so(command, invoke, tmp_path):
+    arguments = {"purify": [tmp_path, "--classifier", "a:b", "--out", tmp_path], "train-victim": []}[command]
+    result = invoke(command, *arguments, "--device", "abacus")
+    assert result.exit_code == 2
+    assert "--device abacus cannot be used here; `cpu` always can" in " ".join(result.stderr.split())

@@ -7,6 +7,7 @@ import inspect
 import sys
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from maskrestore.classifiers.callable import CallableClassifier
@@ -38,12 +39,19 @@ def as_classifier(thing: object) -> Classifier:
     return CallableClassifier(thing)
 
 
-def load_classifier(spec: str, *, mean: Channelwise | None = None, std: Channelwise | None = None) -> Classifier:
+def load_classifier(
+    spec: str,
+    *,
+    mean: Channelwise | None = None,
+    std: Channelwise | None = None,
+    device: str | torch.device | None = None,
+) -> Classifier:
     """Load ``path/model.onnx``, or ``package.module:attribute`` as Python would import it.
 
     The attribute (dots allowed) is a ``torch.nn.Module`` instance or a function from images to hard labels.
     mean, std: the normalisation of an ONNX model or a module, in units of [0, 1] pixels; a function does its
-    own. The second form runs the module's code and puts the working directory at the front of ``sys.path``.
+    own. device: where a module runs, its own unless given; files and functions run where they do. The second form runs
+    the module's code and puts the working directory at the front of ``sys.path``.
 
     Raises ConfigError for a spec or setting that makes no sense, ClassifierError if loading fails.
     """
@@ -54,7 +62,7 @@ def load_classifier(spec: str, *, mean: Channelwise | None = None, std: Channelw
         raise ConfigError(f"expected a path that ends in .onnx or package.module:attribute, got {spec!r}")
     thing = _attribute(module_name, attribute)
     if isinstance(thing, nn.Module):
-        return ModuleClassifier(thing, mean=_or(mean, 0.0), std=_or(std, 1.0))
+        return ModuleClassifier(thing, mean=_or(mean, 0.0), std=_or(std, 1.0), device=device)
     if mean is not None or std is not None:
         raise ConfigError(
             f"mean and std are for ONNX files and torch modules; {spec} is a {type(thing).__name__}, "

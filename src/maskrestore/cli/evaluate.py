@@ -14,6 +14,7 @@ from maskrestore.cli.options import (
     CacheOption,
     DataOption,
     DefenseSetOption,
+    DeviceOption,
     KeyFileOption,
     MaxQueriesOption,
     RestorerOption,
@@ -75,6 +76,7 @@ def evaluate(
     settings: DefenseSetOption = None,
     max_queries: MaxQueriesOption = None,
     restorer: RestorerOption = DEFAULT_RESTORER,
+    device: DeviceOption = "cpu",
     key_file: KeyFileOption = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the records.")] = Path("runs/evaluation"),
     again: Annotated[
@@ -101,13 +103,14 @@ def evaluate(
 
         maskrestore evaluate --attack corners --defense bdmae-paper --set label_score=contrast
     """
-    defenses = _defenses(defense, settings or [], restorer, read_key(key_file, warn_without=False), max_queries)
+    key = read_key(key_file, warn_without=False)
+    defenses = _defenses(defense, settings or [], (restorer, device), key, max_queries)
     victims = [
         victim_config(dataset, None if name == CLEAN else name, target, victim_settings or []) for name in attack
     ]
     test = load_dataset(dataset, "test", folder=data)
     for config in victims:
-        victim = _victim(config, cache, data, train=train)
+        victim = _victim(config, cache, data, train=train, device=device)
         trigger = victim_attack(config, cache)  # after the victim: a learned trigger is kept beside it
         for one in defenses:
             with progress(f"{config.attack or 'clean model'}, {one.entry.name}") as update:
@@ -121,6 +124,7 @@ def evaluate(
                     seed=seed,
                     out=out_dir,
                     keep_existing=not again,
+                    device=device,
                     progress=progress_of(update),
                 )
             show_record(record)
@@ -129,11 +133,14 @@ def evaluate(
 
 
 def _defenses(
-    names: list[str], settings: list[str], restorer: str, key: bytes | int, max_queries: int | None
+    names: list[str], settings: list[str], restorer: tuple[str, str], key: bytes | int, max_queries: int | None
 ) -> list[DefenseUnderTest]:
-    """Build all defenses before anything is measured, so that a typing error costs no time."""
+    """Build all defenses before anything is measured, so that a typing error costs no time.
+
+    restorer: its name, and the device that it is on.
+    """
     configs = {name: default_config(name) for name in names}
-    load = functools.cache(lambda: load_restorer(restorer))  # one copy of the weights for all
+    load = functools.cache(lambda: load_restorer(restorer[0], device=restorer[1]))  # one copy of the weights for all
 
     def changed(config: DefenseConfig) -> DefenseConfig:
         """With the settings that it has; one that no defense has is an error of the first."""
@@ -153,7 +160,7 @@ def _defenses(
             name,
             changed(config),
             restorer=load,
-            restorer_name=restorer,
+            restorer_name=restorer[0],
             key=key,
         )
         for name, config in configs.items()
@@ -165,7 +172,9 @@ def _setting(text: str) -> str:
     return text.partition("=")[0].partition(".")[0].strip()
 
 
-def _victim(config: VictimConfig, cache: Path | None, data: Path | None, *, train: bool) -> VictimUnderTest:
+def _victim(
+    config: VictimConfig, cache: Path | None, data: Path | None, *, train: bool, device: str
+) -> VictimUnderTest:
     """Load the victim of the cache, or train it."""
     if read_record(config, cache) is None:
         if not train:
@@ -174,8 +183,8 @@ def _victim(config: VictimConfig, cache: Path | None, data: Path | None, *, trai
                 "the cache has no such victim; add --train, or run: maskrestore train-victim "
                 f"--dataset {config.dataset}{attack} (with --set for each --victim)"
             )
-        train_with_progress(config, cache=cache, data=data)
-    victim = victim_under_test(config, cache)
+        train_with_progress(config, cache=cache, data=data, device=device)
+    victim = victim_under_test(config, cache, device=device)
     assert victim is not None, "it was trained just now"
     return victim
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from maskrestore.cli.terminal import warn
@@ -15,6 +16,7 @@ __all__ = [
     "CacheOption",
     "DataOption",
     "DefenseSetOption",
+    "DeviceOption",
     "KeyFileOption",
     "MaxQueriesOption",
     "RestorerOption",
@@ -38,6 +40,21 @@ MaxQueriesOption = Annotated[
 TrainingSetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change any other setting; see above. May be repeated."),
+]
+
+
+def _usable_device(name: str) -> str:
+    """The name as it is. Raises ConfigError for a device that torch does not know or does not find here."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name} cannot be used here; `cpu` always can ({reason})") from error
+    return name
+
+
+DeviceOption = Annotated[
+    str, typer.Option("--device", callback=_usable_device, help="Where networks run: `cpu`, or `cuda` for a GPU.")
 ]
 RestorerOption = Annotated[
     str,

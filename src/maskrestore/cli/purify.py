@@ -18,6 +18,7 @@ from maskrestore.cli.folder import MAP_FIELDS, FolderJob, Summary, purify_folder
 from maskrestore.cli.image_log import ImageLog
 from maskrestore.cli.options import (
     DefenseSetOption,
+    DeviceOption,
     KeyFileOption,
     MaxQueriesOption,
     RestorerOption,
@@ -74,6 +75,7 @@ def purify(
             "`int8` is faster with large restorers on CPUs with VNNI, and less exact."
         ),
     ] = "auto",
+    device: DeviceOption = "cpu",
     key_file: KeyFileOption = None,
     schedule: Annotated[
         Literal["exact", "fast"],
@@ -123,12 +125,13 @@ def purify(
             f"each image less with --max-queries {budget}"
         )
     names = _read_class_names(class_names)
-    black_box = load_classifier(classifier, mean=parse_channels(mean, "--mean"), std=parse_channels(std, "--std"))
+    channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
+    black_box = load_classifier(classifier, **channels, device=device)
     key = read_key(key_file)
-    masked_autoencoder = load_restorer(restorer, precision=precision)
+    masked_autoencoder = load_restorer(restorer, precision=precision, device=device)
     weights = getattr(masked_autoencoder, "weights_digest", None)
     arithmetic = getattr(masked_autoencoder, "precision", None)
-    identity = [classifier, _file_digest(classifier), mean, std, restorer, weights, arithmetic, grey]
+    identity = [classifier, _file_digest(classifier), mean, std, restorer, weights, arithmetic, grey, device]
     counting = CountingClassifier(black_box, budget)
     job = FolderJob(
         source=source,

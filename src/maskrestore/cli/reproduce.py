@@ -14,7 +14,7 @@ import torch
 import typer
 from rich.table import Table as Listing
 
-from maskrestore.cli.options import CacheOption, DataOption, RestorerOption
+from maskrestore.cli.options import CacheOption, DataOption, DeviceOption, RestorerOption
 from maskrestore.cli.terminal import FAILED, out, progress, say
 from maskrestore.cli.train_victim import restoration
 from maskrestore.errors import MaskRestoreError, UnknownNameError
@@ -78,7 +78,7 @@ def reproduce(
     diffusion: Annotated[
         Path | None, typer.Option(help="Folder with a diffusion model for the defenses that need one.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where networks run: cpu or cuda.")] = "cpu",
+    device: DeviceOption = "cpu",
     page: Annotated[
         Path | None, typer.Option(help="File for the page of results; results.md in the folder if none.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maskrestore.baselines import diffusion_training as training
-from maskrestore.cli.options import DataOption, TrainingSetOption
+from maskrestore.cli.options import DataOption, DeviceOption, TrainingSetOption
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import out, progress
 from maskrestore.cli.training_images import HeldOutOption, ImagesArgument, training_images
@@ -23,7 +23,7 @@ def train_diffusion(
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 50_000,
     image_size: Annotated[int, typer.Option(min=8, help="Side in pixels that images are resized to.")] = 32,
     held_out: HeldOutOption = 500,
-    device: Annotated[str, typer.Option(help="Where the network is trained: cpu or cuda.")] = "cpu",
+    device: DeviceOption = "cpu",
     settings: TrainingSetOption = None,
     data: DataOption = None,
 ) -> None:

@@ -11,7 +11,7 @@ import typer
 from torch import Generator, Tensor
 
 from maskrestore.attacks import ATTACKS
-from maskrestore.cli.options import CacheOption, DataOption, TrainingSetOption
+from maskrestore.cli.options import CacheOption, DataOption, DeviceOption, TrainingSetOption
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import out, progress, say
 from maskrestore.data import DATASETS
@@ -40,7 +40,7 @@ def train_victim(
         Path | None, typer.Option(help="Also write the weights here, in half precision, as packaged ones are.")
     ] = None,
     afresh: Annotated[bool, typer.Option("--afresh", help="Train it even if the package holds it trained.")] = False,
-    device: Annotated[str, typer.Option(help="Where it is trained: cpu or cuda.")] = "cpu",
+    device: DeviceOption = "cpu",
     settings: TrainingSetOption = None,
     data: DataOption = None,
     cache: CacheOption = None,
