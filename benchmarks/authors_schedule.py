@@ -42,10 +42,14 @@ class AuthorsSchedule:
 
     @torch.inference_mode()
     def purify(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Purify one batch, ``(B, C, H, W)`` in [0, 1]. Returns the purified images and their labels."""
-        original = self.classifier(images)
+        """Purify one batch, ``(B, C, H, W)`` in [0, 1]. Returns the purified images and their labels.
+
+        Everything is on the network's device, as in their code.
+        """
+        images = images.to(next(self.network.parameters()).device)
+        original = self._labels(images)
         grid: int = self.network.grid  # type: ignore[assignment]
-        shared = shared_masks(grid, self.config, self.generator)
+        shared = shared_masks(grid, self.config, self.generator).to(images.device)
         # (N_o, N_i, g, g) -> (B, N_o, N_i, g, g)
         image_scores, label_scores = self.trigger_scores(images, shared.expand(len(images), -1, -1, -1, -1), original)
         # L, for the whole batch
@@ -54,7 +58,7 @@ class AuthorsSchedule:
         image_scores = self._refine(images, image_scores, suspicious, original)
         label_scores = self._refine(images, label_scores, flips, original)
         purified = self._recover(images, (image_scores + label_scores) / 2)
-        return purified, self.classifier(purified)
+        return purified.cpu(), self.classifier(purified)
 
     @torch.inference_mode()
     def trigger_scores(self, images: Tensor, hidden: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,13 +67,13 @@ class AuthorsSchedule:
         hidden: ``(B, N_o, N_i, g, g)`` bool, equally many tokens in every mask; original: ``(B,)`` labels.
         """
         config, size, (height, width) = self.config, hidden.shape[-1], images.shape[-2:]
-        image_scores = torch.zeros(len(images), size, size)
-        label_scores = torch.zeros(len(images), size, size)
+        image_scores = torch.zeros(len(images), size, size, device=images.device)
+        label_scores = torch.zeros_like(image_scores)
         for masks in hidden.unbind(1):
-            total, count = torch.zeros_like(images), torch.zeros(len(images), 1, height, width)
+            total, count = torch.zeros_like(images), torch.zeros_like(images[:, :1])
             for mask in masks.unbind(1):
                 restoration = restored(self.network, images, mask)
-                flipped = self.classifier(restoration) != original
+                flipped = self._labels(restoration) != original
                 label_scores += mask & flipped[:, None, None]
                 pixels = tokens_to_pixels(mask, height, width)
                 total += restoration * pixels
@@ -84,12 +88,12 @@ class AuthorsSchedule:
         config, size = self.config, suspicious // 2
         if size < 1:
             return scores
-        sizes = torch.full((len(images),), size)
+        sizes = torch.full((len(images),), size, device=images.device)
         candidates = top_tokens(scores, 2 * sizes)
         for _ in range(config.refinement_steps):
             noise = torch.rand(len(images), size - 1, scores[0].numel(), generator=self.generator)
-            tested = connected_sets(scores, candidates, sizes, noise, config.neighbour_bonus)
-            flipped = self.classifier(restored(self.network, images, tested)) != original
+            tested = connected_sets(scores, candidates, sizes, noise.to(images.device), config.neighbour_bonus)
+            flipped = self._labels(restored(self.network, images, tested)) != original
             scores = updated_scores(scores, tested, candidates, flipped, config.refinement_rate)
         return scores
 
@@ -98,15 +102,18 @@ class AuthorsSchedule:
         config, raised = self.config, 0.0
         while (scores >= config.thresholds[-1] + raised).sum() / scores.numel() > config.max_restored:
             raised += config.threshold_step
-        total, count = torch.zeros_like(images), torch.zeros(len(images), 1, *images.shape[-2:])
+        total, count = torch.zeros_like(images), torch.zeros_like(images[:, :1])
         for threshold in config.thresholds:
             over = int((scores >= threshold + raised).sum() / len(images))
             if over:
-                hidden = top_tokens(scores, torch.full((len(images),), over))
+                hidden = top_tokens(scores, torch.full((len(images),), over, device=images.device))
                 pixels = tokens_to_pixels(hidden, *images.shape[-2:])
                 total += restored(self.network, images, hidden) * pixels
                 count += pixels
         return torch.where(count > 0, total / count.clamp(min=1), images)
+
+    def _labels(self, images: Tensor) -> Tensor:
+        return self.classifier(images).to(images.device)
 
 
 def restored(network: nn.Module, images: Tensor, hidden: Tensor) -> Tensor:
