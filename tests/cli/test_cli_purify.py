@@ -344,7 +344,10 @@ def test_a_real_sigint_leaves_whole_records(model, photos, tmp_path):
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not (out / "records.jsonl").exists() and time.monotonic() < deadline:
+    log = out / "records.jsonl"
+    while (
+        not (log.exists() and log.stat().st_size) and time.monotonic() < deadline
+    ):  # it is opened before it is written
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
