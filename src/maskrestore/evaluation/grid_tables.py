@@ -171,13 +171,13 @@ def _retrained(rows: Sequence[Row], records: Records) -> str | None:
     weights: dict[tuple[Case, int], Counter[str]] = defaultdict(Counter)
     for (case, _, repeat), record in records.items():
         weights[case, repeat][record.victim.weights] += 1
-    usual = {key: counts.most_common(1)[0][0] for key, counts in weights.items()}
-    others: Counter[str] = Counter()
-    for row in rows:
-        for case, variant in {case: best_variant(row.variants, case, records) for case, _, _ in records}.items():
-            found = {r: record for (c, v, r), record in records.items() if (c, v) == (case, variant)}
-            others[row.label] += sum(record.victim.weights != usual[case, r] for r, record in found.items())
-    others = +others  # drops rows without any
+    usual = {counts.most_common(1)[0][0] for counts in weights.values()}
+    cases = {case for case, _, _ in records}
+    others = {
+        row.label: count
+        for row in rows
+        if (count := sum(record.victim.weights not in usual for record in _taken(row, cases, records)))
+    }
     if not others:
         return None
     named = ", ".join(f"{label} ({count})" for label, count in others.items())
