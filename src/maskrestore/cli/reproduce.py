@@ -190,12 +190,17 @@ def _train(
     """Train a victim unless it is there."""
     return train_network(
         config,
-        VictimData.load(config.dataset, data),
+        _images(config.dataset, data),
         cache=cache,
         report=lambda _, state, __: report(state),
         restoration=restoration(config, device),
         device=device,
     )
+
+
+@functools.lru_cache(maxsize=1)  # a process trains one victim after the other, and decoding takes a minute
+def _images(dataset: str, folder: Path | None) -> VictimData:
+    return VictimData.load(dataset, folder)
 
 
 def _measure(
