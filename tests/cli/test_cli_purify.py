@@ -329,7 +329,8 @@ main()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
-def test_a_real_sigint_leaves_whole_records(model, photos, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_real_signal_leaves_whole_records(sent, model, photos, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW.format(here=str(Path(__file__).parent)))
     out = tmp_path / "out"
     source = str(Path(maskrestore.__file__).parents[1])
@@ -349,7 +350,7 @@ def test_a_real_sigint_leaves_whole_records(model, photos, tmp_path):
         not (log.exists() and log.stat().st_size) and time.monotonic() < deadline
     ):  # it is opened before it is written
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 import typer
@@ -62,4 +63,6 @@ app.command("train-diffusion")(train_diffusion)
 
 def main() -> None:
     """Run the program."""
+    # `kill` and `timeout` end a command as Ctrl-C does: records stay whole and no process of ours is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()
