@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from maskrestore.evaluation.detection_tables import (
     auroc_sheet,
@@ -201,17 +202,31 @@ def _means(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> 
 
 
 def _verdict(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> str | None:
-    """A sentence that compares our best row with the best of the others; ``None`` where a side is missing."""
-    means = _means(rows, columns, found)
+    """A sentence that compares our best row with the best of the others; ``None`` where a side is missing.
+
+    Another row that lacks some columns is compared over those that it has: the best is the one that leads ours by most,
+    or is least behind.
+    """
+    whole, means = _whole(found), _means(rows, columns, found)
     ours = [row.label for row in rows if row.ours and row.label in means]
-    others = [row.label for row in rows if not row.ours and row.label in means]
-    if not ours or not others:
+    if not ours:
         return None
-    best, other = (max(labels, key=lambda label: means[label]) for labels in (ours, others))
+    best = max(ours, key=lambda label: means[label])
+    rivals = []
+    for row in rows:
+        titles = [column.title for column in columns if (row.label, column.title) in whole]
+        if titles and not row.ours:
+            theirs, own = (fmean(whole[label, title] for title in titles) for label in (row.label, best))
+            rivals.append((theirs - own, theirs, own, row.label, titles))
+    if not rivals:
+        return None
+    _, theirs, own, other, titles = max(rivals)
     over = f"over the {len(columns)} columns that were measured, " if len(columns) > 1 else ""
-    return f"Mean of CA and BA, {over}ours at its best: {100 * means[best]:.1f} ({best}); best of the others: " + (
-        f"{100 * means[other]:.1f} ({other})."
-    )
+    said = f"Mean of CA and BA, {over}ours at its best: {100 * means[best]:.1f} ({best}); best of the others: "
+    said += f"{100 * theirs:.1f} ({other})"
+    if len(titles) < len(columns):
+        said += f", over {', '.join(titles)} alone, where ours has {100 * own:.1f}"
+    return f"{said}."
 
 
 def _column_sheet(name: str, column: Column, rows: Sequence[Row], found: Summaries) -> Sheet:
