@@ -51,13 +51,15 @@ class Purification:
     labels: Tensor
     """``(B,)`` int64: the classifier's labels of the purified images, the defense's answer."""
     original_labels: Tensor
-    """``(B,)`` int64: the classifier's labels of the images as they came."""
+    """``(B,)`` int64: the classifier's labels of the images as they came; with a single query for each image, which is
+    spent on what was restored, the same as ``labels``."""
     queries: Tensor
     """``(B,)`` int64: how often the classifier was asked about each image."""
     hidden: Tensor | None = None
     """``(B, g, g)`` bool: the tokens that were restored in the purified image."""
     scores: Tensor | None = None
-    """``(B, g, g)`` in [0, 1] before refinement, any real after: the combined trigger score S."""
+    """``(B, g, g)`` in [0, 1] before refinement, any real after: the combined trigger score S. Zero, as the maps below,
+    where the schedule ``fast`` settled an image without it."""
     image_scores: Tensor | None = None
     """``(B, g, g)``: S_i, from structural similarity, after refinement."""
     label_scores: Tensor | None = None

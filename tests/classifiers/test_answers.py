@@ -32,6 +32,7 @@ def test_integers_of_any_kind_become_int64(answer: object) -> None:
         (torch.zeros(3, 10, dtype=torch.int64), "return logits.argmax"),
         (torch.zeros(3), r"torch.float32 of shape \(3,\); return integers: labels.long"),
         ([0.0, 1.0, 2.0], "return integers"),
+        ([0.2, 0.9, 0.4], r"scores of a class: return the class itself"),
         (torch.zeros(3, dtype=torch.bool), "got torch.bool"),
         (torch.zeros(3, dtype=torch.complex64), "got torch.complex64"),
         (torch.zeros(2, dtype=torch.int64), r"of shape \(2,\); answer all images"),

@@ -59,7 +59,7 @@ def test_functions_and_modules_from_the_working_directory(folder: Path) -> None:
         classifier = load_classifier(f"vendor_of_tests:{attribute}")
         assert isinstance(classifier, kind)
         assert torch.equal(classifier(images), expected)
-    shifted = load_classifier("vendor_of_tests:net", mean=[9, 0, 9], std=0.5)
+    shifted = load_classifier("vendor_of_tests:net", mean=[1, 0, 1], std=0.5)
     assert shifted(images).tolist() == [1] * 6
 
 
@@ -68,7 +68,7 @@ def test_onnx_files(folder: Path) -> None:
     images = plain_images(6)
     assert isinstance(load_classifier("model.ONNX"), OnnxClassifier)
     assert torch.equal(load_classifier(str(folder / "model.ONNX"))(images), images.mean(dim=(2, 3)).argmax(dim=1))
-    assert load_classifier("model.ONNX", mean=(9, 9, 0))(images).tolist() == [2] * 6
+    assert load_classifier("model.ONNX", mean=(1, 1, 0))(images).tolist() == [2] * 6
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,7 @@ def test_other_answers_are_refused(answer: Tensor, message: str) -> None:
         ({"std": 0.0}, "positive"),
         ({"std": (0.2, -0.2, 0.2)}, "positive"),
         ({"mean": float("nan")}, "nan"),
+        ({"mean": (123.7, 116.3, 103.5)}, "divide both by 255"),
         ({"mean": (0.5, 0.5)}, "got 2 and 1"),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5)}, "got 3 and 2"),
     ],

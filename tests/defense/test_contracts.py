@@ -2,10 +2,13 @@
 
 import dataclasses
 import os
+import pickle
+import re
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,10 +25,18 @@ from maskrestore import (
     MAERestorer,
     ModuleClassifier,
     Purification,
+    fast,
     protect,
+    within,
 )
 from maskrestore.defense.streams import key_fingerprint
-from maskrestore.errors import ConfigError, InvalidImageError, PurificationInterruptedError, QueryBudgetError
+from maskrestore.errors import (
+    ClassifierError,
+    ConfigError,
+    InvalidImageError,
+    PurificationInterruptedError,
+    QueryBudgetError,
+)
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
 
@@ -119,8 +130,8 @@ def test_the_same_key_replays_and_another_key_draws_other_masks(config: BDMAECon
     def purified(key: int | str | bytes) -> Purification:
         return BDMAE(MeanRestorer(), config, key=key).purify(images, TRIGGER)
 
-    assert_identical(purified("secret"), purified("secret"))
-    for one, other in (("secret", "other"), ("7", 7), (b"7", "7")):
+    assert_identical(purified("secret"), purified(b"secret"))  # from a variable or file it comes as bytes
+    for one, other in (("secret", "other"), ("7", 7)):
         first, second = purified(one).initial_image_scores, purified(other).initial_image_scores  # type: ignore[arg-type]
         assert first is not None
         assert second is not None
@@ -129,7 +140,7 @@ def test_the_same_key_replays_and_another_key_draws_other_masks(config: BDMAECon
 
 def test_a_fingerprint_names_a_key_without_holding_it() -> None:
     assert key_fingerprint("secret") == key_fingerprint("secret")
-    assert key_fingerprint("secret") != key_fingerprint(b"secret")
+    assert key_fingerprint("secret") == key_fingerprint(b"secret") != key_fingerprint("Secret")
     assert "secret" not in key_fingerprint("secret")
     assert len(key_fingerprint("secret" * 100)) == 16
 
@@ -192,9 +203,46 @@ def test_a_protected_function_is_asked_about_a_chunk_at_a_time() -> None:
         return TRIGGER(images)
 
     images = mixed_images(3)
-    labels = protect(counted, restorer=MeanRestorer(), chunk_size=1)(images)
+    labels = protect(counted, restorer=MeanRestorer(), chunk_size=1, key=0)(images)
     assert max(asked) == 25
-    assert torch.equal(labels, protect(TRIGGER, restorer=MeanRestorer())(images))
+    assert torch.equal(labels, protect(TRIGGER, restorer=MeanRestorer(), key=0)(images))
+
+
+def test_protect_takes_names_and_a_limit_and_can_be_sent_to_another_process() -> None:
+    images = mixed_images(2)
+    counting = CountingClassifier(TRIGGER)
+    shielded = protect(counting, config="paper", schedule="fast", max_queries=12, key="a secret")
+    labels = shielded(images)
+    assert counting.queries <= 24
+    expected = BDMAE("mae-tiny-32", within(fast(PROFILES["paper"]), 12), key=b"a secret").purify(images, TRIGGER)
+    assert torch.equal(labels, expected.labels)
+    copied = pickle.loads(pickle.dumps(protect(colour_labels, restorer=MeanRestorer(), key=0)))
+    assert torch.equal(copied(images), protect(colour_labels, restorer=MeanRestorer(), key=0)(images))
+
+
+def test_protect_without_a_key_warns() -> None:
+    with pytest.warns(UserWarning, match="predict the masks"):
+        protect(TRIGGER, restorer=MeanRestorer())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": "papre"}, "unknown profile 'papre'; known: default, paper"),
+        ({"config": 3}, "expected a BDMAEConfig or the name of a profile, got a int"),
+        ({"restorer": 3}, "expected a restorer or the name of one, got a int"),
+        ({"key": ""}, "the key is empty"),
+        ({"key": 1.5}, "expected a text, bytes or a whole number as key, got a float"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_an_image_is_seen(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        protect(TRIGGER, **({"restorer": MeanRestorer(), "key": 0} | arguments))
+
+
+def test_a_path_is_no_classifier() -> None:
+    with pytest.raises(ClassifierError, match="load_classifier"):
+        protect("model.onnx", restorer=MeanRestorer(), key=0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 24, 16), (3, 7, 9), (3, 40, 33)])

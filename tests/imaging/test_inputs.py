@@ -88,7 +88,8 @@ def test_16_bit_grey_keeps_its_precision() -> None:
     ("images", "message"),
     [
         (torch.full((3, 4, 4), 255.0), r"\[0, 1\], got values from 255 to 255; pass uint8, or divide by 255"),
-        (torch.full((3, 4, 4), 1.01), "divide by 255"),
+        (torch.full((3, 4, 4), 1.01), r"got values up to 1\.00.*images.clamp\(0, 1\)"),
+        (torch.full((3, 4, 4), 1.2), "divide by 255"),
         (torch.full((3, 4, 4), -0.5), "from -0.5 to -0.5; normalisation"),
         (torch.tensor([[0.5, float("nan")], [float("nan"), 0.1]]), "NaN or infinity in 2 values"),
         (torch.tensor([[0.5, float("inf")]]), "NaN or infinity in 1 values"),

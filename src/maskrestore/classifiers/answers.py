@@ -22,7 +22,7 @@ def hard_labels(answer: object, count: int) -> Tensor:
     if shape != (count,):
         raise ClassifierOutputError(f"{_found(count, labels)}; {_shape_hint(shape, count)}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ClassifierOutputError(f"{_found(count, labels)}; return integers: labels.long()")
+        raise ClassifierOutputError(f"{_found(count, labels)}; {_type_hint(labels)}")
     return labels.to("cpu", torch.int64)
 
 
@@ -65,6 +65,13 @@ def _found(count: int, labels: Tensor) -> str:
         f"expected one integer label for each of {count} images, shape ({count},); "
         f"got {labels.dtype} of shape {tuple(labels.shape)}"
     )
+
+
+def _type_hint(labels: Tensor) -> str:
+    whole = labels.dtype == torch.bool or (labels.is_floating_point() and bool((labels == labels.round()).all()))
+    if whole:
+        return "return integers: labels.long()"
+    return "these look like scores of a class: return the class itself, e.g. (scores > 0.5).long()"
 
 
 def _shape_hint(shape: tuple[int, ...], count: int) -> str:

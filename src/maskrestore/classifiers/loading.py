@@ -35,7 +35,8 @@ def as_classifier(thing: object) -> Classifier:
     if inspect.isclass(thing):
         raise ClassifierError(f"expected a torch.nn.Module or a function, got the class {thing.__name__}; call it")
     if not callable(thing):
-        raise ClassifierError(f"expected a torch.nn.Module or a function, got a {type(thing).__name__}")
+        hint = "; load_classifier loads what a text names" if isinstance(thing, str) else ""
+        raise ClassifierError(f"expected a torch.nn.Module or a function, got a {type(thing).__name__}{hint}")
     return CallableClassifier(thing)
 
 
@@ -59,7 +60,10 @@ def load_classifier(
         return OnnxClassifier(spec, mean=_or(mean, 0.0), std=_or(std, 1.0))
     module_name, _, attribute = spec.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
-        raise ConfigError(f"expected a path that ends in .onnx or package.module:attribute, got {spec!r}")
+        raise ConfigError(
+            f"expected a path that ends in .onnx or package.module:attribute, got {spec!r}; export weights to ONNX, or "
+            "write a module in Python that loads them and name its function"
+        )
     thing = _attribute(module_name, attribute)
     if isinstance(thing, nn.Module):
         return ModuleClassifier(thing, mean=_or(mean, 0.0), std=_or(std, 1.0), device=device)

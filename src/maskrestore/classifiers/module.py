@@ -43,6 +43,11 @@ class ModuleClassifier:
         where a model is undecided, since kernels round differently for different batch shapes.
         precision: ``bfloat16`` runs it under autocast, ``auto`` does where the device is fast in it.
         """
+        if not isinstance(module, nn.Module):
+            raise ConfigError(
+                f"expected a torch.nn.Module, got a {type(module).__name__}; functions need no adapter, "
+                "OnnxClassifier is for files"
+            )
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(f"micro_batch must be at least 1, got {micro_batch}")
         self.normalise = Normalisation.of(mean, std)

@@ -27,13 +27,20 @@ class Normalisation:
 
     @classmethod
     def of(cls, mean: Channelwise, std: Channelwise) -> Normalisation:
-        """From numbers or sequences. Raises ConfigError for unequal lengths and a std of 0 or less."""
+        """From numbers or sequences.
+
+        Raises ConfigError for unequal lengths, a std of 0 or less, and a mean that no pixels in [0, 1] have.
+        """
         means, stds = (tuple(np.asarray(value, np.float64).ravel().tolist()) for value in (mean, std))
         length = max(len(means), len(stds))
         if length not in (1, 3) or {len(means), len(stds)} - {1, length}:
             raise ConfigError(f"mean and std need 1 or 3 values each, got {len(means)} and {len(stds)}")
         if not all(math.isfinite(value) for value in means + stds) or min(stds) <= 0:
             raise ConfigError(f"expected numbers for mean and positive ones for std, got {means} and {stds}")
+        if max(map(abs, means)) > 1:
+            raise ConfigError(
+                f"expected mean and std in units of [0, 1] pixels, got a mean of {means}; divide both by 255"
+            )
         return cls(means, stds)
 
     def __call__(self, images: Tensor) -> Tensor:

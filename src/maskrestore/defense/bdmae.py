@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskrestore.classifiers import CallableClassifier, as_classifier
 from maskrestore.defense.case import Case
-from maskrestore.defense.config import PROFILES, BDMAEConfig
+from maskrestore.defense.config import PROFILES, BDMAEConfig, profile
 from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
 from maskrestore.defense.restoration import adaptive_masks, fuse
+from maskrestore.defense.schedule import Schedule, scheduled
 from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, image_scores, random_masks
 from maskrestore.defense.squares import least_restorable_squares, square_scores
-from maskrestore.defense.streams import Key, Stream
+from maskrestore.defense.streams import Key, Stream, key_bytes
 from maskrestore.defense.sweep import sweep
 from maskrestore.defense.transfer import Attempt, transfer_queries, transfer_test
 from maskrestore.errors import ConfigError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
-from maskrestore.mae.restorer import load_restorer
+from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
 from maskrestore.types import Classifier, Purification, Restorer
 
 __all__ = ["BDMAE", "protect"]
@@ -38,13 +42,17 @@ class BDMAE:
 
     def __init__(
         self,
-        restorer: Restorer,
-        config: BDMAEConfig = PROFILES["default"],
+        restorer: Restorer | str,
+        config: BDMAEConfig | str = PROFILES["default"],
         *,
         key: Key = 0,
         chunk_size: int | None = None,
     ) -> None:
-        """key: the operator's secret; masks are unpredictable without it.
+        """Raises ConfigError, and what :func:`load_restorer` raises.
+
+        restorer: one that is loaded, or a name for :func:`load_restorer`. config: settings, or the name of a profile.
+        key: the operator's secret; masks are unpredictable without it, and 0 is known to everybody. A text is the same
+        key as in MASKRESTORE_KEY.
 
         chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 32, and fewer where
         those would have more than 2^19 pixels: 10 at 224 x 224. With a restorer on a GPU it is 64 and 2^21 pixels,
@@ -52,12 +60,15 @@ class BDMAE:
         """
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
-        self.restorer = restorer
-        self.config = config
+        self.restorer = load_restorer(restorer) if isinstance(restorer, str) else restorer
+        if not isinstance(self.restorer, Restorer):
+            raise ConfigError(f"expected a restorer or the name of one, got a {type(restorer).__name__}")
+        self.config = profile(config)
+        key_bytes(key)  # what is no key is an error now, not at the first image
         self.key = key
         self.chunk_size = chunk_size
 
-    def purify(self, images: object, classifier: Classifier) -> Purification:
+    def purify(self, images: object, classifier: Callable[[Tensor], Any]) -> Purification:
         """Purify images, each on its own, and label them.
 
         images: whatever :func:`maskrestore.imaging.inputs.as_batch` takes: uint8 or float in [0, 1], one or a
@@ -66,7 +77,7 @@ class BDMAE:
 
         Returns a :class:`Purification` with every map; ``images`` are float32 and equal to the input bit for bit
         outside ``hidden``. Raises InvalidImageError, and PurificationInterruptedError (with the finished part) if
-        the classifier raises.
+        the classifier raises or answers with something else; its own error, of a budget say, is the ``__cause__``.
         """
         batch, ask = as_batch(images), as_classifier(classifier)
         done: list[Purification] = []
@@ -85,9 +96,13 @@ class BDMAE:
                 ) from error
         return Purification.concatenate(done)
 
-    def protect(self, classifier: Classifier) -> Classifier:
-        """A drop-in replacement for ``classifier`` that purifies each image before it answers."""
-        return lambda images: self.purify(images, classifier).labels
+    def protect(self, classifier: Callable[[Tensor], Any]) -> Callable[[object], Tensor]:
+        """A drop-in replacement for ``classifier`` that purifies each image before it answers.
+
+        It can be pickled if the classifier can. Raises ClassifierError for what is no classifier; called, what
+        :meth:`purify` raises.
+        """
+        return functools.partial(_labels, self, as_classifier(classifier))
 
     @property
     def _device(self) -> torch.device:
@@ -271,18 +286,32 @@ class BDMAE:
 
 
 def protect(
-    classifier: Classifier,
+    classifier: Callable[[Tensor], Any],
     *,
-    restorer: Restorer | None = None,
-    config: BDMAEConfig = PROFILES["default"],
-    key: Key = 0,
+    restorer: Restorer | str = DEFAULT_RESTORER,
+    config: BDMAEConfig | str = PROFILES["default"],
+    schedule: Schedule = "exact",
+    max_queries: int | None = None,
+    key: Key | None = None,
     chunk_size: int | None = None,
-) -> Classifier:
-    """Put BDMAE in front of a classifier: ``protect(classifier)(images)`` are the labels of the purified images.
+) -> Callable[[object], Tensor]:
+    """Put BDMAE in front of a classifier.
 
-    restorer: the packaged ``mae-tiny-32`` unless given. See :class:`BDMAE` for the other arguments.
+    ``protect(classifier, key=...)(images)`` are the labels ``(B,)`` int64 of the purified images.
+
+    classifier: see :meth:`BDMAE.purify`, which also says what images may be and what is raised for them. schedule,
+    max_queries: ``fast``, and a limit for each image: see :func:`scheduled`. See :class:`BDMAE` for the other
+    arguments; without a key, which is warned of, an attacker can predict the masks. Raises ConfigError,
+    ClassifierError for what is no classifier, and what :func:`load_restorer` raises.
     """
-    return BDMAE(restorer or load_restorer(), config, key=key, chunk_size=chunk_size).protect(classifier)
+    if key is None:
+        warnings.warn("no key: an attacker can predict the masks; pass key=, a secret of yours", stacklevel=2)
+    chosen = scheduled(profile(config), schedule, max_queries)
+    return BDMAE(restorer, chosen, key=0 if key is None else key, chunk_size=chunk_size).protect(classifier)
+
+
+def _labels(defense: BDMAE, classifier: Classifier, images: object) -> Tensor:
+    return defense.purify(images, classifier).labels
 
 
 def _candidates(initial: tuple[Tensor, Tensor], config: BDMAEConfig) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from maskrestore.defense.sweep import sweep_queries
 from maskrestore.defense.transfer import CLOUD_GRIDS, CLOUDS, FINE_CLOUD_GRIDS, transfer_queries
-from maskrestore.errors import ConfigError
+from maskrestore.errors import ConfigError, UnknownNameError
 
-__all__ = ["MOST_QUERIES", "PROFILES", "BDMAEConfig"]
+__all__ = ["MOST_QUERIES", "PROFILES", "BDMAEConfig", "profile"]
 
 MOST_QUERIES = 47
 """No profile or schedule asks more about an image: the paper's 1 + 25 + 20 + 1."""
@@ -18,7 +18,11 @@ MOST_QUERIES = 47
 
 @dataclass(frozen=True, kw_only=True)
 class BDMAEConfig:
-    """Settings of :class:`maskrestore.defense.bdmae.BDMAE`. The field defaults are the profile ``paper``."""
+    """Settings of :class:`maskrestore.defense.bdmae.BDMAE`.
+
+    The field defaults are the profile ``paper``; to change the default profile,
+    ``dataclasses.replace(PROFILES["default"], votes=10)``. Raises ConfigError.
+    """
 
     rounds: int = 5
     """N_o: rounds of masks, each of which hides every token at least once (4.2)."""
@@ -171,6 +175,17 @@ class BDMAEConfig:
             settled, left_open = sweep_queries(self.clouds)
             masks = max(settled, left_open - 1 + masks)
         return max(masks, min(masks + self.squares * (1 + tested), self.square_limit))
+
+
+def profile(config: BDMAEConfig | str) -> BDMAEConfig:
+    """Settings as they are, or those of a profile by its name. Raises UnknownNameError, and ConfigError for neither."""
+    if isinstance(config, str):
+        if config not in PROFILES:
+            raise UnknownNameError("profile", config, PROFILES)
+        return PROFILES[config]
+    if not isinstance(config, BDMAEConfig):
+        raise ConfigError(f"expected a BDMAEConfig or the name of a profile, got a {type(config).__name__}")
+    return config
 
 
 def _check(valid: bool, name: str, expected: str, actual: object) -> None:

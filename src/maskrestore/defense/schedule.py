@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from maskrestore.defense.config import MOST_QUERIES, BDMAEConfig
+from maskrestore.defense.config import MOST_QUERIES, PROFILES, BDMAEConfig
 from maskrestore.errors import ConfigError
 
 __all__ = ["SCHEDULES", "Schedule", "fast", "scheduled", "within"]
@@ -30,11 +30,12 @@ def scheduled(config: BDMAEConfig, schedule: Schedule = "exact", max_queries: in
     return chosen if max_queries is None else within(chosen, max_queries)
 
 
-def fast(config: BDMAEConfig) -> BDMAEConfig:
+def fast(config: BDMAEConfig = PROFILES["default"]) -> BDMAEConfig:
     """Return the configuration with a sweep first, see ``sweep.py``: it settles most images with far fewer queries.
 
     What the sweep leaves open goes the configuration's own way, without a comparison and with as many steps of
-    refinement as 47 queries in all allow. Triggers with a target for each class (all-to-all) are not looked for.
+    refinement as 47 queries in all allow. Triggers with a target for each class (all-to-all) are not looked for. The
+    maps of an image that the sweep settles are all zero: it has no scores.
     """
     swept = replace(config, sweep=True, comparison=False)
     steps = max(0, (MOST_QUERIES - replace(swept, refinement_steps=0, squares=0).max_queries) // 2)

@@ -13,20 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskrestore.errors import ConfigError
+
 __all__ = ["Key", "Stream", "key_bytes", "key_fingerprint"]
 
 Key = int | str | bytes
 
 
 def key_bytes(key: Key) -> bytes:
-    """The bytes of an operator's key; equal values of different types are different keys."""
+    """The bytes of an operator's key. A text is the same key as its bytes in UTF-8, a number is another one.
+
+    Raises ConfigError for an empty secret and for anything that is no key.
+    """
     match key:
-        case bytes():
-            return b"b" + key
-        case str():
-            return b"s" + key.encode()
-        case _:
+        case bytes() | str():
+            secret = key.encode() if isinstance(key, str) else key
+            if not secret:
+                raise ConfigError("the key is empty; use 16 characters or more")
+            return b"b" + secret
+        case int():
             return b"i" + str(int(key)).encode()
+        case _:
+            raise ConfigError(f"expected a text, bytes or a whole number as key, got a {type(key).__name__}")
 
 
 def key_fingerprint(key: Key) -> str:

@@ -25,7 +25,8 @@ def as_batch(images: object, *, to_cpu: bool = True) -> Tensor:
 
     images: one of
 
-    - a ``torch.Tensor`` of shape ``(H, W)``, ``(C, H, W)`` or ``(B, C, H, W)``;
+    - a ``torch.Tensor`` of shape ``(H, W)``, ``(C, H, W)`` or ``(B, C, H, W)``; ``(3, H, W)`` is one RGB image, never
+      three grey ones;
     - a NumPy array of these shapes, or with the channels last: ``(H, W, C)`` or ``(B, H, W, C)``;
     - a ``PIL.Image``; grey modes give one channel, all others three, transparency is laid over white, 16-bit
       grey keeps its precision; EXIF orientation is not applied (``codec.read_image`` does that);
@@ -98,6 +99,11 @@ def _unit_interval(tensor: Tensor) -> Tensor:
     if not (math.isfinite(low) and math.isfinite(high)):
         count = int((~pixels.isfinite()).sum())
         raise InvalidImageError(f"expected finite pixels in [0, 1], got NaN or infinity in {count} values")
+    if 1 < high < 1.1:
+        raise InvalidImageError(
+            f"expected floating-point pixels in [0, 1], got values up to {high!r}, as after resizing; clamp them: "
+            "images.clamp(0, 1)"
+        )
     if high > 1:
         raise InvalidImageError(
             f"expected floating-point pixels in [0, 1], got values from {low:g} to {high:g}; "
