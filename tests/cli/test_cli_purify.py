@@ -153,6 +153,49 @@ def test_a_classifier_that_raises_half_way_keeps_what_is_finished(purify, model,
     assert f"({10 - len(failed)} of them by an earlier run)" in result.stdout
 
 
+def test_an_image_that_the_classifier_fails_at_does_not_fail_its_neighbours(purify, model, photos, tmp_path):
+    answer, dark = model.classify, read_image(photos / "5.png")
+
+    def choosy(images):
+        if any(torch.equal(image, dark) for image in images):
+            raise ValueError("too dark")
+        return answer(images)
+
+    model.classify = choosy
+    result = purify()
+    assert result.exit_code == 1
+    assert "failed: 5.png: ValueError: too dark" in result.stderr
+    assert [name for name, record in records(tmp_path).items() if record["error"]] == ["5.png"]
+
+
+def test_another_model_under_the_same_name_is_asked_again(purify, model, tmp_path):
+    purify()
+    assert "(10 of them by an earlier run)" in purify().stdout
+    assert "(0 of them by an earlier run)" in purify("--again").stdout
+    source = Path(model.__file__)
+    source.write_text(source.read_text() + "# another model\n")
+    assert "(0 of them by an earlier run)" in purify().stdout
+
+
+def test_folders_that_cannot_be_read_are_said_in_the_end(purify, photos, monkeypatch):
+    scan = os.scandir
+
+    def refusing(folder):
+        if Path(folder).name == "sub":
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    result = purify()
+    assert result.exit_code == 1
+    assert "9 images purified" in result.stdout
+    assert "sub is left out: it cannot be read (Permission denied)" in result.stderr
+
+
+def test_a_single_query_tells_nothing_of_changed_labels(purify):
+    assert "labels changed" not in purify("--max-queries", 1).stdout
+
+
 @pytest.mark.parametrize("batch", [2, 32])
 def test_the_query_budget_ends_the_run(purify, model, tmp_path, batch):
     result = purify("--batch", batch, "--budget", 150)

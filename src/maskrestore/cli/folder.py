@@ -64,6 +64,8 @@ class FolderJob:
     """Images worked on at a time, and lost at most by an interruption; fewer where they are large."""
     keep_grey: bool = False
     """Read grey images with one channel instead of three."""
+    again: bool = False
+    """Do images again that were recorded with these settings."""
 
     def name(self, file: Path) -> str:
         """The name of a file in records: relative to the source, with forward slashes."""
@@ -83,6 +85,8 @@ class Summary:
     seconds: float
     stopped: str | None
     """Why the job ended before its last image, if it did."""
+    skipped: tuple[str, ...]
+    """What is said of folders that could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,7 @@ class _Loaded:
 def purify_folder(job: FolderJob, update: Update) -> Summary:
     """Purify all images of ``job.source`` that ``job.out`` does not hold yet, in order of their names.
 
-    A file that cannot be read, and images at which the classifier raises, get a record with ``error``; they
+    A file that cannot be read, and an image at which the classifier raises, get a record with ``error``; they
     are tried again by the next run. Only an exhausted query budget ends the job early. Memory does not grow
     with the number of images. Raises ImageFileError when there is no image at the source, ConfigError when
     results would be written over the source.
@@ -107,7 +111,8 @@ def purify_folder(job: FolderJob, update: Update) -> Summary:
     source, out = job.source.resolve(), job.out.resolve()
     if source == out or out / "images" in (source, *source.parents):
         raise ConfigError(f"results would be written over the images in {job.source}; choose another folder than {out}")
-    files = walk_images(job.source, leave_out=out)
+    skipped: list[str] = []
+    files = walk_images(job.source, leave_out=out, skipped=skipped.append)
     log = ImageLog(job.out / "records.jsonl", map(job.name, files))
     started, stopped, total = time.perf_counter(), None, len(log)
     for passed, batch in _batches(job, log):
@@ -118,7 +123,7 @@ def purify_folder(job: FolderJob, update: Update) -> Summary:
             break
         update(passed, total)
     log.compact()
-    return Summary(log=log, seconds=time.perf_counter() - started, stopped=stopped)
+    return Summary(log=log, seconds=time.perf_counter() - started, stopped=stopped, skipped=tuple(skipped))
 
 
 def _batches(job: FolderJob, log: ImageLog) -> Iterator[tuple[int, list[_Loaded]]]:
@@ -147,7 +152,7 @@ def _load(job: FolderJob, name: str, output: str) -> _Loaded:
 
 
 def _is_done(job: FolderJob, record: dict[str, Any], file: Path) -> bool:
-    if record.get("error") is not None or record.get("config_digest") != job.config_digest:
+    if job.again or record.get("error") is not None or record.get("config_digest") != job.config_digest:
         return False
     written = [job.out / record[entry] for entry in ("output", "maps") if record.get(entry)]
     return all(path.exists() for path in written) and record.get("content") == _content(file)
@@ -191,11 +196,17 @@ def _purify_group(job: FolderJob, group: Sequence[_Loaded], log: ImageLog) -> No
     for row, image in enumerate(group[:finished]):
         assert result is not None
         log.add(_save(job, image, result, row) | {"seconds": round(seconds, 6)})
-    if failure is not None:
-        if isinstance(failure.__cause__, QueryBudgetError):
-            raise failure.__cause__
-        for image in group[finished:]:
-            log.add(_failure(job, image.name, failure))
+    if failure is None:
+        return
+    cause = failure.__cause__
+    if isinstance(cause, QueryBudgetError):
+        raise cause
+    if len(group) == 1:
+        log.add(_failure(job, group[0].name, cause if isinstance(cause, Exception) else failure))
+        return
+    for image in group[finished:]:  # one of them made the classifier raise: the others are not to suffer for it
+        _affordable(job, 1)
+        _purify_group(job, [image], log)
 
 
 def _attempt(job: FolderJob, images: Tensor) -> tuple[Purification | None, PurificationInterruptedError | None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 import typer
 
-from maskrestore.classifiers import CountingClassifier, load_classifier
+from maskrestore.classifiers import CountingClassifier, ModuleClassifier, load_classifier
 from maskrestore.cli.folder import MAP_FIELDS, FolderJob, Summary, purify_folder
 from maskrestore.cli.image_log import ImageLog
 from maskrestore.cli.options import (
@@ -34,8 +36,9 @@ from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.codec import read_image
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
+from maskrestore.mae.weight_files import weights_digest
 from maskrestore.reporting import Evidence, ReportEntry, ReportSummary, entries_from, write_report
-from maskrestore.types import Purification
+from maskrestore.types import Classifier, Purification
 
 __all__ = ["purify"]
 
@@ -98,6 +101,9 @@ def purify(
     batch: Annotated[
         int, typer.Option(min=1, help="Images worked on at a time, and lost at most when interrupted.")
     ] = 32,
+    again: Annotated[
+        bool, typer.Option("--again", help="Do images again that the folder of `--out` has results of.")
+    ] = False,
     report_images: Annotated[
         int, typer.Option(min=0, help="Images shown with pictures in the report; changed labels come first.")
     ] = 100,
@@ -109,8 +115,9 @@ def purify(
     seconds, or the error), written as images are finished, and `report.html` with pictures of what was
     removed.
 
-    A file that cannot be read does not stop the others; the exit status is then 1. After Ctrl-C the same
-    command goes on where it stopped: images that are recorded with the same settings are not done again.
+    A file that cannot be read, or an image at which the classifier fails, does not stop the others; the exit status is
+    then 1. After Ctrl-C the same command goes on where it stopped: images that are recorded with the same settings and
+    classifier (its file, or the file that its function is in) are not done again, unless with `--again`.
 
     Examples:
 
@@ -131,7 +138,17 @@ def purify(
     masked_autoencoder = load_restorer(restorer, precision=precision, device=device)
     weights = getattr(masked_autoencoder, "weights_digest", None)
     arithmetic = getattr(masked_autoencoder, "precision", None)
-    identity = [classifier, _file_digest(classifier), mean, std, restorer, weights, arithmetic, grey, device]
+    identity = [
+        classifier,
+        _model_digest(classifier, black_box),
+        mean,
+        std,
+        restorer,
+        weights,
+        arithmetic,
+        grey,
+        device,
+    ]
     counting = CountingClassifier(black_box, budget)
     job = FolderJob(
         source=source,
@@ -143,6 +160,7 @@ def purify(
         key_fingerprint=key_fingerprint(key),
         batch=batch,
         keep_grey=grey,
+        again=again,
     )
     with progress("purify") as update:
         summary = purify_folder(job, update)
@@ -165,11 +183,14 @@ def purify(
             max_detailed=report_images,
             evidence_of=partial(_evidence, job, log),
         )
-        _conclude(summary, job, page)
+        _conclude(summary, job, page, asked_before=not config.blind)
 
 
-def _conclude(summary: Summary, job: FolderJob, page: Path) -> None:
-    """Say how it went; exit with status 1 unless every image was purified."""
+def _conclude(summary: Summary, job: FolderJob, page: Path, *, asked_before: bool) -> None:
+    """Say how it went; exit with status 1 unless every image was purified.
+
+    asked_before: whether the classifier was asked about images as they came.
+    """
     finished = changed = failed = other = 0
     failures = []
     for record in summary.log.records():
@@ -184,7 +205,8 @@ def _conclude(summary: Summary, job: FolderJob, page: Path) -> None:
                 failures.append(f"failed: {record['file']}: {record['error']}")
     out.print(
         f"{finished} images purified ({finished - summary.log.purified} of them by an earlier run), "
-        f"{changed} labels changed, {job.classifier.queries} queries, {summary.seconds:.1f} s; see {page}",
+        + (f"{changed} labels changed, " if asked_before else "")
+        + f"{job.classifier.queries} queries, {summary.seconds:.1f} s; see {page}",
         soft_wrap=True,
     )
     for failure in failures:
@@ -196,7 +218,9 @@ def _conclude(summary: Summary, job: FolderJob, page: Path) -> None:
     if summary.stopped is not None:
         left = len(summary.log) - finished - failed
         say(f"stopped: {summary.stopped}; {left} images are left, and the same command goes on with them")
-    if failed or summary.stopped is not None:
+    for note in summary.skipped:
+        say(note)
+    if failed or summary.skipped or summary.stopped is not None:
         raise typer.Exit(FAILED)
 
 
@@ -240,10 +264,19 @@ def _read_class_names(path: Path | None) -> list[str] | None:
         raise ConfigError(f"cannot read class names from {path}: {error}") from error
 
 
-def _file_digest(spec: str) -> str | None:
-    """Digest of the model's file, if it is one: a new model in an old file is another classifier."""
-    path = Path(spec)
-    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else None
+def _model_digest(spec: str, classifier: Classifier) -> str:
+    """Digest of the model's files, or of the file that its function is in and its weights: a new model under an old name
+    is another classifier."""
+    digest = hashlib.blake2b(digest_size=8)
+    module = sys.modules.get(spec.partition(":")[0])
+    source = Path(getattr(module, "__file__", None) or spec)
+    # Weights of a large ONNX file lie beside it, and their names begin with its own.
+    for path in sorted(source.parent.glob(f"{glob.escape(source.name)}*")) if source.suffix == ".onnx" else [source]:
+        if path.is_file():
+            digest.update(hashlib.blake2b(path.read_bytes()).digest())
+    if isinstance(classifier, ModuleClassifier):
+        digest.update((weights_digest(classifier.module) or "").encode())
+    return digest.hexdigest()
 
 
 def _digest(values: list[Any]) -> str:

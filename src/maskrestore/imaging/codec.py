@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -103,12 +103,15 @@ def find_images(path: str | Path) -> list[Path]:
     return sorted(walk_images(path))
 
 
-def walk_images(path: str | Path, *, leave_out: Path | None = None) -> Iterator[Path]:
+def walk_images(
+    path: str | Path, *, leave_out: Path | None = None, skipped: Callable[[str], None] = warnings.warn
+) -> Iterator[Path]:
     """The file itself, whatever its name, or all files below a folder whose suffix is in :data:`SUFFIXES`.
 
     One after the other, in no order, so that a folder may hold millions. Hidden files and folders and the
-    folder ``leave_out`` are left out, links to folders are not followed. Raises ImageFileError if there is
-    nothing at ``path`` or, after the walk, if there was no image.
+    folder ``leave_out`` are left out, links to folders are not followed. skipped: is told of each folder below that
+    cannot be read. Raises ImageFileError if there is nothing at ``path``, if it cannot be read or, after the walk, if
+    there was no image.
     """
     path = Path(path)
     if path.is_file():
@@ -116,8 +119,12 @@ def walk_images(path: str | Path, *, leave_out: Path | None = None) -> Iterator[
         return
     if not path.is_dir():
         raise ImageFileError(f"{path}: expected an image or a folder of images, found nothing")
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        raise ImageFileError(f"{path}: cannot be read: {error.strerror or error}") from error
     found = False
-    for file in _files_below(path, None if leave_out is None else leave_out.resolve()):
+    for file in _files_below(path, None if leave_out is None else leave_out.resolve(), skipped):
         if os.path.splitext(file)[1].lower() in SUFFIXES:
             found = True
             yield Path(file)
@@ -125,13 +132,13 @@ def walk_images(path: str | Path, *, leave_out: Path | None = None) -> Iterator[
         raise ImageFileError(f"{path}: no images in this folder; looked for {' '.join(sorted(SUFFIXES))}")
 
 
-def _files_below(folder: str | Path, leave_out: Path | None) -> Iterator[str]:
+def _files_below(folder: str | Path, leave_out: Path | None, skipped: Callable[[str], None]) -> Iterator[str]:
     try:
         entries = os.scandir(folder)
     except FileNotFoundError:  # gone in the meantime
         return
     except OSError as error:
-        warnings.warn(f"{folder} is left out: it cannot be read ({error})", stacklevel=2)
+        skipped(f"{folder} is left out: it cannot be read ({error.strerror or error})")
         return
     with entries:
         for entry in entries:
@@ -139,7 +146,7 @@ def _files_below(folder: str | Path, leave_out: Path | None) -> Iterator[str]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 if Path(entry.path).resolve() != leave_out:
-                    yield from _files_below(entry.path, leave_out)
+                    yield from _files_below(entry.path, leave_out, skipped)
             elif not (entry.is_symlink() and os.path.isdir(entry.path)):
                 yield entry.path
 
