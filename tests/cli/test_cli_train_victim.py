@@ -30,3 +30,12 @@ def test_a_victim_of_restored_images_names_the_restorer(invoke, tmp_path, monkey
 def test_a_restorer_is_named_only_where_it_counts(settings, weights):
     expected = weights and packaged_digest(weights)
     assert victim_config("cifar10", "corners", 3, settings).restorer_weights == expected
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train-victim"])
+def test_a_misspelt_attack_is_refused_before_data_are_looked_for(invoke, monkeypatch, command):
+    monkeypatch.setattr("maskrestore.victims.VictimData.load", pytest.fail)
+    monkeypatch.setattr("maskrestore.cli.evaluate.load_dataset", pytest.fail)
+    result = invoke(command, "--attack", "badnets:9x", *(("--defense", "none") if command == "evaluate" else ()))
+    assert result.exit_code == 2
+    assert "badnets:9x needs a size" in result.stderr

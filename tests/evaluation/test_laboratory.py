@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from maskrestore.baselines import diffusion_models
+from maskrestore.cli.evaluate import _defenses
 from maskrestore.errors import CheckpointError
 from maskrestore.evaluation.grid import Case, Cell, Variant
 from maskrestore.evaluation.laboratory import diffusion_digest, make_laboratory
@@ -50,3 +51,20 @@ def test_a_record_names_the_weights_of_its_diffusion_model(tmp_path, monkeypatch
     records = [without, without, bdmae, bdmae, record(restorer_weights="other"), record(), record()]
     assert diffusion_model_of(records) == diffusion_digest(folder)
     assert diffusion_model_of([without, bdmae]) is None
+
+
+def test_a_diffusion_model_runs_on_the_device_and_its_record_is_the_same_everywhere(tmp_path, monkeypatch):
+    devices = []
+
+    def load(*_, device, **__):
+        devices.append(device)
+        return types.SimpleNamespace(image_size=32, precision="float32")
+
+    monkeypatch.setattr(diffusion_models, "load_denoiser", load)
+    cell = Cell(case=Case(dataset="cifar10", attack="corners"), variant=Variant(defense="zip"), scale=SCALES["smoke"])
+    for folder in (None, diffusion_model(tmp_path / "model", 1)):
+        here, there = (make_laboratory(diffusion=folder, device=name).defense(cell).entry for name in ("cpu", "cuda"))
+        assert here == there
+    (record,) = _defenses(["zip"], [], ("mae-tiny-32", "cuda"), 0, None)
+    assert record.entry.name == "zip"
+    assert devices == ["cpu", "cuda"] * 2 + ["cuda"]

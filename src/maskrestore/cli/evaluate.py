@@ -162,6 +162,7 @@ def _defenses(
             restorer=load,
             restorer_name=restorer[0],
             key=key,
+            device=restorer[1],
         )
         for name, config in configs.items()
     ]

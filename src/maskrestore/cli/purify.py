@@ -265,8 +265,10 @@ def _read_class_names(path: Path | None) -> list[str] | None:
 
 
 def _model_digest(spec: str, classifier: Classifier) -> str:
-    """Digest of the model's files, or of the file that its function is in and its weights: a new model under an old name
-    is another classifier."""
+    """Digest of the model's files, or of the file that its function is in and of its weights.
+
+    A new model under an old name is another classifier.
+    """
     digest = hashlib.blake2b(digest_size=8)
     module = sys.modules.get(spec.partition(":")[0])
     source = Path(getattr(module, "__file__", None) or spec)

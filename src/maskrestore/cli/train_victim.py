@@ -17,7 +17,15 @@ from maskrestore.cli.terminal import out, progress, say
 from maskrestore.data import DATASETS
 from maskrestore.mae.checkpoints import packaged_digest
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.victims import Restoration, TrainingProgress, VictimConfig, VictimData, export_victim, victim_path
+from maskrestore.victims import (
+    Restoration,
+    TrainingProgress,
+    VictimConfig,
+    VictimData,
+    export_victim,
+    untrained_attack,
+    victim_path,
+)
 from maskrestore.victims import train_victim as train_network
 
 __all__ = ["train_victim", "train_with_progress", "victim_config"]
@@ -73,6 +81,7 @@ def victim_config(dataset: str, attack: str | None, target: int, settings: list[
     of_recipe = [setting for setting in settings if setting.startswith("recipe.")]
     others = [setting for setting in settings if setting not in of_recipe]
     config = with_overrides(VictimConfig(dataset=dataset, attack=attack, target=target), others)
+    untrained_attack(config)  # a typing error is to cost no download
     if config.restored_rate and config.restorer_weights is None:
         config = dataclasses.replace(config, restorer_weights=packaged_digest(DEFAULT_RESTORER))
     # The default recipe depends on the other settings, so its own fields are set last.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.baselines import BASELINES, BaselineConfig
+from maskrestore.baselines.diffusion_models import DiffusionSettings
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.config import PROFILES, BDMAEConfig
 from maskrestore.defense.schedule import fast
@@ -105,11 +106,13 @@ def make_defense(
     restorer: Callable[[], Restorer],
     restorer_name: str,
     key: Key = 0,
+    device: str = "cpu",
 ) -> DefenseUnderTest:
     """Build a defense of :data:`DEFENSES`, with ``config`` in place of its own settings if given.
 
-    restorer: loads the masked autoencoder; called for BDMAE only, other defenses build what they need. In the record,
-    settings that differ from the registry's follow the name in brackets. Raises UnknownNameError.
+    restorer: loads the masked autoencoder; called for BDMAE only, other defenses build what they need. device: where a
+    diffusion model runs; no setting of the record. In the record, settings that differ from the registry's follow the
+    name in brackets. Raises UnknownNameError.
     """
     standard = default_config(name)
     config = standard if config is None else config
@@ -117,7 +120,8 @@ def make_defense(
     if isinstance(config, BDMAEConfig):
         defense: Defense = BDMAE(restorer(), config, key=key)
     else:
-        defense = config.build(key)
+        on_device = isinstance(config, DiffusionSettings) and device != "cpu"
+        defense = (dataclasses.replace(config, device=device) if on_device else config).build(key)
         restorer_name = getattr(config, "restorer", restorer_name)
     network = getattr(defense, "restorer", None)
     entry = DefenseEntry(

@@ -57,15 +57,15 @@ def make_laboratory(
 
     @functools.cache
     def build(variant: Variant, architecture: str, repeat: int, name: str) -> DefenseUnderTest | MaskRestoreError:
-        config = own = variant.config(architecture)
-        if isinstance(config, DiffusionSettings):
-            model = config.model if diffusion is None else str(diffusion)
-            own = dataclasses.replace(config, model=model, device=device)
+        config = variant.config(architecture)
+        folder = diffusion if isinstance(config, DiffusionSettings) else None
+        own = dataclasses.replace(config, model=str(folder)) if folder is not None else config
+        load = functools.partial(restorer, name)
         try:
-            built = make_defense(variant.defense, own, restorer=lambda: restorer(name), restorer_name=name, key=repeat)
+            built = make_defense(variant.defense, own, restorer=load, restorer_name=name, key=repeat, device=device)
         except MaskRestoreError as error:  # kept: the next cell would wait for the same error
             return error
-        return built if own == config else dataclasses.replace(built, entry=_portable(built.entry, variant, diffusion))
+        return built if folder is None else dataclasses.replace(built, entry=_portable(built.entry, variant, folder))
 
     def defense(cell: Cell) -> DefenseUnderTest:
         built = build(cell.variant, cell.case.architecture, cell.repeat, cell.restorer)
@@ -106,20 +106,17 @@ def victim_under_test(config: VictimConfig, cache: Path | None, *, device: str =
     return VictimUnderTest(classifier=ModuleClassifier(network, precision=precision, device=device), entry=entry)
 
 
-def _portable(entry: DefenseEntry, variant: Variant, diffusion: Path | None) -> DefenseEntry:
-    """The entry of a defense by diffusion without what only this machine knows: its device, a model's whole path."""
+def _portable(entry: DefenseEntry, variant: Variant, diffusion: Path) -> DefenseEntry:
+    """The entry of a defense by diffusion without what only this machine knows: the model's whole path."""
     changed = ",".join(f"{name}={value}" for name, value in variant.settings)
     name = variant.defense + (f"[{changed}]" if changed else "")
-    config = {**entry.config, "device": "cpu"}
-    if diffusion is None:
-        return dataclasses.replace(entry, name=name, config=config)
     return dataclasses.replace(
         entry,
         name=name,
-        config={**config, "model": diffusion.name},
+        config={**entry.config, "model": diffusion.name},
         restorer=diffusion.name,
         restorer_weights=diffusion_digest(diffusion),
-        restorer_precision=config["precision"],
+        restorer_precision=entry.config["precision"],
     )
 
 

@@ -16,7 +16,7 @@ from maskrestore.victims.poisoning import Restoration
 from maskrestore.victims.resnet import ResNet18, ResNet50
 from maskrestore.victims.starts import STARTS
 from maskrestore.victims.store import cache_folder, load_victim, read_record, trigger_path, victim_path
-from maskrestore.victims.train import VictimData, measure, train_victim, victim_attack
+from maskrestore.victims.train import VictimData, measure, train_victim, untrained_attack, victim_attack
 from maskrestore.victims.training import TrainingProgress
 from maskrestore.victims.vit import ViTSmall
 
@@ -47,6 +47,7 @@ __all__ = [
     "read_record",
     "train_victim",
     "trigger_path",
+    "untrained_attack",
     "victim_attack",
     "victim_path",
 ]

@@ -29,7 +29,7 @@ from maskrestore.victims.store import (
 )
 from maskrestore.victims.training import TrainingProgress, fit, predict
 
-__all__ = ["VictimData", "measure", "train_victim", "victim_attack"]
+__all__ = ["VictimData", "measure", "train_victim", "untrained_attack", "victim_attack"]
 
 _QUICK_CHECK = 2000  # test images for the accuracy that is reported while training; the last word is on all of them
 
@@ -62,14 +62,17 @@ def victim_attack(config: VictimConfig, cache: Path | str | None = None) -> Atta
     An attack that learned its trigger takes it from the cache: raises CheckpointError when the victim has not
     been trained yet.
     """
-    attack = _new_attack(config)
+    attack = untrained_attack(config)
     if isinstance(attack, InputAwareAttack):
         load_trigger(config, attack.networks, cache)
     return attack
 
 
-def _new_attack(config: VictimConfig) -> Attack | None:
-    """Build the attack as it is before training."""
+def untrained_attack(config: VictimConfig) -> Attack | None:
+    """The attack of a victim as it is before training, or ``None`` for a clean one.
+
+    Raises UnknownNameError and ConfigError for an attack, variant or setting that there is not.
+    """
     if config.attack is None:
         return None
     spec = config.spec
@@ -129,7 +132,7 @@ def train_victim(
         train_victim(config.clean(), data, cache=cache, report=report, device=device)
         return load_victim(config.clean(), cache)
 
-    attack = _new_attack(config)
+    attack = untrained_attack(config)
     if isinstance(attack, InputAwareAttack):
         attack.networks.to(device)
     network = (clean_victim() if config.fine_tuned else _new_network(config, train)).to(device)
