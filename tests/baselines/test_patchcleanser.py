@@ -41,18 +41,18 @@ class TableClassifier:
 def algorithm_1(table: list[list[int]], fallback: str) -> tuple[int, int]:
     """Answer and queries by the published algorithm, written down in the plainest way."""
     first = [table[i][i] for i in range(MASKS)]
-    asked, everything = 1 + MASKS, list(first)
+    asked, seconds = 1 + MASKS, []
     counts = Counter(first)
     winner = max(counts, key=lambda label: (counts[label], label))
     for i in range(MASKS):
         if first[i] != winner:
             second = [table[i][j] for j in range(MASKS) if j != i]
             asked += len(second)
-            everything += second
+            seconds += second
             if all(label == first[i] for label in second):
                 return first[i], asked
-    if fallback == "all" and len(counts) > 1:
-        counts = Counter(everything)
+    if fallback != "first-round" and len(counts) > 1:
+        counts = Counter(seconds if fallback == "second-round" else [*first, *seconds])
         winner = max(counts, key=lambda label: (counts[label], label))
     return winner, asked
 
@@ -96,7 +96,7 @@ def test_larger_patches_and_missing_masks_are_not_covered() -> None:
     diagonal=st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=MASKS, max_size=MASKS),
     upper=st.lists(st.integers(0, 2), min_size=6, max_size=6),
     agreeing=st.booleans(),
-    fallback=st.sampled_from(["first-round", "all"]),
+    fallback=st.sampled_from(["first-round", "all", "second-round"]),
 )
 def test_double_masking_is_algorithm_1(diagonal: list[int], upper: list[int], agreeing: bool, fallback: str) -> None:
     table = torch.diag(torch.tensor(diagonal))
@@ -116,7 +116,7 @@ def test_a_covered_trigger_is_removed_in_the_second_round() -> None:
     victim = PatchTriggerClassifier(row=13, column=20)
     clean = plain_images(6, size=32)
     batch = torch.cat([clean, victim.stamp(clean)])
-    for fallback in ("first-round", "all"):
+    for fallback in ("first-round", "all", "second-round"):
         result = PatchCleanser(PatchCleanserConfig(fallback=fallback)).purify(batch, victim)
         assert torch.equal(result.labels, victim(clean).repeat(2))
         assert torch.equal(result.images[:6], clean)
@@ -179,4 +179,4 @@ def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="fill"):
         PatchCleanserConfig(fill=1.5)
     with pytest.raises(UnknownNameError, match="first-round"):
-        PatchCleanserConfig(fallback="second-round")  # type: ignore[arg-type]
+        PatchCleanserConfig(fallback="third-round")  # type: ignore[arg-type]

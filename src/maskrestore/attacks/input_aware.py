@@ -19,7 +19,7 @@ from maskrestore.attacks.whole_image import refuse_variant
 __all__ = ["InputAwareAttack", "diversity_loss", "input_aware", "mask_loss"]
 
 DENSITY = 0.032
-"""Mean of the mask up to which it costs nothing."""
+"""Value of a pixel of the mask up to which it costs nothing."""
 _DENSITY_WEIGHT = 100.0
 _CHANNELS = (32, 64, 128)
 _EPSILON = 1e-7

@@ -3,9 +3,10 @@
 Source: Nguyen and Tran, WaNet: Imperceptible Warping-based Backdoor Attack, 2021, and their code: a field of
 k x k = 4x4 random vectors, scaled to a mean absolute value of 1 and enlarged bicubically, of strength s = 0.5
 in units of half a pixel: a quarter of a pixel along each axis where the vectors are, less in between. Noise mode:
-twice as many images as are poisoned get the field with a random offset at each pixel added, and keep their label,
-so that the classifier learns this very field. Departure: where poisoned images come up several times in an epoch
-(``VictimConfig.poison_repeats``), there are fewer of these than of poisoned ones.
+a fifth of the images that are not poisoned get the field with a random offset at each pixel added, and keep their
+label, so that the classifier learns this very field (in the authors' code twice as many as are poisoned). Departure:
+where poisoned images come up several times in an epoch (``VictimConfig.poison_repeats``), there are fewer of these
+than of poisoned ones.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ BASELINES: dict[str, BaselineConfig] = {
     "shrinkpad-strong": ShrinkPadConfig(padding=1 / 4),
     "patchcleanser": PatchCleanserConfig(),
     "patchcleanser-variant": PatchCleanserConfig(fallback="all"),
+    "patchcleanser-second-round": PatchCleanserConfig(fallback="second-round"),
     "majority-vote": MajorityVoteConfig(),
     "lite-bd": LiteBDConfig(),
     "lite-bd-half": LiteBDConfig(scale=0.5),

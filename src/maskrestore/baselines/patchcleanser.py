@@ -17,7 +17,7 @@ from maskrestore.types import Classifier, Purification
 __all__ = ["PatchCleanser", "PatchCleanserConfig", "certify", "covers", "mask_set", "two_mask_votes"]
 
 _UNASKED = torch.iinfo(torch.int64).min
-_FALLBACKS = ("first-round", "all")
+_FALLBACKS = ("first-round", "all", "second-round")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,11 @@ class PatchCleanserConfig:
     """Side of the largest patch to be covered, as a share of the image's: 32 of 224 pixels in the public code."""
     fill: float = 0.5
     """Value of masked pixels: the public code puts zeros after normalisation, which for its ViT-B/16 is this grey."""
-    fallback: Literal["first-round", "all"] = "first-round"
-    """Who decides when no disagreer holds (case III): the majority of the first round, as published, or of all
-    predictions of both rounds, which is the BDMAE paper's variant (appendix C)."""
+    fallback: Literal["first-round", "all", "second-round"] = "first-round"
+    """Who decides when no disagreer holds (case III): the majority of the first round, as published, of all predictions
+    of both rounds, or of those of the second round. The BDMAE paper's variant takes "the majority voting of all
+    predictions" (appendix C), which can mean either of the last two; a small trigger under one mask of 36 leaves its
+    label the majority of both rounds, so the paper's ASR of 2 % speaks for the second round."""
 
     def __post_init__(self) -> None:
         check(self.masks_per_side >= 2, "masks_per_side", "at least 2", self.masks_per_side)
@@ -112,9 +114,12 @@ class PatchCleanser:
             held = (second == first[live, mask].unsqueeze(1)).all(dim=1)
             answers[live[held]] = first[live, mask][held]
             unsettled[live[held]] = False
-        if self.config.fallback == "all":
-            everyone = majority(votes.flatten(1), votes.flatten(1) != _UNASKED)
-            answers = torch.where(unsettled, everyone, answers)
+        if self.config.fallback != "first-round":
+            counted = votes != _UNASKED
+            if self.config.fallback == "second-round":
+                counted &= ~torch.eye(masks, dtype=torch.bool)
+            # Whoever is unsettled has disagreeing masks, so that both rounds have votes.
+            answers = torch.where(unsettled, majority(votes.flatten(1), counted.flatten(1)), answers)
         return votes, answers
 
 
@@ -156,7 +161,7 @@ def certify(votes: Tensor, labels: Tensor) -> Tensor:
 
     votes: ``(B, K, K)`` of images without a patch, under masks that cover it (:func:`covers`). labels: ``(B,)``, the
     true ones. Returns ``(B,)`` bool. Source: two-mask correctness, ``certify_precomputed`` in the public code. It says
-    nothing about ``fallback="all"``, nor about triggers larger than the patch.
+    nothing about other fallbacks, nor about triggers larger than the patch.
     """
     return (votes == labels[:, None, None]).flatten(1).all(dim=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import os
@@ -312,8 +313,22 @@ def _figures(page: Path, folders: Sequence[Path]) -> list[Figure]:
             link = Path(os.path.relpath(drawn[0], page.parent)).as_posix()
             # A table that is drawn, too, stands above with its notes.
             title, notes = (f"{one.title}, drawn", ()) if isinstance(one, Table) else (one.title, one.notes)
-            found.append(Figure(title=title, link=link, notes=notes))
+            missing = _left_out(one, drawn[0].with_suffix(".csv")) if isinstance(one, Pictures) else ()
+            found.append(Figure(title=title, link=link, notes=(*notes, *missing)))
     return found
+
+
+def _left_out(one: Pictures, values: Path) -> tuple[str, ...]:
+    """A note on what a figure lacks, by the table of what it shows."""
+    with values.open(encoding="utf-8", newline="") as file:
+        shown = {(row["case"], row["defense"]) for row in csv.DictReader(file)}
+    wanted = dict.fromkeys((case.label, variant.defense) for case in one.cases for variant in one.variants)
+    missing = dict.fromkeys(
+        case if all((case, other) not in shown for _, other in wanted) else f"{case} with {defense}"
+        for case, defense in wanted
+        if (case, defense) not in shown
+    )
+    return (f"Left out, for want of a victim or a model: {', '.join(missing)}.",) if missing else ()
 
 
 def _show_plan(

@@ -22,9 +22,14 @@ Made by `maskrestore reproduce results` from records: do not edit. CA: clean ima
 triggered images that get their true label; ASR: triggered images that get the attacker's label. In brackets: 95 %
 intervals, Student's over the repeats, or with a single repeat the binomial one, its ends averaged over the attacks of a
 column. Queries: how often the classifier is asked about an image. Generator passes: images that go through the masked
-autoencoder or the diffusion model for one. Seconds: on the hardware that is named, which most records come from. Lowest
-peak memory: of the highest resident memory of the whole process, with libraries, weights and the data set in it, the
-lowest of any record.
+autoencoder or the diffusion model for one, copies that fill up a batch included. Seconds: on the hardware that is
+named, which most records come from. Lowest peak memory: of the highest resident memory of the whole process, with
+libraries, weights and the data set in it, or of what PyTorch held on a GPU, the lowest of any record.
+
+Victims are trained on images that get their trigger after they were cropped and mirrored at random, so that it lies
+where it does at test time. The paper's code puts it in before (`utils/dataset/bd_dataset.py`), and its victims answer
+to triggers that are moved a little or mirrored, too. Defenses that move the trigger (ShrinkPad, flip, affine) are
+therefore stronger here than in the paper.
 """
 
 _BOARDS = """## Leaderboard

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _DIFFUSION = frozenset({"diffpure-ddpm", "diffpure-sde", "zip", "sampdetox"})
-_ONE_BY_ONE = frozenset({"patchcleanser", "patchcleanser-variant", "strip"})
+_ONE_BY_ONE = frozenset({"patchcleanser", "patchcleanser-variant", "patchcleanser-second-round", "strip"})
 
 SCALES: dict[str, Scale] = {
     # Does everything work? Tiny victims that have hardly learned anything, and a handful of images.
@@ -64,6 +64,7 @@ SPEEDS: dict[str, float] = {
     "bdmae-paper-fast": 45,
     "patchcleanser": 2,
     "patchcleanser-variant": 2,
+    "patchcleanser-second-round": 2,
     "februus-xgradcam": 30,
     "februus-gradcam++": 30,
     "lite-bd": 20,
