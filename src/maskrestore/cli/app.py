@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ from maskrestore.cli.pretrain import pretrain
 from maskrestore.cli.purify import purify
 from maskrestore.cli.reproduce import reproduce
 from maskrestore.cli.table import table
-from maskrestore.cli.terminal import CommandGroup
+from maskrestore.cli.terminal import CommandGroup, warn
 from maskrestore.cli.train_diffusion import train_diffusion
 from maskrestore.cli.train_victim import train_victim
 
@@ -65,4 +66,5 @@ def main() -> None:
     """Run the program."""
     # `kill` and `timeout` end a command as Ctrl-C does: records stay whole and no process of ours is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warnings.showwarning = lambda message, *_: warn(str(message))  # a user is not told which line of ours said it
     app()
