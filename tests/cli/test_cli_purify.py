@@ -168,6 +168,18 @@ def test_an_image_that_the_classifier_fails_at_does_not_fail_its_neighbours(puri
     assert [name for name, record in records(tmp_path).items() if record["error"]] == ["5.png"]
 
 
+def test_a_classifier_that_fails_at_everything_is_not_asked_about_a_whole_folder(purify, model, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for index in range(40):
+        write_png(folder / f"{index:02}.png", torch.rand(3, 8, 8))
+    model.fail_at = 0
+    result = purify("--batch", 16, source=folder)
+    assert result.exit_code == 1
+    assert "stopped: the classifier failed at all of the first 32 images; 8 images are left" in result.stderr
+    assert len(records(tmp_path)) == 32
+
+
 def test_another_model_under_the_same_name_is_asked_again(purify, model, tmp_path):
     purify()
     assert "(10 of them by an earlier run)" in purify().stdout

@@ -39,6 +39,7 @@ def test_an_image_does_not_change_the_thresholds_of_another() -> None:
         ("contrast_windows", ()), ("contrast_windows", (0,)), ("refinement_steps", -1), ("neighbour_bonus", -0.1),
         ("refinement_rate", -0.1), ("thresholds", (0.4, 0.5)), ("thresholds", ()), ("max_restored", 0.0),
         ("threshold_step", 0.0),
+        ("rounds", 2.5), ("rounds", "5"), ("thresholds", 0.5), ("votes", 1.5), ("squares", None),
     ],
 )  # fmt: skip
 def test_settings_outside_their_range_are_refused_by_name(field: str, value: object) -> None:

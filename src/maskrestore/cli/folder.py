@@ -42,6 +42,9 @@ MAP_FIELDS = (
 _BATCH_PIXELS = 2**20
 """Images are worked on together up to about this many pixels: the method holds dozens of copies of each."""
 
+_HOPELESS = 32
+"""A classifier that fails at so many images before it has answered about any is not asked about the others."""
+
 _STEP = 1000
 """Files between two steps of the progress bar, where nearly all are done already."""
 
@@ -104,9 +107,9 @@ def purify_folder(job: FolderJob, update: Update) -> Summary:
     """Purify all images of ``job.source`` that ``job.out`` does not hold yet, in order of their names.
 
     A file that cannot be read, and an image at which the classifier raises, get a record with ``error``; they
-    are tried again by the next run. Only an exhausted query budget ends the job early. Memory does not grow
-    with the number of images. Raises ImageFileError when there is no image at the source, ConfigError when
-    results would be written over the source.
+    are tried again by the next run. Only an exhausted query budget ends the job early, and a classifier that fails at
+    all of the first 32 images. Memory does not grow with the number of images. Raises ImageFileError when there is no
+    image at the source, ConfigError when results would be written over the source.
     """
     source, out = job.source.resolve(), job.out.resolve()
     if source == out or out / "images" in (source, *source.parents):
@@ -114,14 +117,17 @@ def purify_folder(job: FolderJob, update: Update) -> Summary:
     skipped: list[str] = []
     files = walk_images(job.source, leave_out=out, skipped=skipped.append)
     log = ImageLog(job.out / "records.jsonl", map(job.name, files))
-    started, stopped, total = time.perf_counter(), None, len(log)
+    started, stopped, failed, total = time.perf_counter(), None, 0, len(log)
     for passed, batch in _batches(job, log):
         try:
-            _purify_batch(job, batch, log)
+            failed += _purify_batch(job, batch, log)
         except QueryBudgetError as error:
             stopped = str(error)
             break
         update(passed, total)
+        if failed >= _HOPELESS and not log.purified:
+            stopped = f"the classifier failed at all of the first {failed} images"
+            break
     log.compact()
     return Summary(log=log, seconds=time.perf_counter() - started, stopped=stopped, skipped=tuple(skipped))
 
@@ -163,7 +169,9 @@ def _content(file: Path) -> str:
         return hashlib.file_digest(stream, partial(hashlib.blake2b, digest_size=8)).hexdigest()
 
 
-def _purify_batch(job: FolderJob, batch: Sequence[_Loaded], log: ImageLog) -> None:
+def _purify_batch(job: FolderJob, batch: Sequence[_Loaded], log: ImageLog) -> int:
+    """Returns at how many images the classifier failed."""
+    failed = 0
     by_size: dict[torch.Size, list[_Loaded]] = defaultdict(list)
     for image in batch:
         by_size[image.pixels.shape].append(image)
@@ -171,8 +179,9 @@ def _purify_batch(job: FolderJob, batch: Sequence[_Loaded], log: ImageLog) -> No
         begun = 0
         while begun < len(group):
             count = _affordable(job, len(group) - begun)
-            _purify_group(job, group[begun : begun + count], log)
+            failed += _purify_group(job, group[begun : begun + count], log)
             begun += count
+    return failed
 
 
 def _affordable(job: FolderJob, count: int) -> int:
@@ -188,7 +197,8 @@ def _affordable(job: FolderJob, count: int) -> int:
     return min(count, remaining // job.max_queries)
 
 
-def _purify_group(job: FolderJob, group: Sequence[_Loaded], log: ImageLog) -> None:
+def _purify_group(job: FolderJob, group: Sequence[_Loaded], log: ImageLog) -> int:
+    """Returns at how many images the classifier failed."""
     started = time.perf_counter()
     result, failure = _attempt(job, torch.stack([image.pixels for image in group]))
     finished = 0 if result is None else len(result.labels)
@@ -197,16 +207,18 @@ def _purify_group(job: FolderJob, group: Sequence[_Loaded], log: ImageLog) -> No
         assert result is not None
         log.add(_save(job, image, result, row) | {"seconds": round(seconds, 6)})
     if failure is None:
-        return
+        return 0
     cause = failure.__cause__
     if isinstance(cause, QueryBudgetError):
         raise cause
     if len(group) == 1:
         log.add(_failure(job, group[0].name, cause if isinstance(cause, Exception) else failure))
-        return
+        return 1
+    failed = 0
     for image in group[finished:]:  # one of them made the classifier raise: the others are not to suffer for it
         _affordable(job, 1)
-        _purify_group(job, [image], log)
+        failed += _purify_group(job, [image], log)
+    return failed
 
 
 def _attempt(job: FolderJob, images: Tensor) -> tuple[Purification | None, PurificationInterruptedError | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from maskrestore.defense.sweep import sweep_queries
@@ -14,6 +14,14 @@ __all__ = ["MOST_QUERIES", "PROFILES", "BDMAEConfig", "profile"]
 
 MOST_QUERIES = 47
 """No profile or schedule asks more about an image: the paper's 1 + 25 + 20 + 1."""
+
+_KINDS: dict[str, tuple[Any, str]] = {
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "True or False"),
+    "tuple": (tuple, "a tuple"),
+}
+"""What a setting must be, by its annotation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +104,11 @@ class BDMAEConfig:
     """Not in the paper: hide window after window first; an image that this settles needs no random mask."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value, annotation = getattr(self, field.name), str(field.type)
+            kind, expected = _KINDS.get(annotation.partition("[")[0].removesuffix(" | None"), (object, ""))
+            optional = annotation.endswith(" | None") and value is None
+            _check(optional or isinstance(value, kind), field.name, expected, value)
         _check(self.rounds >= 1, "rounds", "at least 1", self.rounds)
         _check(self.masks_per_round >= 2, "masks_per_round", "at least 2", self.masks_per_round)
         _check(0.5 <= self.mask_ratio < 1, "mask_ratio", "in [0.5, 1)", self.mask_ratio)
