@@ -104,6 +104,7 @@ def test_a_cell_is_known_by_everything_that_was_asked_for():
         cell(dataclasses.replace(CASE, mode="all-to-all")),
         cell(dataclasses.replace(CASE, clean_victim=True)),
         cell(dataclasses.replace(CASE, restored_rate=0.5)),
+        cell(dataclasses.replace(CASE, augmented_trigger=True)),
         dataclasses.replace(cell(), restorer="another"),
     ]
     assert len({one.path for one in [cell(), *others]}) == len(others) + 1

@@ -74,6 +74,28 @@ def test_poisoned_images_come_up_again_with_trigger_and_label() -> None:
     assert torch.equal(labels[~poisoned], dataset().labels[~poisoned])
 
 
+def test_triggers_before_augmentation_are_in_the_images() -> None:
+    plan, attack = plan_of("badnets:3x3-color", poison_rate=0.1, augmented_trigger=True)
+    original = dataset()
+    chosen = plan.epoch.bincount() > 1
+    assert chosen.sum() == 20
+    torch.testing.assert_close(
+        plan.images[chosen].float() / 255, attack.apply(original.images[chosen].float() / 255), atol=0.002, rtol=0
+    )
+    assert torch.equal(plan.images[~chosen], original.images[~chosen])
+    before, after, labels = shown(plan, torch.arange(200))
+    assert torch.equal(before, after)
+    assert (labels[chosen] == 3).all()
+    assert torch.equal(labels[~chosen], original.labels[~chosen])
+
+
+@pytest.mark.parametrize("attack", ["wanet", "repeated", "input-aware"])
+def test_what_is_drawn_anew_for_each_batch_cannot_come_before_augmentation(attack: str, tmp_path: Path) -> None:
+    data = VictimData(train=dataset(80), test=dataset(40, 1))
+    with pytest.raises(ConfigError, match=f"{attack} draws anew"):
+        train_victim(config(attack, init="scratch", augmented_trigger=True), data, cache=tmp_path)
+
+
 def test_decoys_are_changed_and_keep_their_label() -> None:
     plan, attack = plan_of("wanet", poison_rate=0.1)
     before, after, labels = shown(plan, torch.arange(200))

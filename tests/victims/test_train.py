@@ -235,10 +235,12 @@ def test_later_settings_count_once_they_are_used() -> None:
         replace(base, restored_rate=0.2, restorer_weights="12ab"),
         replace(base, restored_rate=0.2, restorer_weights="34cd"),
         replace(base, architecture="vgg16"),
+        replace(base, augmented_trigger=True),
         replace(base, recipe=replace(base.training, optimizer="adamw")),
         replace(base, recipe=replace(base.training, ema=0.99)),
     ]
-    assert len({config.digest() for config in [base, *others]}) == 6
+    assert len({config.digest() for config in [base, *others]}) == 7
+    assert replace(base, attack=None, augmented_trigger=True).digest() == replace(base, attack=None).digest()
     assert replace(base, restorer_weights="12ab").digest() == base.digest()
 
 

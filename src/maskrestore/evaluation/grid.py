@@ -39,6 +39,8 @@ class Case:
     """The classifier knows nothing of the attack, although images carry its trigger (paper, appendix E)."""
     restored_rate: float = 0.0
     """As in ``VictimConfig``: an attacker who prepares for a defense by restoration."""
+    augmented_trigger: bool = False
+    """As in ``VictimConfig``: whether training moves and mirrors the trigger with the image."""
     first_target: int = 0
     """The attacker's class in the first repeat."""
     from_scratch: bool = False
@@ -52,6 +54,7 @@ class Case:
         notes += [self.mode] if self.mode != "all-to-one" else []
         notes += ["clean model"] if self.clean_victim else []
         notes += [f"restored {self.restored_rate:g}"] if self.restored_rate else []
+        notes += ["moved in training"] if self.augmented_trigger else []
         return f"{self.dataset} {', '.join(notes)}"
 
 
@@ -147,6 +150,7 @@ class Cell:
             target=(case.first_target + 3 * self.repeat) % classes if case.mode == "all-to-one" and case.attack else 0,
             restored_rate=case.restored_rate,
             restorer_weights=packaged_digest(DEFAULT_RESTORER) if case.restored_rate else None,
+            augmented_trigger=case.augmented_trigger,
             seed=self.repeat,
             init="scratch" if case.from_scratch else scale.init,
         )

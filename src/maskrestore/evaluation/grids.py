@@ -323,6 +323,19 @@ GRIDS: dict[str, Experiment] = {
         rows=(*_BLACK_BOX, *_FILTERS, *_LATER, *_OURS),
         notes=("No such attacker is in the paper.", _LATER_NOTE),
     ),
+    "moved": Table(
+        title="Triggers that training moves",
+        columns=(
+            _single("CIFAR-10 2x2-color", "cifar10", "badnets:2x2-color", augmented_trigger=True),
+            _single("GTSRB 3x3-color", "gtsrb", "badnets:3x3-color", augmented_trigger=True),
+        ),
+        rows=(*_BLACK_BOX, _row("Horizontal flip", "flip"), _row("Affine", "affine"), *_LATER, *_OURS),
+        notes=(
+            "Victims trained as in the paper's code: the trigger is in the image before it is cropped and mirrored at "
+            "random. In all other tables it comes after that, so that defenses that move it are stronger there.",
+            _LATER_NOTE,
+        ),
+    ),
     "detectors": Table(
         title="Detectors",
         columns=(*_aggregated(_BADNETS), _single("CIFAR-10 LC", "cifar10", "label-consistent"), *_GLOBAL, *_ADAPTIVE),

@@ -29,7 +29,7 @@ libraries, weights and the data set in it, or of what PyTorch held on a GPU, the
 Victims are trained on images that get their trigger after they were cropped and mirrored at random, so that it lies
 where it does at test time. The paper's code puts it in before (`utils/dataset/bd_dataset.py`), and its victims answer
 to triggers that are moved a little or mirrored, too. Defenses that move the trigger (ShrinkPad, flip, affine) are
-therefore stronger here than in the paper.
+therefore stronger here than in the paper; the table of triggers that training moves has victims like the paper's.
 """
 
 _BOARDS = """## Leaderboard
@@ -173,9 +173,10 @@ def _kind(record: Record) -> _Kind | None:
     config = record.victim.config
     if record.attack is None or config.get("attack") is None or config.get("architecture") != "resnet18":
         return None
-    restored = " (restored)" if config.get("restored_rate") else ""
+    notes = " (restored)" if config.get("restored_rate") else ""
+    notes += " (moved)" if config.get("augmented_trigger") else ""
     mode = str(config.get("mode", "all-to-one"))
-    return _Kind(record.attack + restored, mode)
+    return _Kind(record.attack + notes, mode)
 
 
 def _comparable(records: Sequence[Record]) -> list[Record]:

@@ -76,6 +76,9 @@ class VictimConfig:
     ``restorer_weights``, and the argument ``restoration`` of ``train_victim``."""
     restorer_weights: str | None = None
     """Digest of that autoencoder's weights, as ``MAERestorer.weights_digest`` has it."""
+    augmented_trigger: bool = False
+    """Whether the trigger is put in before augmentation, which then moves and mirrors it with the image, as in the
+    BDMAE paper's code; else after it, so that the trigger lies where it does at test time."""
     seed: int = 0
     init: Literal["clean", "scratch"] = "clean"
     """Where an attacked victim starts: "clean" fine-tunes the clean victim of the same data set, architecture
@@ -147,8 +150,10 @@ class VictimConfig:
         in_force = replace(self, recipe=self.training, poison_rate=poisoning.rate, poison_repeats=poisoning.repeats)
         values = asdict(in_force)
         if self.attack is None:
-            for name in ("mode", "target", "position", "poison_rate", "poison_repeats", "init"):
+            for name in ("mode", "target", "position", "poison_rate", "poison_repeats", "init", "augmented_trigger"):
                 del values[name]
+        elif not self.augmented_trigger:
+            del values["augmented_trigger"]
         # later settings count only where they are used, so that the digests of earlier victims stay the same
         if not self.restored_rate:
             del values["restored_rate"], values["restorer_weights"]

@@ -53,9 +53,10 @@ def poisoning_plan(
 ) -> Plan:
     """Show each image once, the poisoned ones ``poison_repeats`` times and always with the trigger.
 
-    Triggers are put in after augmentation, so that they lie where they do at test time. classifier: a clean one,
-    for attacks that perturb the images that they poison. Raises ConfigError as ``choose_poisoned`` and
-    ``perturbed_images`` do.
+    Triggers are put in after augmentation, so that they lie where they do at test time, unless
+    ``config.augmented_trigger`` says otherwise. classifier: a clean one, for attacks that perturb the images that they
+    poison. Raises ConfigError as ``choose_poisoned`` and ``perturbed_images`` do, and for triggers before augmentation
+    of an attack that draws them anew for each batch.
     """
     hooks, labels = training_hooks(attack), train.labels
     chosen = choose_poisoned(labels, attack, config.poisoning.rate, config.seed)
@@ -65,11 +66,16 @@ def poisoning_plan(
     if hooks.perturb is not None:
         images = images.clone()
         images[chosen] = perturbed_images(images[chosen], labels[chosen], attack, classifier)
+    if config.augmented_trigger:
+        if hooks.vary is not None or hooks.decoy is not None:
+            raise ConfigError(f"{config.attack} draws anew for each batch: leave augmented_trigger out")
+        images = images.clone()
+        images[chosen] = (attack.apply(images[chosen].float() / 255) * 255).round().byte()
 
     def stamp(batch: Tensor, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         triggered, own = poisoned[indices], labels[indices]
         out = batch.clone()
-        if triggered.any():
+        if triggered.any() and not config.augmented_trigger:
             part = batch[triggered]
             out[triggered] = hooks.vary(part, generator) if hooks.vary else attack.apply(part)
         if hooks.decoy is not None:

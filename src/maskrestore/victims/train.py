@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskrestore.attacks import Attack, InputAwareAttack, make_attack, training_hooks
 from maskrestore.data import ImageDataset, load_dataset
-from maskrestore.errors import DataError
+from maskrestore.errors import ConfigError, DataError
 from maskrestore.precision import autocast, fast_arithmetic
 from maskrestore.victims.config import VictimConfig
 from maskrestore.victims.joint import joint_plan
@@ -100,8 +100,9 @@ def train_victim(
     """Train the victim unless the cache holds it or the package does; returns its record.
 
     A fine-tuned victim trains the clean one first if that is missing. A stopped run goes on where its last
-    epoch ended. Triggers are put in after augmentation, so that they lie where they do at test time; the
-    images that carry them are the same in every epoch. restoration: what a ``config.restored_rate`` above 0 needs.
+    epoch ended. Triggers are put in after augmentation, so that they lie where they do at test time (but see
+    ``config.augmented_trigger``); the images that carry them are the same in every epoch. restoration: what a
+    ``config.restored_rate`` above 0 needs.
     use_package: whether a victim that the package holds (``starts.py``) is taken from there, or trained all the same.
     device: where it is trained and measured; random numbers are drawn in the same way on all, but another device rounds
     differently and ends at other weights.
@@ -207,6 +208,8 @@ def _plan(
     if attack is None:
         return clean_plan(train)
     if isinstance(attack, InputAwareAttack):
+        if config.augmented_trigger:
+            raise ConfigError(f"{config.attack} draws anew for each batch: leave augmented_trigger out")
         return joint_plan(train, attack, config)
     if training_hooks(attack).perturb is None:
         return poisoning_plan(train, attack, config, None)
