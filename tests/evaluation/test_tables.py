@@ -250,14 +250,26 @@ def test_detectors_have_a_table_with_auroc(tmp_path):
     rows = (Row(label="STRIP", variants=(Variant(defense="strip"),)),)
     table = measured(small_table(rows=rows), tmp_path)
     text = table.markdown()
-    assert "| STRIP: CIFAR-10 | 1.000 [1.000, 1.000] | 1 | 1 | 4 |" in text
-    assert "| STRIP: GTSRB | 3.0 |" in text
+    assert "| AUROC [95 %] | STRIP |" in text
+    assert "| CIFAR-10 | 1.000 [1.000, 1.000] |" in text
+    assert "| STRIP | 3.0 |" in text
     lines = list(csv.DictReader(io.StringIO(table.csv())))
     assert [(line["column"], line["mean"], line["queries"]) for line in lines] == [
         ("CIFAR-10", "1.0000", "3.0"),
         ("GTSRB", "1.0000", "3.0"),
     ]
     assert all(int(line["peak_mib"]) > 0 for line in lines)
+
+
+def test_a_detector_that_lacks_attacks_says_so_and_unmeasured_ones_are_left_out(tmp_path):
+    rows = (Row(label="STRIP", variants=(Variant(defense="strip"),)),)
+    columns = (Column(title="both", cases=(ATTACKED, OTHER)), Column(title="GTSRB", cases=(OTHER,)))
+    table = small_table(rows=rows, columns=columns)
+    cells = cells_of(table, dataclasses.replace(SMOKE, most_cases=None))
+    run_cells([cell for cell in cells if cell.case == ATTACKED], tmp_path, ToyLaboratory(tmp_path).make())
+    text = grid_table("detectors", table, cells, [tmp_path]).markdown()
+    assert "| both | 1.000 [1.000, 1.000], 1 of 2 attacks |" in text
+    assert "GTSRB" not in text
 
 
 def test_the_leaderboard_ranks_by_the_mean_over_attacks(base, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from maskrestore.evaluation.detection import DetectionRecord, read_detection
@@ -108,27 +108,30 @@ def _complete(cases: Sequence[Case], variant: Variant, repeat: int, records: Det
 
 
 def auroc_sheet(lines: Sequence[DetectionLine]) -> Sheet:
-    """AUROC with intervals; a dash where nothing was measured."""
-    body = [
-        (
-            f"{one.detector}: {one.column}",
-            "–" if one.auroc is None else f"{one.auroc.mean:.3f} [{one.auroc.low:.3f}, {one.auroc.high:.3f}]",
-            str(one.cases) if one.cases == one.wanted else f"{one.cases} of {one.wanted}",
-            str(0 if one.auroc is None else one.auroc.repeats),
-            str(one.images),
-        )
-        for one in lines
-    ]
-    heads = ("detector", "AUROC [95 %]", "attacks", "repeats", "images")
+    """AUROC with intervals: a row for each attack that any detector met, a column for each detector."""
+    detectors = dict.fromkeys(line.detector for line in lines)
+    found = {(line.detector, line.column): line for line in lines}
+    attacks = dict.fromkeys(line.column for line in lines if line.auroc is not None)
+    body = [(attack, *(_auroc(found[detector, attack]) for detector in detectors)) for attack in attacks]
+    heads = ("AUROC [95 %]", *detectors)
     return Sheet(title="AUROC", heads=heads, rows=tuple(body))
 
 
+def _auroc(line: DetectionLine) -> str:
+    if line.auroc is None:
+        return "–"
+    text = f"{line.auroc.mean:.3f} [{line.auroc.low:.3f}, {line.auroc.high:.3f}]"
+    text += f", {line.cases} of {line.wanted} attacks" if line.cases < line.wanted else ""
+    return text + (f", {line.auroc.repeats} repeats" if line.auroc.repeats > 1 else "")
+
+
 def detection_cost_sheet(lines: Sequence[DetectionLine]) -> Sheet:
-    """Queries, seconds and memory of those lines that have records. Detectors have no generator."""
-    body = [
-        (f"{one.detector}: {one.column}", f"{one.queries:.1f}", f"{one.seconds:.4f}", one.peak_mib or "–", one.hardware)
-        for one in lines
-        if one.records
-    ]
-    heads = ("detector", "queries/image", "s/image", "peak memory, MiB", "hardware")
+    """Queries, seconds and memory of each detector over all of its records. Detectors have no generator."""
+    body = []
+    for detector in dict.fromkeys(line.detector for line in lines if line.records):
+        own = [line for line in lines if line.detector == detector]
+        whole = replace(own[0], records=tuple(record for line in own for record in line.records))
+        costs = (f"{whole.queries:.1f}", f"{whole.seconds:.4f}", whole.peak_mib or "–")
+        body.append((detector, *costs, str(whole.images), whole.hardware))
+    heads = ("detector", "queries/image", "s/image", "lowest peak memory, MiB", "images", "hardware")
     return Sheet(title="Cost", heads=heads, rows=tuple(body))
