@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -110,7 +111,7 @@ def evaluate(
     ]
     test = load_dataset(dataset, "test", folder=data)
     for config in victims:
-        victim = _victim(config, cache, data, train=train, device=device)
+        victim = _victim(config, victim_settings or [], cache, data, train=train, device=device)
         trigger = victim_attack(config, cache)  # after the victim: a learned trigger is kept beside it
         for one in defenses:
             with progress(f"{config.attack or 'clean model'}, {one.entry.name}") as update:
@@ -174,16 +175,15 @@ def _setting(text: str) -> str:
 
 
 def _victim(
-    config: VictimConfig, cache: Path | None, data: Path | None, *, train: bool, device: str
+    config: VictimConfig, settings: list[str], cache: Path | None, data: Path | None, *, train: bool, device: str
 ) -> VictimUnderTest:
-    """Load the victim of the cache, or train it."""
+    """Load the victim of the cache, or train it. settings: how it was asked for, for the message."""
     if read_record(config, cache) is None:
         if not train:
-            attack = f" --attack {config.attack} --target {config.target}" if config.attack else ""
-            raise CheckpointError(
-                "the cache has no such victim; add --train, or run: maskrestore train-victim "
-                f"--dataset {config.dataset}{attack} (with --set for each --victim)"
-            )
+            attack = ["--attack", config.attack, "--target", str(config.target)] if config.attack else []
+            wanted = [word for setting in settings for word in ("--set", setting)]
+            command = shlex.join(["maskrestore", "train-victim", "--dataset", config.dataset, *attack, *wanted])
+            raise CheckpointError(f"the cache has no such victim; add --train, or run: {command}")
         train_with_progress(config, cache=cache, data=data, device=device)
     victim = victim_under_test(config, cache, device=device)
     assert victim is not None, "it was trained just now"
