@@ -124,7 +124,7 @@ def test_an_interrupted_evaluation_goes_on(lab, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (["--attack", "corners", "--defense", "bdmae"], 1, "--dataset signs --attack corners --target 0 --set width=4 --set recipe.epochs=1"),
+        (["--attack", "corners", "--defense", "bdmae"], 1, "--attack corners --target 0 --set width=4"),
         (["--attack", "magic", "--defense", "bdmae", "--train"], 2, "unknown attack 'magic'"),
         (["--attack", "none", "--defense", "magic"], 2, "unknown defense 'magic'"),
         (["--attack", "none", "--defense", "none", "--train", "--clean", 49], 2, "between 1 and 48"),
