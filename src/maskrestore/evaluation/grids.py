@@ -332,7 +332,7 @@ GRIDS: dict[str, Experiment] = {
         rows=(*_BLACK_BOX, _row("Horizontal flip", "flip"), _row("Affine", "affine"), *_LATER, *_OURS),
         notes=(
             "Victims trained as in the paper's code: the trigger is in the image before it is cropped and mirrored at "
-            "random. In all other tables it comes after that, so that defenses that move it are stronger there.",
+            "random. In all other tables it comes after that, and defenses that move the trigger are stronger.",
             _LATER_NOTE,
         ),
     ),

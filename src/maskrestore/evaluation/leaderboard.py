@@ -28,8 +28,8 @@ libraries, weights and the data set in it, or of what PyTorch held on a GPU, the
 
 Victims are trained on images that get their trigger after they were cropped and mirrored at random, so that it lies
 where it does at test time. The paper's code puts it in before (`utils/dataset/bd_dataset.py`), and its victims answer
-to triggers that are moved a little or mirrored, too. Defenses that move the trigger (ShrinkPad, flip, affine) are
-therefore stronger here than in the paper; the table of triggers that training moves has victims like the paper's.
+to triggers that are moved a little or mirrored, too. That makes a horizontal flip far stronger here, and ShrinkPad and
+affine transformations a little, as the table of triggers that training moves shows, whose victims are like the paper's.
 """
 
 _BOARDS = """## Leaderboard
