@@ -33,8 +33,10 @@ class PatchCleanserConfig:
     fallback: Literal["first-round", "all", "second-round"] = "first-round"
     """Who decides when no disagreer holds (case III): the majority of the first round, as published, of all predictions
     of both rounds, or of those of the second round. The BDMAE paper's variant takes "the majority voting of all
-    predictions" (appendix C), which can mean either of the last two; a small trigger under one mask of 36 leaves its
-    label the majority of both rounds, so the paper's ASR of 2 % speaks for the second round."""
+    predictions" (appendix C), which can mean either of the last two. A small trigger under one mask of 36 leaves its
+    label the majority of both rounds, so the paper's CA / BA / ASR on CIFAR-10 (57.6 / 86.1 / 1.9, table 2) speak for
+    the second round: 55.5 / 87.0 / 3.5 with 2x2-color (``reproduce moved``), where both rounds gave 68.0 / 54.0 / 44.5
+    with 3x3-color."""
 
     def __post_init__(self) -> None:
         check(self.masks_per_side >= 2, "masks_per_side", "at least 2", self.masks_per_side)

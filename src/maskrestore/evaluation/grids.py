@@ -30,7 +30,8 @@ _PATCHCLEANSER = (
     _row("PatchCleanser (Variant)", "patchcleanser-variant", paper="PatchCleanser (Variant)"),
     _row("PatchCleanser (second round)", "patchcleanser-second-round", paper="PatchCleanser (Variant)"),
 )
-"""The paper's words on its variant can mean two things, so there are both: see ``PatchCleanserConfig.fallback``."""
+"""The paper's words on its variant can mean two things, so there are both: see ``PatchCleanserConfig.fallback``. The
+second fits the paper's figures, and is to take the first one's place once all tables have it."""
 _TRANSFORMS = (
     _row("Blur (Weak)", "blur-weak", paper="Blur (Weak)"),
     _row("Blur (Strong)", "blur-strong", paper="Blur (Strong)"),
