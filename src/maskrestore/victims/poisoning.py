@@ -55,8 +55,7 @@ def poisoning_plan(
 
     Triggers are put in after augmentation, so that they lie where they do at test time, unless
     ``config.augmented_trigger`` says otherwise. classifier: a clean one, for attacks that perturb the images that they
-    poison. Raises ConfigError as ``choose_poisoned`` and ``perturbed_images`` do, and for triggers before augmentation
-    of an attack that draws them anew for each batch.
+    poison. Raises ConfigError as ``choose_poisoned`` and ``perturbed_images`` do.
     """
     hooks, labels = training_hooks(attack), train.labels
     chosen = choose_poisoned(labels, attack, config.poisoning.rate, config.seed)
@@ -67,8 +66,6 @@ def poisoning_plan(
         images = images.clone()
         images[chosen] = perturbed_images(images[chosen], labels[chosen], attack, classifier)
     if config.augmented_trigger:
-        if hooks.vary is not None or hooks.decoy is not None:
-            raise ConfigError(f"{config.attack} draws anew for each batch: leave augmented_trigger out")
         images = images.clone()
         images[chosen] = (attack.apply(images[chosen].float() / 255) * 255).round().byte()
 

@@ -204,14 +204,18 @@ def _new_network(config: VictimConfig, train: ImageDataset) -> VictimNetwork:
 def _plan(
     config: VictimConfig, train: ImageDataset, attack: Attack | None, clean_victim: Callable[[], VictimNetwork]
 ) -> Plan:
-    """Return what an epoch shows. The clean victim is asked for only by attacks that perturb images against it."""
+    """Return what an epoch shows. The clean victim is asked for only by attacks that perturb images against it.
+
+    Raises ConfigError for triggers before augmentation of an attack that draws them anew for each batch.
+    """
     if attack is None:
         return clean_plan(train)
+    hooks, joint = training_hooks(attack), isinstance(attack, InputAwareAttack)
+    if config.augmented_trigger and (joint or hooks.vary is not None or hooks.decoy is not None):
+        raise ConfigError(f"{config.attack} draws anew for each batch: leave augmented_trigger out")
     if isinstance(attack, InputAwareAttack):
-        if config.augmented_trigger:
-            raise ConfigError(f"{config.attack} draws anew for each batch: leave augmented_trigger out")
         return joint_plan(train, attack, config)
-    if training_hooks(attack).perturb is None:
+    if hooks.perturb is None:
         return poisoning_plan(train, attack, config, None)
     clean = clean_victim().to(train.images.device).requires_grad_(False)
 
