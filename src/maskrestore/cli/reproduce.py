@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +25,7 @@ from maskrestore.evaluation.grid import Cell, Scale
 from maskrestore.evaluation.grid_tables import grid_table
 from maskrestore.evaluation.grids import GRIDS
 from maskrestore.evaluation.laboratory import diffusion_digest, make_laboratory
-from maskrestore.evaluation.leaderboard import Figure, diffusion_model_of, read_folders, results_page
+from maskrestore.evaluation.leaderboard import diffusion_model_of, drawn_figures, read_folders, results_page
 from maskrestore.evaluation.plan import known_speeds, plan_line
 from maskrestore.evaluation.plots import draw_bars, draw_curves
 from maskrestore.evaluation.records import write_text_atomically
@@ -300,35 +298,8 @@ def _write_page(path: Path, folders: Sequence[Path], choose: Callable[..., list[
         for name, one in GRIDS.items()
         if isinstance(one, Table)
     ]
-    write_text_atomically(path, results_page(records, tables, _figures(path, folders)))
+    write_text_atomically(path, results_page(records, tables, drawn_figures(path, folders)))
     out.print(f"wrote {path} from {len(records)} records", highlight=False, soft_wrap=True)
-
-
-def _figures(page: Path, folders: Sequence[Path]) -> list[Figure]:
-    """Those that have been drawn, each from the first folder that has it."""
-    found = []
-    for name, one in GRIDS.items():
-        drawn = [picture for folder in folders if (picture := folder / "figures" / f"{name}.png").exists()]
-        if drawn:
-            link = Path(os.path.relpath(drawn[0], page.parent)).as_posix()
-            # A table that is drawn, too, stands above with its notes.
-            title, notes = (f"{one.title}, drawn", ()) if isinstance(one, Table) else (one.title, one.notes)
-            missing = _left_out(one, drawn[0].with_suffix(".csv")) if isinstance(one, Pictures) else ()
-            found.append(Figure(title=title, link=link, notes=(*notes, *missing)))
-    return found
-
-
-def _left_out(one: Pictures, values: Path) -> tuple[str, ...]:
-    """A note on what a figure lacks, by the table of what it shows."""
-    with values.open(encoding="utf-8", newline="") as file:
-        shown = {(row["case"], row["defense"]) for row in csv.DictReader(file)}
-    wanted = dict.fromkeys((case.label, variant.defense) for case in one.cases for variant in one.variants)
-    missing = dict.fromkeys(
-        case if all((case, other) not in shown for _, other in wanted) else f"{case} with {defense}"
-        for case, defense in wanted
-        if (case, defense) not in shown
-    )
-    return (f"Left out, for want of a victim or a model: {', '.join(missing)}.",) if missing else ()
 
 
 def _show_plan(

@@ -68,7 +68,7 @@ _BASES = (
 _WHITE_BOX_NOTE = "*: white box; of the thresholds 0.6, 0.7 and 0.8 the one with the best CA + BA for each case, as in "
 _WHITE_BOX_NOTE += "the paper, where a table does not name it."
 _LAYER_NOTE = "Februus takes the heat of `stages.2` in a residual network, which finds small triggers on CIFAR-10; on "
-_LAYER_NOTE += "GTSRB it mostly lies elsewhere, and no other layer was tried there."
+_LAYER_NOTE += "GTSRB it misses most of those of 3x3 pixels, and no other layer was tried there."
 
 _NAMES = {"cifar10": "CIFAR-10", "gtsrb": "GTSRB"}
 _BADNETS = tuple(f"badnets:{size}x{size}-{colour}" for size in (1, 2, 3) for colour in ("color", "white"))
@@ -243,8 +243,8 @@ GRIDS: dict[str, Experiment] = {
             _WHITE_BOX_NOTE,
             _LAYER_NOTE,
             _LATER_NOTE,
-            "The victims of IAB (input-aware) are trained for six epochs and answer to their triggers less often than "
-            "the paper's: compare the rows without a defense.",
+            "At the size `local` the victims of IAB (input-aware) are fine-tuned for six epochs and answer to their "
+            "triggers less often than the paper's: compare the rows without a defense.",
             "The paper shows Blended on large images only, and four corners not by themselves.",
             "GTSRB LC: towards the third class, the speed limit of 50, since the first one has too few images to "
             "poison; trained from scratch, since a fine-tune does not learn it.",
@@ -332,8 +332,8 @@ GRIDS: dict[str, Experiment] = {
         ),
         rows=(*_BLACK_BOX, _row("Horizontal flip", "flip"), _row("Affine", "affine"), *_LATER, *_OURS),
         notes=(
-            "Victims trained as in the paper's code: the trigger is in the image before it is cropped and mirrored at "
-            "random. In all other tables it comes after that, and defenses that move the trigger are stronger.",
+            "Poisoned as in the paper's code: the trigger is in the image before it is cropped and, on CIFAR-10, "
+            "mirrored at random. In all other tables it comes after that.",
             _LATER_NOTE,
         ),
     ),

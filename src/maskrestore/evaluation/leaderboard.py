@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maskrestore.errors import DataError
+from maskrestore.evaluation.experiments import Pictures, Table
 from maskrestore.evaluation.grid_tables import GridTable
+from maskrestore.evaluation.grids import GRIDS
 from maskrestore.evaluation.records import Record
 from maskrestore.evaluation.sheets import Sheet, bold
 from maskrestore.evaluation.summary import costs_of
 from maskrestore.evaluation.tables import read_records_by_path
 
-__all__ = ["Figure", "diffusion_model_of", "leaderboard", "read_folders", "results_page"]
+__all__ = ["Figure", "diffusion_model_of", "drawn_figures", "leaderboard", "read_folders", "results_page"]
 
 _HEAD = """# Results
 
@@ -26,10 +30,10 @@ autoencoder or the diffusion model for one, copies that fill up a batch included
 named, which most records come from. Lowest peak memory: of the highest resident memory of the whole process, with
 libraries, weights and the data set in it, or of what PyTorch held on a GPU, the lowest of any record.
 
-Victims are trained on images that get their trigger after they were cropped and mirrored at random, so that it lies
-where it does at test time. The paper's code puts it in before (`utils/dataset/bd_dataset.py`), and its victims answer
-to triggers that are moved a little or mirrored, too. That makes a horizontal flip far stronger here, and ShrinkPad and
-affine transformations a little, as the table of triggers that training moves shows, whose victims are like the paper's.
+Victims are trained on images that get their trigger after they were cropped and, on CIFAR-10, mirrored at random, so
+that it lies where it does at test time. The paper's code puts it in before (`utils/dataset/bd_dataset.py`). The table
+of triggers that training moves has two victims that were poisoned in that way: with 2x2-color on CIFAR-10 a horizontal
+flip does nothing against it, and ShrinkPad and affine transformations do a little less than in the other tables.
 """
 
 _BOARDS = """## Leaderboard
@@ -92,6 +96,33 @@ def results_page(records: Sequence[Record], tables: Sequence[GridTable], figures
     sections = [table.markdown() for table in tables if table.sheets]
     pictures = [figure.markdown() for figure in figures]
     return "\n".join([_HEAD, _BOARDS, *boards, *sections, *pictures, _HOW_TO_ADD])
+
+
+def drawn_figures(page: Path, folders: Sequence[Path]) -> list[Figure]:
+    """The figures that have been drawn, each from the first folder that has it, as ``page`` is to show them."""
+    found = []
+    for name, one in GRIDS.items():
+        drawn = [picture for folder in folders if (picture := folder / "figures" / f"{name}.png").exists()]
+        if drawn:
+            link = Path(os.path.relpath(drawn[0], page.parent)).as_posix()
+            # A table that is drawn, too, stands above with its notes.
+            title, notes = (f"{one.title}, drawn", ()) if isinstance(one, Table) else (one.title, one.notes)
+            missing = _left_out(one, drawn[0].with_suffix(".csv")) if isinstance(one, Pictures) else ()
+            found.append(Figure(title=title, link=link, notes=(*notes, *missing)))
+    return found
+
+
+def _left_out(one: Pictures, values: Path) -> tuple[str, ...]:
+    """A note on what a figure lacks, by the table of what it shows."""
+    with values.open(encoding="utf-8", newline="") as file:
+        shown = {(row["case"], row["defense"]) for row in csv.DictReader(file)}
+    wanted = dict.fromkeys((case.label, variant.defense) for case in one.cases for variant in one.variants)
+    missing = dict.fromkeys(
+        case if all((case, other) not in shown for _, other in wanted) else f"{case} with {defense}"
+        for case, defense in wanted
+        if (case, defense) not in shown
+    )
+    return (f"Left out, for want of a victim or a model: {', '.join(missing)}.",) if missing else ()
 
 
 def leaderboard(records: Sequence[Record]) -> list[Sheet]:
