@@ -367,7 +367,7 @@ def test_config_errors_have_status_two_wherever_they_come_from(purify, monkeypat
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 import toy_model
 from maskrestore.cli import purify
 from maskrestore.cli.app import main
@@ -382,6 +382,7 @@ def slow(images):
     return quick(images)
 
 toy_model.classify = slow
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without
 main()
 """
 
