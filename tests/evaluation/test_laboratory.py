@@ -12,7 +12,9 @@ from maskrestore.errors import CheckpointError
 from maskrestore.evaluation.grid import Case, Cell, Variant
 from maskrestore.evaluation.laboratory import diffusion_digest, make_laboratory
 from maskrestore.evaluation.leaderboard import diffusion_model_of
+from maskrestore.evaluation.recall import RecallingRestorer
 from maskrestore.evaluation.scales import SCALES
+from maskrestore.mae.restorer import MAERestorer
 
 
 def diffusion_model(folder: Path, value: float) -> Path:
@@ -68,3 +70,22 @@ def test_a_diffusion_model_runs_on_the_device_and_its_record_is_the_same_everywh
     (record,) = _defenses(["zip"], [], ("mae-tiny-32", "cuda"), 0, None)
     assert record.entry.name == "zip"
     assert devices == ["cpu", "cuda"] * 2 + ["cuda"]
+
+
+def test_points_of_a_curve_share_a_restorer_that_recalls():
+    laboratory = make_laboratory()
+    shares = dataclasses.replace(SCALES["smoke"], recalls=True)
+    case = Case(dataset="cifar10", attack="corners")
+
+    def defense(scale, **settings):
+        variant = Variant(defense="bdmae-paper", settings=tuple(settings.items()))
+        return laboratory.defense(Cell(case=case, variant=variant, scale=scale))
+
+    one, other = defense(shares, rounds=2), defense(shares, rounds=3)
+    assert isinstance(one.defense.restorer, RecallingRestorer)
+    assert one.defense.restorer is other.defense.restorer
+    assert one.recalls
+    alone = defense(SCALES["smoke"], rounds=2)
+    assert isinstance(alone.defense.restorer, MAERestorer)
+    assert alone.entry == one.entry
+    assert not alone.recalls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest
 from maskrestore.evaluation.detection import DetectorUnderTest, detect
 from maskrestore.evaluation.environment import current_environment
 from maskrestore.evaluation.grid import Cell
+from maskrestore.evaluation.recall import RecallingClassifier
 from maskrestore.evaluation.records import Record, read_record, write_text_atomically
 from maskrestore.evaluation.run import EvaluationProgress, evaluate
 from maskrestore.victims import TrainingProgress, VictimConfig
@@ -110,8 +112,8 @@ class Bench:
     folder: Path
     """Of the records."""
     laboratory: Laboratory
-    loaded: tuple[str, VictimUnderTest] | None = field(default=None, init=False)
-    """The last victim by its digest: the next cell's, as a rule."""
+    loaded: tuple[str, VictimUnderTest, VictimUnderTest] | None = field(default=None, init=False)
+    """The last victim by its digest: the next cell's, as a rule. The second one recalls its answers."""
 
     def kept(self, cell: Cell) -> bool:
         """Whether there is a record of this cell that holds."""
@@ -143,7 +145,7 @@ class Bench:
                 return Answer(state="kept")
             if not ours:
                 return Answer(state="elsewhere")
-            victim = self._victim(cell.victim)
+            victim = self._victim(cell.victim, recalls=cell.scale.recalls)
             if victim is None:
                 return Answer(state="missing")
             self._measure(cell, victim, note)
@@ -187,12 +189,16 @@ class Bench:
             progress=show,
         )
 
-    def _victim(self, config: VictimConfig) -> VictimUnderTest | None:
+    def _victim(self, config: VictimConfig, *, recalls: bool) -> VictimUnderTest | None:
         digest = config.digest()
         if self.loaded is None or self.loaded[0] != digest:
+            self.loaded = None
             victim = self.laboratory.victim(config)
-            self.loaded = None if victim is None else (digest, victim)
-        return None if self.loaded is None else self.loaded[1]
+            if victim is None:
+                return None
+            recalling = dataclasses.replace(victim, classifier=RecallingClassifier(victim.classifier))
+            self.loaded = (digest, victim, recalling)
+        return self.loaded[2 if recalls else 1]
 
     def _trained(self, config: VictimConfig, note: Note) -> Answer:
         lab = self.laboratory

@@ -85,6 +85,8 @@ class DefenseUnderTest:
 
     defense: Defense
     entry: DefenseEntry
+    recalls: bool = False
+    """Whether it recalls what other measurements restored: for the record's cost."""
 
 
 def default_config(name: str) -> DefenseConfig:

@@ -93,6 +93,8 @@ class Scale:
     """Clean test images of a cell, and as many triggered ones; ``None`` for all there are."""
     slow_images: int
     """The same for the defenses in ``slow``."""
+    curve_images: int
+    """The same for points of curves, of which there are many."""
     slow: frozenset[str]
     width: int
     """Of the victims; 64 is the full network."""
@@ -106,6 +108,8 @@ class Scale:
     """Cases of each column and lines of each panel that are kept; ``None`` for all."""
     epochs: float | None = None
     """Of the victims' training; ``None`` is what their recipes say."""
+    recalls: bool = False
+    """Whether cells of a victim share restorations and labels (``recall.py``): it changes nothing but their seconds."""
 
     def count(self, defense: str) -> int | None:
         """Clean test images for ``defense``, and triggered ones; ``None`` for all."""
@@ -199,6 +203,8 @@ class Cell:
         }
         if self.diffusion is not None and self.diffuses:
             asked["diffusion"] = self.diffusion
+        if self.scale.recalls:
+            asked["recalls"] = True  # its seconds are no table's
         return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     @property

@@ -18,6 +18,7 @@ from maskrestore.evaluation.bench import Laboratory, Trainer
 from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest, make_defense
 from maskrestore.evaluation.detection import make_detector
 from maskrestore.evaluation.grid import Cell, Variant
+from maskrestore.evaluation.recall import RecallingRestorer
 from maskrestore.evaluation.records import DefenseEntry, VictimEntry
 from maskrestore.evaluation.tables import read_records
 from maskrestore.mae.restorer import MAERestorer, load_restorer
@@ -56,19 +57,26 @@ def make_laboratory(
         return victim_attack(cell.poisoned, cache)
 
     @functools.cache
-    def build(variant: Variant, architecture: str, repeat: int, name: str) -> DefenseUnderTest | MaskRestoreError:
+    def recalling_restorer(name: str) -> RecallingRestorer:
+        return RecallingRestorer(restorer(name))
+
+    @functools.cache
+    def build(
+        variant: Variant, architecture: str, repeat: int, name: str, *, recalls: bool
+    ) -> DefenseUnderTest | MaskRestoreError:
         config = variant.config(architecture)
         folder = diffusion if isinstance(config, DiffusionSettings) else None
         own = dataclasses.replace(config, model=str(folder)) if folder is not None else config
-        load = functools.partial(restorer, name)
+        load = functools.partial(recalling_restorer if recalls else restorer, name)
         try:
             built = make_defense(variant.defense, own, restorer=load, restorer_name=name, key=repeat, device=device)
         except MaskRestoreError as error:  # kept: the next cell would wait for the same error
             return error
+        built = dataclasses.replace(built, recalls=recalls)
         return built if folder is None else dataclasses.replace(built, entry=_portable(built.entry, variant, folder))
 
     def defense(cell: Cell) -> DefenseUnderTest:
-        built = build(cell.variant, cell.case.architecture, cell.repeat, cell.restorer)
+        built = build(cell.variant, cell.case.architecture, cell.repeat, cell.restorer, recalls=cell.scale.recalls)
         if isinstance(built, MaskRestoreError):
             raise built
         return built

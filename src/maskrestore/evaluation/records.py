@@ -89,6 +89,9 @@ class Cost:
     """Bytes at the highest, in the last run of those that the record was made in; ``None`` where it is not known."""
     memory_scope: str | None = None
     """What ``peak_memory`` was measured over: see ``costs.MemoryMeter``."""
+    recalled: bool = False
+    """Whether restorations and labels may have come from earlier measurements (``recall.py``): then ``seconds`` and
+    ``peak_memory`` say nothing about the defense."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +179,7 @@ def _decode(annotation: Any, value: Any, where: str) -> Any:
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     # JSON does not tell 1.0 from 1, and Python counts True as an integer.
     fits = isinstance(value, (int, float) if annotation is float else annotation)
-    if not fits or isinstance(value, bool):
+    if not fits or (isinstance(value, bool) and annotation is not bool):
         raise ValueError(f"{where} should be {annotation.__name__}, got {value!r}")
     return float(value) if annotation is float else value
 

@@ -204,7 +204,7 @@ def _record(plan: _Plan, log: PredictionLog, digest: str, environment: Environme
         before=_metrics(plan, log.original_labels),
         after=_metrics(plan, log.labels),
         kept=int(kept.sum()),
-        cost=_cost(log, memory),
+        cost=_cost(log, memory, recalled=plan.defense.recalls),
     )
 
 
@@ -218,7 +218,7 @@ def _metrics(plan: _Plan, labels: Callable[[str, list[int]], Tensor]) -> Metrics
     return measure(clean_labels, (predicted, triggered.labels, plan.attack.poisoned_label(triggered.labels)))
 
 
-def _cost(log: PredictionLog, memory: MemoryMeter) -> Cost:
+def _cost(log: PredictionLog, memory: MemoryMeter, *, recalled: bool) -> Cost:
     queries = [row.queries for row in log]
     restored = [row.restored for row in log if row.restored is not None]
     return Cost(
@@ -230,6 +230,7 @@ def _cost(log: PredictionLog, memory: MemoryMeter) -> Cost:
         passes_mean=None if log.passes is None else log.passes / len(log),
         peak_memory=memory.peak(),
         memory_scope=memory.scope,
+        recalled=recalled,
     )
 
 

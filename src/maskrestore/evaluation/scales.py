@@ -34,6 +34,7 @@ SCALES: dict[str, Scale] = {
     "smoke": Scale(
         images=4,
         slow_images=2,
+        curve_images=2,
         slow=_DIFFUSION | _ONE_BY_ONE,
         width=8,
         init="scratch",
@@ -46,6 +47,7 @@ SCALES: dict[str, Scale] = {
     "local": Scale(
         images=500,
         slow_images=200,
+        curve_images=100,
         slow=_DIFFUSION | _ONE_BY_ONE,
         width=32,
         init="clean",
@@ -53,7 +55,16 @@ SCALES: dict[str, Scale] = {
         repeats_large=1,
     ),
     # The paper's size (5.1 and appendix B.1), with an accelerator.
-    "full": Scale(images=None, slow_images=500, slow=_DIFFUSION, width=64, init="scratch", repeats=14, repeats_large=6),
+    "full": Scale(
+        images=None,
+        slow_images=500,
+        curve_images=500,
+        slow=_DIFFUSION,
+        width=64,
+        init="scratch",
+        repeats=14,
+        repeats_large=6,
+    ),
 }
 """How much is spent, by name."""
 
@@ -104,11 +115,12 @@ def cells_of(
 ) -> list[Cell]:
     """The cells that a table or figure is made of at a scale; pictures have none. Arguments as of ``expand``.
 
-    Points of curves, of which there are many, take the number of images that slow defenses take.
+    Points of curves take fewer images than cells of tables, and share their work.
     """
-    limit = scale.slow_images if isinstance(chosen, Curves) else getattr(chosen, "most_images", None)
-    if limit is not None and (scale.images is None or isinstance(chosen, Curves)):
-        scale = dataclasses.replace(scale, images=limit)
+    if isinstance(chosen, Curves):
+        scale = dataclasses.replace(scale, images=scale.curve_images, recalls=True)
+    elif scale.images is None and getattr(chosen, "most_images", None) is not None:
+        scale = dataclasses.replace(scale, images=chosen.most_images)
     return expand(chosen.entries(scale.most_cases), scale, repeats=repeats, restorer=restorer, diffusion=diffusion)
 
 
@@ -143,6 +155,8 @@ def measured_speeds(records: Iterable[Record | DetectionRecord], environment: En
     found: dict[str, list[float]] = {}
     for record in records:
         made_on = record.environment
+        if isinstance(record, Record) and record.cost.recalled:
+            continue
         if (made_on.device, made_on.accelerator) == (environment.device, environment.accelerator):
             defense = record.defense.name if isinstance(record, Record) else record.detector
             images = record.clean_images + record.triggered_images
