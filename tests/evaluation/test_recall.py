@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 import torch
-from fakes import MeanRestorer, PatchTriggerClassifier, plain_images
 from toy_laboratory import ToyLaboratory
 
+from fakes import MeanRestorer, PatchTriggerClassifier, plain_images
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.config import PROFILES
 from maskrestore.evaluation.experiments import Curves

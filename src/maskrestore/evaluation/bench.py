@@ -112,8 +112,8 @@ class Bench:
     folder: Path
     """Of the records."""
     laboratory: Laboratory
-    loaded: tuple[str, VictimUnderTest, VictimUnderTest] | None = field(default=None, init=False)
-    """The last victim by its digest: the next cell's, as a rule. The second one recalls its answers."""
+    loaded: tuple[str, VictimUnderTest] | None = field(default=None, init=False)
+    """The last victim, the next cell's as a rule, by its digest and whether it recalls its answers."""
 
     def kept(self, cell: Cell) -> bool:
         """Whether there is a record of this cell that holds."""
@@ -190,15 +190,15 @@ class Bench:
         )
 
     def _victim(self, config: VictimConfig, *, recalls: bool) -> VictimUnderTest | None:
-        digest = config.digest()
-        if self.loaded is None or self.loaded[0] != digest:
-            self.loaded = None
-            victim = self.laboratory.victim(config)
+        name = f"{config.digest()}{', recalling' if recalls else ''}"
+        if self.loaded is None or self.loaded[0] != name:
+            self.loaded, victim = None, self.laboratory.victim(config)
             if victim is None:
                 return None
-            recalling = dataclasses.replace(victim, classifier=RecallingClassifier(victim.classifier))
-            self.loaded = (digest, victim, recalling)
-        return self.loaded[2 if recalls else 1]
+            if recalls:
+                victim = dataclasses.replace(victim, classifier=RecallingClassifier(victim.classifier))
+            self.loaded = (name, victim)
+        return self.loaded[1]
 
     def _trained(self, config: VictimConfig, note: Note) -> Answer:
         lab = self.laboratory

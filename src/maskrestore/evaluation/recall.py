@@ -53,7 +53,8 @@ class RecallingRestorer:
         for row, pixels in kept.items():
             restored[row][:, where[row]] = pixels.to(images.device)
             self._keep(names[row], pixels)
-        return restored.unflatten(0, hidden.shape[:-2])
+        shaped: Tensor = restored.unflatten(0, hidden.shape[:-2])
+        return shaped
 
     def _keep(self, name: bytes, pixels: Tensor) -> None:
         if name in self._pixels:

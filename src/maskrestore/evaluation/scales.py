@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from maskrestore.errors import UnknownNameError
 from maskrestore.evaluation.detection import DetectionRecord
 from maskrestore.evaluation.environment import Environment
-from maskrestore.evaluation.experiments import Curves, Experiment, Pictures
+from maskrestore.evaluation.experiments import Curves, Experiment, Pictures, Table
 from maskrestore.evaluation.grid import Cell, Scale, expand
 from maskrestore.evaluation.grids import GRIDS
 from maskrestore.evaluation.records import Record
@@ -119,7 +119,7 @@ def cells_of(
     """
     if isinstance(chosen, Curves):
         scale = dataclasses.replace(scale, images=scale.curve_images, recalls=True)
-    elif scale.images is None and getattr(chosen, "most_images", None) is not None:
+    elif scale.images is None and isinstance(chosen, Table):
         scale = dataclasses.replace(scale, images=chosen.most_images)
     return expand(chosen.entries(scale.most_cases), scale, repeats=repeats, restorer=restorer, diffusion=diffusion)
 
