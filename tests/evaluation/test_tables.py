@@ -8,13 +8,15 @@ from toy_evaluation import CornerAttack, EraseCorner, make_dataset, make_defense
 from toy_laboratory import ToyLaboratory
 
 from maskrestore.errors import DataError
-from maskrestore.evaluation.experiments import Column, Row, Table
+from maskrestore.evaluation import results_page as results_page_module
+from maskrestore.evaluation.experiments import Column, Curves, Line, Panel, Point, Row, Table
 from maskrestore.evaluation.grid import Case, Variant
 from maskrestore.evaluation.grid_tables import grid_table
-from maskrestore.evaluation.leaderboard import leaderboard, read_folders, results_page
+from maskrestore.evaluation.leaderboard import leaderboard, read_folders
 from maskrestore.evaluation.metrics import Metrics, Rate
 from maskrestore.evaluation.records import read_record, write_record
 from maskrestore.evaluation.reproduce import run_cells
+from maskrestore.evaluation.results_page import drawn_figures, results_page
 from maskrestore.evaluation.run import evaluate
 from maskrestore.evaluation.scales import SCALES, cells_of
 from maskrestore.evaluation.summary import costs_of, estimate, summarise
@@ -284,6 +286,9 @@ def test_the_leaderboard_ranks_by_the_mean_over_attacks(base, tmp_path):
     def with_settings(one):
         return dataclasses.replace(one, defense=dataclasses.replace(one.defense, config={"earlier": 1}))
 
+    def shared(one):  # a point of a curve
+        return dataclasses.replace(one, cost=dataclasses.replace(one.cost, recalled=True))
+
     records = [
         *(made("a", "good", 90), made("b", "good", 80), made("a", "poor", 60), made("b", "poor", 50)),
         *(made("a", "partial", 99), made("rare", "good", 10), made("a", "good[x=1]", 100)),
@@ -294,6 +299,7 @@ def test_the_leaderboard_ranks_by_the_mean_over_attacks(base, tmp_path):
         *(on("other", made("b", "good", 10)), on("other", made("b", "partial", 30))),  # fewer met this victim
         on("other", made("b", "poor", 20, created="2020-01-01T00:00:00+00:00")),
         made("b", "third", 40),
+        shared(made("b", "third", 90)),
     ]
     (sheet,) = leaderboard(records)
     assert sheet.title == "toy, ResNet-18 of width 32"
@@ -312,7 +318,7 @@ def test_the_leaderboard_ranks_by_the_mean_over_attacks(base, tmp_path):
 
 def test_old_records_and_notes_of_failures_do_not_disturb(base, tmp_path):
     values = dataclasses.asdict(base)
-    for name in ("passes_mean", "peak_memory", "memory_scope"):
+    for name in ("passes_mean", "peak_memory", "memory_scope", "recalled"):
         del values["cost"][name]
     del values["environment"]["accelerator"]
     cells = tmp_path / "cells"
@@ -327,3 +333,27 @@ def test_old_records_and_notes_of_failures_do_not_disturb(base, tmp_path):
     assert costs.peak_memory == base.cost.peak_memory
     with pytest.raises(DataError, match="holds no records"):
         read_folders([tmp_path / "empty"])
+
+
+def test_the_page_says_how_much_a_figure_shows_and_what_it_lacks(tmp_path, monkeypatch):
+    def line(label, *places):
+        return Line(
+            label=label, points=tuple(Point(x=x, case=ATTACKED, variant=Variant(defense="none")) for x in places)
+        )
+
+    panel = Panel(title="(a)", x_label="x", lines=(line("whole", 1, 2), line("half", 1, 2), line("none", 1)))
+    monkeypatch.setattr(
+        results_page_module, "GRIDS", {"fig": Curves(title="Curves", panels=(panel,), notes=("Note.",))}
+    )
+    assert drawn_figures(tmp_path / "page.md", [tmp_path]) == []
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    (figures / "fig.png").touch()
+    (figures / "fig.csv").write_text("panel,line,x,images\n(a),whole,1,200\n(a),whole,2,200\n(a),half,2.0,150\n")
+    (figure,) = drawn_figures(tmp_path / "page.md", [tmp_path])
+    assert figure.link == "figures/fig.png"
+    assert figure.notes == (
+        "Note.",
+        "150 to 200 test images a point, half of them triggered; bands are 95 % intervals.",
+        "Not measured: (a): half in part; (a): none.",
+    )

@@ -25,11 +25,12 @@ from maskrestore.evaluation.grid import Cell, Scale
 from maskrestore.evaluation.grid_tables import grid_table
 from maskrestore.evaluation.grids import GRIDS
 from maskrestore.evaluation.laboratory import diffusion_digest, make_laboratory
-from maskrestore.evaluation.leaderboard import diffusion_model_of, drawn_figures, read_folders, results_page
+from maskrestore.evaluation.leaderboard import diffusion_model_of, read_folders
 from maskrestore.evaluation.plan import known_speeds, plan_line
 from maskrestore.evaluation.plots import draw_bars, draw_curves
 from maskrestore.evaluation.records import write_text_atomically
 from maskrestore.evaluation.reproduce import run_cells, run_cells_in_processes
+from maskrestore.evaluation.results_page import drawn_figures, results_page
 from maskrestore.evaluation.scales import cells_of, experiment, scale_of, victims_of
 from maskrestore.evaluation.workers import available_cores, threads_of_a_worker
 from maskrestore.mae.restorer import DEFAULT_RESTORER

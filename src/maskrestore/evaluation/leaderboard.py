@@ -1,65 +1,19 @@
-"""The page of results: a leaderboard for each data set, every table that has records, and how to add to them."""
+"""A leaderboard for each data set: one row for each defense, one column for each attack."""
 
 from __future__ import annotations
 
-import csv
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maskrestore.errors import DataError
-from maskrestore.evaluation.experiments import Pictures, Table
-from maskrestore.evaluation.grid_tables import GridTable
-from maskrestore.evaluation.grids import GRIDS
 from maskrestore.evaluation.records import Record
 from maskrestore.evaluation.sheets import Sheet, bold
 from maskrestore.evaluation.summary import costs_of
 from maskrestore.evaluation.tables import read_records_by_path
 
-__all__ = ["Figure", "diffusion_model_of", "drawn_figures", "leaderboard", "read_folders", "results_page"]
-
-_HEAD = """# Results
-
-Made by `maskrestore reproduce results` from records: do not edit. CA: clean images that get their true label; BA:
-triggered images that get their true label; ASR: triggered images that get the attacker's label. In brackets: 95 %
-intervals, Student's over the repeats, or with a single repeat the binomial one, its ends averaged over the attacks of a
-column. Queries: how often the classifier is asked about an image. Generator passes: images that go through the masked
-autoencoder or the diffusion model for one, copies that fill up a batch included. Seconds: on the hardware that is
-named, which most records come from. Lowest peak memory: of the highest resident memory of the whole process, with
-libraries, weights and the data set in it, or of what PyTorch held on a GPU, the lowest of any record.
-
-Victims are trained on images that get their trigger after they were cropped and, on CIFAR-10, mirrored at random, so
-that it lies where it does at test time. The paper's code puts it in before (`utils/dataset/bd_dataset.py`). The table
-of triggers that training moves has two victims that were poisoned in that way: with 2x2-color on CIFAR-10 a horizontal
-flip does nothing against it, and ShrinkPad and affine transformations do a little less than in the other tables.
-"""
-
-_BOARDS = """## Leaderboard
-
-The mean of CA and BA in %, the best of each attack in bold; – where it was not measured. Ranked by the mean over the
-attacks that at least half of the rows met; rows that lack one of them come last. The other attacks, in italics, count
-for no rank. All rows of a column met a victim of the same recipe; where it was trained twice, the tables say which rows
-met another one.
-"""
-
-_HOW_TO_ADD = """## How to add yours
-
-- **A defense**: one file in `src/maskrestore/baselines/` with a frozen dataclass of its settings whose `build(key)`
-  returns something with `purify(images, classifier)`, and one line in `BASELINES` (`baselines/__init__.py`). The table
-  in `tests/contracts/test_defenses.py` then holds it to what every defense promises.
-- **A detector**: the same with `score(images, classifier)`, and a line in `DETECTORS`.
-- **An attack**: one file in `src/maskrestore/attacks/`, a line in `ATTACKS`, and its name in one of the lists of
-  `tests/contracts/test_attacks.py`.
-- **A data set**: a line in `DATASETS` (`data/specs.py`). **A classifier**: a line in `ARCHITECTURES`
-  (`victims/architectures.py`).
-- **A row or a column of a table**: a line in `GRIDS` (`evaluation/grids.py`).
-
-Then `maskrestore reproduce table2 --train --jobs 4 --out FOLDER` measures what is missing in four processes, and
-`maskrestore reproduce results --out FOLDER --page docs/results.md` writes this page anew; `--records` adds another
-folder's records. Those of this page are in `benchmarks/results/local`.
-"""
+__all__ = ["diffusion_model_of", "leaderboard", "read_folders"]
 
 
 @dataclass(frozen=True)
@@ -75,64 +29,14 @@ class _Kind:
         return self.attack if self.mode == "all-to-one" else f"{self.attack}, {self.mode}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A picture on the page."""
-
-    title: str
-    link: str
-    """From the page."""
-    notes: tuple[str, ...] = ()
-
-    def markdown(self) -> str:
-        """A section with the picture."""
-        notes = "".join(f"{note}\n\n" for note in self.notes)
-        return f"## {self.title}\n\n{notes}![{self.title}]({self.link})\n"
-
-
-def results_page(records: Sequence[Record], tables: Sequence[GridTable], figures: Sequence[Figure] = ()) -> str:
-    """The page in Markdown. tables: those of which records were found."""
-    boards = [sheet.markdown() for sheet in leaderboard(records)]
-    sections = [table.markdown() for table in tables if table.sheets]
-    pictures = [figure.markdown() for figure in figures]
-    return "\n".join([_HEAD, _BOARDS, *boards, *sections, *pictures, _HOW_TO_ADD])
-
-
-def drawn_figures(page: Path, folders: Sequence[Path]) -> list[Figure]:
-    """The figures that have been drawn, each from the first folder that has it, as ``page`` is to show them."""
-    found = []
-    for name, one in GRIDS.items():
-        drawn = [picture for folder in folders if (picture := folder / "figures" / f"{name}.png").exists()]
-        if drawn:
-            link = Path(os.path.relpath(drawn[0], page.parent)).as_posix()
-            # A table that is drawn, too, stands above with its notes.
-            title, notes = (f"{one.title}, drawn", ()) if isinstance(one, Table) else (one.title, one.notes)
-            missing = _left_out(one, drawn[0].with_suffix(".csv")) if isinstance(one, Pictures) else ()
-            found.append(Figure(title=title, link=link, notes=(*notes, *missing)))
-    return found
-
-
-def _left_out(one: Pictures, values: Path) -> tuple[str, ...]:
-    """A note on what a figure lacks, by the table of what it shows."""
-    with values.open(encoding="utf-8", newline="") as file:
-        shown = {(row["case"], row["defense"]) for row in csv.DictReader(file)}
-    wanted = dict.fromkeys((case.label, variant.defense) for case in one.cases for variant in one.variants)
-    missing = dict.fromkeys(
-        case if all((case, other) not in shown for _, other in wanted) else f"{case} with {defense}"
-        for case, defense in wanted
-        if (case, defense) not in shown
-    )
-    return (f"Left out, for want of a victim or a model: {', '.join(missing)}.",) if missing else ()
-
-
 def leaderboard(records: Sequence[Record]) -> list[Sheet]:
     """A sheet for each data set and width: a row for each defense with its own settings, a column for each attack.
 
     Victims are ResNet-18 with a backdoor, for each attack and repeat the one that most defenses met; repeats are
     averaged. Of a defense the settings of its newest record count, and of their records the one with most images.
-    Attacks that fewer than half of the defenses met do not count for the ranks.
+    Attacks that fewer than half of the defenses met do not count for the ranks. Points of curves are left out.
     """
-    chosen = _comparable([one for one in records if _kind(one) is not None and "[" not in one.defense.name])
+    chosen = _comparable([one for one in records if _kind(one) is not None and _whole(one)])
     titles = dict.fromkeys(_title(record) for record in chosen)
     return [_board(title, [record for record in chosen if _title(record) == title]) for title in titles]
 
@@ -208,6 +112,11 @@ def _kind(record: Record) -> _Kind | None:
     notes += " (moved)" if config.get("augmented_trigger") else ""
     mode = str(config.get("mode", "all-to-one"))
     return _Kind(record.attack + notes, mode)
+
+
+def _whole(record: Record) -> bool:
+    """Whether a defense ran with its own settings, and on its own: a point of a curve shares its seconds."""
+    return "[" not in record.defense.name and not record.cost.recalled
 
 
 def _comparable(records: Sequence[Record]) -> list[Record]:

@@ -13,7 +13,7 @@ from maskrestore.errors import DataError, MissingDependencyError
 from maskrestore.evaluation.experiments import Curves, Line, Panel, Table
 from maskrestore.evaluation.grid import Case, Cell, Variant
 from maskrestore.evaluation.records import Record, write_text_atomically
-from maskrestore.evaluation.summary import RATES, estimate, read_cells, summarise
+from maskrestore.evaluation.summary import RATES, Estimate, estimate, read_cells, summarise
 
 __all__ = ["COLOURS", "curve_numbers", "draw_bars", "draw_curves", "new_figure", "save"]
 
@@ -37,6 +37,8 @@ class Number:
     low: float
     high: float
     repeats: int
+    images: int
+    """Of all repeats, clean and triggered."""
 
 
 def draw_curves(path: Path, curves: Curves, cells: Sequence[Cell], folder: Path) -> Path:
@@ -70,10 +72,12 @@ def curve_numbers(curves: Curves, records: Mapping[tuple[Case, Variant, int], Re
         for line in panel.lines:
             for point in line.points:
                 found = [one for (c, v, _), one in records.items() if (c, v) == (point.case, point.variant)]
+                images = sum(one.clean_images + one.triggered_images for one in found)
                 for rate in RATES:
                     values = [value for one in found if (value := getattr(one.after, rate)) is not None]
                     if values:
-                        numbers.append(_number(panel.title, line.label, point.x, rate, estimate([[v] for v in values])))
+                        mean = estimate([[value] for value in values])
+                        numbers.append(_number((panel.title, line.label, point.x, rate), mean, images))
     return numbers
 
 
@@ -86,7 +90,7 @@ def draw_bars(path: Path, table: Table, cells: Sequence[Cell], folder: Path) -> 
     (column,) = table.columns
     summaries = [(row.label, summarise(row, column.cases, records)) for row in table.rows]
     numbers = [
-        _number(column.title, label, label, rate, value)
+        _number((column.title, label, label, rate), value, summary.images)
         for label, summary in summaries
         if summary is not None
         for rate in RATES
@@ -218,6 +222,7 @@ def _legend_height(panels: Sequence[Panel]) -> float:
     return 0.19 * (1 + max(len(panel.lines) for panel in panels))
 
 
-def _number(panel: str, line: str, x: float | str, rate: str, value: Any) -> Number:
+def _number(place: tuple[str, str, float | str, str], value: Estimate, images: int) -> Number:
+    panel, line, x, rate = place
     percent = {end: round(100 * getattr(value, end), 2) for end in ("mean", "low", "high")}
-    return Number(panel=panel, line=line, x=x, rate=rate, repeats=value.repeats, **percent)
+    return Number(panel=panel, line=line, x=x, rate=rate, repeats=value.repeats, images=images, **percent)
