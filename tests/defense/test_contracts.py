@@ -97,6 +97,45 @@ def test_an_image_gets_the_same_bits_in_any_batch(config: BDMAEConfig, order: li
     assert_identical(Purification.concatenate(parts), rows(together, index))
 
 
+class Rounds:
+    """Counts the calls of a restorer, and of a classifier behind it."""
+
+    def __init__(self) -> None:
+        self.restorations, self.questions = 0, 0
+
+    grid = 8
+
+    def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
+        self.restorations += 1
+        return MeanRestorer(self.grid).restore(images, hidden)
+
+    def ask(self, images: Tensor) -> Tensor:
+        self.questions += 1
+        return TRIGGER(images)
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_the_paper_takes_twelve_rounds_for_any_number_of_images(count: int) -> None:
+    rounds = Rounds()
+    result = BDMAE(rounds, "paper").purify(mixed_images(count), rounds.ask)
+    assert result.queries.max() == 47
+    assert rounds.restorations == 12  # all random masks, ten steps of both chains, all final restorations
+    assert rounds.questions == 13  # the images, all random masks, ten steps, the purified images
+
+
+def test_large_images_are_scored_round_by_round_to_the_same_bits(
+    config: BDMAEConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, whole = mixed_images(2), Rounds()
+    expected = BDMAE(whole, config, chunk_size=2).purify(images, whole.ask)
+    for pixels, parts in ((2 * 16 * 16 // 2, 3), (1, 5)):  # two rounds of five at a time, and one
+        monkeypatch.setattr("maskrestore.defense.bdmae._CHUNK", (32, pixels))
+        rounds = Rounds()
+        assert_identical(BDMAE(rounds, config, chunk_size=2).purify(images, rounds.ask), expected)
+        assert rounds.restorations == whole.restorations + parts - 1
+        assert rounds.questions == whole.questions + parts - 1
+
+
 _WORKER = """
 import sys, torch
 torch.set_num_threads(int(sys.argv[1]))

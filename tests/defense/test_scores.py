@@ -81,7 +81,7 @@ def test_image_scores_rise_where_restoration_differs() -> None:
     restored = image[:, None, None].repeat(1, 5, 5, 1, 1, 1)
     assert image_scores(image, restored, hidden, config).abs().max() < 1e-5
     restored[..., 20:24, 20:24] = 1 - restored[..., 20:24, 20:24]
-    scores = image_scores(image, restored, hidden, config)
+    scores = image_scores(image, restored, hidden, config).mean(dim=1)
     assert scores[0, 10:12, 10:12].min() > 0.2
     assert scores[0, :5, :5].abs().max() < 1e-5
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrestore.classifiers import CallableClassifier, as_classifier
+from maskrestore.classifiers import CallableClassifier, CountingClassifier, as_classifier
 from maskrestore.defense.case import Case
 from maskrestore.defense.config import PROFILES, BDMAEConfig, profile
 from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
@@ -29,8 +29,9 @@ from maskrestore.types import Classifier, Purification, Restorer
 __all__ = ["BDMAE", "protect"]
 
 
-_CHUNK, _LARGE_CHUNK = (32, 2**19), (64, 2**21)
-"""Images and pixels that are worked on at a time, at most, where nothing is said: everywhere, and on a GPU."""
+_CHUNK, _LARGE_CHUNK = (32, 2**19), (64, 32 * 224**2)
+"""Images and pixels that are worked on at a time, at most, where nothing is said: everywhere, and on a GPU, where the
+restorer takes 64 masks at a time, and refinement has two for each image."""
 
 
 class BDMAE:
@@ -55,8 +56,10 @@ class BDMAE:
         key as in MASKRESTORE_KEY.
 
         chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 32, and fewer where
-        those would have more than 2^19 pixels: 10 at 224 x 224. With a restorer on a GPU it is 64 and 2^21 pixels,
+        those would have more than 2^19 pixels: 10 at 224 x 224. With a restorer on a GPU it is 64, and 32 at 224 x 224,
         unless the classifier is a plain function: that is asked about up to 25 pictures for each of them in one call.
+        Where images have more pixels than that, they are scored round by round: a photograph of 12 megapixels takes
+        about 4 GiB.
         """
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -81,8 +84,7 @@ class BDMAE:
         """
         batch, ask = as_batch(images), as_classifier(classifier)
         done: list[Purification] = []
-        small = self._device.type == "cpu" or isinstance(ask, CallableClassifier)
-        most, pixels = _CHUNK if small else _LARGE_CHUNK
+        most, pixels = self._limits(ask)
         fitting = pixels // (batch.shape[-2] * batch.shape[-1])
         for chunk in batch.split(self.chunk_size or max(1, min(most, fitting))):
             try:
@@ -108,6 +110,11 @@ class BDMAE:
     def _device(self) -> torch.device:
         """Where pixels are worked on; a restorer that does not say so works on the CPU."""
         return torch.device(getattr(self.restorer, "device", "cpu"))
+
+    def _limits(self, classifier: Classifier) -> tuple[int, int]:
+        """Images and pixels to work on at a time."""
+        inner = classifier.classifier if isinstance(classifier, CountingClassifier) else classifier
+        return _CHUNK if self._device.type == "cpu" or isinstance(inner, CallableClassifier) else _LARGE_CHUNK
 
     def _purify_chunk(self, images: Tensor, classifier: Classifier) -> Purification:
         config = self.config
@@ -139,7 +146,7 @@ class BDMAE:
     def _purify_blindly(self, images: Tensor, streams: list[Stream], classifier: Classifier) -> Purification:
         """Restore what S_i asks for, and spend the only query on that."""
         rows = torch.arange(len(images))
-        scores = self._restore_masks(images, streams)[2]
+        _, scores, _ = self._look(images, streams, classifier, voting=0)
         levels = adaptive_masks(scores, self.config)
         purified = self._restore(images, levels)
         case = Case(images=images, original=classifier(purified), streams=streams, grid=self.restorer.grid)
@@ -147,17 +154,27 @@ class BDMAE:
         case.purified, case.hidden = purified, levels[:, -1]
         return case.result()
 
-    def _restore_masks(self, images: Tensor, streams: Sequence[Stream]) -> tuple[Tensor, Tensor, Tensor]:
-        """All random masks of all images in one call of the restorer (4.2).
+    def _look(
+        self, images: Tensor, streams: Sequence[Stream], classifier: Classifier, *, voting: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Hide every random mask, and ask about the first ``voting`` of each image (4.2).
 
-        Returns masks ``(B, M, g, g)``, restorations ``(B, M, C, H, W)``, and S_i ``(B, g, g)``.
+        All of them go through the restorer in one call, and through the classifier in another; of images that are large
+        so many rounds at a time as fit. Returns masks ``(B, M, g, g)``, S_i ``(B, g, g)``, labels ``(B, voting)``.
         """
-        config = self.config
-        hidden = random_masks(streams, self.restorer.grid, config)  # (B, N_o, N_i, g, g)
-        flat = hidden.flatten(1, 2)
-        restored = self.restorer.restore(images, flat)
-        by_round = restored.unflatten(1, (config.rounds, config.masks_per_round))
-        return flat, restored, image_scores(images, by_round, hidden, config)
+        masks = random_masks(streams, self.restorer.grid, self.config)  # (B, N_o, N_i, g, g)
+        pixels = len(images) * images.shape[-2] * images.shape[-1]
+        fitting = max(1, masks.shape[1] * self._limits(classifier)[1] // pixels)
+        scores, votes = [], [torch.zeros(len(images), 0, dtype=torch.int64)]
+        for hidden in masks.split(fitting, dim=1):
+            flat = hidden.flatten(1, 2)
+            restored = self.restorer.restore(images, flat)
+            scores.append(image_scores(images, restored.unflatten(1, hidden.shape[1:3]), hidden, self.config))
+            asked = restored[:, : voting - sum(labels.shape[1] for labels in votes)]
+            if asked.shape[1]:
+                # (B, M, C, H, W) -> (B M, C, H, W) -> (B M,) -> (B, M)
+                votes.append(classifier(asked.flatten(0, 1)).unflatten(0, asked.shape[:2]))
+        return masks.flatten(1, 2), torch.cat(scores, dim=1).mean(dim=1), torch.cat(votes, dim=1)
 
     def _score(self, case: Case, rows: Tensor, classifier: Classifier) -> tuple[Tensor, Tensor, Tensor]:
         """S_i and S_l (4.2) of some images, from one call of the classifier for all of them.
@@ -165,12 +182,10 @@ class BDMAE:
         Returns S_i, S_l, and the labels under the masks that were asked about, ``(R, M)``.
         """
         config, original = self.config, case.original[rows]
-        hidden, restored, s_i = self._restore_masks(case.images[rows], [case.streams[row] for row in rows])
-        asked = config.voting_masks
+        asked, streams = config.voting_masks, [case.streams[row] for row in rows]
+        hidden, s_i, votes = self._look(case.images[rows], streams, classifier, voting=asked)
         if not asked:
             return s_i, torch.zeros_like(s_i), original.unsqueeze(1)
-        # (R, M, C, H, W) -> (R M, C, H, W) -> (R M,) -> (R, M)
-        votes = classifier(restored[:, :asked].flatten(0, 1)).unflatten(0, (-1, asked))
         case.queries[rows] += asked
         flipped, hidden = votes != original.unsqueeze(1), hidden[:, :asked]
         if config.label_score == "contrast":

@@ -42,18 +42,18 @@ def random_masks(streams: Sequence[Stream], grid: int, config: BDMAEConfig) -> T
 
 
 def image_scores(images: Tensor, restored: Tensor, hidden: Tensor, config: BDMAEConfig) -> Tensor:
-    """S_i: how badly the restorations of each round resemble the image, token by token.
+    """How badly the restorations of each round resemble the image, token by token; the mean over all rounds is S_i.
 
-    images: ``(B, C, H, W)``; restored: ``(B, N_o, N_i, C, H, W)``; hidden: ``(B, N_o, N_i, g, g)``.
-    Returns ``(B, g, g)`` in [0, 2], where the masks are. Source: Eq. 2 and Alg. 1 lines 8-11.
+    images: ``(B, C, H, W)``; restored: ``(B, N, N_i, C, H, W)``; hidden: ``(B, N, N_i, g, g)``, of N rounds.
+    Returns ``(B, N, g, g)`` in [0, 2], where the masks are. Source: Eq. 2 and Alg. 1 lines 8-11.
     """
     rounds, grid = hidden.shape[1], hidden.shape[-1]
-    # (B, N_o, N_i, ...) -> (B N_o, N_i, ...)
+    # (B, N, N_i, ...) -> (B N, N_i, ...) -> (B N, C, H, W) -> (B, N, C, H, W)
     repeated = images.repeat_interleave(rounds, dim=0)
-    fused = fuse(repeated, restored.flatten(0, 1), hidden.flatten(0, 1))
-    similarity = ssim_map(repeated, fused, window=config.ssim_window, sigma=config.ssim_sigma)
-    # (B N_o, H, W) -> (B N_o, g, g) -> (B, N_o, g, g) -> (B, g, g)
-    scores: Tensor = (1 - pool_to_tokens(similarity, grid)).unflatten(0, (-1, rounds)).mean(dim=1)
+    fused = fuse(repeated, restored.flatten(0, 1), hidden.flatten(0, 1)).unflatten(0, (-1, rounds))
+    similarity = ssim_map(images.unsqueeze(1), fused, window=config.ssim_window, sigma=config.ssim_sigma)
+    # (B, N, H, W) -> (B N, g, g) -> (B, N, g, g)
+    scores: Tensor = (1 - pool_to_tokens(similarity.flatten(0, 1), grid)).unflatten(0, (-1, rounds))
     return scores.to(hidden.device)
 
 

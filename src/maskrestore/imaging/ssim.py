@@ -15,8 +15,9 @@ _C1, _C2 = 0.01**2, 0.03**2  # Wang et al. 2004 with data range 1
 def ssim_map(first: Tensor, second: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
     """SSIM at every pixel, averaged over channels.
 
-    first, second: ``(B, C, H, W)`` in [0, 1]. window: side of the Gaussian window in pixels, odd. sigma: its standard
-    deviation in pixels. Returns ``(B, H, W)`` in [-1, 1], 1 where the surroundings are equal.
+    first, second: ``(..., C, H, W)`` in [0, 1]; what is before the channels is broadcast. window: side of the Gaussian
+    window in pixels, odd. sigma: its standard deviation in pixels. Returns ``(..., H, W)`` in [-1, 1], 1 where the
+    surroundings are equal.
 
     Images are mirrored at their borders (edge pixel repeated), so the map has the size of the image and any size works.
     Equals scikit-image's ``structural_similarity(..., gaussian_weights=True, sigma=1.5,
@@ -26,15 +27,17 @@ def ssim_map(first: Tensor, second: Tensor, *, window: int = 11, sigma: float = 
     """
     # Deviations from 1/2 keep the float32 variances below from losing digits; SSIM's means are restored after.
     a, b = first - 0.5, second - 0.5
-    moments = torch.stack([a, b, a * a, b * b, a * b])  # (5, B, C, H, W)
-    mean_a, mean_b, square_a, square_b, product = _blur(moments, window, sigma)
+    # One by one: of a large image they are large.
+    mean_a, mean_b, square_a, square_b, product = (
+        _blur(moment, window, sigma) for moment in (a, b, a * a, b * b, a * b)
+    )
     variance_a, variance_b = square_a - mean_a * mean_a, square_b - mean_b * mean_b
     covariance = product - mean_a * mean_b
     mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
     similarity = ((2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)) / (
         (mean_a * mean_a + mean_b * mean_b + _C1) * (variance_a + variance_b + _C2)
     )
-    mean: Tensor = similarity.mean(dim=1)  # (B, C, H, W) -> (B, H, W)
+    mean: Tensor = similarity.mean(dim=-3)  # (..., C, H, W) -> (..., H, W)
     return mean
 
 

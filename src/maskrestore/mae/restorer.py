@@ -20,6 +20,8 @@ __all__ = ["DEFAULT_RESTORER", "MAERestorer", "MaskedAutoencoder", "RestorerPrec
 
 RestorerPrecision = Precision | Literal["int8"]
 DEFAULT_RESTORER = "mae-tiny-32"
+_PASTED = 2**22
+"""Pixels of restorations that are enlarged at a time: of a large image they take more memory than the network."""
 _TOKENS = 256
 """Visible tokens in a micro-batch of a ViT on a CPU: more are hardly faster, and sizes of masks differ."""
 
@@ -137,10 +139,8 @@ class MAERestorer:
         shapes = self._shapes(hidden)
         # Moved once, not for every micro-batch: each copy makes the host wait for a GPU.
         images, masks, owner = images.to(self.device), hidden.to(self.device), owner.to(self.device)
-        # One by one, so that an image's bits do not depend on the others.
-        size = self.network.image_size
-        inputs = torch.cat([resize(image, size, size) for image in images.split(1)]).expand(-1, 3, -1, -1)
-        tokens = torch.cat([self.network.embed(image) for image in inputs.split(1)])
+        inputs, tokens = self._prepare(images)
+        together = max(1, _PASTED // (height * width))
 
         @torch.inference_mode()
         def restore_chunk(chunk: tuple[Tensor, Tensor, tuple[int, int], int]) -> None:
@@ -149,9 +149,10 @@ class MAERestorer:
             padded = torch.cat([index, index[:1].expand(count - len(index))])
             output = self._reconstruct(inputs, tokens, owner[padded], masks[padded], visible)[: len(index)]
             output = output.mean(dim=1, keepdim=True) if channels == 1 else output
-            pixels = tokens_to_pixels(masks[index], height, width)
-            output = resize(output, height, width).clamp(0, 1)
-            restored[place] = torch.where(pixels, output, images[owner[index]]).to(home)
+            for where, mask, part in zip(*(each.split(together) for each in (place, index, output)), strict=True):
+                pixels = tokens_to_pixels(masks[mask], height, width)
+                enlarged = resize(part, height, width).clamp(0, 1)
+                restored[where] = torch.where(pixels, enlarged, images[owner[mask]]).to(home)
 
         chunks = [
             (place, index, visible, count)
@@ -165,6 +166,24 @@ class MAERestorer:
             for chunk in chunks:
                 restore_chunk(chunk)
         return restored
+
+    @torch.inference_mode()
+    def _prepare(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What all masks of an image share: ``(B, 3, S, S)``, and its tokens.
+
+        One by one, each on one core, so that an image's bits depend neither on the others nor on the number of cores.
+        """
+        size = self.network.image_size
+
+        @torch.inference_mode()
+        def prepare(image: Tensor) -> tuple[Tensor, Tensor]:
+            resized = resize(image, size, size).expand(-1, 3, -1, -1)
+            return resized, self.network.embed(resized)
+
+        on_cpu = self.device.type == "cpu"
+        prepared = map_on_cores(prepare, images.split(1)) if on_cpu else [prepare(image) for image in images.split(1)]
+        inputs, tokens = zip(*prepared, strict=True)
+        return torch.cat(inputs), torch.cat(tokens)
 
     def _reconstruct(
         self, inputs: Tensor, tokens: Tensor, owner: Tensor, hidden: Tensor, visible: tuple[int, int]
