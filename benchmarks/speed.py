@@ -102,7 +102,8 @@ def measure(case: Case, names: Sequence[str], repeats: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in names}
     outcomes: dict[str, Outcome] = {}
     # Where bfloat16 is not fast nothing computes in it, and its rate would take minutes to find.
-    rates: dict[str, list[float]] = {precision: [] for precision in ("float32", fast_arithmetic(case.device))}
+    precisions = ["float32", fast_arithmetic(case.device), *(["int8"] if any("int8" in name for name in names) else [])]
+    rates: dict[str, list[float]] = {precision: [] for precision in precisions}
     for name, run in runs.items():
         if name != AUTHORS or case.name.startswith("tiny"):  # a warm-up at 224 would cost minutes
             run(case.images[:1])

@@ -7,6 +7,7 @@ import torch
 from benchmarks.contenders import AUTHORS, CONTENDERS, make_run, says_something
 from benchmarks.cost_model import restoring_pass
 from benchmarks.speed_cases import Truth
+from benchmarks.speed_tables import _of_matmul_rate
 from benchmarks.stages import Clock, on_grid, vit_flop
 
 from benchmarks import speed, speed_cases
@@ -94,6 +95,23 @@ def test_speed_and_accuracy_stand_side_by_side(signs: speed_cases.Case, monkeypa
     text = speed.table(record(row))
     for name in ("undefended", *names):
         assert f"| tiny-conv | {name} | 4, 2 triggered |" in text
+
+
+def test_noise_starts_with_the_label_that_most_masks_keep(noise: speed_cases.Case) -> None:
+    for name, count in (("tiny-vit", 1), ("tiny-vit", 20)):
+        case = speed_cases.make_case(name, count, Clock("cpu", "wall"))
+        assert case.classifier()(case.images).tolist() == [0] * count
+    restored = torch.rand(200, 3, 32, 32)
+    assert 2 < noise.classifier()(restored).sum() < 60
+
+
+def test_the_rate_of_a_whole_run_is_the_median_over_its_repeats() -> None:
+    contender = {"profile": {"precision": "bfloat16", "gflop_per_image": 100.0}}
+    seconds = {"ours": [1.0, 2.0, 4.0], AUTHORS: [9.0, 9.0, 9.0]}
+    row = {"seconds_per_image": seconds, "ours": contender, AUTHORS: {}, "matmul_gflops": {"bfloat16": [200, 200, 50]}}
+    assert _of_matmul_rate(row, "ours") == "50%"
+    assert _of_matmul_rate(row, AUTHORS) == "-"
+    assert _of_matmul_rate(row | {"matmul_gflops": {"float32": [1.0]}}, "ours") == "-"
 
 
 def test_contenders_run_their_profile_on_their_schedule(signs: speed_cases.Case) -> None:
