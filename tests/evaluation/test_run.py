@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -33,6 +34,19 @@ def test_metrics_before_and_after():
     assert record.kept == 20
     assert (record.cost.queries_mean, record.cost.queries_max) == (2.0, 2)
     assert record.cost.restored_mean == pytest.approx(1 / 16)
+
+
+def test_the_median_of_queries_is_that_of_clean_images():
+    class Suspicious(EraseCorner):
+        def purify(self, images, classifier):
+            result = super().purify(images, classifier)
+            first = images[:, 0, 0, 0] * 25.5  # the label
+            cost = torch.where(images[:, 0, -1, -1] > 0.99, 47, 2 + 3 * first.round().long())
+            return dataclasses.replace(result, queries=cost)
+
+    record = run(Suspicious(), CornerAttack(), clean_count=80)  # twenty of each label: 2, 5, 8 and 11 queries
+    assert record.cost.queries_median_clean == 6.5
+    assert record.cost.queries_max == 47
 
 
 def test_without_attack_there_is_only_clean_accuracy():

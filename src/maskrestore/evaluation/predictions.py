@@ -68,6 +68,10 @@ class PredictionLog(ChunkLog):
         """``(N,)`` int64: the defense's labels."""
         return torch.tensor([self._rows[part, index].label for index in indices], dtype=torch.int64)
 
+    def queries(self, part: str, indices: list[int]) -> list[int]:
+        """What each image cost."""
+        return [self._rows[part, index].queries for index in indices]
+
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self._rows.values())
 

@@ -89,6 +89,8 @@ class Cost:
     """Bytes at the highest, in the last run of those that the record was made in; ``None`` where it is not known."""
     memory_scope: str | None = None
     """What ``peak_memory`` was measured over: see ``costs.MemoryMeter``."""
+    queries_median_clean: float | None = None
+    """For a clean image; ``None`` in old records."""
     recalled: bool = False
     """Whether restorations and labels may have come from earlier measurements (``recall.py``): then ``seconds`` and
     ``peak_memory`` say nothing about the defense."""

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -204,7 +205,7 @@ def _record(plan: _Plan, log: PredictionLog, digest: str, environment: Environme
         before=_metrics(plan, log.original_labels),
         after=_metrics(plan, log.labels),
         kept=int(kept.sum()),
-        cost=_cost(log, memory, recalled=plan.defense.recalls),
+        cost=_cost(plan, log, memory),
     )
 
 
@@ -218,7 +219,7 @@ def _metrics(plan: _Plan, labels: Callable[[str, list[int]], Tensor]) -> Metrics
     return measure(clean_labels, (predicted, triggered.labels, plan.attack.poisoned_label(triggered.labels)))
 
 
-def _cost(log: PredictionLog, memory: MemoryMeter, *, recalled: bool) -> Cost:
+def _cost(plan: _Plan, log: PredictionLog, memory: MemoryMeter) -> Cost:
     queries = [row.queries for row in log]
     restored = [row.restored for row in log if row.restored is not None]
     return Cost(
@@ -230,7 +231,8 @@ def _cost(log: PredictionLog, memory: MemoryMeter, *, recalled: bool) -> Cost:
         passes_mean=None if log.passes is None else log.passes / len(log),
         peak_memory=memory.peak(),
         memory_scope=memory.scope,
-        recalled=recalled,
+        queries_median_clean=float(statistics.median(log.queries("clean", plan.parts[0].indices))),
+        recalled=plan.defense.recalls,
     )
 
 

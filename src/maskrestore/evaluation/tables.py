@@ -67,15 +67,20 @@ def accuracy_table(records: Sequence[Record]) -> str:
 
 
 def cost_table(records: Sequence[Record]) -> str:
-    """Queries and speed of each defense, mean over its records, with the processor."""
-    rows = [["defense", "queries, mean", "queries, max", "tokens restored", "images/s", "processor", "threads"]]
+    """Queries and speed of each defense, mean over its records (those that tell), with the processor."""
+    heads = ("defense", "queries, mean", "median, clean", "max", "tokens restored", "images/s", "processor", "threads")
+    rows = [list(heads)]
     for name in _ordered(record.defense.name for record in records):
         chosen = [record for record in records if record.defense.name == name]
+        medians = [
+            record.cost.queries_median_clean for record in chosen if record.cost.queries_median_clean is not None
+        ]
         restored = [record.cost.restored_mean for record in chosen if record.cost.restored_mean is not None]
         rows.append(
             [
                 name,
                 f"{_mean([record.cost.queries_mean for record in chosen]):.1f}",
+                f"{_mean(medians):.1f}" if medians else "",
                 str(max(record.cost.queries_max for record in chosen)),
                 f"{100 * _mean(restored):.1f} %" if restored else "",
                 f"{_mean([record.cost.images_per_second for record in chosen]):.1f}",
