@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskrestore.errors import ClassifierOutputError
 
-__all__ = ["hard_labels", "labels_from_scores"]
+__all__ = ["hard_labels", "labels_from_scores", "labels_of", "raw_scores"]
 
 
 def hard_labels(answer: object, count: int) -> Tensor:
@@ -17,32 +17,49 @@ def hard_labels(answer: object, count: int) -> Tensor:
     answer: ``(count,)`` labels of any integer dtype, as a tensor, NumPy array or list. Returns ``(count,)``
     int64 on the CPU. Raises ClassifierOutputError for anything else, with what was found and how to mend it.
     """
-    labels = _as_tensor(answer)
+    return _integers(_as_tensor(answer), count).to("cpu", torch.int64)
+
+
+def labels_from_scores(answer: object, count: int) -> Tensor:
+    """The labels in a model's raw output: ``labels_of(raw_scores(answer, count))``, and what they raise."""
+    return labels_of(raw_scores(answer, count))
+
+
+def raw_scores(answer: object, count: int) -> Tensor:
+    """Check the form of a model's raw output about ``count`` images, and leave it where it is.
+
+    answer: logits or probabilities ``(count, K)`` with ``K >= 2``, or ``(count,)`` integer labels; an object
+    that has them as ``.logits`` will do. Raises ClassifierOutputError for anything else.
+    """
+    scores = _as_tensor(getattr(answer, "logits", answer))
+    if scores.ndim != 2:
+        return _integers(scores, count)
+    if len(scores) != count or scores.shape[1] < 2:
+        raise ClassifierOutputError(
+            f"expected logits of shape ({count}, K) with K >= 2, got {scores.dtype} of shape {tuple(scores.shape)}"
+        )
+    return scores
+
+
+def labels_of(scores: Tensor) -> Tensor:
+    """Labels ``(B,)`` int64 on the CPU of what ``raw_scores`` returns.
+
+    Raises ClassifierOutputError for logits with NaN, which have no largest.
+    """
+    if scores.ndim == 1:
+        return scores.to("cpu", torch.int64)
+    if scores.isnan().any():
+        raise ClassifierOutputError("the logits hold NaN; check the weights, mean and std, or use float32")
+    return scores.argmax(dim=1).cpu()
+
+
+def _integers(labels: Tensor, count: int) -> Tensor:
     shape = tuple(labels.shape)
     if shape != (count,):
         raise ClassifierOutputError(f"{_found(count, labels)}; {_shape_hint(shape, count)}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ClassifierOutputError(f"{_found(count, labels)}; {_type_hint(labels)}")
-    return labels.to("cpu", torch.int64)
-
-
-def labels_from_scores(answer: object, count: int) -> Tensor:
-    """The labels in a model's raw output about ``count`` images.
-
-    answer: logits or probabilities ``(count, K)`` with ``K >= 2``, or ``(count,)`` integer labels; an object
-    that has them as ``.logits`` will do. Returns ``(count,)`` int64 on the CPU. Raises ClassifierOutputError
-    for anything else and for logits with NaN, which have no largest.
-    """
-    scores = _as_tensor(getattr(answer, "logits", answer))
-    if scores.ndim != 2:
-        return hard_labels(scores, count)
-    if len(scores) != count or scores.shape[1] < 2:
-        raise ClassifierOutputError(
-            f"expected logits of shape ({count}, K) with K >= 2, got {scores.dtype} of shape {tuple(scores.shape)}"
-        )
-    if scores.isnan().any():
-        raise ClassifierOutputError("the logits hold NaN; check the weights, mean and std, or use float32")
-    return scores.argmax(dim=1).cpu()
+    return labels
 
 
 def _as_tensor(answer: object) -> Tensor:

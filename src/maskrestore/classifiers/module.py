@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from maskrestore.classifiers.answers import labels_from_scores
+from maskrestore.classifiers.answers import labels_of, raw_scores
 from maskrestore.classifiers.normalisation import Channelwise, Normalisation, default_micro_batch, fixed_chunks
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.inputs import as_batch
@@ -63,14 +63,15 @@ class ModuleClassifier:
         """
         self.module.eval()  # here, because somebody may have trained it since the last call
         chunks = fixed_chunks(as_batch(images, to_cpu=False), self.micro_batch)
-        return torch.cat([self._labels(chunk)[:count] for chunk, count in chunks])
+        # Looked at together: each look waits for a GPU.
+        return labels_of(torch.cat([self._scores(chunk)[:count] for chunk, count in chunks]))
 
     @torch.inference_mode()
-    def _labels(self, images: Tensor) -> Tensor:
+    def _scores(self, images: Tensor) -> Tensor:
         inputs = self.normalise(images).to(self.device, memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             output = self.module(inputs)
-        return labels_from_scores(output, len(images))
+        return raw_scores(output, len(images))
 
 
 def _device_of(module: nn.Module) -> torch.device:

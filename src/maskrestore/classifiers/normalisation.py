@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,9 +49,14 @@ class Normalisation:
         length, channels = max(len(self.mean), len(self.std)), images.shape[1]
         if length not in (1, channels):
             raise InvalidImageError(f"mean and std are for {length} channels, got images with {channels}")
-        # (C,) -> (C, 1, 1), to act on (B, C, H, W)
-        mean, std = (torch.tensor(values).to(images.device)[:, None, None] for values in (self.mean, self.std))
+        mean, std = (_constants(values, images.device) for values in (self.mean, self.std))
         return (images - mean) / std
+
+
+@functools.cache
+def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """``(C, 1, 1)``, to act on ``(B, C, H, W)``; copied once, since each copy makes the host wait for a GPU."""
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 def default_micro_batch(*, on_cpu: bool) -> int:
