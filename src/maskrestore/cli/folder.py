@@ -63,7 +63,7 @@ class FolderJob:
     config_digest: str
     """Stands for all settings: an image that was recorded with it is not done again."""
     key_fingerprint: str
-    batch: int = 32
+    batch: int = 64
     """Images worked on at a time, and lost at most by an interruption; fewer where they are large."""
     keep_grey: bool = False
     """Read grey images with one channel instead of three."""

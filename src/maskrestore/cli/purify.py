@@ -100,7 +100,7 @@ def purify(
     ] = None,
     batch: Annotated[
         int, typer.Option(min=1, help="Images worked on at a time, and lost at most when interrupted.")
-    ] = 32,
+    ] = 64,
     again: Annotated[
         bool, typer.Option("--again", help="Do images again that the folder of `--out` has results of.")
     ] = False,

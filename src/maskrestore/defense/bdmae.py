@@ -29,7 +29,7 @@ from maskrestore.types import Classifier, Purification, Restorer
 __all__ = ["BDMAE", "protect"]
 
 
-_CHUNK, _LARGE_CHUNK = (32, 2**19), (64, 32 * 224**2)
+_CHUNK, _LARGE_CHUNK = (64, 2**19), (64, 32 * 224**2)
 """Images and pixels that are worked on at a time, at most, where nothing is said: everywhere, and on a GPU, where the
 restorer takes 64 masks at a time, and refinement has two for each image."""
 
@@ -55,9 +55,9 @@ class BDMAE:
         key: the operator's secret; masks are unpredictable without it, and 0 is known to everybody. A text is the same
         key as in MASKRESTORE_KEY.
 
-        chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 32, and fewer where
-        those would have more than 2^19 pixels: 10 at 224 x 224. With a restorer on a GPU it is 64, and 32 at 224 x 224,
-        unless the classifier is a plain function: that is asked about up to 25 pictures for each of them in one call.
+        chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 64, and fewer where
+        those would have more than 2^19 pixels: 10 at 224 x 224; with a restorer on a GPU 32 there, unless the
+        classifier is a plain function, which is asked about up to 25 pictures for each of them in one call.
         Where images have more pixels than that, they are scored round by round: a photograph of 12 megapixels takes
         about 4 GiB.
         """
