@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -31,15 +33,22 @@ def connected_sets(scores: Tensor, candidates: Tensor, sizes: Tensor, noise: Ten
 
     Departure: the authors' code may start outside the candidates; here the start is the best candidate.
     """
-    grown = torch.zeros_like(candidates)
-    for addition in range(int(sizes.max()) if len(sizes) else 0):
-        value = scores
+    # The largest first: those that still grow are then the first so many.
+    order = sizes.argsort(descending=True)
+    neighbours = _neighbours(scores.shape[-1]).to(scores.device)
+    scores, closed = scores.flatten(1)[order], ~candidates.flatten(1)[order]  # (N, T)
+    bonus = torch.zeros(len(scores), scores.shape[1] + 1, device=scores.device)  # the last place is for no neighbour
+    growing = (sizes.unsqueeze(1) > torch.arange(int(sizes.max()) if len(sizes) else 0)).sum(dim=0)
+    for addition, count in enumerate(growing.tolist()):
+        value = scores[:count]
         if addition > 0:
-            value = (scores + neighbour_bonus * _adjacent(grown)) * noise[:, addition - 1].view_as(scores)
-        best = value.masked_fill(~candidates | grown, -torch.inf).flatten(1).argmax(dim=1)
-        growing = (sizes > addition).unsqueeze(1)
-        grown = grown | torch.zeros_like(grown).flatten(1).scatter(1, best.unsqueeze(1), growing).view_as(grown)
-    return grown
+            value = (value + bonus[:count, :-1]) * noise[order[:count], addition - 1]
+        best = value.masked_fill(closed[:count], -torch.inf).argmax(dim=1)
+        closed[:count].scatter_(1, best.unsqueeze(1), value=True)
+        bonus[:count].scatter_(1, neighbours[best], neighbour_bonus)
+    grown = torch.empty_like(closed)
+    grown[order] = closed
+    return candidates & grown.view_as(candidates)
 
 
 def updated_scores(scores: Tensor, tested: Tensor, candidates: Tensor, flipped: Tensor, rate: float) -> Tensor:
@@ -53,11 +62,10 @@ def updated_scores(scores: Tensor, tested: Tensor, candidates: Tensor, flipped: 
     return scores + sign * (tested.float() - (candidates & ~tested).float())
 
 
-def _adjacent(tokens: Tensor) -> Tensor:
-    """Tokens with a 4-neighbour in the set. ``(N, g, g)`` bool -> ``(N, g, g)`` bool."""
-    near = torch.zeros_like(tokens)
-    near[:, 1:] |= tokens[:, :-1]
-    near[:, :-1] |= tokens[:, 1:]
-    near[:, :, 1:] |= tokens[:, :, :-1]
-    near[:, :, :-1] |= tokens[:, :, 1:]
-    return near
+@functools.cache
+def _neighbours(grid: int) -> Tensor:
+    """Places of the 4 neighbours of each token, ``(g * g, 4)`` int64; ``g * g`` stands for none, beyond the border."""
+    places = torch.full((grid + 2, grid + 2), grid * grid)
+    places[1:-1, 1:-1] = torch.arange(grid * grid).view(grid, grid)
+    around = (places[:-2, 1:-1], places[2:, 1:-1], places[1:-1, :-2], places[1:-1, 2:])
+    return torch.stack(around, dim=-1).flatten(0, 1)
