@@ -156,3 +156,41 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
 def test_three_means_need_three_channels() -> None:
     with pytest.raises(InvalidImageError, match="for 3 channels, got images with 1"):
         ModuleClassifier(Probe(), mean=(0.5, 0.5, 0.5))(torch.rand(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_module_may_use_its_output_buffer_again(labels: bool) -> None:
+    class Reuses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.output = torch.zeros(2, dtype=torch.long) if labels else torch.zeros(2, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            classes = images[:, 0, 0, 0].long()
+            self.output.copy_(classes if labels else nn.functional.one_hot(classes, 3))
+            return self.output
+
+    images = torch.tensor([1.0, 0, 0, 1, 1, 0, 1]).view(7, 1, 1, 1).expand(-1, 3, 4, 4)
+    assert ModuleClassifier(Reuses(), micro_batch=2)(images).tolist() == [1, 0, 0, 1, 1, 0, 1]
+
+
+def test_nan_is_noticed_in_any_part_of_a_call() -> None:
+    class Fails(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.stack([images[:, 0, 0, 0], 0 / (images[:, 0, 0, 0] - 1)], dim=1)
+
+    images = torch.zeros(9, 3, 4, 4)
+    classify = ModuleClassifier(Fails(), micro_batch=4)
+    assert classify(images).tolist() == [0] * 9
+    for place in (0, 5, 8):
+        with pytest.raises(ClassifierOutputError, match="NaN"):
+            classify(torch.cat([images[:place], torch.ones(1, 3, 4, 4), images[place:]]))
+
+
+def test_after_labels_gradients_still_pass_the_normalisation() -> None:
+    classify = ModuleClassifier(nn.Flatten(), mean=0.123, std=0.456)
+    images = torch.rand(2, 3, 4, 4)
+    classify(images)
+    classify.normalise(images.requires_grad_()).sum().backward()
+    assert images.grad is not None
+    assert torch.allclose(images.grad, torch.full_like(images, 1 / 0.456))

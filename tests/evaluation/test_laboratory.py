@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from toy_laboratory import ToyLaboratory
 
 from maskrestore.baselines import diffusion_models
 from maskrestore.cli.evaluate import _defenses
 from maskrestore.errors import CheckpointError
-from maskrestore.evaluation.grid import Case, Cell, Variant
+from maskrestore.evaluation.grid import Case, Cell, Variant, expand
 from maskrestore.evaluation.laboratory import diffusion_digest, make_laboratory
 from maskrestore.evaluation.leaderboard import diffusion_model_of
 from maskrestore.evaluation.recall import RecallingRestorer
+from maskrestore.evaluation.records import read_record
+from maskrestore.evaluation.reproduce import run_cells
 from maskrestore.evaluation.scales import SCALES
 from maskrestore.mae.restorer import MAERestorer
 
@@ -89,3 +92,19 @@ def test_points_of_a_curve_share_a_restorer_that_recalls():
     assert isinstance(alone.defense.restorer, MAERestorer)
     assert alone.entry == one.entry
     assert not alone.recalls
+
+
+def test_points_of_a_curve_stand_for_no_cell_of_a_table(tmp_path):
+    entry = (Case(dataset="cifar10", attack="corners"), Variant(defense="none"))
+    cells = [
+        *expand([entry], SCALES["smoke"]),
+        *expand([entry], dataclasses.replace(SCALES["smoke"], recalls=True, images=3)),
+    ]
+    toy = ToyLaboratory(tmp_path).make()
+    defense = toy.defense
+    recalling = dataclasses.replace(
+        toy, defense=lambda cell: dataclasses.replace(defense(cell), recalls=cell.scale.recalls)
+    )
+    run_cells(cells, tmp_path, recalling)
+    digests = [read_record(tmp_path / cell.path).digest for cell in cells]
+    assert list(make_laboratory(known=[tmp_path / "cells"]).known) == digests[:1]

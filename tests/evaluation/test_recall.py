@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -14,6 +15,7 @@ from maskrestore.evaluation.recall import RecallingClassifier, RecallingRestorer
 from maskrestore.evaluation.records import read_record
 from maskrestore.evaluation.reproduce import run_cells
 from maskrestore.evaluation.scales import SCALES, cells_of, measured_speeds
+from maskrestore.mae.restorer import load_restorer
 
 PAPER = PROFILES["paper"]
 
@@ -91,9 +93,9 @@ def test_a_picture_that_a_batch_holds_twice_is_asked_about_once():
 def test_a_full_memory_begins_anew():
     images, _ = triggered(4)
     hidden = torch.zeros(4, 8, 8, dtype=torch.bool)
-    hidden[:, :2] = True  # a quarter of 3 x 16 x 16 floats: 768 bytes an image
+    hidden[:, :2] = True  # a quarter of 3 x 16 x 16 floats, 768 bytes an image, beside what an entry takes
     inner = CountingRestorer()
-    restorer = RecallingRestorer(inner, capacity=3 * 768)
+    restorer = RecallingRestorer(inner, capacity=4 * 768 + 3 * 600)
     expected = MeanRestorer().restore(images, hidden)
     for _ in range(3):
         assert torch.equal(restorer.restore(images[:3], hidden[:3]), expected[:3])
@@ -107,11 +109,30 @@ def test_a_full_memory_begins_anew():
     assert inner.restored == 5
 
 
+def test_shapes_are_told_apart():
+    wide, high = torch.zeros(1, 3, 4, 8), torch.zeros(1, 3, 8, 4)
+    asked = RecallingClassifier(lambda batch: torch.full((len(batch),), batch.shape[-1]))
+    assert [asked(images).item() for images in (wide, high, wide)] == [8, 4, 8]
+    hidden = torch.ones(1, 4, 4, dtype=torch.bool)
+    restorer = RecallingRestorer(MeanRestorer(4))
+    assert [restorer.restore(images, hidden).shape for images in (wide, high, wide)] == [
+        images.shape for images in (wide, high, wide)
+    ]
+
+
+def test_a_recalling_restorer_tells_what_the_restorer_is():
+    restorer = load_restorer()
+    recalling = copy.copy(RecallingRestorer(restorer))
+    for name in ("grid", "device", "precision", "weights_digest"):
+        assert getattr(recalling, name) == getattr(restorer, name)
+    assert RecallingRestorer(MeanRestorer()).weights_digest is None
+
+
 def test_curves_share_work_and_tables_do_not():
     for name, experiment in GRIDS.items():
         for cell in cells_of(experiment, SCALES["local"]):
             assert cell.scale.recalls == isinstance(experiment, Curves), name
-            assert not isinstance(experiment, Curves) or cell.count == 100
+            assert not isinstance(experiment, Curves) or cell.count == SCALES["local"].curve_images
 
 
 def test_seconds_of_shared_work_are_told_apart(tmp_path):
@@ -120,12 +141,29 @@ def test_seconds_of_shared_work_are_told_apart(tmp_path):
     curve = dataclasses.replace(table, recalls=True)
     alone, shared = expand([entry], table)[0], expand([entry], curve)[0]
     assert alone.path != shared.path
+    other = expand([entry, (entry[0], Variant(defense="none"))], curve)[1]
     laboratory = ToyLaboratory(tmp_path).make()
-    made = laboratory.defense
+    made, pictures, forgotten = laboratory.victim, [], []
+
+    def victim(config):
+        found = made(config)
+        return dataclasses.replace(
+            found, classifier=lambda batch: pictures.extend(map(str, batch.tolist())) or found.classifier(batch)
+        )
+
+    defense = laboratory.defense
     recalling = dataclasses.replace(
-        laboratory, defense=lambda cell: dataclasses.replace(made(cell), recalls=cell.scale.recalls)
+        laboratory,
+        victim=victim,
+        defense=lambda cell: dataclasses.replace(defense(cell), recalls=cell.scale.recalls),
+        forget=lambda: forgotten.append(len(pictures)),
     )
-    run_cells([alone, shared], tmp_path, recalling)
+    run_cells([alone, shared, other], tmp_path, recalling)
+    # As the victim is loaded, and again for curves, after each picture was asked about as it came and as it was purified.
+    assert forgotten == [0, 2 * (4 + 4)]
+    of_curves = pictures[16:]
+    assert set(of_curves) == set(pictures[:16])
+    assert len(set(of_curves)) == len(of_curves)
     records = [read_record(tmp_path / cell.path) for cell in (alone, shared)]
     assert [record.cost.recalled for record in records] == [False, True]
     assert records[0].after == records[1].after

@@ -73,6 +73,9 @@ def test_different_settings_under_one_name_are_refused(base):
 def test_cost_names_the_processor(base):
     assert f"| erase | 2.0 | 2.0 | 2 | 6.2 % | {base.cost.images_per_second:.1f} |" in cost_table([base])
     assert base.environment.device in cost_table([base])
+    shared = dataclasses.replace(base, cost=dataclasses.replace(base.cost, recalled=True, images_per_second=1e6))
+    assert f" {base.cost.images_per_second:.1f} |" in cost_table([base, shared])
+    assert " |  | " in cost_table([shared])
 
 
 def test_a_folder_becomes_a_document(base, tmp_path):
@@ -354,6 +357,9 @@ def test_the_page_says_how_much_a_figure_shows_and_what_it_lacks(tmp_path, monke
     assert figure.link == "figures/fig.png"
     assert figure.notes == (
         "Note.",
-        "150 to 200 test images a point, half of them triggered; bands are 95 % intervals.",
+        "150 to 200 test images a point, clean and triggered, of all repeats; bands are 95 % intervals.",
         "Not measured: (a): half in part; (a): none.",
     )
+    (figures / "fig.csv").write_text("panel,line,x\n(a),whole,1\n")  # of an older version
+    with pytest.raises(DataError, match=r"fig.csv does not tell .*images.*reproduce fig`"):
+        drawn_figures(tmp_path / "page.md", [tmp_path])

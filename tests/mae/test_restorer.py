@@ -205,3 +205,14 @@ def test_masks_that_leave_a_quarter_need_no_room_for_others() -> None:
     hidden = torch.stack([tokens >= 16, tokens < 48, tokens >= 15, tokens >= 17])
     MAERestorer(network, precision="float32").restore(torch.rand(4, 3, 16, 16), hidden)
     assert sorted(network.spans) == [(1, 16), (16, 16), (17, 32)]
+
+
+def test_large_restorations_are_pasted_in_parts_to_the_same_bits(
+    network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restorer = MAERestorer(network, micro_batch=4)
+    images, hidden = torch.rand(2, 3, 33, 21), torch.rand(2, 5, 8, 8) < 0.4
+    expected = restorer.restore(images, hidden)
+    for together in (3, 1):
+        monkeypatch.setattr("maskrestore.mae.restorer._PASTED", together * 33 * 21)
+        assert torch.equal(restorer.restore(images, hidden), expected)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskrestore.errors import ClassifierOutputError
 
-__all__ = ["hard_labels", "labels_from_scores", "labels_of", "raw_scores"]
+__all__ = ["hard_labels", "labels_from_scores", "read_labels", "unread_labels"]
 
 
 def hard_labels(answer: object, count: int) -> Tensor:
@@ -21,36 +21,34 @@ def hard_labels(answer: object, count: int) -> Tensor:
 
 
 def labels_from_scores(answer: object, count: int) -> Tensor:
-    """The labels in a model's raw output: ``labels_of(raw_scores(answer, count))``, and what they raise."""
-    return labels_of(raw_scores(answer, count))
+    """The labels ``(count,)`` int64 on the CPU in a model's raw output. See what it is made of for ``answer``."""
+    return read_labels(*unread_labels(answer, count))
 
 
-def raw_scores(answer: object, count: int) -> Tensor:
-    """Check the form of a model's raw output about ``count`` images, and leave it where it is.
+def unread_labels(answer: object, count: int) -> tuple[Tensor, Tensor]:
+    """The labels in a model's raw output about ``count`` images, and whether it held NaN, where the output is: to look
+    at either would make the host wait for a GPU.
 
     answer: logits or probabilities ``(count, K)`` with ``K >= 2``, or ``(count,)`` integer labels; an object
-    that has them as ``.logits`` will do. Raises ClassifierOutputError for anything else.
+    that has them as ``.logits`` will do. Returns ``(count,)`` int64 and ``()`` bool, which share no memory with it: a
+    module may use its output buffer again. Raises ClassifierOutputError for anything else.
     """
     scores = _as_tensor(getattr(answer, "logits", answer))
     if scores.ndim != 2:
-        return _integers(scores, count)
+        labels = _integers(scores, count)
+        return labels.to(torch.int64, copy=True), torch.zeros((), dtype=torch.bool, device=labels.device)
     if len(scores) != count or scores.shape[1] < 2:
         raise ClassifierOutputError(
             f"expected logits of shape ({count}, K) with K >= 2, got {scores.dtype} of shape {tuple(scores.shape)}"
         )
-    return scores
+    return scores.argmax(dim=1), scores.isnan().any()
 
 
-def labels_of(scores: Tensor) -> Tensor:
-    """Labels ``(B,)`` int64 on the CPU of what ``raw_scores`` returns.
-
-    Raises ClassifierOutputError for logits with NaN, which have no largest.
-    """
-    if scores.ndim == 1:
-        return scores.to("cpu", torch.int64)
-    if scores.isnan().any():
+def read_labels(labels: Tensor, holds_nan: Tensor) -> Tensor:
+    """Labels ``(B,)`` on the CPU. Raises ClassifierOutputError where logits held NaN, which have no largest."""
+    if holds_nan.any():
         raise ClassifierOutputError("the logits hold NaN; check the weights, mean and std, or use float32")
-    return scores.argmax(dim=1).cpu()
+    return labels.cpu()
 
 
 def _integers(labels: Tensor, count: int) -> Tensor:

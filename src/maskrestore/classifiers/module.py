@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from maskrestore.classifiers.answers import labels_of, raw_scores
+from maskrestore.classifiers.answers import read_labels, unread_labels
 from maskrestore.classifiers.normalisation import Channelwise, Normalisation, default_micro_batch, fixed_chunks
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.inputs import as_batch
@@ -63,15 +63,16 @@ class ModuleClassifier:
         """
         self.module.eval()  # here, because somebody may have trained it since the last call
         chunks = fixed_chunks(as_batch(images, to_cpu=False), self.micro_batch)
-        # Looked at together: each look waits for a GPU.
-        return labels_of(torch.cat([self._scores(chunk)[:count] for chunk, count in chunks]))
+        parts = [(self._unread_labels(chunk), count) for chunk, count in chunks]
+        labels = torch.cat([labels[:count] for (labels, _), count in parts])
+        return read_labels(labels, torch.stack([holds_nan for (_, holds_nan), _ in parts]))
 
     @torch.inference_mode()
-    def _scores(self, images: Tensor) -> Tensor:
+    def _unread_labels(self, images: Tensor) -> tuple[Tensor, Tensor]:
         inputs = self.normalise(images).to(self.device, memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             output = self.module(inputs)
-        return raw_scores(output, len(images))
+        return unread_labels(output, len(images))
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -54,6 +54,7 @@ class Normalisation:
 
 
 @functools.cache
+@torch.inference_mode(False)  # kept for callers that need gradients, too
 def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
     """``(C, 1, 1)``, to act on ``(B, C, H, W)``; copied once, since each copy makes the host wait for a GPU."""
     return torch.tensor(values, device=device)[:, None, None]

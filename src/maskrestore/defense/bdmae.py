@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrestore.classifiers import CallableClassifier, CountingClassifier, as_classifier
+from maskrestore.classifiers import CountingClassifier, as_classifier
 from maskrestore.defense.case import Case
 from maskrestore.defense.config import PROFILES, BDMAEConfig, profile
 from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
@@ -57,9 +57,9 @@ class BDMAE:
 
         chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 64, and fewer where
         those would have more than 2^19 pixels: 10 at 224 x 224; with a restorer on a GPU 32 there, unless the
-        classifier is a plain function, which is asked about up to 25 pictures for each of them in one call.
-        Where images have more pixels than that, they are scored round by round: a photograph of 12 megapixels takes
-        about 4 GiB.
+        classifier is a plain function, which is asked about up to 25 pictures for each of them in one call. The random
+        masks of a chunk with more pixels are looked at round by round, or as many rounds at a time as make up that many
+        pixels: that bounds memory for a single large image, too.
         """
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -113,8 +113,10 @@ class BDMAE:
 
     def _limits(self, classifier: Classifier) -> tuple[int, int]:
         """Images and pixels to work on at a time."""
-        inner = classifier.classifier if isinstance(classifier, CountingClassifier) else classifier
-        return _CHUNK if self._device.type == "cpu" or isinstance(inner, CallableClassifier) else _LARGE_CHUNK
+        while isinstance(classifier, CountingClassifier):
+            classifier = classifier.classifier
+        # What has no device of its own is a function.
+        return _LARGE_CHUNK if self._device.type != "cpu" and hasattr(classifier, "device") else _CHUNK
 
     def _purify_chunk(self, images: Tensor, classifier: Classifier) -> Purification:
         config = self.config
@@ -165,16 +167,25 @@ class BDMAE:
         masks = random_masks(streams, self.restorer.grid, self.config)  # (B, N_o, N_i, g, g)
         pixels = len(images) * images.shape[-2] * images.shape[-1]
         fitting = max(1, masks.shape[1] * self._limits(classifier)[1] // pixels)
-        scores, votes = [], [torch.zeros(len(images), 0, dtype=torch.int64)]
+        scores: list[Tensor] = []
+        votes: list[Tensor] = []
         for hidden in masks.split(fitting, dim=1):
-            flat = hidden.flatten(1, 2)
-            restored = self.restorer.restore(images, flat)
-            scores.append(image_scores(images, restored.unflatten(1, hidden.shape[1:3]), hidden, self.config))
-            asked = restored[:, : voting - sum(labels.shape[1] for labels in votes)]
-            if asked.shape[1]:
-                # (B, M, C, H, W) -> (B M, C, H, W) -> (B M,) -> (B, M)
-                votes.append(classifier(asked.flatten(0, 1)).unflatten(0, asked.shape[:2]))
+            left = voting - sum(labels.shape[1] for labels in votes)
+            of_rounds, labels = self._look_at(images, hidden, classifier, voting=left)
+            scores.append(of_rounds)
+            votes.append(labels)
         return masks.flatten(1, 2), torch.cat(scores, dim=1).mean(dim=1), torch.cat(votes, dim=1)
+
+    def _look_at(self, images: Tensor, hidden: Tensor, classifier: Classifier, *, voting: int) -> tuple[Tensor, Tensor]:
+        """Hide the masks of some rounds, ``(B, N, N_i, g, g)``. Returns scores ``(B, N, g, g)`` and labels ``(B, M)``
+        under the first ``voting`` masks, or as many as there are."""
+        restored = self.restorer.restore(images, hidden.flatten(1, 2))
+        scores = image_scores(images, restored.unflatten(1, hidden.shape[1:3]), hidden, self.config)
+        asked = restored[:, :voting]
+        if not asked.shape[1]:
+            return scores, torch.zeros(len(images), 0, dtype=torch.int64)
+        # (B, M, C, H, W) -> (B M, C, H, W) -> (B M,) -> (B, M)
+        return scores, classifier(asked.flatten(0, 1)).unflatten(0, asked.shape[:2])
 
     def _score(self, case: Case, rows: Tensor, classifier: Classifier) -> tuple[Tensor, Tensor, Tensor]:
         """S_i and S_l (4.2) of some images, from one call of the classifier for all of them.

@@ -35,9 +35,9 @@ def connected_sets(scores: Tensor, candidates: Tensor, sizes: Tensor, noise: Ten
     """
     # The largest first: those that still grow are then the first so many.
     order = sizes.argsort(descending=True)
-    neighbours = _neighbours(scores.shape[-1]).to(scores.device)
+    neighbours = _neighbours(scores.shape[-1])
     scores, closed = scores.flatten(1)[order], ~candidates.flatten(1)[order]  # (N, T)
-    bonus = torch.zeros(len(scores), scores.shape[1] + 1, device=scores.device)  # the last place is for no neighbour
+    bonus = torch.zeros(len(scores), scores.shape[1] + 1)  # the last place is for no neighbour
     growing = (sizes.unsqueeze(1) > torch.arange(int(sizes.max()) if len(sizes) else 0)).sum(dim=0)
     for addition, count in enumerate(growing.tolist()):
         value = scores[:count]

@@ -68,6 +68,8 @@ class Laboratory:
     """Where the victim is kept: it is claimed there while it is trained."""
     defense: Callable[[Cell], DefenseUnderTest]
     detector: Callable[[Cell], DetectorUnderTest]
+    forget: Callable[[], None] = lambda: None
+    """Is called when another victim is loaded: what points of a curve shared is of no use any more."""
     train: Trainer | None = None
     """``None`` leaves cells without a victim out."""
     known: Mapping[str, Record] = field(default_factory=dict)
@@ -112,7 +114,7 @@ class Bench:
     folder: Path
     """Of the records."""
     laboratory: Laboratory
-    loaded: tuple[str, VictimUnderTest] | None = field(default=None, init=False)
+    loaded: tuple[tuple[str, bool], VictimUnderTest] | None = field(default=None, init=False)
     """The last victim, the next cell's as a rule, by its digest and whether it recalls its answers."""
 
     def kept(self, cell: Cell) -> bool:
@@ -190,8 +192,9 @@ class Bench:
         )
 
     def _victim(self, config: VictimConfig, *, recalls: bool) -> VictimUnderTest | None:
-        name = f"{config.digest()}{', recalling' if recalls else ''}"
+        name = (config.digest(), recalls)
         if self.loaded is None or self.loaded[0] != name:
+            self.laboratory.forget()
             self.loaded, victim = None, self.laboratory.victim(config)
             if victim is None:
                 return None

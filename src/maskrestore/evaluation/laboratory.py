@@ -56,9 +56,14 @@ def make_laboratory(
     def attack(cell: Cell) -> Attack | None:
         return victim_attack(cell.poisoned, cache)
 
-    @functools.cache
+    recalling: dict[str, RecallingRestorer] = {}
+
     def recalling_restorer(name: str) -> RecallingRestorer:
-        return RecallingRestorer(restorer(name))
+        return recalling.setdefault(name, RecallingRestorer(restorer(name)))
+
+    def forget() -> None:
+        for one in recalling.values():
+            one.forget()
 
     @functools.cache
     def build(
@@ -89,8 +94,9 @@ def make_laboratory(
         victim_file=lambda config: victim_path(config, cache),
         defense=defense,
         detector=lambda cell: make_detector(cell.variant.defense, key=cell.repeat),
+        forget=forget,
         train=train,
-        known={record.digest: record for folder in known for record in read_records(folder)},
+        known={one.digest: one for folder in known for one in read_records(folder) if not one.cost.recalled},
         device=device,
     )
 

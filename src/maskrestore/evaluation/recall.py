@@ -7,7 +7,6 @@ nor a label depends on what else is in the batch, so what is recalled is the sam
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,38 +17,45 @@ from maskrestore.types import Classifier, Restorer
 __all__ = ["RecallingClassifier", "RecallingRestorer"]
 
 _CAPACITY = 2**30
+_ENTRY = 600
+"""Bytes that an entry takes beside its pixels, about."""
 
 
 class RecallingRestorer:
-    """A restorer that keeps what it restored, up to ``capacity`` bytes of pixels; then it begins anew."""
+    """A restorer that keeps what it restored, up to ``capacity`` bytes; then it begins anew."""
 
     def __init__(self, restorer: Restorer, capacity: int = _CAPACITY) -> None:
         self._restorer = restorer
-        self._left = self._capacity = capacity
-        self._pixels: dict[bytes, Tensor] = {}
-        """``(C, P)``: the hidden pixels of an image under a mask."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._restorer, name)
+        self._capacity = capacity
+        self.device = getattr(restorer, "device", "cpu")
+        self.precision = getattr(restorer, "precision", None)
+        self.weights_digest = getattr(restorer, "weights_digest", None)
+        self.forget()
 
     @property
     def grid(self) -> int:
         """Tokens along each side of an image."""
         return self._restorer.grid
 
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._left = self._capacity
+        self._pixels: dict[bytes, Tensor] = {}  # (C, P): the hidden pixels of an image under a mask
+
     def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
         """As the restorer does: see :class:`~maskrestore.types.Restorer` for the shapes."""
-        masks = hidden.flatten(1, -3) if hidden.ndim == 4 else hidden.unsqueeze(1)  # (B, M, g, g)
-        owner = torch.arange(len(images)).repeat_interleave(masks.shape[1])
-        flat = masks.flatten(0, 1)
+        masks = hidden if hidden.ndim == 4 else hidden.unsqueeze(1)  # (B, M, g, g)
+        owner, flat = torch.arange(len(images)).repeat_interleave(masks.shape[1]), masks.flatten(0, 1)
         names = _names(images[owner], flat)
-        missing = torch.tensor([row for row, name in enumerate(names) if name not in self._pixels], dtype=torch.int64)
         restored = images[owner]
         where = tokens_to_pixels(flat, *images.shape[-2:]).squeeze(1).to(images.device)  # (N, H, W)
         kept = {row: self._pixels[name] for row, name in enumerate(names) if name in self._pixels}
-        if len(missing):
-            fresh = self._restorer.restore(images[owner[missing]], flat[missing])
-            kept |= {row: fresh[place][:, where[row]] for place, row in enumerate(missing.tolist())}
+        missing = torch.tensor([row for row in range(len(names)) if row not in kept], dtype=torch.int64)
+        if len(missing) == len(names):  # all masks of an image together, which share some work
+            fresh = self._restorer.restore(images, masks).flatten(0, 1)
+        else:
+            fresh = self._restorer.restore(images[owner[missing]], flat[missing]) if len(missing) else images[:0]
+        kept |= {row: fresh[place][:, where[row]] for place, row in enumerate(missing.tolist())}
         for row, pixels in kept.items():
             restored[row][:, where[row]] = pixels.to(images.device)
             self._keep(names[row], pixels)
@@ -59,10 +65,9 @@ class RecallingRestorer:
     def _keep(self, name: bytes, pixels: Tensor) -> None:
         if name in self._pixels:
             return
-        size = pixels.numel() * pixels.element_size()
+        size = _ENTRY + pixels.numel() * pixels.element_size()
         if size > self._left:
-            self._pixels.clear()
-            self._left = self._capacity
+            self.forget()
         self._pixels[name] = pixels.cpu()
         self._left -= size
 
@@ -86,9 +91,10 @@ class RecallingClassifier:
 
 
 def _names(*parts: Tensor) -> list[bytes]:
-    """A digest for each row of the tensors."""
+    """A digest for each row of the tensors: of their shapes and values."""
     rows = [part.detach().cpu().contiguous().numpy() for part in parts]
+    shapes = repr([part.shape[1:] for part in parts]).encode()
     return [
-        hashlib.blake2b(b"".join(array[row].tobytes() for array in rows), digest_size=16).digest()
+        hashlib.blake2b(shapes + b"".join(array[row].tobytes() for array in rows), digest_size=16).digest()
         for row in range(len(rows[0]))
     ]

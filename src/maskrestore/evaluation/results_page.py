@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maskrestore.errors import DataError
 from maskrestore.evaluation.experiments import Curves, Pictures, Table
 from maskrestore.evaluation.grid_tables import GridTable
 from maskrestore.evaluation.grids import GRIDS
@@ -96,11 +97,21 @@ def drawn_figures(page: Path, folders: Sequence[Path]) -> list[Figure]:
 
 
 def _what_is_shown(one: Pictures | Curves, values: Path) -> tuple[str, ...]:
-    """Notes on how much a figure shows and what it lacks, by the table beside it."""
-    with values.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if isinstance(one, Pictures):
-        return _missing_pictures(one, {(row["case"], row["defense"]) for row in rows})
+    """Notes on how much a figure shows and what it lacks, by the table beside it. Raises DataError without that."""
+    try:
+        with values.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if isinstance(one, Pictures):
+            return _missing_pictures(one, {(row["case"], row["defense"]) for row in rows})
+        return _curve_notes(one, rows)
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{values} does not tell what its figure shows ({type(error).__name__}: {error}); draw it again with "
+            f"`maskrestore reproduce {values.stem}`"
+        ) from error
+
+
+def _curve_notes(one: Curves, rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
     images = sorted({int(row["images"]) for row in rows})
     counts = f"{images[0]}" if len(images) == 1 else f"{images[0]} to {images[-1]}"
     shown = {(row["panel"], row["line"], float(row["x"])) for row in rows}
@@ -111,7 +122,7 @@ def _what_is_shown(one: Pictures | Curves, values: Path) -> tuple[str, ...]:
     }
     missing = [f"{name}{' in part' if any(there) else ''}" for name, there in wanted.items() if not all(there)]
     return (
-        f"{counts} test images a point, half of them triggered; bands are 95 % intervals.",
+        f"{counts} test images a point, clean and triggered, of all repeats; bands are 95 % intervals.",
         *((f"Not measured: {'; '.join(missing)}.",) if missing else ()),
     )
 

@@ -72,18 +72,18 @@ def cost_table(records: Sequence[Record]) -> str:
     rows = [list(heads)]
     for name in _ordered(record.defense.name for record in records):
         chosen = [record for record in records if record.defense.name == name]
-        medians = [
-            record.cost.queries_median_clean for record in chosen if record.cost.queries_median_clean is not None
-        ]
-        restored = [record.cost.restored_mean for record in chosen if record.cost.restored_mean is not None]
+        costs = [record.cost for record in chosen]
+        medians = [cost.queries_median_clean for cost in costs if cost.queries_median_clean is not None]
+        restored = [cost.restored_mean for cost in costs if cost.restored_mean is not None]
+        speeds = [cost.images_per_second for cost in costs if not cost.recalled]
         rows.append(
             [
                 name,
-                f"{_mean([record.cost.queries_mean for record in chosen]):.1f}",
+                f"{_mean([cost.queries_mean for cost in costs]):.1f}",
                 f"{_mean(medians):.1f}" if medians else "",
-                str(max(record.cost.queries_max for record in chosen)),
+                str(max(cost.queries_max for cost in costs)),
                 f"{100 * _mean(restored):.1f} %" if restored else "",
-                f"{_mean([record.cost.images_per_second for record in chosen]):.1f}",
+                f"{_mean(speeds):.1f}" if speeds else "",
                 "; ".join(_ordered(record.environment.device for record in chosen)),
                 "; ".join(_ordered(str(record.environment.threads) for record in chosen)),
             ]

@@ -167,7 +167,6 @@ class MAERestorer:
                 restore_chunk(chunk)
         return restored
 
-    @torch.inference_mode()
     def _prepare(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What all masks of an image share: ``(B, 3, S, S)``, and its tokens.
 
