@@ -159,7 +159,7 @@ def test_seconds_of_shared_work_are_told_apart(tmp_path):
         forget=lambda: forgotten.append(len(pictures)),
     )
     run_cells([alone, shared, other], tmp_path, recalling)
-    # As the victim is loaded, and again for curves, after each picture was asked about as it came and as it was purified.
+    # As the victim is loaded, and again for curves: each picture was asked about as it came and as it was purified.
     assert forgotten == [0, 2 * (4 + 4)]
     of_curves = pictures[16:]
     assert set(of_curves) == set(pictures[:16])
