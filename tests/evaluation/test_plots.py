@@ -13,7 +13,7 @@ from maskrestore.evaluation.experiments import Curves, Line, Panel, Pictures, Po
 from maskrestore.evaluation.gallery import draw_pictures
 from maskrestore.evaluation.grid import Case, Variant
 from maskrestore.evaluation.grids import GRIDS
-from maskrestore.evaluation.plots import COLOURS, draw_bars, draw_curves
+from maskrestore.evaluation.plots import COLOURS, _bands, draw_bars, draw_curves
 from maskrestore.evaluation.reproduce import run_cells
 from maskrestore.evaluation.scales import SCALES, cells_of
 
@@ -127,3 +127,28 @@ def test_pictures_need_a_victim(tmp_path):
     with pytest.raises(DataError, match="add --train"):
         draw_pictures(tmp_path / "p.png", GRIDS["fig3"], SMOKE, lab, report=notes.append)
     assert all("not trained" in note for note in notes)
+
+
+def test_more_than_four_panels_make_several_rows():
+    panels = curves().panels * 6
+    assert [len(_bands(panels[:count])) for count in (1, 4, 5, 6)] == [1, 1, 2, 2]
+    assert [len(band) for band in _bands(panels[:5])] == [3, 2]
+    assert [panel for band in _bands(panels) for panel in band] == list(panels)
+
+
+def test_many_panels_stay_as_wide_as_a_page(tmp_path):
+    one = curves().panels[0]
+    panels = tuple(dataclasses.replace(one, title=f"({number})", standard=5.0) for number in range(5))
+    many = dataclasses.replace(curves(), panels=panels)
+    cells = cells_of(many, SMOKE)
+    run_cells(cells, tmp_path, ToyLaboratory(tmp_path).make())
+    width, height = Image.open(draw_curves(tmp_path / "c.png", many, cells, tmp_path)).size
+    assert width < 1650 < height
+
+
+def test_the_papers_setting_is_marked_where_it_is_one():
+    panels = {panel.title: panel for name in ("fig5", "figA1", "settings") for panel in GRIDS[name].panels}
+    standards = {title: panel.standard for title, panel in panels.items()}
+    assert standards.pop("(d) one fixed threshold") is None
+    for title, standard in standards.items():
+        assert standard in {point.x for line in panels[title].lines for point in line.points}, title

@@ -79,6 +79,8 @@ class Panel:
     title: str
     x_label: str
     lines: tuple[Line, ...]
+    standard: float | None = None
+    """Where the paper's own setting lies, if it is one."""
 
 
 @dataclass(frozen=True, kw_only=True)

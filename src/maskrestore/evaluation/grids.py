@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from maskrestore.defense.config import PROFILES
 from maskrestore.evaluation.experiments import Column, Curves, Experiment, Line, Panel, Pictures, Point, Row, Table
 from maskrestore.evaluation.grid import Case, Variant
 
@@ -141,7 +142,8 @@ def _sweep(setting: str, values: Iterable[float], case: Case, label: str = "", *
 def _sweeps(title: str, setting: str, values: Iterable[float], cases: Iterable[Case], **fixed: Any) -> Panel:
     chosen = tuple(values)
     lines = tuple(_sweep(setting, chosen, case, **fixed) for case in cases)
-    return Panel(title=title, x_label=_SYMBOLS[setting], lines=lines)
+    standard = float(getattr(PROFILES["paper"], setting))
+    return Panel(title=title, x_label=_SYMBOLS[setting], lines=lines, standard=standard)
 
 
 _SYMBOLS = {
@@ -458,6 +460,7 @@ GRIDS: dict[str, Experiment] = {
                 title="thresholds",
                 x_label="lowest of five thresholds",
                 lines=tuple(_threshold_sets(case) for case in _FIXED_TASKS),
+                standard=PROFILES["paper"].thresholds[-1],
             ),
             _sweeps("SSIM", "ssim_window", (3, 5, 7, 11, 15), _FIXED_TASKS),
         ),

@@ -22,6 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 grey in place of their yellow, which is too faint for lines."""
 
 _MARKERS = "osD^vPX*"
+_STANDARD: dict[str, Any] = {"color": "#666666", "linestyle": ":", "linewidth": 1.2}
 _NAMES = {"ca": "CA", "ba": "BA", "asr": "ASR"}
 
 
@@ -42,8 +43,8 @@ class Number:
 
 
 def draw_curves(path: Path, curves: Curves, cells: Sequence[Cell], folder: Path) -> Path:
-    """Draw the panels of which ``folder`` has records side by side, CA, BA and ASR below each other; write ``path``
-    and a CSV of that name.
+    """Draw the panels of which ``folder`` has records side by side, at most four, and CA, BA and ASR below each other;
+    write ``path`` and a CSV of that name.
 
     Points without a record are left out. Raises DataError without any, MissingDependencyError without matplotlib.
     """
@@ -51,16 +52,25 @@ def draw_curves(path: Path, curves: Curves, cells: Sequence[Cell], folder: Path)
     panels = [panel for panel in curves.panels if any(number.panel == panel.title for number in numbers)]
     if not panels:
         raise DataError(f"no records for {curves.title!r} in {folder}; run the cells first")
-    figure = new_figure(width=1.2 + 3.1 * len(panels), height=2.2 * len(RATES) + 1.0 + _legend_height(panels))
-    axes = figure.subplots(len(RATES), len(panels), squeeze=False, sharex="col")
+    bands = _bands(panels)
+    figure = new_figure(
+        width=1.2 + 3.1 * len(bands[0]), height=(2.2 * len(RATES) + 0.7) * len(bands) + 0.3 + _legend_height(panels)
+    )
+    axes = []  # of each panel, from top to bottom
     styles = _styles(panels)
-    for column, panel in enumerate(panels):
-        for row, rate in enumerate(RATES):
-            _curve_axes(axes[row][column], panel, rate, numbers, styles)
-        axes[-1][column].xaxis.get_major_locator().set_params(integer=_whole(panel))
-        axes[0][column].set_title(panel.title, fontsize=11)
-        axes[-1][column].set_xlabel(panel.x_label)
-    figure.align_ylabels()
+    for band, part in zip(bands, figure.subfigures(len(bands), squeeze=False)[:, 0], strict=True):
+        grid = part.subplots(len(RATES), len(bands[0]), squeeze=False, sharex="col")
+        for column in grid.T[len(band) :]:
+            for empty in column:
+                empty.set_axis_off()
+        for panel, column in zip(band, grid.T, strict=False):
+            for rate, place in zip(RATES, column, strict=True):
+                _curve_axes(place, panel, rate, numbers, styles)
+            column[-1].xaxis.get_major_locator().set_params(integer=_whole(panel))
+            column[0].set_title(panel.title, fontsize=11)
+            column[-1].set_xlabel(panel.x_label)
+            axes.append(column)
+        part.align_ylabels()
     _legends(figure, axes, panels)
     return save(figure, path, numbers)
 
@@ -161,10 +171,18 @@ def _curve_axes(
             axes.plot(places, [point.mean for point in points], label=_typeset(line.label), **style)
             spans = ([point.low for point in points], [point.high for point in points])
             axes.fill_between(places, *spans, color=style["color"], alpha=0.1, linewidth=0)
+    if panel.standard is not None:
+        axes.axvline(panel.standard, **_STANDARD)
     axes.set_ylim(-4, 104)
     axes.grid(alpha=0.3)
     if axes.get_subplotspec().is_first_col():
         axes.set_ylabel(f"{_NAMES[rate]} in %")
+
+
+def _bands(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
+    """Rows of panels of the same number, as far as it goes: more than four side by side are too small to read."""
+    side = -(-len(panels) // -(-len(panels) // 4))  # ceil
+    return [panels[start : start + side] for start in range(0, len(panels), side)]
 
 
 def _whole(panel: Panel) -> bool:
@@ -204,22 +222,25 @@ def _typeset(label: str) -> str:
 
 def _legends(figure: Any, axes: Any, panels: Sequence[Panel]) -> None:
     """One legend below all panels if their lines are the same, else one below each."""
-    from matplotlib.patches import Patch  # noqa: PLC0415 - an optional dependency
+    from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional dependency
+    from matplotlib.patches import Patch  # noqa: PLC0415
 
     band = Patch(color="#888888", alpha=0.25, linewidth=0, label="95 % interval")
+    standard = Line2D([], [], label="the paper's setting", **_STANDARD)
     shared = len({tuple(line.label for line in panel.lines) for panel in panels}) == 1
     for position in range(1 if shared else len(panels)):
-        handles = [*axes[0][position].get_legend_handles_labels()[0], band]
+        marked = [standard] if panels[position].standard is not None else []
+        handles = [*axes[position][0].get_legend_handles_labels()[0], band, *marked]
         if shared:
             figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=8)
         else:
-            axes[-1][position].legend(
+            axes[position][-1].legend(
                 handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.28), frameon=False, fontsize=7.5
             )
 
 
 def _legend_height(panels: Sequence[Panel]) -> float:
-    return 0.19 * (1 + max(len(panel.lines) for panel in panels))
+    return 0.19 * (2 + max(len(panel.lines) for panel in panels))
 
 
 def _number(place: tuple[str, str, float | str, str], value: Estimate, images: int) -> Number:
