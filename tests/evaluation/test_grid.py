@@ -170,6 +170,11 @@ def test_cells_of_a_victim_come_together_and_once():
     assert estimated_seconds(cells[:2]) == pytest.approx(2 * 1000 / 300 + 2 * 1000 / 16)  # of one core
 
 
+def test_points_of_a_curve_are_reckoned_to_share_their_work():
+    alone, shared = cell(defense="bdmae"), cell(defense="bdmae", scale=dataclasses.replace(LOCAL, recalls=True))
+    assert estimated_seconds([shared]) < estimated_seconds([alone]) / 2
+
+
 def test_every_schedule_of_the_method_has_an_estimate():
     assert {name for name in DEFENSES if name.startswith("bdmae")} <= SPEEDS.keys()
 
