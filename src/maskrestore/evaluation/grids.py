@@ -344,7 +344,7 @@ GRIDS: dict[str, Experiment] = {
         columns=(*_aggregated(_BADNETS), _single("CIFAR-10 LC", "cifar10", "label-consistent"), *_GLOBAL, *_ADAPTIVE),
         rows=(_row("STRIP", "strip"), _row("SCALE-UP", "scale-up")),
         notes=(
-            "AUROC of triggered against clean images; below 0.5, clean images look more suspicious than triggered ones.",
+            "AUROC of triggered against clean images; below 0.5, clean ones look more suspicious than triggered ones.",
             "Detectors do not restore the label. Columns without a data set are of CIFAR-10.",
         ),
     ),
