@@ -41,6 +41,18 @@ def test_the_cells_of_some_defenses_only(invoke, toy, tmp_path):
     assert "unknown defense of these tables 'bdmea'" in result.stderr
 
 
+def test_some_cases_only(invoke, toy, tmp_path):
+    arguments = ("reproduce", "table2", "tableA4", "--scale", "smoke", "--out", "o", "--only", "none")
+    assert "2 measured of 2 cells" in invoke(*arguments, "--case", "gtsrb badnets:3x3").stderr
+    names = sorted(path.name for path in (tmp_path / "o/cells").iterdir())
+    assert [name.split("_resnet")[0] for name in names] == ["gtsrb_badnets-3x3-color", "gtsrb_badnets-3x3-white"]
+    assert "of 4 cells" in invoke(*arguments, "--case", "3x3", "--case", "gtsrb badnets:1x1").stderr
+    assert len(list((tmp_path / "o/cells").iterdir())) == 4
+    result = invoke(*arguments, "--case", "gtrsb")
+    assert result.exit_code == 2
+    assert "unknown case of these tables 'gtrsb'" in result.stderr
+
+
 def test_records_of_another_revision_are_kept_and_named(invoke, toy, tmp_path):
     arguments = ("reproduce", "table2", "--scale", "smoke", "--out", "o", "--only", "none")
     assert "other revisions" not in invoke(*arguments).stderr

@@ -71,6 +71,12 @@ def reproduce(
     only: Annotated[
         list[str] | None, typer.Option(help="Measure the cells of this defense or detector only. May be repeated.")
     ] = None,
+    cases: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--case", help='Measure cases with this text in their name only, as in "gtsrb badnets". May be repeated.'
+        ),
+    ] = None,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Experiments for each cell, if not as many as the scale has.")
     ] = None,
@@ -110,7 +116,7 @@ def reproduce(
 
         maskrestore reproduce table2 tableA3 fig5 --train --jobs 4
 
-        maskrestore reproduce table2 --only blur-weak --only none
+        maskrestore reproduce table2 --only blur-weak --only none --case cifar10
 
         maskrestore reproduce results --out benchmarks/results/local --page docs/results.md
     """
@@ -120,8 +126,8 @@ def reproduce(
     model = None if diffusion is None else diffusion_digest(diffusion)
     choose = functools.partial(cells_of, scale=size, repeats=repeats, restorer=restorer)
     cells = {name: choose(one, diffusion=model) for name, one in chosen.items()}
-    measured = {name: _of_defenses(ones, only) for name, ones in cells.items()}
-    _check_defenses(only or (), _together(cells))
+    _check_selection(only or (), cases or (), _together(cells))
+    measured = {name: _selected(ones, only, cases) for name, ones in cells.items()}
     victims = {name: victims_of(one, size) for name, one in chosen.items()}
     make = functools.partial(
         make_laboratory,
@@ -159,15 +165,24 @@ def _recorded_model(folder: Path) -> str | None:
     return diffusion_model_of(read_folders([folder])) if any((folder / "cells").glob("*.json")) else None
 
 
-def _of_defenses(cells: list[Cell], names: Sequence[str] | None) -> list[Cell]:
-    return cells if names is None else [cell for cell in cells if cell.variant.defense in names]
+def _selected(cells: Sequence[Cell], defenses: Sequence[str] | None, cases: Sequence[str] | None) -> list[Cell]:
+    return [
+        cell
+        for cell in cells
+        if (not defenses or cell.variant.defense in defenses)
+        and (not cases or any(text in cell.case.label for text in cases))
+    ]
 
 
-def _check_defenses(names: Sequence[str], cells: Sequence[Cell]) -> None:
+def _check_selection(defenses: Sequence[str], cases: Sequence[str], cells: Sequence[Cell]) -> None:
     known = dict.fromkeys(cell.variant.defense for cell in cells)
-    for name in names:
+    for name in defenses:
         if name not in known:
             raise UnknownNameError("defense of these tables", name, known)
+    labels = dict.fromkeys(cell.case.label for cell in cells)
+    for text in cases:
+        if not any(text in label for label in labels):
+            raise UnknownNameError("case of these tables", text, labels)
 
 
 def _together(cells: Mapping[str, Sequence[Cell]]) -> list[Cell]:
