@@ -86,7 +86,7 @@ def evaluate(
     clean_count: int = 500,
     triggered_count: int = 500,
     seed: int = 0,
-    chunk_size: int = 64,
+    chunk_size: int = 32,
     out: Path | None = None,
     name: str | None = None,
     keep_existing: bool = False,
