@@ -361,5 +361,5 @@ def test_the_page_says_how_much_a_figure_shows_and_what_it_lacks(tmp_path, monke
         "Not measured: (a): half in part; (a): none.",
     )
     (figures / "fig.csv").write_text("panel,line,x\n(a),whole,1\n")  # of an older version
-    with pytest.raises(DataError, match=r"fig.csv does not tell .*images.*reproduce fig`"):
+    with pytest.raises(DataError, match=r"fig.csv does not tell .*images.*reproduce fig --out "):
         drawn_figures(tmp_path / "page.md", [tmp_path])

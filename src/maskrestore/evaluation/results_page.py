@@ -107,7 +107,7 @@ def _what_is_shown(one: Pictures | Curves, values: Path) -> tuple[str, ...]:
     except (OSError, KeyError, ValueError) as error:
         raise DataError(
             f"{values} does not tell what its figure shows ({type(error).__name__}: {error}); draw it again with "
-            f"`maskrestore reproduce {values.stem}`"
+            f"`maskrestore reproduce {values.stem} --out {values.parent.parent}`"
         ) from error
 
 
