@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
 import torch
@@ -123,11 +124,10 @@ class _CountingRestorer:
     def grid(self) -> int:
         return self._restorer.grid
 
-    @property
-    def device(self) -> torch.device:
-        return torch.device(getattr(self._restorer, "device", "cpu"))
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._restorer, name)  # its device, and whether it prepares images
 
-    def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
+    def restore(self, images: Any, hidden: Tensor) -> Tensor:
         _count(self.passes, hidden)
         return self._restorer.restore(images, hidden)
 

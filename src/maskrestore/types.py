@@ -24,7 +24,8 @@ Classifier = Callable[[Tensor], Tensor]
 class Restorer(Protocol):
     """A masked autoencoder that restores hidden tokens (paper, Eq. 1).
 
-    One that has an attribute ``device`` gets images there, and masks on the CPU; any other gets both on the CPU.
+    One that has an attribute ``device`` gets images there, and masks on the CPU; any other gets both on the CPU. One
+    that has a method ``prepare(images)`` is given, in place of images, what that returned for them, or rows of it.
     """
 
     @property

@@ -6,9 +6,11 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -121,6 +123,15 @@ def test_the_paper_takes_twelve_rounds_for_any_number_of_images(count: int) -> N
     assert result.queries.max() == 47
     assert rounds.restorations == 12  # all random masks, ten steps of both chains, all final restorations
     assert rounds.questions == 13  # the images, all random masks, ten steps, the purified images
+
+
+@pytest.mark.parametrize("schedule", [lambda config: config, fast, lambda config: within(config, 1)])
+def test_an_image_is_embedded_once(config: BDMAEConfig, schedule: Callable[[BDMAEConfig], BDMAEConfig]) -> None:
+    network = small_network()
+    with mock.patch.object(network, "embed", wraps=network.embed) as embed:
+        restorer = MAERestorer(network, precision="float32")
+        BDMAE(restorer, schedule(config)).purify(mixed_images(5), TRIGGER)
+    assert embed.call_count == 5
 
 
 def test_large_images_are_scored_round_by_round_to_the_same_bits(

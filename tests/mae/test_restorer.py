@@ -99,6 +99,18 @@ def test_many_masks_of_an_image_equal_one_by_one(network: torch.nn.Module, preci
         assert torch.equal(together[:, mask], restorer.restore(images, hidden[:, mask]))
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_images_that_were_prepared_give_the_same_bits(network: torch.nn.Module, precision: str) -> None:
+    restorer = MAERestorer(network, precision=precision)  # type: ignore[arg-type]
+    images, hidden = torch.rand(4, 3, 20, 24), torch.rand(4, 5, 8, 8) < 0.5
+    prepared, rows = restorer.prepare(images), torch.tensor([3, 0, 3])
+    assert len(prepared[rows]) == 3
+    assert torch.equal(restorer.restore(prepared, hidden), restorer.restore(images, hidden))
+    assert torch.equal(restorer.restore(prepared[rows], hidden[rows]), restorer.restore(images[rows], hidden[rows]))
+    with pytest.raises(InvalidImageError, match="hidden"):
+        restorer.restore(prepared, hidden[rows])
+
+
 def test_the_network_itself_is_left_as_it_is(network: torch.nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     MAERestorer(network, precision="bfloat16").restore(torch.rand(2, 3, 16, 16), torch.rand(2, 8, 8) < 0.5)

@@ -56,10 +56,9 @@ class BDMAE:
         key as in MASKRESTORE_KEY.
 
         chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 64, and fewer where
-        those would have more than 2^19 pixels: 10 at 224 x 224; with a restorer on a GPU 32 there, unless the
-        classifier is a plain function, which is asked about up to 25 pictures for each of them in one call. The random
-        masks of a chunk with more pixels are looked at round by round, or as many rounds at a time as make up that many
-        pixels: that bounds memory for a single large image, too.
+        those would have more than 2^19 pixels: 10 at 224 x 224; with a restorer on a GPU 32 there. The random masks of
+        a chunk with more pixels are looked at round by round, or as many rounds at a time as make up that many pixels;
+        those of 2^19 where a plain function is asked. That bounds memory for a single large image, too.
         """
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -84,7 +83,7 @@ class BDMAE:
         """
         batch, ask = as_batch(images), as_classifier(classifier)
         done: list[Purification] = []
-        most, pixels = self._limits(ask)
+        most, pixels = self._limits
         fitting = pixels // (batch.shape[-2] * batch.shape[-1])
         for chunk in batch.split(self.chunk_size or max(1, min(most, fitting))):
             try:
@@ -111,20 +110,32 @@ class BDMAE:
         """Where pixels are worked on; a restorer that does not say so works on the CPU."""
         return torch.device(getattr(self.restorer, "device", "cpu"))
 
-    def _limits(self, classifier: Classifier) -> tuple[int, int]:
+    def _prepare(self, images: Tensor) -> Any:
+        """What the restorer is given for the images: what it makes of them once for all masks, or they themselves."""
+        prepare = getattr(self.restorer, "prepare", None)
+        return images if prepare is None else prepare(images)
+
+    @property
+    def _limits(self) -> tuple[int, int]:
         """Images and pixels to work on at a time."""
+        return _CHUNK if self._device.type == "cpu" else _LARGE_CHUNK
+
+    def _askable(self, classifier: Classifier) -> int:
+        """Pixels of images whose random masks may all be asked about in one call."""
         while isinstance(classifier, CountingClassifier):
             classifier = classifier.classifier
-        # What has no device of its own is a function.
-        return _LARGE_CHUNK if self._device.type != "cpu" and hasattr(classifier, "device") else _CHUNK
+        # What has no device of its own is a function, which gets its pictures all at once and on the CPU.
+        return self._limits[1] if hasattr(classifier, "device") else _CHUNK[1]
 
     def _purify_chunk(self, images: Tensor, classifier: Classifier) -> Purification:
         config = self.config
         streams = [Stream(self.key, image) for image in images]
         images = images.to(self._device)
+        prepared = self._prepare(images)
         if config.blind:
-            return self._purify_blindly(images, streams, classifier)
-        case = Case(images=images, original=classifier(images), streams=streams, grid=self.restorer.grid)
+            return self._purify_blindly(images, prepared, streams, classifier)
+        original = classifier(images)
+        case = Case(images=images, prepared=prepared, original=original, streams=streams, grid=self.restorer.grid)
         if config.sweep:
             sweep(case, self.restorer, classifier, grids=config.cloud_grids[: config.clouds])
         rows = case.open
@@ -145,19 +156,22 @@ class BDMAE:
                 self._hide_squares(case, rows, initial_image, changed, classifier)
         return case.result()
 
-    def _purify_blindly(self, images: Tensor, streams: list[Stream], classifier: Classifier) -> Purification:
+    def _purify_blindly(
+        self, images: Tensor, prepared: Any, streams: list[Stream], classifier: Classifier
+    ) -> Purification:
         """Restore what S_i asks for, and spend the only query on that."""
         rows = torch.arange(len(images))
-        _, scores, _ = self._look(images, streams, classifier, voting=0)
+        _, scores, _ = self._look(images, prepared, streams, classifier, voting=0)
         levels = adaptive_masks(scores, self.config)
-        purified = self._restore(images, levels)
-        case = Case(images=images, original=classifier(purified), streams=streams, grid=self.restorer.grid)
+        purified = self._restore(images, prepared, levels)
+        asked = classifier(purified)
+        case = Case(images=images, prepared=prepared, original=asked, streams=streams, grid=self.restorer.grid)
         case.keep(rows, scores=scores, image_scores=scores, initial_image_scores=scores)
         case.purified, case.hidden = purified, levels[:, -1]
         return case.result()
 
     def _look(
-        self, images: Tensor, streams: Sequence[Stream], classifier: Classifier, *, voting: int
+        self, images: Tensor, prepared: Any, streams: Sequence[Stream], classifier: Classifier, *, voting: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hide every random mask, and ask about the first ``voting`` of each image (4.2).
 
@@ -166,20 +180,22 @@ class BDMAE:
         """
         masks = random_masks(streams, self.restorer.grid, self.config)  # (B, N_o, N_i, g, g)
         pixels = len(images) * images.shape[-2] * images.shape[-1]
-        fitting = max(1, masks.shape[1] * self._limits(classifier)[1] // pixels)
+        fitting = max(1, masks.shape[1] * self._askable(classifier) // pixels)
         scores: list[Tensor] = []
         votes: list[Tensor] = []
         for hidden in masks.split(fitting, dim=1):
             left = voting - sum(labels.shape[1] for labels in votes)
-            of_rounds, labels = self._look_at(images, hidden, classifier, voting=left)
+            of_rounds, labels = self._look_at(images, prepared, hidden, classifier, voting=left)
             scores.append(of_rounds)
             votes.append(labels)
         return masks.flatten(1, 2), torch.cat(scores, dim=1).mean(dim=1), torch.cat(votes, dim=1)
 
-    def _look_at(self, images: Tensor, hidden: Tensor, classifier: Classifier, *, voting: int) -> tuple[Tensor, Tensor]:
+    def _look_at(
+        self, images: Tensor, prepared: Any, hidden: Tensor, classifier: Classifier, *, voting: int
+    ) -> tuple[Tensor, Tensor]:
         """Hide the masks of some rounds, ``(B, N, N_i, g, g)``. Returns scores ``(B, N, g, g)`` and labels ``(B, M)``
         under the first ``voting`` masks, or as many as there are."""
-        restored = self.restorer.restore(images, hidden.flatten(1, 2))
+        restored = self.restorer.restore(prepared, hidden.flatten(1, 2))
         scores = image_scores(images, restored.unflatten(1, hidden.shape[1:3]), hidden, self.config)
         asked = restored[:, :voting]
         if not asked.shape[1]:
@@ -193,8 +209,9 @@ class BDMAE:
         Returns S_i, S_l, and the labels under the masks that were asked about, ``(R, M)``.
         """
         config, original = self.config, case.original[rows]
+        images, prepared = case.images[rows], case.prepared[rows]
         asked, streams = config.voting_masks, [case.streams[row] for row in rows]
-        hidden, s_i, votes = self._look(case.images[rows], streams, classifier, voting=asked)
+        hidden, s_i, votes = self._look(images, prepared, streams, classifier, voting=asked)
         if not asked:
             return s_i, torch.zeros_like(s_i), original.unsqueeze(1)
         case.queries[rows] += asked
@@ -214,11 +231,12 @@ class BDMAE:
         candidates, sizes = _candidates(initial, config)
         live = (sizes > 0).nonzero().squeeze(1)
         streams = [case.streams[row] for row in rows]
-        images, original = case.images[rows][live % count], case.original[rows][live % count]
+        chains = rows[live % count]
+        prepared, original = case.prepared[chains], case.original[chains]
         for step in range(config.refinement_steps if len(live) else 0):
             noise = _growth_noise(streams, live, sizes, step, self.restorer.grid)
             tested = connected_sets(scores[live], candidates[live], sizes[live], noise, config.neighbour_bonus)
-            flipped = classifier(self.restorer.restore(images, tested)) != original
+            flipped = classifier(self.restorer.restore(prepared, tested)) != original
             scores[live] = updated_scores(scores[live], tested, candidates[live], flipped, config.refinement_rate)
         case.queries[rows] += config.refinement_steps * (sizes > 0).view(2, count).sum(dim=0)
         return scores[:count], scores[count:]
@@ -240,7 +258,7 @@ class BDMAE:
             if not fresh.any():
                 continue
             asked, grids = rows[where[fresh]], config.cloud_grids
-            restored = self._restore(case.images[asked], levels[fresh])
+            restored = self._restore(case.images[asked], case.prepared[asked], levels[fresh])
             self._attempt(case, asked, restored, hidden[fresh], classifier, grids=grids, first=number == 0)
 
     def _hide_squares(
@@ -261,7 +279,7 @@ class BDMAE:
             ask = suspicious[:, number] & affordable & ~case.settled[rows]
             if ask.any():
                 asked, square = rows[ask], hidden[ask, number]
-                restored = self.restorer.restore(case.images[asked], square)
+                restored = self.restorer.restore(case.prepared[asked], square)
                 self._attempt(case, asked, restored, square, classifier, grids=config.square_cloud_grids)
 
     def _attempt(
@@ -297,7 +315,7 @@ class BDMAE:
             case.queries[rows] += queries
         case.take(rows, attempt, believed)
 
-    def _restore(self, images: Tensor, hidden: Tensor) -> Tensor:
+    def _restore(self, images: Tensor, prepared: Any, hidden: Tensor) -> Tensor:
         """Fuse the restorations of all thresholds (4.4). hidden: ``(B, K, g, g)``, nested. Returns ``(B, C, H, W)``."""
         # The masks are nested: the last one contains the others, and one that adds nothing needs no restoration of
         # its own. (B, K): tokens that each mask adds to the one before
@@ -305,7 +323,7 @@ class BDMAE:
         image, level = (added > 0).nonzero(as_tuple=True)
         if not len(image):
             return images
-        restored = self.restorer.restore(images[image], hidden[image, level])
+        restored = self.restorer.restore(prepared[image], hidden[image, level])
         # Masks before an image's first restoration hide nothing, so it does not matter which one they are given.
         source = ((added > 0).flatten().cumsum(dim=0) - 1).clamp(min=0).view_as(added)
         return fuse(images, restored[source], hidden)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class Case:
     images: Tensor
     """``(B, C, H, W)`` in [0, 1], as they came. Pixels are on the restorer's device; all else is small, and on the
     CPU."""
+    prepared: Any
+    """What the restorer is given for them; rows are taken of it as of a tensor."""
     original: Tensor
     """``(B,)`` int64: their labels."""
     streams: Sequence[Stream]

@@ -108,7 +108,7 @@ class _Sweep:
 
     def _hide(self, rows: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Hide ``(R, K, g, g)`` in images; returns ``(R, K, C, H, W)`` and their labels ``(R, K)``."""
-        restored = self.restorer.restore(self.case.images[rows], hidden)
+        restored = self.restorer.restore(self.case.prepared[rows], hidden)
         labels = self.classifier(restored.flatten(0, 1)).unflatten(0, hidden.shape[:2])
         self.case.queries.index_add_(0, rows, torch.full_like(rows, hidden.shape[1]))
         return restored, labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,7 +17,14 @@ from maskrestore.mae.weight_files import weights_digest
 from maskrestore.precision import Precision, autocast, resolve_precision
 from maskrestore.threads import map_on_cores
 
-__all__ = ["DEFAULT_RESTORER", "MAERestorer", "MaskedAutoencoder", "RestorerPrecision", "load_restorer"]
+__all__ = [
+    "DEFAULT_RESTORER",
+    "MAERestorer",
+    "MaskedAutoencoder",
+    "PreparedImages",
+    "RestorerPrecision",
+    "load_restorer",
+]
 
 RestorerPrecision = Precision | Literal["int8"]
 DEFAULT_RESTORER = "mae-tiny-32"
@@ -59,6 +67,24 @@ class MaskedAutoencoder(Protocol):
 
         tokens: ``embed`` of the images. visible: the fewest and the most tokens that a mask may leave visible.
         """
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """``B`` images with what all of their masks share. Rows are taken of it as of a tensor."""
+
+    images: Tensor
+    """``(B, C, H, W)`` in [0, 1], as they came."""
+    inputs: Tensor
+    """``(B, 3, S, S)``: resized for the network, where that is."""
+    tokens: Tensor
+    """``(B, ...)``: embedded, where the network is."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Tensor) -> PreparedImages:
+        return PreparedImages(self.images[rows], self.inputs[rows], self.tokens[rows])
 
 
 class MAERestorer:
@@ -109,28 +135,51 @@ class MAERestorer:
         return self.network.grid
 
     @torch.inference_mode()
-    def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
+    def prepare(self, images: Tensor) -> PreparedImages:
+        """Resize and embed images once, for many calls of :meth:`restore`.
+
+        images: as :meth:`restore` takes them. Raises InvalidImageError for other shapes.
+        """
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise InvalidImageError(f"expected images of shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
+        size = self.network.image_size
+
+        @torch.inference_mode()
+        def prepared(image: Tensor) -> tuple[Tensor, Tensor]:
+            resized = resize(image, size, size).expand(-1, 3, -1, -1)
+            return resized, self.network.embed(resized)
+
+        # One by one, each on one core, so that an image's bits depend neither on the others nor on the number of cores.
+        alone = images.to(self.device).split(1)
+        parts = map_on_cores(prepared, alone) if self.device.type == "cpu" else [prepared(image) for image in alone]
+        inputs, tokens = zip(*parts, strict=True)
+        return PreparedImages(images, torch.cat(inputs), torch.cat(tokens))
+
+    @torch.inference_mode()
+    def restore(self, images: Tensor | PreparedImages, hidden: Tensor) -> Tensor:
         """Restore the hidden tokens of each image; every other pixel is returned bit for bit.
 
-        images: ``(B, C, H, W)`` float32 in [0, 1] with ``C`` 1 or 3 and any ``H`` and ``W``; hidden: ``(B, g, g)``
-        bool, or ``(B, M, g, g)``: M masks for each image, whose common work is then done once. Returns
-        ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1], where the images are. Raises InvalidImageError for other
-        shapes.
+        images: ``(B, C, H, W)`` float32 in [0, 1] with ``C`` 1 or 3 and any ``H`` and ``W``, or what :meth:`prepare`
+        returned for them; hidden: ``(B, g, g)`` bool, or ``(B, M, g, g)``: M masks for each image, whose common work
+        is then done once. Returns ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1], where the images are. Raises
+        InvalidImageError for other shapes.
 
         Grey images are restored as three equal channels, whose mean is taken. Departure: the authors' code shrinks
         the restoration with nearest neighbour, which shifts it by 0.43 pixels at 32 x 32; here it is antialiased.
         """
-        self._check(images, hidden)
+        prepared = images if isinstance(images, PreparedImages) else self.prepare(images)
+        self._check(hidden, len(prepared))
         if hidden.ndim == 3:
-            return self._restore(images, hidden, torch.arange(len(images)))
+            return self._restore(prepared, hidden, torch.arange(len(prepared)))
         masks = hidden.shape[1]
-        owner = torch.arange(len(images)).repeat_interleave(masks)
+        owner = torch.arange(len(prepared)).repeat_interleave(masks)
         # (B, M, g, g) -> (B M, g, g); (B M, C, H, W) -> (B, M, C, H, W)
-        restored: Tensor = self._restore(images, hidden.flatten(0, 1), owner).unflatten(0, (-1, masks))
+        restored: Tensor = self._restore(prepared, hidden.flatten(0, 1), owner).unflatten(0, (-1, masks))
         return restored
 
-    def _restore(self, images: Tensor, hidden: Tensor, owner: Tensor) -> Tensor:
+    def _restore(self, prepared: PreparedImages, hidden: Tensor, owner: Tensor) -> Tensor:
         """owner: ``(N,)`` int64, the image that each mask of ``(N, g, g)`` belongs to. Returns ``(N, C, H, W)``."""
+        images, inputs, tokens = prepared.images, prepared.inputs, prepared.tokens
         home, (channels, height, width) = images.device, images.shape[1:]
         hidden = hidden.cpu()
         restored = images.new_empty(len(hidden), channels, height, width)
@@ -139,7 +188,6 @@ class MAERestorer:
         shapes = self._shapes(hidden)
         # Moved once, not for every micro-batch: each copy makes the host wait for a GPU.
         images, masks, owner = images.to(self.device), hidden.to(self.device), owner.to(self.device)
-        inputs, tokens = self._prepare(images)
         together = max(1, _PASTED // (height * width))
 
         @torch.inference_mode()
@@ -166,23 +214,6 @@ class MAERestorer:
             for chunk in chunks:
                 restore_chunk(chunk)
         return restored
-
-    def _prepare(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What all masks of an image share: ``(B, 3, S, S)``, and its tokens.
-
-        One by one, each on one core, so that an image's bits depend neither on the others nor on the number of cores.
-        """
-        size = self.network.image_size
-
-        @torch.inference_mode()
-        def prepare(image: Tensor) -> tuple[Tensor, Tensor]:
-            resized = resize(image, size, size).expand(-1, 3, -1, -1)
-            return resized, self.network.embed(resized)
-
-        on_cpu = self.device.type == "cpu"
-        prepared = map_on_cores(prepare, images.split(1)) if on_cpu else [prepare(image) for image in images.split(1)]
-        inputs, tokens = zip(*prepared, strict=True)
-        return torch.cat(inputs), torch.cat(tokens)
 
     def _reconstruct(
         self, inputs: Tensor, tokens: Tensor, owner: Tensor, hidden: Tensor, visible: tuple[int, int]
@@ -216,10 +247,8 @@ class MAERestorer:
                     shapes.append((index, (fewest, min(length, total)), count))
         return shapes
 
-    def _check(self, images: Tensor, hidden: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise InvalidImageError(f"expected images of shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
-        expected = (len(images), *hidden.shape[1:-2], self.grid, self.grid)
+    def _check(self, hidden: Tensor, count: int) -> None:
+        expected = (count, *hidden.shape[1:-2], self.grid, self.grid)
         if hidden.dtype != torch.bool or hidden.ndim not in (3, 4) or tuple(hidden.shape) != expected:
             raise InvalidImageError(
                 f"expected hidden to be bool of shape {expected}, got {hidden.dtype} of shape {tuple(hidden.shape)}"
