@@ -25,6 +25,7 @@ from maskrestore.errors import (
     QueryBudgetError,
 )
 from maskrestore.imaging.codec import read_image, walk_images, write_png
+from maskrestore.threads import map_on_cores
 from maskrestore.types import Defense, Purification
 
 __all__ = ["MAP_FIELDS", "FolderJob", "Summary", "purify_folder"]
@@ -41,6 +42,9 @@ MAP_FIELDS = (
 
 _BATCH_PIXELS = 2**20
 """Images are worked on together up to about this many pixels: the method holds dozens of copies of each."""
+
+_WORTH_A_THREAD = 2**14
+"""Pixels of an image from which results are written side by side: for small ones, threads cost more than they bring."""
 
 _HOPELESS = 32
 """A classifier that fails at so many images before it has answered about any is not asked about the others."""
@@ -203,9 +207,10 @@ def _purify_group(job: FolderJob, group: Sequence[_Loaded], log: ImageLog) -> in
     result, failure = _attempt(job, torch.stack([image.pixels for image in group]))
     finished = 0 if result is None else len(result.labels)
     seconds = (time.perf_counter() - started) / max(1, finished)
-    for row, image in enumerate(group[:finished]):
-        assert result is not None
-        log.add(_save(job, image, result, row) | {"seconds": round(seconds, 6)})
+    if result is not None:
+        several = group[0].pixels[0].numel() >= _WORTH_A_THREAD
+        for record in (map_on_cores if several else map)(partial(_save, job, group, result), range(finished)):
+            log.add(record | {"seconds": round(seconds, 6)})
     if failure is None:
         return 0
     cause = failure.__cause__
@@ -229,8 +234,9 @@ def _attempt(job: FolderJob, images: Tensor) -> tuple[Purification | None, Purif
         return error.partial, error
 
 
-def _save(job: FolderJob, original: _Loaded, result: Purification, row: int) -> dict[str, Any]:
-    """Write the purified image and its maps; returns the record, which is written after them."""
+def _save(job: FolderJob, group: Sequence[_Loaded], result: Purification, row: int) -> dict[str, Any]:
+    """Write a purified image and its maps; returns the record, which is written after them."""
+    original = group[row]
     image, maps = Path("images", original.output + ".png"), Path("maps", original.output + ".npz")
     for path in (image, maps):
         (job.out / path).parent.mkdir(parents=True, exist_ok=True)
