@@ -13,8 +13,8 @@ from torch import Tensor
 from maskrestore.classifiers import CountingClassifier, as_classifier
 from maskrestore.defense.case import Case
 from maskrestore.defense.config import PROFILES, BDMAEConfig, profile
-from maskrestore.defense.refinement import connected_sets, top_tokens, updated_scores
-from maskrestore.defense.restoration import adaptive_masks, fuse
+from maskrestore.defense.refinement import chain_candidates, connected_sets, growth_noise, updated_scores
+from maskrestore.defense.restoration import adaptive_masks, restore_levels
 from maskrestore.defense.schedule import Schedule, scheduled
 from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, image_scores, random_masks
 from maskrestore.defense.squares import least_restorable_squares, square_scores
@@ -163,7 +163,7 @@ class BDMAE:
         rows = torch.arange(len(images))
         _, scores, _ = self._look(images, prepared, streams, classifier, voting=0)
         levels = adaptive_masks(scores, self.config)
-        purified = self._restore(images, prepared, levels)
+        purified = restore_levels(self.restorer, images, prepared, levels)
         asked = classifier(purified)
         case = Case(images=images, prepared=prepared, original=asked, streams=streams, grid=self.restorer.grid)
         case.keep(rows, scores=scores, image_scores=scores, initial_image_scores=scores)
@@ -228,13 +228,13 @@ class BDMAE:
         """Refine both scores side by side (4.3). Returns S_i and S_l."""
         config, count = self.config, len(rows)
         scores = torch.cat(initial)  # (2 R, g, g): the chains of S_i, then those of S_l
-        candidates, sizes = _candidates(initial, config)
+        candidates, sizes = chain_candidates(*initial, config)
         live = (sizes > 0).nonzero().squeeze(1)
         streams = [case.streams[row] for row in rows]
         chains = rows[live % count]
         prepared, original = case.prepared[chains], case.original[chains]
         for step in range(config.refinement_steps if len(live) else 0):
-            noise = _growth_noise(streams, live, sizes, step, self.restorer.grid)
+            noise = growth_noise(streams, live, sizes, step, self.restorer.grid)
             tested = connected_sets(scores[live], candidates[live], sizes[live], noise, config.neighbour_bonus)
             flipped = classifier(self.restorer.restore(prepared, tested)) != original
             scores[live] = updated_scores(scores[live], tested, candidates[live], flipped, config.refinement_rate)
@@ -258,7 +258,7 @@ class BDMAE:
             if not fresh.any():
                 continue
             asked, grids = rows[where[fresh]], config.cloud_grids
-            restored = self._restore(case.images[asked], case.prepared[asked], levels[fresh])
+            restored = restore_levels(self.restorer, case.images[asked], case.prepared[asked], levels[fresh])
             self._attempt(case, asked, restored, hidden[fresh], classifier, grids=grids, first=number == 0)
 
     def _hide_squares(
@@ -315,19 +315,6 @@ class BDMAE:
             case.queries[rows] += queries
         case.take(rows, attempt, believed)
 
-    def _restore(self, images: Tensor, prepared: Any, hidden: Tensor) -> Tensor:
-        """Fuse the restorations of all thresholds (4.4). hidden: ``(B, K, g, g)``, nested. Returns ``(B, C, H, W)``."""
-        # The masks are nested: the last one contains the others, and one that adds nothing needs no restoration of
-        # its own. (B, K): tokens that each mask adds to the one before
-        added = hidden.flatten(2).sum(dim=2).diff(dim=1, prepend=torch.zeros(len(hidden), 1, dtype=torch.long))
-        image, level = (added > 0).nonzero(as_tuple=True)
-        if not len(image):
-            return images
-        restored = self.restorer.restore(prepared[image], hidden[image, level])
-        # Masks before an image's first restoration hide nothing, so it does not matter which one they are given.
-        source = ((added > 0).flatten().cumsum(dim=0) - 1).clamp(min=0).view_as(added)
-        return fuse(images, restored[source], hidden)
-
 
 def protect(
     classifier: Callable[[Tensor], Any],
@@ -356,27 +343,3 @@ def protect(
 
 def _labels(defense: BDMAE, classifier: Classifier, images: object) -> Tensor:
     return defense.purify(images, classifier).labels
-
-
-def _candidates(initial: tuple[Tensor, Tensor], config: BDMAEConfig) -> tuple[Tensor, Tensor]:
-    """The tokens that each chain may touch, ``(2 B, g, g)``, and the size of the sets to test, ``(2 B,)``.
-
-    Departure: L is rounded down to an even number, so that set and complement are of equal size and the sum of S
-    stays the same, as section 4.3 says it does.
-    """
-    image, label = initial
-    suspicious = (image >= config.candidate_threshold).flatten(1).sum(dim=1)  # L of S_i
-    flips = label.flatten(1).sum(dim=1).floor().long()  # L of S_l
-    sizes = torch.cat([suspicious, flips]) // 2
-    return top_tokens(torch.cat(initial), 2 * sizes), sizes
-
-
-def _growth_noise(streams: list[Stream], live: Tensor, sizes: Tensor, step: int, grid: int) -> Tensor:
-    """Uniform numbers for :func:`connected_sets`: ``(len(live), max(sizes) - 1, g * g)``."""
-    noise = torch.zeros(len(live), max(int(sizes.max()) - 1, 0), grid * grid)
-    for row, chain in enumerate(live.tolist()):
-        which, image = divmod(chain, len(streams))
-        rows = int(sizes[chain]) - 1
-        # Counter 0 belongs to the scoring masks.
-        noise[row, :rows] = streams[image].uniform(1 + which, step, shape=(rows, grid * grid))
-    return noise

@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["connected_sets", "top_tokens", "updated_scores"]
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.streams import Stream
+
+__all__ = ["chain_candidates", "connected_sets", "growth_noise", "top_tokens", "updated_scores"]
+
+
+def chain_candidates(image: Tensor, label: Tensor, config: BDMAEConfig) -> tuple[Tensor, Tensor]:
+    """The tokens that each chain may touch, and the size of the sets to test.
+
+    image, label: initial S_i and S_l, ``(B, g, g)``. Returns ``(2 B, g, g)`` bool and ``(2 B,)`` int64, for the chains
+    of S_i, then those of S_l. Source: section 4.3, the meta mask m_rf.
+
+    Departure: L is rounded down to an even number, so that set and complement are of equal size and the sum of S
+    stays the same, as section 4.3 says it does.
+    """
+    suspicious = (image >= config.candidate_threshold).flatten(1).sum(dim=1)  # L of S_i
+    flips = label.flatten(1).sum(dim=1).floor().long()  # L of S_l
+    sizes = torch.cat([suspicious, flips]) // 2
+    return top_tokens(torch.cat([image, label]), 2 * sizes), sizes
+
+
+def growth_noise(streams: Sequence[Stream], live: Tensor, sizes: Tensor, step: int, grid: int) -> Tensor:
+    """Uniform numbers for :func:`connected_sets`, from the streams of ``B`` images.
+
+    live: ``(N,)`` int64, the chains that are refined, of ``2 B``; sizes: ``(2 B,)`` int64, of their sets. Returns
+    ``(N, max(sizes) - 1, g * g)``, 0 where a set needs none.
+    """
+    noise = torch.zeros(len(live), max(int(sizes.max()) - 1, 0), grid * grid)
+    for row, chain in enumerate(live.tolist()):
+        which, image = divmod(chain, len(streams))
+        rows = int(sizes[chain]) - 1
+        # Counter 0 belongs to the scoring masks.
+        noise[row, :rows] = streams[image].uniform(1 + which, step, shape=(rows, grid * grid))
+    return noise
 
 
 def top_tokens(scores: Tensor, counts: Tensor) -> Tensor:

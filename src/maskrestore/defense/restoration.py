@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.imaging.patches import tokens_to_pixels
+from maskrestore.types import Restorer
 
-__all__ = ["adaptive_masks", "fuse"]
+__all__ = ["adaptive_masks", "fuse", "restore_levels"]
+
+
+def restore_levels(restorer: Restorer, images: Tensor, prepared: Any, hidden: Tensor) -> Tensor:
+    """Restore each image under the mask of each threshold, and fuse the restorations.
+
+    images: ``(B, C, H, W)``; prepared: what the restorer is given for them; hidden: ``(B, K, g, g)`` bool, nested, of
+    :func:`adaptive_masks`. Returns ``(B, C, H, W)``.
+    """
+    # The last mask contains the others, and one that adds nothing needs no restoration of its own.
+    # (B, K): tokens that each mask adds to the one before
+    added = hidden.flatten(2).sum(dim=2).diff(dim=1, prepend=torch.zeros(len(hidden), 1, dtype=torch.long))
+    image, level = (added > 0).nonzero(as_tuple=True)
+    if not len(image):
+        return images
+    restored = restorer.restore(prepared[image], hidden[image, level])
+    # Masks before an image's first restoration hide nothing, so it does not matter which one they are given.
+    source = ((added > 0).flatten().cumsum(dim=0) - 1).clamp(min=0).view_as(added)
+    return fuse(images, restored[source], hidden)
 
 
 def fuse(images: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:
