@@ -24,11 +24,11 @@ def toy(tmp_path, monkeypatch):
 def test_a_table_is_measured_and_written(invoke, toy, tmp_path):
     result = invoke("reproduce", "table2", "--scale", "smoke")
     assert result.exit_code == 0, result.output
-    assert "36 measured of 36 cells" in result.stderr
+    assert "48 measured of 48 cells" in result.stderr
     folder = tmp_path / "runs/reproduce/smoke"
-    assert len(list((folder / "cells").iterdir())) == 36
+    assert len(list((folder / "cells").iterdir())) == 48
     assert {path.name for path in (folder / "tables").iterdir()} == {"table2.md", "table2.csv", "table2.tex"}
-    assert "36 kept of 36 cells" in invoke("reproduce", "table2", "--scale", "smoke").stderr
+    assert "48 kept of 48 cells" in invoke("reproduce", "table2", "--scale", "smoke").stderr
 
 
 def test_the_cells_of_some_defenses_only(invoke, toy, tmp_path):
@@ -80,7 +80,7 @@ def test_a_figure_that_cannot_be_drawn_does_not_stop_the_tables(invoke, toy, tmp
 def test_the_plan_measures_nothing(invoke, toy, tmp_path):
     result = invoke("reproduce", "table2", "tableA5", "--plan", "--out", "o")
     assert result.exit_code == 0, result.output
-    for words in ("table2", "216", "tableA5", "together", "hours left"):
+    for words in ("table2", "288", "tableA5", "together", "hours left"):
         assert words in result.stdout
     assert not (tmp_path / "o").exists()
 

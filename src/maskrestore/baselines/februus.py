@@ -32,7 +32,8 @@ class FebruusConfig:
     layer: str | None = None
     """Name of the layer to look at, as in ``named_modules()``; None: see ``gradcam.target_layer``. It matters: the last
     stage of a ResNet has 4x4 positions for images of 32 pixels, whose map peaks one cell away from a trigger in the
-    corner, so that thresholds of 0.7 and 0.8 miss it; ``stages.2``, of 8x8, finds it."""
+    corner, so that thresholds of 0.7 and 0.8 miss it; ``stages.2``, of 8x8, finds it. On GTSRB it is the other way
+    round: the last stage finds what ``stages.2`` misses."""
     restorer: str = DEFAULT_RESTORER
     """The masked autoencoder that paints in: a packaged name, a file, a folder or a hub name."""
     generator: str | None = None
