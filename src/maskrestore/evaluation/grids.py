@@ -17,8 +17,12 @@ from maskrestore.evaluation.grid import Case, Variant
 __all__ = ["GRIDS"]
 
 
+def _variant(defense: str, **settings: Any) -> Variant:
+    return Variant(defense=defense, settings=tuple(settings.items()))
+
+
 def _row(label: str, defense: str, *, paper: str | None = None, **settings: Any) -> Row:
-    return Row(label=label, variants=(Variant(defense=defense, settings=tuple(settings.items())),), paper=paper)
+    return Row(label=label, variants=(_variant(defense, **settings),), paper=paper)
 
 
 _NONE = _row("No defense", "none", paper="No defense")
@@ -42,15 +46,13 @@ _TRANSFORMS = (
 _FILTERS = (_row("JPEG", "jpeg"), _row("Median filter", "median"), _row("Gaussian noise (weak)", "noise-weak"))
 _CAMS = {"Februus XGradCAM": "februus-xgradcam", "Februus GradCAM++": "februus-gradcam++"}
 _HEATS = (0.6, 0.7, 0.8)
-_LAYERS: tuple[tuple[tuple[str, Any], ...], ...] = ((), (("layer", "stages.3"),))
+_LAYERS: tuple[dict[str, str], ...] = ({}, {"layer": "stages.3"})
 """Of a residual network: ``stages.2``, the defense's own, which finds small triggers on CIFAR-10, and the one after it,
 which finds them on GTSRB."""
 
 
-def _februus(label: str, *heats: float, layers: Iterable[tuple[tuple[str, Any], ...]] = _LAYERS) -> Row:
-    variants = (
-        Variant(defense=_CAMS[label], settings=(("threshold", heat), *layer)) for heat in heats for layer in layers
-    )
+def _februus(label: str, *heats: float, layers: Iterable[dict[str, str]] = _LAYERS) -> Row:
+    variants = [_variant(_CAMS[label], threshold=heat, **layer) for heat in heats for layer in layers]
     # The paper's tables that show each threshold name it.
     name = f"{label} ({heats[0]})" if len(heats) == 1 else label
     return Row(label=f"{name}*", variants=tuple(variants), paper=name)
@@ -134,8 +136,7 @@ _HARD = (
 def _sweep(setting: str, values: Iterable[float], case: Case, label: str = "", **fixed: Any) -> Line:
     """A line of the paper's profile over one of its settings."""
     points = (
-        Point(x=value, case=case, variant=Variant(defense="bdmae-paper", settings=((setting, value), *fixed.items())))
-        for value in values
+        Point(x=value, case=case, variant=_variant("bdmae-paper", **{setting: value, **fixed})) for value in values
     )
     return Line(label=label or case.label, points=tuple(points))
 
@@ -163,9 +164,13 @@ _TAUS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
 
 def _thresholds(case: Case, *, refined: bool) -> Line:
     """Figure 5d: one fixed threshold in place of five, without the cap on what is restored."""
-    after = (("refinement_steps", 10 if refined else 0), ("max_restored", 1.0))
+    steps = 10 if refined else 0
     points = (
-        Point(x=tau, case=case, variant=Variant(defense="bdmae-paper", settings=(("thresholds", (tau,)), *after)))
+        Point(
+            x=tau,
+            case=case,
+            variant=_variant("bdmae-paper", thresholds=(tau,), refinement_steps=steps, max_restored=1.0),
+        )
         for tau in _TAUS
     )
     label = f"{case.label}, {'after' if refined else 'before'} refinement"
@@ -267,7 +272,7 @@ GRIDS: dict[str, Experiment] = {
         ),
         rows=(
             _NONE,
-            *(_februus(label, *_HEATS, layers=[()]) for label in _CAMS),  # other networks have other layers
+            *(_februus(label, *_HEATS, layers=[{}]) for label in _CAMS),  # other networks have other layers
             *_PATCHCLEANSER,
             *_TRANSFORMS,
             *_OURS,
@@ -370,9 +375,7 @@ GRIDS: dict[str, Experiment] = {
         title="Figure 4: topology-aware refinement of S_i",
         kind="refinement",
         cases=(Case(dataset="cifar10", attack="input-aware"), _SIGN_CORNERS),
-        variants=tuple(
-            Variant(defense="bdmae-paper", settings=(("refinement_steps", n),)) for n in (0, 2, 4, 6, 8, 10)
-        ),
+        variants=tuple(_variant("bdmae-paper", refinement_steps=n) for n in (0, 2, 4, 6, 8, 10)),
         images=2,
     ),
     "fig5": Curves(
