@@ -124,8 +124,13 @@ class _CountingRestorer:
     def grid(self) -> int:
         return self._restorer.grid
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._restorer, name)  # its device, and whether it prepares images
+    @property
+    def device(self) -> torch.device:
+        return torch.device(getattr(self._restorer, "device", "cpu"))
+
+    def prepare_images(self, images: Tensor) -> Any:
+        prepare = getattr(self._restorer, "prepare_images", None)
+        return images if prepare is None else prepare(images)
 
     def restore(self, images: Any, hidden: Tensor) -> Tensor:
         _count(self.passes, hidden)

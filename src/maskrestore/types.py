@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-__all__ = ["Classifier", "Defense", "Purification", "Restorer"]
+__all__ = ["Classifier", "Defense", "PreparingRestorer", "Purification", "Restorer"]
 
 Classifier = Callable[[Tensor], Tensor]
 """The black box: ``(B, C, H, W)`` float32 in [0, 1] -> ``(B,)`` int64 hard labels."""
@@ -24,8 +24,7 @@ Classifier = Callable[[Tensor], Tensor]
 class Restorer(Protocol):
     """A masked autoencoder that restores hidden tokens (paper, Eq. 1).
 
-    One that has an attribute ``device`` gets images there, and masks on the CPU; any other gets both on the CPU. One
-    that has a method ``prepare(images)`` is given, in place of images, what that returned for them, or rows of it.
+    One that has an attribute ``device`` gets images there, and masks on the CPU; any other gets both on the CPU.
     """
 
     @property
@@ -37,6 +36,20 @@ class Restorer(Protocol):
 
         images: ``(B, C, H, W)`` in [0, 1], any ``H`` and ``W``. hidden: ``(B, g, g)`` bool, or ``(B, M, g, g)`` for M
         masks of each image. Returns ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1], where the images are.
+        """
+
+
+class PreparingRestorer(Restorer, Protocol):
+    """A restorer that can do once what all masks of an image share.
+
+    A class that defines ``prepare_images`` may be given what that returned, or rows of it, where ``restore`` takes
+    images; it must take plain images, too.
+    """
+
+    def prepare_images(self, images: Tensor) -> Any:
+        """What to work on in place of ``(B, C, H, W)``; ``prepared[rows]`` must be that of some of the images.
+
+        rows: ``(R,)`` int64 on the CPU; there may be none, and some twice.
         """
 
 

@@ -454,6 +454,34 @@ def folder_job(source: Path, out: Path) -> FolderJob:
     )
 
 
+@pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_results_that_were_written_are_recorded_when_a_later_one_cannot_be(
+    photos, monkeypatch, tmp_path, threads, error
+):
+    def write(path: Path, image: torch.Tensor) -> None:
+        if path.stem == "8":
+            raise error
+        write_png(path, image)
+
+    monkeypatch.setattr("maskrestore.cli.folder._WORTH_A_THREAD", 1)
+    monkeypatch.setattr("maskrestore.cli.folder.write_png", write)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with pytest.raises(type(error)):
+            purify_folder(folder_job(photos, tmp_path / "out"), lambda *_: None)
+        # 4.png is of another size, and sub/9.png comes after 8.png.
+        assert sorted(records(tmp_path)) == [f"{number}.png" for number in (0, 1, 2, 3, 5, 6, 7)]
+        monkeypatch.setattr("maskrestore.cli.folder.write_png", write_png)
+        job = folder_job(photos, tmp_path / "out")
+        purify_folder(job, lambda *_: None).log.close()
+    finally:
+        torch.set_num_threads(before)
+    assert job.classifier.queries == 3
+    assert len(records(tmp_path)) == 10
+
+
 def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, tmp_path):
     for name in ("read_image", "write_png", "np.savez_compressed"):  # what takes time and leaves nothing behind
         monkeypatch.setattr(f"maskrestore.cli.folder.{name}", lambda *values, **options: torch.zeros(3, 1, 1))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -127,11 +126,50 @@ def test_the_paper_takes_twelve_rounds_for_any_number_of_images(count: int) -> N
 
 @pytest.mark.parametrize("schedule", [lambda config: config, fast, lambda config: within(config, 1)])
 def test_an_image_is_embedded_once(config: BDMAEConfig, schedule: Callable[[BDMAEConfig], BDMAEConfig]) -> None:
-    network = small_network()
-    with mock.patch.object(network, "embed", wraps=network.embed) as embed:
-        restorer = MAERestorer(network, precision="float32")
-        BDMAE(restorer, schedule(config)).purify(mixed_images(5), TRIGGER)
-    assert embed.call_count == 5
+    network, embedded = small_network(), []
+    embed = network.embed
+    network.embed = lambda images: embedded.append(len(images)) or embed(images)  # type: ignore[method-assign]
+    BDMAE(MAERestorer(network, precision="float32"), schedule(config)).purify(mixed_images(5), TRIGGER)
+    assert embedded == [1] * 5
+
+
+def test_a_restorer_around_another_gets_plain_images() -> None:
+    class Around:
+        def __init__(self, restorer: MAERestorer) -> None:
+            self.restorer = restorer
+
+        grid = 8
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.restorer, name)
+
+        def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
+            return self.restorer.restore(images.clamp(0, 1), hidden)
+
+    restorer, images = MAERestorer(small_network(), micro_batch=4), mixed_images(3)
+    expected = BDMAE(restorer, "paper").purify(images, TRIGGER)
+    assert_identical(BDMAE(Around(restorer), "paper").purify(images, TRIGGER), expected)
+
+
+def test_of_large_chunks_a_function_gets_few_pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a restorer on a GPU: a module gets all random masks of a chunk in one call."""
+    monkeypatch.setattr("maskrestore.defense.bdmae._CHUNK", (32, 1))
+    monkeypatch.setattr(BDMAE, "_limits", (64, 10**9))
+    asked: list[int] = []
+
+    def function(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return TRIGGER(images)
+
+    class Module(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            asked.append(len(images))
+            return torch.nn.functional.one_hot(TRIGGER(images), 10).float()
+
+    for classifier, first in ((function, 10), (ModuleClassifier(Module(), micro_batch=50), 50)):
+        asked.clear()
+        BDMAE(MeanRestorer(), "paper").purify(mixed_images(2), CountingClassifier(classifier))
+        assert max(asked[1:]) == first
 
 
 def test_large_images_are_scored_round_by_round_to_the_same_bits(

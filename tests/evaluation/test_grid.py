@@ -158,6 +158,14 @@ def test_februus_looks_at_a_layer_that_the_network_has():
     for name in ("resnet18", "resnet50", "vgg16", "conv6", "vit-small"):
         layer = Variant(defense="februus-xgradcam").config(name).layer
         assert target_layer(ARCHITECTURES[name](10, width=4), layer) is not None
+    chosen = {
+        (case.architecture, dict(variant.settings)["layer"])
+        for grid in GRIDS.values()
+        for case, variant in grid.entries()
+        if "layer" in dict(variant.settings)
+    }
+    assert chosen == {("resnet18", "stages.3")}
+    assert target_layer(ARCHITECTURES["resnet18"](10, width=4), "stages.3") is not None
 
 
 def test_cells_of_a_victim_come_together_and_once():

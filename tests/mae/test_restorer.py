@@ -103,10 +103,13 @@ def test_many_masks_of_an_image_equal_one_by_one(network: torch.nn.Module, preci
 def test_images_that_were_prepared_give_the_same_bits(network: torch.nn.Module, precision: str) -> None:
     restorer = MAERestorer(network, precision=precision)  # type: ignore[arg-type]
     images, hidden = torch.rand(4, 3, 20, 24), torch.rand(4, 5, 8, 8) < 0.5
-    prepared, rows = restorer.prepare(images), torch.tensor([3, 0, 3])
+    prepared, rows = restorer.prepare_images(images), torch.tensor([3, 0, 3])
     assert len(prepared[rows]) == 3
     assert torch.equal(restorer.restore(prepared, hidden), restorer.restore(images, hidden))
-    assert torch.equal(restorer.restore(prepared[rows], hidden[rows]), restorer.restore(images[rows], hidden[rows]))
+    for masks in (hidden, hidden[:, 0]):
+        expected = restorer.restore(images[rows], masks[rows])
+        assert torch.equal(restorer.restore(prepared[rows], masks[rows]), expected)
+    assert torch.equal(restorer.restore(prepared[rows][1:2], hidden[:1]), restorer.restore(images[:1], hidden[:1]))
     with pytest.raises(InvalidImageError, match="hidden"):
         restorer.restore(prepared, hidden[rows])
 

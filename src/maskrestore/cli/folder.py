@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,6 @@ from maskrestore.errors import (
     QueryBudgetError,
 )
 from maskrestore.imaging.codec import read_image, walk_images, write_png
-from maskrestore.threads import map_on_cores
 from maskrestore.types import Defense, Purification
 
 __all__ = ["MAP_FIELDS", "FolderJob", "Summary", "purify_folder"]
@@ -208,8 +208,7 @@ def _purify_group(job: FolderJob, group: Sequence[_Loaded], log: ImageLog) -> in
     finished = 0 if result is None else len(result.labels)
     seconds = (time.perf_counter() - started) / max(1, finished)
     if result is not None:
-        several = group[0].pixels[0].numel() >= _WORTH_A_THREAD
-        for record in (map_on_cores if several else map)(partial(_save, job, group, result), range(finished)):
+        for record in _saved(job, group[:finished], result):
             log.add(record | {"seconds": round(seconds, 6)})
     if failure is None:
         return 0
@@ -232,6 +231,17 @@ def _attempt(job: FolderJob, images: Tensor) -> tuple[Purification | None, Purif
         return job.defense.purify(images, job.classifier), None
     except PurificationInterruptedError as error:
         return error.partial, error
+
+
+def _saved(job: FolderJob, group: Sequence[_Loaded], result: Purification) -> Iterator[dict[str, Any]]:
+    """Write the results of a group; the record of each comes as soon as it and those before it are written."""
+    save = partial(_save, job, group, result)
+    threads = torch.get_num_threads() if group[0].pixels[0].numel() >= _WORTH_A_THREAD else 1
+    if threads == 1:
+        yield from map(save, range(len(group)))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(save, range(len(group)))
 
 
 def _save(job: FolderJob, group: Sequence[_Loaded], result: Purification, row: int) -> dict[str, Any]:

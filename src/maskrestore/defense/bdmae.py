@@ -57,8 +57,8 @@ class BDMAE:
 
         chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 64, and fewer where
         those would have more than 2^19 pixels: 10 at 224 x 224; with a restorer on a GPU 32 there. The random masks of
-        a chunk with more pixels are looked at round by round, or as many rounds at a time as make up that many pixels;
-        those of 2^19 where a plain function is asked. That bounds memory for a single large image, too.
+        a chunk with more pixels are looked at round by round, or as many rounds at a time as make up that many pixels
+        (with a plain function 2^19, on a GPU, too). That bounds memory for a single large image.
         """
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -111,9 +111,10 @@ class BDMAE:
         return torch.device(getattr(self.restorer, "device", "cpu"))
 
     def _prepare(self, images: Tensor) -> Any:
-        """What the restorer is given for the images: what it makes of them once for all masks, or they themselves."""
-        prepare = getattr(self.restorer, "prepare", None)
-        return images if prepare is None else prepare(images)
+        """What the restorer is given for the images: see :class:`~maskrestore.types.PreparingRestorer`."""
+        # Of its class: what merely passes on the attributes of another restorer is not prepared for this.
+        prepare = getattr(type(self.restorer), "prepare_images", None)
+        return images if prepare is None else prepare(self.restorer, images)
 
     @property
     def _limits(self) -> tuple[int, int]:
@@ -134,8 +135,8 @@ class BDMAE:
         prepared = self._prepare(images)
         if config.blind:
             return self._purify_blindly(images, prepared, streams, classifier)
-        original = classifier(images)
-        case = Case(images=images, prepared=prepared, original=original, streams=streams, grid=self.restorer.grid)
+        labels = classifier(images)
+        case = Case(images=images, prepared=prepared, original=labels, streams=streams, grid=self.restorer.grid)
         if config.sweep:
             sweep(case, self.restorer, classifier, grids=config.cloud_grids[: config.clouds])
         rows = case.open
@@ -164,8 +165,8 @@ class BDMAE:
         _, scores, _ = self._look(images, prepared, streams, classifier, voting=0)
         levels = adaptive_masks(scores, self.config)
         purified = restore_levels(self.restorer, images, prepared, levels)
-        asked = classifier(purified)
-        case = Case(images=images, prepared=prepared, original=asked, streams=streams, grid=self.restorer.grid)
+        labels = classifier(purified)
+        case = Case(images=images, prepared=prepared, original=labels, streams=streams, grid=self.restorer.grid)
         case.keep(rows, scores=scores, image_scores=scores, initial_image_scores=scores)
         case.purified, case.hidden = purified, levels[:, -1]
         return case.result()

@@ -14,19 +14,19 @@ from maskrestore.defense.streams import Stream
 __all__ = ["chain_candidates", "connected_sets", "growth_noise", "top_tokens", "updated_scores"]
 
 
-def chain_candidates(image: Tensor, label: Tensor, config: BDMAEConfig) -> tuple[Tensor, Tensor]:
+def chain_candidates(image_scores: Tensor, label_scores: Tensor, config: BDMAEConfig) -> tuple[Tensor, Tensor]:
     """The tokens that each chain may touch, and the size of the sets to test.
 
-    image, label: initial S_i and S_l, ``(B, g, g)``. Returns ``(2 B, g, g)`` bool and ``(2 B,)`` int64, for the chains
-    of S_i, then those of S_l. Source: section 4.3, the meta mask m_rf.
+    image_scores, label_scores: initial S_i and S_l, ``(B, g, g)``. Returns ``(2 B, g, g)`` bool and ``(2 B,)`` int64,
+    for the chains of S_i, then those of S_l. Source: section 4.3, the meta mask m_rf.
 
     Departure: L is rounded down to an even number, so that set and complement are of equal size and the sum of S
     stays the same, as section 4.3 says it does.
     """
-    suspicious = (image >= config.candidate_threshold).flatten(1).sum(dim=1)  # L of S_i
-    flips = label.flatten(1).sum(dim=1).floor().long()  # L of S_l
+    suspicious = (image_scores >= config.candidate_threshold).flatten(1).sum(dim=1)  # L of S_i
+    flips = label_scores.flatten(1).sum(dim=1).floor().long()  # L of S_l
     sizes = torch.cat([suspicious, flips]) // 2
-    return top_tokens(torch.cat([image, label]), 2 * sizes), sizes
+    return top_tokens(torch.cat([image_scores, label_scores]), 2 * sizes), sizes
 
 
 def growth_noise(streams: Sequence[Stream], live: Tensor, sizes: Tensor, step: int, grid: int) -> Tensor:

@@ -32,7 +32,12 @@ class PassCounter:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._generator, name)
 
-    def restore(self, images: Tensor, hidden: Tensor) -> Any:
+    def prepare_images(self, images: Tensor) -> Any:
+        """What the generator makes of images once, or they themselves."""
+        prepare = getattr(self._generator, "prepare_images", None)
+        return images if prepare is None else prepare(images)
+
+    def restore(self, images: Any, hidden: Tensor) -> Any:
         """Restore as the generator does; an image of which nothing is hidden needs no pass."""
         self.passes += int(hidden.flatten(-2).any(dim=-1).sum())
         return self._generator.restore(images, hidden)

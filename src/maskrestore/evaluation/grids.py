@@ -272,13 +272,17 @@ GRIDS: dict[str, Experiment] = {
         ),
         rows=(
             _NONE,
-            *(_februus(label, *_HEATS, layers=[{}]) for label in _CAMS),  # other networks have other layers
+            *(_februus(label, *_HEATS, layers=[{}]) for label in _CAMS),  # not all networks have the other
             *_PATCHCLEANSER,
             *_TRANSFORMS,
             *_OURS,
         ),
         unavailable=("VGGFace2",),
-        notes=("The paper does not name the trigger; here it is 3x3-white on CIFAR-10.", _WHITE_BOX_NOTE),
+        notes=(
+            "The paper does not name the trigger; here it is 3x3-white on CIFAR-10.",
+            _WHITE_BOX_NOTE,
+            "Februus looks at `stages.2` of a convolutional network; in other tables also at `stages.3` of ResNet-18.",
+        ),
     ),
     "tableA2": Table(
         title="Table A.2: clean models",
@@ -359,9 +363,9 @@ GRIDS: dict[str, Experiment] = {
         notes=(
             "AUROC of triggered against clean images; below 0.5, clean ones look more suspicious than triggered ones.",
             "Detectors do not restore the label. Columns without a data set are of CIFAR-10.",
-            "SCALE-UP on GTSRB: multiplied pixels saturate the colours of the trigger 3x3-color. Of 250 training "
-            "images with it half keep the attacker's label where the trigger alone is multiplied by 11, all where all "
-            "but the trigger is; 2x2-color survives more often.",
+            "SCALE-UP on GTSRB: multiplied pixels saturate the colours of the trigger 3x3-color itself. If only the "
+            "trigger is multiplied by 11, half of 250 training images keep the attacker's label; if everything else "
+            "is, all of them do. 2x2-color survives more often.",
         ),
     ),
     "fig3": Pictures(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -71,7 +71,10 @@ class MaskedAutoencoder(Protocol):
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """``B`` images with what all of their masks share. Rows are taken of it as of a tensor."""
+    """Images with what all of their masks share, for the restorer that made it.
+
+    ``prepared[rows]`` are some of them, ``(R,)`` int64 or bool, in any order, also twice; no pixel is copied.
+    """
 
     images: Tensor
     """``(B, C, H, W)`` in [0, 1], as they came."""
@@ -79,12 +82,14 @@ class PreparedImages:
     """``(B, 3, S, S)``: resized for the network, where that is."""
     tokens: Tensor
     """``(B, ...)``: embedded, where the network is."""
+    rows: Tensor
+    """``(R,)`` int64, on the CPU: which of them are meant."""
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.rows)
 
     def __getitem__(self, rows: Tensor) -> PreparedImages:
-        return PreparedImages(self.images[rows], self.inputs[rows], self.tokens[rows])
+        return replace(self, rows=self.rows[rows])
 
 
 class MAERestorer:
@@ -135,8 +140,8 @@ class MAERestorer:
         return self.network.grid
 
     @torch.inference_mode()
-    def prepare(self, images: Tensor) -> PreparedImages:
-        """Resize and embed images once, for many calls of :meth:`restore`.
+    def prepare_images(self, images: Tensor) -> PreparedImages:
+        """Resize and embed images once, for many calls of :meth:`restore` of this restorer.
 
         images: as :meth:`restore` takes them. Raises InvalidImageError for other shapes.
         """
@@ -145,34 +150,34 @@ class MAERestorer:
         size = self.network.image_size
 
         @torch.inference_mode()
-        def prepared(image: Tensor) -> tuple[Tensor, Tensor]:
+        def prepare_one(image: Tensor) -> tuple[Tensor, Tensor]:
             resized = resize(image, size, size).expand(-1, 3, -1, -1)
             return resized, self.network.embed(resized)
 
         # One by one, each on one core, so that an image's bits depend neither on the others nor on the number of cores.
         alone = images.to(self.device).split(1)
-        parts = map_on_cores(prepared, alone) if self.device.type == "cpu" else [prepared(image) for image in alone]
+        parts = map_on_cores(prepare_one, alone) if self.device.type == "cpu" else list(map(prepare_one, alone))
         inputs, tokens = zip(*parts, strict=True)
-        return PreparedImages(images, torch.cat(inputs), torch.cat(tokens))
+        return PreparedImages(images, torch.cat(inputs), torch.cat(tokens), torch.arange(len(images)))
 
     @torch.inference_mode()
     def restore(self, images: Tensor | PreparedImages, hidden: Tensor) -> Tensor:
         """Restore the hidden tokens of each image; every other pixel is returned bit for bit.
 
-        images: ``(B, C, H, W)`` float32 in [0, 1] with ``C`` 1 or 3 and any ``H`` and ``W``, or what :meth:`prepare`
-        returned for them; hidden: ``(B, g, g)`` bool, or ``(B, M, g, g)``: M masks for each image, whose common work
-        is then done once. Returns ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1], where the images are. Raises
-        InvalidImageError for other shapes.
+        images: ``(B, C, H, W)`` float32 in [0, 1] with ``C`` 1 or 3 and any ``H`` and ``W``, or what
+        :meth:`prepare_images` returned for them. hidden: ``(B, g, g)`` bool, or ``(B, M, g, g)``: M masks for each
+        image, whose common work is then done once. Returns ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1], where
+        the images are. Raises InvalidImageError for other shapes.
 
         Grey images are restored as three equal channels, whose mean is taken. Departure: the authors' code shrinks
         the restoration with nearest neighbour, which shifts it by 0.43 pixels at 32 x 32; here it is antialiased.
         """
-        prepared = images if isinstance(images, PreparedImages) else self.prepare(images)
+        prepared = images if isinstance(images, PreparedImages) else self.prepare_images(images)
         self._check(hidden, len(prepared))
         if hidden.ndim == 3:
-            return self._restore(prepared, hidden, torch.arange(len(prepared)))
+            return self._restore(prepared, hidden, prepared.rows)
         masks = hidden.shape[1]
-        owner = torch.arange(len(prepared)).repeat_interleave(masks)
+        owner = prepared.rows.repeat_interleave(masks)
         # (B, M, g, g) -> (B M, g, g); (B M, C, H, W) -> (B, M, C, H, W)
         restored: Tensor = self._restore(prepared, hidden.flatten(0, 1), owner).unflatten(0, (-1, masks))
         return restored
