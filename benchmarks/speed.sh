@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The timings of docs/performance.md: the records in benchmarks/results/speed. They want a machine that does nothing else, and take two
+# cores about two hours, the authors' schedule most of them; a GPU takes minutes. Without an argument everything; base, large, tiny,
+# growth or precision for a part. KIND goes into the names of the records, "amx" say; DEVICE=cuda runs on a GPU.
+# precision needs MASKRESTORE_DATA, and trains its victim if the cache lacks it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PWD/.venv/bin:$PATH
+what=${1:-all}
+device=${DEVICE:-cpu}
+results=benchmarks/results/speed
+kind=${KIND:+-$KIND}
+batches=(1 8 32)
+if [[ $device != cpu ]]; then batches=(1 32 128); fi
+
+for case in base large; do
+  if [[ $what == "$case" || $what == all ]]; then
+    python -m benchmarks.speed --device "$device" --cases $case --batches "${batches[@]}" --repeats 2 --contenders authors exact \
+      --out "$results/$case$kind.json"
+  fi
+done
+if [[ $what == tiny || $what == all ]]; then
+  for case in tiny-conv tiny-vit; do
+    python -m benchmarks.speed --device "$device" --cases $case --out "$results/$case$kind.json"
+  done
+fi
+if [[ $what == growth || $what == all ]] && [[ $device == cpu ]]; then
+  python -m benchmarks.growth --counts 64 128 512 --sizes 32 64 128 224 --chunks 8 1 64 --out "$results/growth$kind.json"
+fi
+if [[ $what == precision || $what == all ]]; then
+  maskrestore train-victim --dataset cifar10 --attack badnets:3x3-color --set width=32
+  python -m benchmarks.precision --device "$device" --dataset cifar10 --attack badnets:3x3-color --count 1000 \
+    --out "$results/precision-cifar10$kind.json"
+fi
