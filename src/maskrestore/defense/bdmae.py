@@ -1,26 +1,20 @@
-"""BDMAE, "Mask and Restore": the stages of the paper, composed."""
+"""BDMAE, "Mask and Restore": the defense as users meet it. What it does with images is in ``stages.py``."""
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskrestore.classifiers import CountingClassifier, as_classifier
-from maskrestore.defense.case import Case
 from maskrestore.defense.config import PROFILES, BDMAEConfig, profile
-from maskrestore.defense.refinement import chain_candidates, connected_sets, growth_noise, updated_scores
-from maskrestore.defense.restoration import adaptive_masks, restore_levels
 from maskrestore.defense.schedule import Schedule, scheduled
-from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, image_scores, random_masks
-from maskrestore.defense.squares import least_restorable_squares, square_scores
+from maskrestore.defense.stages import Stages
 from maskrestore.defense.streams import Key, Stream, key_bytes
-from maskrestore.defense.sweep import sweep
-from maskrestore.defense.transfer import Attempt, transfer_queries, transfer_test
 from maskrestore.errors import ConfigError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
@@ -110,12 +104,6 @@ class BDMAE:
         """Where pixels are worked on; a restorer that does not say so works on the CPU."""
         return torch.device(getattr(self.restorer, "device", "cpu"))
 
-    def _prepare(self, images: Tensor) -> Any:
-        """What the restorer is given for the images: see :class:`~maskrestore.types.PreparingRestorer`."""
-        # Of its class: what merely passes on the attributes of another restorer is not prepared for this.
-        prepare = getattr(type(self.restorer), "prepare_images", None)
-        return images if prepare is None else prepare(self.restorer, images)
-
     @property
     def _limits(self) -> tuple[int, int]:
         """Images and pixels to work on at a time."""
@@ -129,192 +117,9 @@ class BDMAE:
         return self._limits[1] if hasattr(classifier, "device") else _CHUNK[1]
 
     def _purify_chunk(self, images: Tensor, classifier: Classifier) -> Purification:
-        config = self.config
         streams = [Stream(self.key, image) for image in images]
-        images = images.to(self._device)
-        prepared = self._prepare(images)
-        if config.blind:
-            return self._purify_blindly(images, prepared, streams, classifier)
-        labels = classifier(images)
-        case = Case(images=images, prepared=prepared, original=labels, streams=streams, grid=self.restorer.grid)
-        if config.sweep:
-            sweep(case, self.restorer, classifier, grids=config.cloud_grids[: config.clouds])
-        rows = case.open
-        if len(rows):
-            initial_image, initial_label, votes = self._score(case, rows, classifier)
-            original = case.original[rows]
-            image_scores, label_scores = self._refine(case, rows, (initial_image, initial_label), classifier)
-            # Without votes there is no S_l.
-            weight = config.label_weight if config.voting_masks else 0.0
-            scores = (1 - weight) * image_scores + weight * label_scores
-            if config.consensus:
-                scores = torch.maximum(scores, consensus(votes, original)[:, None, None] * image_scores)
-            case.keep(rows, scores=scores, image_scores=image_scores, label_scores=label_scores)
-            case.keep(rows, initial_image_scores=initial_image, initial_label_scores=initial_label)
-            self._recover(case, rows, scores, classifier)
-            if config.squares and config.voting_masks:
-                changed = (votes != original.unsqueeze(1)).float().mean(dim=1)
-                self._hide_squares(case, rows, initial_image, changed, classifier)
-        return case.result()
-
-    def _purify_blindly(
-        self, images: Tensor, prepared: Any, streams: list[Stream], classifier: Classifier
-    ) -> Purification:
-        """Restore what S_i asks for, and spend the only query on that."""
-        rows = torch.arange(len(images))
-        _, scores, _ = self._look(images, prepared, streams, classifier, voting=0)
-        levels = adaptive_masks(scores, self.config)
-        purified = restore_levels(self.restorer, images, prepared, levels)
-        labels = classifier(purified)
-        case = Case(images=images, prepared=prepared, original=labels, streams=streams, grid=self.restorer.grid)
-        case.keep(rows, scores=scores, image_scores=scores, initial_image_scores=scores)
-        case.purified, case.hidden = purified, levels[:, -1]
-        return case.result()
-
-    def _look(
-        self, images: Tensor, prepared: Any, streams: Sequence[Stream], classifier: Classifier, *, voting: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Hide every random mask, and ask about the first ``voting`` of each image (4.2).
-
-        All of them go through the restorer in one call, and through the classifier in another; of images that are large
-        so many rounds at a time as fit. Returns masks ``(B, M, g, g)``, S_i ``(B, g, g)``, labels ``(B, voting)``.
-        """
-        masks = random_masks(streams, self.restorer.grid, self.config)  # (B, N_o, N_i, g, g)
-        pixels = len(images) * images.shape[-2] * images.shape[-1]
-        fitting = max(1, masks.shape[1] * self._askable(classifier) // pixels)
-        scores: list[Tensor] = []
-        votes: list[Tensor] = []
-        for hidden in masks.split(fitting, dim=1):
-            left = voting - sum(labels.shape[1] for labels in votes)
-            of_rounds, labels = self._look_at(images, prepared, hidden, classifier, voting=left)
-            scores.append(of_rounds)
-            votes.append(labels)
-        return masks.flatten(1, 2), torch.cat(scores, dim=1).mean(dim=1), torch.cat(votes, dim=1)
-
-    def _look_at(
-        self, images: Tensor, prepared: Any, hidden: Tensor, classifier: Classifier, *, voting: int
-    ) -> tuple[Tensor, Tensor]:
-        """Hide the masks of some rounds, ``(B, N, N_i, g, g)``. Returns scores ``(B, N, g, g)`` and labels ``(B, M)``
-        under the first ``voting`` masks, or as many as there are."""
-        restored = self.restorer.restore(prepared, hidden.flatten(1, 2))
-        scores = image_scores(images, restored.unflatten(1, hidden.shape[1:3]), hidden, self.config)
-        asked = restored[:, :voting]
-        if not asked.shape[1]:
-            return scores, torch.zeros(len(images), 0, dtype=torch.int64)
-        # (B, M, C, H, W) -> (B M, C, H, W) -> (B M,) -> (B, M)
-        return scores, classifier(asked.flatten(0, 1)).unflatten(0, asked.shape[:2])
-
-    def _score(self, case: Case, rows: Tensor, classifier: Classifier) -> tuple[Tensor, Tensor, Tensor]:
-        """S_i and S_l (4.2) of some images, from one call of the classifier for all of them.
-
-        Returns S_i, S_l, and the labels under the masks that were asked about, ``(R, M)``.
-        """
-        config, original = self.config, case.original[rows]
-        images, prepared = case.images[rows], case.prepared[rows]
-        asked, streams = config.voting_masks, [case.streams[row] for row in rows]
-        hidden, s_i, votes = self._look(images, prepared, streams, classifier, voting=asked)
-        if not asked:
-            return s_i, torch.zeros_like(s_i), original.unsqueeze(1)
-        case.queries[rows] += asked
-        flipped, hidden = votes != original.unsqueeze(1), hidden[:, :asked]
-        if config.label_score == "contrast":
-            s_l = contrast_scores(flipped, hidden, config.contrast_windows)
-        else:
-            s_l = flip_scores(flipped, hidden)
-        return s_i, s_l, votes
-
-    def _refine(
-        self, case: Case, rows: Tensor, initial: tuple[Tensor, Tensor], classifier: Classifier
-    ) -> tuple[Tensor, Tensor]:
-        """Refine both scores side by side (4.3). Returns S_i and S_l."""
-        config, count = self.config, len(rows)
-        scores = torch.cat(initial)  # (2 R, g, g): the chains of S_i, then those of S_l
-        candidates, sizes = chain_candidates(*initial, config)
-        live = (sizes > 0).nonzero().squeeze(1)
-        streams = [case.streams[row] for row in rows]
-        chains = rows[live % count]
-        prepared, original = case.prepared[chains], case.original[chains]
-        for step in range(config.refinement_steps if len(live) else 0):
-            noise = growth_noise(streams, live, sizes, step, self.restorer.grid)
-            tested = connected_sets(scores[live], candidates[live], sizes[live], noise, config.neighbour_bonus)
-            flipped = classifier(self.restorer.restore(prepared, tested)) != original
-            scores[live] = updated_scores(scores[live], tested, candidates[live], flipped, config.refinement_rate)
-        case.queries[rows] += config.refinement_steps * (sizes > 0).view(2, count).sum(dim=0)
-        return scores[:count], scores[count:]
-
-    def _recover(self, case: Case, rows: Tensor, scores: Tensor, classifier: Classifier) -> None:
-        """Restore what scores high and ask again, attempt by attempt, until a restoration is believed (4.4).
-
-        Where nothing is believed, the image and its label stay what they were.
-        """
-        config = self.config
-        tried = torch.zeros_like(scores, dtype=torch.bool)
-        for number, lowered in enumerate(config.attempts):
-            where = (~case.settled[rows]).nonzero().squeeze(1)
-            levels = adaptive_masks(scores[where] + lowered, config)  # (R, K, g, g)
-            hidden = levels[:, -1]
-            # Nothing to restore, or nothing but what was tried before, is worth no query.
-            fresh = (hidden != tried[where]).flatten(1).any(dim=1)
-            tried[where] = hidden
-            if not fresh.any():
-                continue
-            asked, grids = rows[where[fresh]], config.cloud_grids
-            restored = restore_levels(self.restorer, case.images[asked], case.prepared[asked], levels[fresh])
-            self._attempt(case, asked, restored, hidden[fresh], classifier, grids=grids, first=number == 0)
-
-    def _hide_squares(
-        self, case: Case, rows: Tensor, image_scores: Tensor, changed: Tensor, classifier: Classifier
-    ) -> None:
-        """Hide one suspicious square after the other, while queries last, until a restoration is believed
-        (``squares.py``).
-
-        image_scores: ``(R, g, g)``; changed: ``(R,)``, the share of random masks that changed the label.
-        """
-        config, grid = self.config, self.restorer.grid
-        price = 1 + transfer_queries(config.clouds, compare=False)
-        hidden = least_restorable_squares(image_scores, config.squares, max(1, round(config.square_side * grid)))
-        scores = square_scores(image_scores, hidden, changed, config.square_label_weight)
-        suspicious = scores >= config.square_threshold  # (R, K)
-        for number in range(config.squares):
-            affordable = case.queries[rows] + price <= config.square_limit
-            ask = suspicious[:, number] & affordable & ~case.settled[rows]
-            if ask.any():
-                asked, square = rows[ask], hidden[ask, number]
-                restored = self.restorer.restore(case.prepared[asked], square)
-                self._attempt(case, asked, restored, square, classifier, grids=config.square_cloud_grids)
-
-    def _attempt(
-        self,
-        case: Case,
-        rows: Tensor,
-        restored: Tensor,
-        hidden: Tensor,
-        classifier: Classifier,
-        *,
-        grids: Sequence[int],
-        first: bool = False,
-    ) -> None:
-        """Ask about a restoration of each image, and settle those that are believed.
-
-        grids: of the clouds; the first ``clouds`` of them are asked about. first: whether it is the first attempt.
-        """
-        config = self.config
-        attempt = Attempt(
-            images=case.images[rows],
-            restored=restored,
-            hidden=hidden,
-            before=case.original[rows],
-            after=classifier(restored),
-            streams=[case.streams[row] for row in rows],
-        )
-        case.queries[rows] += 1
-        believed = torch.ones_like(rows, dtype=torch.bool)
-        if config.transfer_test:
-            grids = grids[: config.clouds]
-            enough, compare = (config.enough_clouds, config.comparison) if first else (len(grids), False)
-            believed, queries = transfer_test(attempt, classifier, grids=grids, enough=enough, compare=compare)
-            case.queries[rows] += queries
-        case.take(rows, attempt, believed)
+        stages = Stages(self.restorer, self.config, classifier, together=self._askable(classifier))
+        return stages.purify(images.to(self._device), streams)
 
 
 def protect(
