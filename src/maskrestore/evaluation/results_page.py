@@ -37,8 +37,9 @@ _BOARDS = """## Leaderboard
 
 The mean of CA and BA in %, the best of each attack in bold; – where it was not measured. Ranked by the mean over the
 attacks that at least half of the rows met; rows that lack one of them come last. The other attacks, in italics, count
-for no rank. All rows of a column met a victim of the same recipe; where it was trained twice, the tables say which rows
-met another one.
+for no rank. Every defense has one set of settings here; in the tables Februus has its threshold chosen for each case,
+as in the paper, and its layer. All rows of a column met a victim of the same recipe; where it was trained twice, the
+tables say which rows met another one.
 """
 
 _HOW_TO_ADD = """## How to add yours
