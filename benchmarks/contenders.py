@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks import authors_schedule
 from maskrestore import BDMAE, BDMAEConfig, CountingClassifier
 from maskrestore.defense.schedule import Schedule, scheduled
+from maskrestore.defense.stages import prepared_by
 from maskrestore.mae.restorer import RestorerPrecision
 from maskrestore.types import Restorer
 
@@ -129,8 +130,7 @@ class _CountingRestorer:
         return torch.device(getattr(self._restorer, "device", "cpu"))
 
     def prepare_images(self, images: Tensor) -> Any:
-        prepare = getattr(self._restorer, "prepare_images", None)
-        return images if prepare is None else prepare(images)
+        return prepared_by(self._restorer, images)
 
     def restore(self, images: Any, hidden: Tensor) -> Tensor:
         _count(self.passes, hidden)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The timings of docs/performance.md: the records in benchmarks/results/speed. They want a machine that does nothing else, and take two
-# cores about two hours, the authors' schedule most of them; a GPU takes minutes. Without an argument everything; base, large, tiny,
-# growth or precision for a part. KIND goes into the names of the records, "amx" say; DEVICE=cuda runs on a GPU.
+# The timings of docs/performance.md: the records in benchmarks/results/speed. They want a machine that does nothing else, for hours: the
+# authors' schedule takes most of them. Without an argument everything; base, large, tiny, growth or precision for a part.
+# KIND goes into the names of the records, "amx" say; DEVICE=cuda runs on a GPU; INT8=1 times int8, too, for CPUs with VNNI.
 # precision needs MASKRESTORE_DATA, and trains its victim if the cache lacks it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,19 +9,24 @@ PATH=$PWD/.venv/bin:$PATH
 what=${1:-all}
 device=${DEVICE:-cpu}
 results=benchmarks/results/speed
-kind=${KIND:+-$KIND}
 batches=(1 8 32)
-if [[ $device != cpu ]]; then batches=(1 32 128); fi
+if [[ $device != cpu ]]; then
+  KIND=${KIND:-$device}
+  batches=(1 32 128)
+fi
+kind=${KIND:+-$KIND}
+int8=${INT8:+exact-int8}
+measure=(python -m benchmarks.speed --device "$device")
 
 for case in base large; do
   if [[ $what == "$case" || $what == all ]]; then
-    python -m benchmarks.speed --device "$device" --cases $case --batches "${batches[@]}" --repeats 2 --contenders authors exact \
-      --out "$results/$case$kind.json"
+    "${measure[@]}" --cases $case --batches "${batches[@]}" --repeats 2 --contenders authors exact $int8 --out "$results/$case$kind.json"
   fi
 done
 if [[ $what == tiny || $what == all ]]; then
   for case in tiny-conv tiny-vit; do
-    python -m benchmarks.speed --device "$device" --cases $case --out "$results/$case$kind.json"
+    "${measure[@]}" --cases $case --contenders authors exact fast default-exact default-fast $int8 ${INT8:+default-fast-int8} \
+      --out "$results/$case$kind.json"
   done
 fi
 if [[ $what == growth || $what == all ]] && [[ $device == cpu ]]; then
@@ -29,6 +34,9 @@ if [[ $what == growth || $what == all ]] && [[ $device == cpu ]]; then
 fi
 if [[ $what == precision || $what == all ]]; then
   maskrestore train-victim --dataset cifar10 --attack badnets:3x3-color --set width=32
-  python -m benchmarks.precision --device "$device" --dataset cifar10 --attack badnets:3x3-color --count 1000 \
-    --out "$results/precision-cifar10$kind.json"
+  for low in bfloat16 ${INT8:+int8}; do
+    name=precision-${low/bfloat16/}-cifar10
+    python -m benchmarks.precision --device "$device" --dataset cifar10 --attack badnets:3x3-color --count 1000 --low "$low" \
+      --out "$results/${name/--/-}$kind.json"
+  done
 fi

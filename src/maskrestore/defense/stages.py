@@ -20,7 +20,14 @@ from maskrestore.defense.sweep import sweep
 from maskrestore.defense.transfer import Attempt, transfer_queries, transfer_test
 from maskrestore.types import Classifier, Purification, Restorer
 
-__all__ = ["Stages"]
+__all__ = ["Stages", "prepared_by"]
+
+
+def prepared_by(restorer: Restorer, images: Tensor) -> Any:
+    """What the restorer is given for images: see :class:`~maskrestore.types.PreparingRestorer`."""
+    # Of its class: what merely passes on the attributes of another restorer is not prepared for this.
+    prepare = getattr(type(restorer), "prepare_images", None)
+    return images if prepare is None else prepare(restorer, images)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Stages:
 
     def purify(self, images: Tensor, streams: Sequence[Stream]) -> Purification:
         """Purify ``(B, C, H, W)`` images in [0, 1], which are where the restorer is, each with its own stream."""
-        config, prepared = self.config, self._prepare(images)
+        config, prepared = self.config, prepared_by(self.restorer, images)
         if config.blind:
             return self._purify_blindly(images, prepared, streams)
         labels = self.classifier(images)
@@ -59,12 +66,6 @@ class Stages:
                 changed = (votes != original.unsqueeze(1)).float().mean(dim=1)
                 self._hide_squares(case, rows, initial_image, changed)
         return case.result()
-
-    def _prepare(self, images: Tensor) -> Any:
-        """What the restorer is given for the images: see :class:`~maskrestore.types.PreparingRestorer`."""
-        # Of its class: what merely passes on the attributes of another restorer is not prepared for this.
-        prepare = getattr(type(self.restorer), "prepare_images", None)
-        return images if prepare is None else prepare(self.restorer, images)
 
     def _purify_blindly(self, images: Tensor, prepared: Any, streams: Sequence[Stream]) -> Purification:
         """Restore what S_i asks for, and spend the only query on that."""

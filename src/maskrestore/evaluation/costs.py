@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from maskrestore.defense.stages import prepared_by
+
 __all__ = ["MemoryMeter", "MemoryScope", "PassCounter", "counted_passes"]
 
 MemoryScope = Literal["process", "process since its start", "accelerator"]
@@ -33,9 +35,8 @@ class PassCounter:
         return getattr(self._generator, name)
 
     def prepare_images(self, images: Tensor) -> Any:
-        """What the generator makes of images once, or they themselves."""
-        prepare = getattr(self._generator, "prepare_images", None)
-        return images if prepare is None else prepare(images)
+        """What the generator is given for images."""
+        return prepared_by(self._generator, images)
 
     def restore(self, images: Any, hidden: Tensor) -> Any:
         """Restore as the generator does; an image of which nothing is hidden needs no pass."""
