@@ -1,18 +1,23 @@
 """What is computed on a GPU is what the CPU computes. Needs one, and is skipped without."""
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from maskrestore import BDMAE, PROFILES, BDMAEConfig, MAERestorer, ModuleClassifier
 from maskrestore.data import ImageDataset
 from maskrestore.data.specs import dataset_spec
 from maskrestore.defense.schedule import Schedule, scheduled
+from maskrestore.mae.fused import FusedLayerNorm, can_fuse
+from maskrestore.mae.lowered import LoweredLinear
 from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
+from maskrestore.precision import Precision
 from maskrestore.victims import (
     Recipe,
     ResNet18,
@@ -53,6 +58,49 @@ def test_both_devices_purify_alike(network: ViTMAE, config: BDMAEConfig, schedul
     assert torch.allclose(theirs.images, ours.images, atol=1e-3)
     alone = on_gpu.purify(images[3:4], ask)
     assert torch.equal(alone.images[0], ours.images[3])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_recorded_passes_are_those_of_the_network_in_any_company(network: ViTMAE, precision: Precision) -> None:
+    """Masks of different sizes share sequences that are filled up; recorded and played, none shows the others."""
+    restorer = MAERestorer(copy.deepcopy(network), precision=precision, device="cuda")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(70, 3, 32, 32, generator=generator).cuda()
+    hidden = torch.rand(70, 16, 16, generator=generator) < torch.rand(70, 1, 1, generator=generator)
+    together = restorer.restore(images, hidden)
+    exact = MAERestorer(copy.deepcopy(network), precision="float32").restore(images.cpu(), hidden)
+    assert (together.cpu() - exact).abs().max() < (1e-3 if precision == "float32" else 0.03)
+    some = torch.randperm(70, generator=generator)[:9]
+    assert torch.equal(restorer.restore(images[some.cuda()], hidden[some]), together[some.cuda()])
+    fresh = pickle.loads(pickle.dumps(restorer))
+    assert torch.equal(fresh.restore(images, hidden), together)
+
+
+def test_a_stream_is_normalised_as_by_layer_norm() -> None:
+    if not can_fuse(torch.device("cuda")):
+        pytest.skip("no Triton here, or no C compiler")
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(192, eps=1e-6).cuda()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    fused = FusedLayerNorm(norm)
+    x, change = torch.randn(5, 7, 192, device="cuda"), torch.randn(5, 7, 192, device="cuda").bfloat16()
+    with torch.inference_mode():
+        total, normed = fused.after(x, change)
+        expected = norm(x + change)
+        assert torch.equal(total, x + change)
+        assert torch.allclose(normed.float(), expected, rtol=2**-8, atol=1e-5)
+        assert torch.equal(fused(total), normed)
+        assert torch.equal(fused.after(x[2:3], change[2:3])[1], normed[2:3])
+
+
+def test_an_activation_within_a_product_is_off_by_little() -> None:
+    torch.manual_seed(0)
+    linear = LoweredLinear(torch.randn(64, 32) / 4, torch.randn(64)).cuda()
+    x = torch.randn(3, 5, 32, device="cuda")
+    with torch.inference_mode():
+        exact = F.gelu(F.linear(x.bfloat16().double(), linear.weight.double(), linear.bias.double()))
+        assert torch.allclose(linear.with_gelu(x).double(), exact, rtol=2**-8, atol=1e-3)
 
 
 def test_a_module_on_the_gpu_is_asked_there(network: ViTMAE) -> None:

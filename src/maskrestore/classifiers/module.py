@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from maskrestore.classifiers.answers import read_labels, unread_labels
 from maskrestore.classifiers.normalisation import Channelwise, Normalisation, default_micro_batch, fixed_chunks
 from maskrestore.errors import ConfigError
-from maskrestore.imaging.inputs import as_batch
+from maskrestore.imaging.inputs import check_pixels, unread_batch
 from maskrestore.precision import Precision, autocast, resolve_precision
 
 __all__ = ["ModuleClassifier"]
@@ -62,8 +62,10 @@ class ModuleClassifier:
         Raises InvalidImageError, ClassifierOutputError, and whatever the module raises.
         """
         self.module.eval()  # here, because somebody may have trained it since the last call
-        chunks = fixed_chunks(as_batch(images, to_cpu=False), self.micro_batch)
+        batch, extremes = unread_batch(images, to_cpu=False)
+        chunks = fixed_chunks(batch, self.micro_batch)
         parts = [(self._unread_labels(chunk), count) for chunk, count in chunks]
+        check_pixels(batch, extremes)
         labels = torch.cat([labels[:count] for (labels, _), count in parts])
         return read_labels(labels, torch.stack([holds_nan for (_, holds_nan), _ in parts]))
 

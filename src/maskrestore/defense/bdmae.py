@@ -18,14 +18,18 @@ from maskrestore.defense.streams import Key, Stream, key_bytes
 from maskrestore.errors import ConfigError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
+from maskrestore.threads import map_on_cores
 from maskrestore.types import Classifier, Purification, Restorer
 
 __all__ = ["BDMAE", "protect"]
 
 
-_CHUNK, _LARGE_CHUNK = (64, 2**19), (64, 32 * 224**2)
-"""Images and pixels that are worked on at a time, at most, where nothing is said: everywhere, and on a GPU, where the
-restorer takes 64 masks at a time, and refinement has two for each image."""
+_CHUNK, _LARGE_CHUNK = (64, 2**19), (128, 128 * 224**2)
+"""Images and pixels that are worked on at a time, at most, where nothing is said: everywhere, and on a GPU, which waits
+for the host between two rounds, however many images take part in them."""
+_ASKED = 64 * 224**2
+"""Pixels of images whose random masks may all be restored and asked about in one go: of a larger chunk on a GPU they
+are looked at in several."""
 
 
 class BDMAE:
@@ -50,9 +54,10 @@ class BDMAE:
         key as in MASKRESTORE_KEY.
 
         chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 64, and fewer where
-        those would have more than 2^19 pixels: 10 at 224 x 224; with a restorer on a GPU 32 there. The random masks of
-        a chunk with more pixels are looked at round by round, or as many rounds at a time as make up that many pixels
-        (with a plain function 2^19, on a GPU, too). That bounds memory for a single large image.
+        those would have more than 2^19 pixels: 10 at 224 x 224; with a restorer on a GPU 128, and fewer of more than
+        224 x 224. The random masks of a chunk with more than 2^19 pixels, on a GPU than 64 images of 224 x 224 have,
+        are looked at in several goes, round by round at the smallest (with a plain function of 2^19 pixels, on a GPU,
+        too). That bounds memory for a single large image.
         """
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -114,10 +119,10 @@ class BDMAE:
         while isinstance(classifier, CountingClassifier):
             classifier = classifier.classifier
         # What has no device of its own is a function, which gets its pictures all at once and on the CPU.
-        return self._limits[1] if hasattr(classifier, "device") else _CHUNK[1]
+        return min(self._limits[1], _ASKED) if hasattr(classifier, "device") else _CHUNK[1]
 
     def _purify_chunk(self, images: Tensor, classifier: Classifier) -> Purification:
-        streams = [Stream(self.key, image) for image in images]
+        streams = map_on_cores(functools.partial(Stream, self.key), images)
         stages = Stages(self.restorer, self.config, classifier, together=self._askable(classifier))
         return stages.purify(images.to(self._device), streams)
 

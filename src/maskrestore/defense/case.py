@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maskrestore.defense.streams import Stream
 from maskrestore.defense.transfer import Attempt
+from maskrestore.devices import to_host
 from maskrestore.types import Purification
 
 __all__ = ["Case"]
@@ -69,7 +70,7 @@ class Case:
     def result(self) -> Purification:
         """The answers."""
         return Purification(
-            images=self.purified.cpu(),
+            images=to_host(self.purified),
             labels=self.labels,
             original_labels=self.original,
             queries=self.queries,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.config import BDMAEConfig
+from maskrestore.devices import to_device
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.types import Restorer
 
@@ -41,7 +42,7 @@ def fuse(images: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     masks = hidden.shape[1]
     # (B, K, g, g) -> (B K, 1, H, W) -> (B, K, 1, H, W)
-    pixels = tokens_to_pixels(hidden.flatten(0, 1).to(images.device), height, width)
+    pixels = tokens_to_pixels(to_device(hidden.flatten(0, 1), images.device), height, width)
     weights = pixels.unflatten(0, (-1, masks)).to(images.dtype)
     total = torch.zeros_like(images)
     for mask in range(masks):  # one by one: the order of additions is then the same in every batch

@@ -18,6 +18,7 @@ from maskrestore.defense.squares import least_restorable_squares, square_scores
 from maskrestore.defense.streams import Stream
 from maskrestore.defense.sweep import sweep
 from maskrestore.defense.transfer import Attempt, transfer_queries, transfer_test
+from maskrestore.devices import to_device
 from maskrestore.types import Classifier, Purification, Restorer
 
 __all__ = ["Stages", "prepared_by"]
@@ -103,12 +104,16 @@ class Stages:
         """Hide the masks of some rounds, ``(B, N, N_i, g, g)``. Returns scores ``(B, N, g, g)`` and labels ``(B, M)``
         under the first ``voting`` masks, or as many as there are."""
         restored = self.restorer.restore(prepared, hidden.flatten(1, 2))
-        scores = image_scores(images, restored.unflatten(1, hidden.shape[1:3]), hidden, self.config)
+        # Read after the labels, so that a GPU has the classifier's work, too, before the host waits for it.
+        scores = image_scores(
+            images, restored.unflatten(1, hidden.shape[1:3]), to_device(hidden, images.device), self.config
+        )
         asked = restored[:, :voting]
         if not asked.shape[1]:
-            return scores, torch.zeros(len(images), 0, dtype=torch.int64)
+            return scores.cpu(), torch.zeros(len(images), 0, dtype=torch.int64)
         # (B, M, C, H, W) -> (B M, C, H, W) -> (B M,) -> (B, M)
-        return scores, self.classifier(asked.flatten(0, 1)).unflatten(0, asked.shape[:2])
+        labels = self.classifier(asked.flatten(0, 1)).unflatten(0, asked.shape[:2])
+        return scores.cpu(), labels
 
     def _score(self, case: Case, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """S_i and S_l (4.2) of some images, from one call of the classifier for all of them.
@@ -138,10 +143,13 @@ class Stages:
         streams = [case.streams[row] for row in rows]
         chains = rows[live % count]
         prepared, original = case.prepared[chains], case.original[chains]
+        noise = growth_noise(streams, live, sizes, 0, self.restorer.grid)
         for step in range(config.refinement_steps if len(live) else 0):
-            noise = growth_noise(streams, live, sizes, step, self.restorer.grid)
             tested = connected_sets(scores[live], candidates[live], sizes[live], noise, config.neighbour_bonus)
-            flipped = self.classifier(self.restorer.restore(prepared, tested)) != original
+            restored = self.restorer.restore(prepared, tested)
+            # While a GPU restores.
+            noise = growth_noise(streams, live, sizes, step + 1, self.restorer.grid)
+            flipped = self.classifier(restored) != original
             scores[live] = updated_scores(scores[live], tested, candidates[live], flipped, config.refinement_rate)
         case.queries[rows] += config.refinement_steps * (sizes > 0).view(2, count).sum(dim=0)
         return scores[:count], scores[count:]

@@ -51,7 +51,8 @@ class Stream:
         secret = hashlib.blake2b(key_bytes(key)).digest()
         digest = hashlib.blake2b(key=secret, digest_size=16, person=b"masks")
         digest.update(repr(tuple(image.shape)).encode())
-        digest.update(image.detach().cpu().contiguous().numpy().tobytes())
+        pixels = image.detach().cpu().contiguous().numpy().reshape(-1)
+        digest.update(pixels.view(np.uint8).data)  # not tobytes: a copy, for which other threads would wait
         self._philox_key = int.from_bytes(digest.digest(), "little")
 
     def uniform(self, *path: int, shape: tuple[int, ...]) -> Tensor:

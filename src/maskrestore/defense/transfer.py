@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.streams import Stream
+from maskrestore.devices import to_device
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
 from maskrestore.types import Classifier
@@ -168,7 +169,7 @@ def transfer_queries(count: int, *, compare: bool) -> int:
 
 def _region(images: Tensor, hidden: Tensor) -> Tensor:
     """Tokens ``(B, g, g)`` as pixels ``(B, 1, H, W)``, where the images are."""
-    return tokens_to_pixels(hidden.to(images.device), *images.shape[-2:])
+    return tokens_to_pixels(to_device(hidden, images.device), *images.shape[-2:])
 
 
 def _pasted(images: Tensor, region: Tensor, pictures: Tensor) -> Tensor:

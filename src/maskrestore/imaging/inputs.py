@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskrestore.errors import InvalidImageError
 
-__all__ = ["as_batch"]
+__all__ = ["as_batch", "check_pixels", "unread_batch"]
 
 _SHAPES = "(H, W), (C, H, W) or (B, C, H, W) with C = 1 or 3"
 _CHANNELS = (1, 3)
@@ -36,6 +36,16 @@ def as_batch(images: object, *, to_cpu: bool = True) -> Tensor:
     already. A float32 tensor that needs no change is returned as it is, not copied. Raises InvalidImageError for
     anything else, NaN, an empty batch, or a NumPy shape in which both places could be the channels.
     """
+    pixels, extremes = unread_batch(images, to_cpu=to_cpu)
+    check_pixels(pixels, extremes)
+    return pixels
+
+
+def unread_batch(images: object, *, to_cpu: bool = True) -> tuple[Tensor, Tensor]:
+    """As :func:`as_batch`, but pixels may have any value: to look at one would make the host wait for a GPU.
+
+    Returns the batch, and its least and greatest value ``(2,)``, where the batch is, for :func:`check_pixels`.
+    """
     many = images if isinstance(images, list | tuple) else [images]
     parts = [_batch(image, to_cpu=to_cpu) for image in many]
     if not parts:
@@ -44,11 +54,35 @@ def as_batch(images: object, *, to_cpu: bool = True) -> Tensor:
     if len(shapes) > 1:
         found = ", ".join(map(str, shapes))
         raise InvalidImageError(f"images of one batch must have one shape, got {found}; pass them one by one")
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+    pixels = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return pixels, torch.stack(pixels.aminmax())
+
+
+def check_pixels(pixels: Tensor, extremes: Tensor) -> None:
+    """Raise InvalidImageError unless all pixels of :func:`unread_batch` lie in [0, 1]."""
+    low, high = extremes.tolist()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        count = int((~pixels.isfinite()).sum())
+        raise InvalidImageError(f"expected finite pixels in [0, 1], got NaN or infinity in {count} values")
+    if 1 < high < 1.1:
+        raise InvalidImageError(
+            f"expected floating-point pixels in [0, 1], got values up to {high!r}, as after resizing; clamp them: "
+            "images.clamp(0, 1)"
+        )
+    if high > 1:
+        raise InvalidImageError(
+            f"expected floating-point pixels in [0, 1], got values from {low:g} to {high:g}; "
+            "pass uint8, or divide by 255 if they count from 0 to 255"
+        )
+    if low < 0:
+        raise InvalidImageError(
+            f"expected floating-point pixels in [0, 1], got values from {low:g} to {high:g}; "
+            "normalisation by mean and std belongs to the classifier's adapter"
+        )
 
 
 def _batch(image: object, *, to_cpu: bool) -> Tensor:
-    """One element of the list, or all there is, as a valid batch."""
+    """One element of the list, or all there is, as a batch."""
     if isinstance(image, Image.Image):
         image = _pil_pixels(image)
     if isinstance(image, np.ndarray):
@@ -59,7 +93,7 @@ def _batch(image: object, *, to_cpu: bool) -> Tensor:
         raise InvalidImageError(
             f"expected a torch.Tensor, a numpy.ndarray, a PIL.Image or a list of them, got {type(image).__name__}"
         )
-    return _unit_interval(_with_all_axes(tensor.cpu() if to_cpu else tensor))
+    return _float_pixels(_with_all_axes(tensor.cpu() if to_cpu else tensor))
 
 
 def _with_all_axes(tensor: Tensor) -> Tensor:
@@ -86,35 +120,15 @@ def _channel_hint(shape: tuple[int, ...]) -> str:
     return ""
 
 
-def _unit_interval(tensor: Tensor) -> Tensor:
-    """Pixels as contiguous float32 in [0, 1], or an error that names what is wrong."""
+def _float_pixels(tensor: Tensor) -> Tensor:
+    """Pixels as contiguous float32, those of integers in [0, 1]."""
     if tensor.dtype == torch.uint8:
         return tensor.contiguous().float() / 255
     if not tensor.is_floating_point():
         raise InvalidImageError(
             f"expected uint8 in 0..255 or floating point in [0, 1], got {tensor.dtype}; convert it to uint8"
         )
-    pixels = tensor.to(torch.float32).contiguous()
-    low, high = torch.stack(pixels.aminmax()).tolist()
-    if not (math.isfinite(low) and math.isfinite(high)):
-        count = int((~pixels.isfinite()).sum())
-        raise InvalidImageError(f"expected finite pixels in [0, 1], got NaN or infinity in {count} values")
-    if 1 < high < 1.1:
-        raise InvalidImageError(
-            f"expected floating-point pixels in [0, 1], got values up to {high!r}, as after resizing; clamp them: "
-            "images.clamp(0, 1)"
-        )
-    if high > 1:
-        raise InvalidImageError(
-            f"expected floating-point pixels in [0, 1], got values from {low:g} to {high:g}; "
-            "pass uint8, or divide by 255 if they count from 0 to 255"
-        )
-    if low < 0:
-        raise InvalidImageError(
-            f"expected floating-point pixels in [0, 1], got values from {low:g} to {high:g}; "
-            "normalisation by mean and std belongs to the classifier's adapter"
-        )
-    return pixels
+    return tensor.to(torch.float32).contiguous()
 
 
 def _from_numpy(array: npt.NDArray[np.generic]) -> Tensor:

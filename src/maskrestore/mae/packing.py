@@ -14,11 +14,40 @@ Token sequences are ``(B, L, D)`` with ``L = g * g``, row by row; ``hidden`` her
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["gather_tokens", "groups_by_count", "run_in_groups", "scatter_tokens", "token_order"]
+__all__ = [
+    "Filled",
+    "filled_sequences",
+    "gather_tokens",
+    "groups_by_count",
+    "run_in_groups",
+    "scatter_tokens",
+    "token_order",
+]
+
+
+class Filled(NamedTuple):
+    """Which tokens of ``B`` sequences of length ``N`` only fill them up, in two forms."""
+
+    real: Tensor
+    """``(B, N)`` bool: the others, which come first in each sequence."""
+    ends: Tensor
+    """``(2 B + 1,)`` int32: laid end to end, where each sequence and then what fills it up begin, and the end."""
+
+
+def filled_sequences(filling: Tensor) -> Filled:
+    """filling: ``(B, N)`` bool, at the end of each sequence."""
+    length = filling.shape[1]
+    starts = torch.arange(len(filling), device=filling.device) * length
+    real = ~filling
+    # (B,), (B,) -> (B, 2) -> (2 B,) -> (2 B + 1,)
+    ends = torch.stack([starts + real.sum(dim=1), starts + length], dim=1).flatten()
+    return Filled(real, F.pad(ends, (1, 0)).int())
 
 
 def groups_by_count(hidden: Tensor) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -9,10 +10,12 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from maskrestore.devices import to_device
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
 from maskrestore.mae.checkpoints import load_network
+from maskrestore.mae.recordings import Recordings
 from maskrestore.mae.weight_files import weights_digest
 from maskrestore.precision import Precision, autocast, resolve_precision
 from maskrestore.threads import map_on_cores
@@ -35,7 +38,11 @@ _TOKENS = 256
 
 
 class MaskedAutoencoder(Protocol):
-    """What a network must be to restore images: ``ViTMAE`` and ``ConvMAE`` are."""
+    """What a network must be to restore images: ``ViTMAE`` and ``ConvMAE`` are.
+
+    On a GPU its calls are recorded and played again (``recordings.py``): they may neither look at values nor move
+    anything to or from the device.
+    """
 
     @property
     def grid(self) -> int:
@@ -130,6 +137,7 @@ class MAERestorer:
             self.network = network.in_int8() if self.precision == "int8" else network.in_bfloat16()
         self.weights_digest = weights_digest(network)
         """Identifies the weights as they came, in whatever precision they are used; ``None`` for other networks."""
+        self._recordings = Recordings()
         on_gpu = self.device.type != "cpu"
         self._mixes = on_gpu or network.width < 512
         self._large = (64 if network.skips_hidden else 32) if on_gpu else 8
@@ -154,11 +162,17 @@ class MAERestorer:
             resized = resize(image, size, size).expand(-1, 3, -1, -1)
             return resized, self.network.embed(resized)
 
-        # One by one, each on one core, so that an image's bits depend neither on the others nor on the number of cores.
         alone = images.to(self.device).split(1)
-        parts = map_on_cores(prepare_one, alone) if self.device.type == "cpu" else list(map(prepare_one, alone))
-        inputs, tokens = zip(*parts, strict=True)
-        return PreparedImages(images, torch.cat(inputs), torch.cat(tokens), torch.arange(len(images)))
+        if self.device.type == "cpu":
+            # One by one, each on one core, so that an image's bits depend neither on the others nor on the number of
+            # cores.
+            inputs, tokens = map(torch.cat, zip(*map_on_cores(prepare_one, alone), strict=True))
+        else:
+            # For the same reason as many at a time as ever.
+            inputs = torch.cat([resize(image, size, size).expand(-1, 3, -1, -1) for image in alone])
+            groups = torch.arange(len(inputs), device=self.device).split(self._large)
+            tokens = torch.cat([self.network.embed(inputs[_filled(some, self._large)])[: len(some)] for some in groups])
+        return PreparedImages(images, inputs, tokens, torch.arange(len(images)))
 
     @torch.inference_mode()
     def restore(self, images: Tensor | PreparedImages, hidden: Tensor) -> Tensor:
@@ -189,18 +203,19 @@ class MAERestorer:
         hidden = hidden.cpu()
         restored = images.new_empty(len(hidden), channels, height, width)
         untouched = (~hidden.flatten(1).any(dim=1)).nonzero().squeeze(1)
-        restored[untouched] = images[owner[untouched]]
+        if len(untouched):
+            restored[untouched] = images[owner[untouched]]
         shapes = self._shapes(hidden)
-        # Moved once, not for every micro-batch: each copy makes the host wait for a GPU.
-        images, masks, owner = images.to(self.device), hidden.to(self.device), owner.to(self.device)
+        # Moved once, not for every micro-batch.
+        images, masks, owner = images.to(self.device), to_device(hidden, self.device), to_device(owner, self.device)
         together = max(1, _PASTED // (height * width))
 
         @torch.inference_mode()
         def restore_chunk(chunk: tuple[Tensor, Tensor, tuple[int, int], int]) -> None:
             place, index, visible, count = chunk
-            # Repeat the first mask to fill the micro-batch.
-            padded = torch.cat([index, index[:1].expand(count - len(index))])
-            output = self._reconstruct(inputs, tokens, owner[padded], masks[padded], visible)[: len(index)]
+            full = _filled(index, count)
+            gathered = ((inputs, owner[full]), (masks, full), (tokens, owner[full]))
+            output = self._reconstruct(gathered, visible)[: len(index)]
             output = output.mean(dim=1, keepdim=True) if channels == 1 else output
             for where, mask, part in zip(*(each.split(together) for each in (place, index, output)), strict=True):
                 pixels = tokens_to_pixels(masks[mask], height, width)
@@ -210,7 +225,9 @@ class MAERestorer:
         chunks = [
             (place, index, visible, count)
             for whole, visible, count in shapes
-            for place, index in zip(whole.to(home).split(count), whole.to(self.device).split(count), strict=True)
+            for place, index in zip(
+                *(to_device(whole, place).split(count) for place in (home, self.device)), strict=True
+            )
         ]
         if self.device.type == "cpu":
             # The longest first, so that no core is left with one of them at the end.
@@ -220,12 +237,16 @@ class MAERestorer:
                 restore_chunk(chunk)
         return restored
 
-    def _reconstruct(
-        self, inputs: Tensor, tokens: Tensor, owner: Tensor, hidden: Tensor, visible: tuple[int, int]
-    ) -> Tensor:
-        with autocast(self.device, "float32" if self.precision == "float32" else "bfloat16"):
-            output = self.network(inputs[owner], hidden, tokens=tokens[owner], visible=visible)
-        return output.float()
+    def _reconstruct(self, gathered: Sequence[tuple[Tensor, Tensor]], visible: tuple[int, int]) -> Tensor:
+        """gathered: images, masks and tokens, each with the rows that make up the micro-batch."""
+
+        def run(images: Tensor, hidden: Tensor, tokens: Tensor) -> Tensor:
+            with autocast(self.device, "float32" if self.precision == "float32" else "bfloat16"):
+                return self.network(images, hidden, tokens=tokens, visible=visible).float()
+
+        if self.device.type == "cuda":
+            return self._recordings.play((visible, len(gathered[0][1])), run, gathered)
+        return run(*(source[rows] for source, rows in gathered))
 
     def _shapes(self, hidden: Tensor) -> list[tuple[Tensor, tuple[int, int], int]]:
         """Masks that run in one shape: their indices, fewest and most visible tokens, and how many to a micro-batch.
@@ -233,24 +254,26 @@ class MAERestorer:
         Masks that hide nothing are in none of them.
         """
         total = self.grid**2
-        counts = (~hidden).flatten(1).sum(dim=1)  # of visible tokens
         sizes = 1
         if self.network.skips_hidden:
             # Small matrices want large batches, so sizes are mixed; else padding would cost more than it brings.
             sizes = 4 if self._mixes else total
         step = -(-total // sizes)
-        # Rounded up to a multiple of the step: (N,). What is one already, as a random mask's quarter is, needs no room
-        # for others.
-        lengths = (counts + step - 1) // step * step
-        exact = lengths == counts
-        shapes = []
-        for length in lengths[counts < total].unique().tolist():
-            for fewest, fitting in ((length, exact), (max(length - step + 1, 0), ~exact)):
-                index = ((lengths == length) & fitting & (counts < total)).nonzero().squeeze(1)
-                if len(index):
-                    count = self.micro_batch or (self._large if step > 1 else max(1, _TOKENS // (1 + length)))
-                    shapes.append((index, (fewest, min(length, total)), count))
-        return shapes
+        shapes: dict[tuple[int, int], list[int]] = {}
+        for mask, count in enumerate((~hidden).flatten(1).sum(dim=1).tolist()):  # of visible tokens
+            length = -(-count // step) * step
+            # What is a multiple of the step already, as a random mask's quarter is, needs no room for others.
+            fewest = length if count == length else length - step + 1
+            if count < total:
+                shapes.setdefault((fewest, min(length, total)), []).append(mask)
+        return [
+            (torch.tensor(masks), visible, self.micro_batch or self._fitting(visible[1], alone=step == 1))
+            for visible, masks in shapes.items()
+        ]
+
+    def _fitting(self, length: int, *, alone: bool) -> int:
+        """Masks to a micro-batch of sequences of a length. alone: whether none is of another."""
+        return max(1, _TOKENS // (1 + length)) if alone else self._large
 
     def _check(self, hidden: Tensor, count: int) -> None:
         expected = (count, *hidden.shape[1:-2], self.grid, self.grid)
@@ -269,3 +292,8 @@ def load_restorer(
 ) -> MAERestorer:
     """Load packaged weights by name, a file, a local folder or a hub name; see ``checkpoints.load_network``."""
     return MAERestorer(load_network(name_or_path), micro_batch=micro_batch, precision=precision, device=device)
+
+
+def _filled(index: Tensor, count: int) -> Tensor:
+    """``(n,)`` -> ``(count,)``: the first is repeated."""
+    return torch.cat([index, index[:1].expand(count - len(index))])

@@ -5,11 +5,17 @@ Shapes: ``B`` images, ``L = g * g`` patches, ``N`` tokens in a sequence, ``D`` w
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrestore.mae.packing import gather_tokens
+from maskrestore.mae.fused import FusedLayerNorm
+from maskrestore.mae.lowered import LoweredLinear
+from maskrestore.mae.packing import Filled, gather_tokens
 
 __all__ = ["MLP", "Attention", "Block", "PatchEmbedding", "sincos_positions"]
 
@@ -36,21 +42,26 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, *, asking: Tensor | None = None, attended: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, asking: Tensor | None = None, filled: Filled | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D), or (B, k, D) for the tokens that ask.
 
         asking: ``(B, k)`` positions of the tokens whose result is wanted; None: all.
-        attended: ``(B, N)`` bool, the tokens that may be looked at; None: all.
+        filled: tokens that nobody may look at; None: there are none.
         """
-        # (B, N, 3 D) -> (B, N, 3, h, d) -> (3, B, h, N, d)
-        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        queries, keys, values = qkv.unbind(0)
+        # (B, N, 3 D) -> (B, N, 3, h, d)
+        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1))
+        if filled is not None and asking is None and _takes_lengths(qkv):
+            # (B, N, 3, h, d) -> (B N, 3, h, d) -> (B N, h, d) -> (B, N, D)
+            mixed = _attention_end_to_end(qkv.flatten(0, 1), filled.ends, x.shape[1])
+            return self.proj(mixed.reshape(x.shape))  # type: ignore[no-any-return]
+        # (B, N, 3, h, d) -> (3, B, h, N, d)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if asking is not None:
             # (B, h, N, d) -> (B, N, h d) -> (B, k, h d) -> (B, h, k, d)
             chosen = gather_tokens(queries.transpose(1, 2).flatten(2), asking)
             queries = chosen.unflatten(2, (self.heads, -1)).transpose(1, 2)
         # (B, N) -> (B, 1, 1, N): the same for every head and every query
-        allowed = None if attended is None else attended[:, None, None]
+        allowed = None if filled is None else filled.real[:, None, None]
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed)
         # (B, h, k, d) -> (B, k, h, d) -> (B, k, D)
         return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
@@ -66,7 +77,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        inner = self.fc1.with_gelu(x) if isinstance(self.fc1, LoweredLinear) else F.gelu(self.fc1(x))
+        return self.fc2(inner)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -79,14 +91,48 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width, round(width * mlp_ratio))
 
-    def forward(self, x: Tensor, *, asking: Tensor | None = None, attended: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, asking: Tensor | None = None, filled: Filled | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D), or (B, k, D) for the tokens that ask; see :class:`Attention`.
 
         The stream ``x`` keeps its precision whatever that of the matrices.
         """
-        change = self.attn(self.norm1(x), asking=asking, attended=attended)
-        x = (x if asking is None else gather_tokens(x, asking)) + change.to(x.dtype)
-        return x + self.mlp(self.norm2(x)).to(x.dtype)  # type: ignore[no-any-return]
+        change = self.attn(self.norm1(x), asking=asking, filled=filled)
+        x, normed = _added(x if asking is None else gather_tokens(x, asking), change, self.norm2)
+        # The sum has the precision of x, as without a cast before it, which would be a kernel of its own on a GPU.
+        return x + self.mlp(normed)  # type: ignore[no-any-return]
+
+
+def _added(x: Tensor, change: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """``x + change`` in the precision of ``x``, and that normalised."""
+    if isinstance(norm, FusedLayerNorm):
+        return norm.after(x, change)
+    x = x + change
+    return x, norm(x)
+
+
+def _attention_end_to_end(qkv: Tensor, ends: Tensor, longest: int) -> Tensor:
+    """Attention within sequences laid end to end, ``(T, 3, h, d)`` -> ``(T, h, d)``. What fills a sequence up is one of
+    its own, of which nothing is used: cheaper than a mask."""
+    attend = _varlen_attention()
+    assert attend is not None
+    mixed: Tensor = attend(*qkv.unbind(1), ends, ends, longest, longest)
+    return mixed
+
+
+def _takes_lengths(qkv: Tensor) -> bool:
+    """Whether attention over ``(B, N, 3, h, d)`` can be told where sequences end."""
+    fits = qkv.is_cuda and qkv.dtype == torch.bfloat16 and qkv.shape[-1] % 8 == 0
+    return fits and _varlen_attention() is not None
+
+
+@functools.cache
+def _varlen_attention() -> Callable[..., Any] | None:
+    """PyTorch's own, from version 2.10; it takes seconds to import, so only where it is used."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
+    except ImportError:
+        return None
+    return varlen_attn
 
 
 def sincos_positions(width: int, grid: int) -> Tensor:

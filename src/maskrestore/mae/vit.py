@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.mae.lowered import lowered
-from maskrestore.mae.packing import gather_tokens, run_in_groups, scatter_tokens, token_order
+from maskrestore.mae.packing import filled_sequences, gather_tokens, run_in_groups, scatter_tokens, token_order
 from maskrestore.mae.quantized import quantized
 from maskrestore.mae.transformer import Block, PatchEmbedding, sincos_positions
 
@@ -239,14 +239,14 @@ class ViTMAE(nn.Module):
         # (B, L, D) -> (B, n, D) -> (B, 1 + n, D)
         start = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype).expand(len(tokens), -1, -1)
         x = torch.cat([start, gather_tokens(tokens, seen)], dim=1)
-        filled = None if fewest == most else hidden.gather(1, seen)  # (B, n): fills the sequence up
-        attended = None if filled is None else F.pad(~filled, (1, 0), value=True)
+        filling = None if fewest == most else hidden.gather(1, seen)  # (B, n): fills the sequence up
+        filled = None if filling is None else filled_sequences(F.pad(filling, (1, 0)))
         for block in self.blocks:
-            x = block(x, attended=attended)
+            x = block(x, filled=filled)
         x = self.decoder_embed(self.norm(x)).to(tokens.dtype)
         encoded = x[:, 1:]
-        if filled is not None:
-            encoded = torch.where(filled.unsqueeze(2), self.mask_token.to(x.dtype), encoded)
+        if filling is not None:
+            encoded = torch.where(filling.unsqueeze(2), self.mask_token.to(x.dtype), encoded)
         # (B, 1 + n, E) -> (B, L, E) -> (B, 1 + L, E)
         places = scatter_tokens(encoded, seen, self.mask_token, hidden.shape[1])
         return torch.cat([x[:, :1], places], dim=1) + self.decoder_pos_embed
