@@ -153,6 +153,14 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
         ModuleClassifier(Probe(), **settings)  # type: ignore[arg-type]
 
 
+def test_pixels_out_of_range_are_refused() -> None:
+    """They are looked at after the module has run, so that a GPU need not wait for the host."""
+    images = pictures(3)
+    images[2, 0, 0, 0] = 1.5
+    with pytest.raises(InvalidImageError, match=r"expected floating-point pixels in \[0, 1\]"):
+        ModuleClassifier(Probe())(images)
+
+
 def test_three_means_need_three_channels() -> None:
     with pytest.raises(InvalidImageError, match="for 3 channels, got images with 1"):
         ModuleClassifier(Probe(), mean=(0.5, 0.5, 0.5))(torch.rand(2, 1, 8, 8))

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+import types
 from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from maskrestore.mae import lowered as lowered_module
@@ -91,6 +94,42 @@ def test_layers_without_bias_are_lowered_too() -> None:
     x = torch.randn(3, 8)
     with torch.inference_mode():
         assert torch.allclose(lowered(module)(x).float(), module(x), atol=0.05)
+
+
+def test_an_activation_after_a_lowered_layer() -> None:
+    x = torch.randn(2, 3, 8)
+    for bias in (True, False):
+        linear = nn.Linear(8, 16, bias=bias)
+        low = LoweredLinear(linear.weight, linear.bias)
+        with torch.inference_mode():
+            assert torch.equal(low.with_gelu(x), F.gelu(low(x)))
+
+
+def add_and_normalise(
+    stream: torch.Tensor,
+    change: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    *,
+    normed: torch.Tensor,
+) -> torch.Tensor:
+    """What the kernel for GPUs computes."""
+    total = stream if change is None else stream + change
+    normed.copy_(F.layer_norm(total, total.shape[-1:], weight, bias, eps))
+    return total
+
+
+def test_normalising_sums_in_one_kernel_changes_nothing(network: ViTMAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, hidden = inputs(3)
+    plain = lowered(network, pack=False)
+    monkeypatch.setattr(lowered_module, "can_fuse", lambda _: True)
+    kernels = types.SimpleNamespace(add_and_normalise=add_and_normalise)
+    monkeypatch.setitem(sys.modules, "maskrestore.mae.kernels", kernels)  # the real one needs Triton
+    fused = lowered(network, pack=False)
+    assert not any(isinstance(module, nn.LayerNorm) for module in fused.modules())
+    with torch.inference_mode():
+        assert torch.equal(fused(images, hidden), plain(images, hidden))
 
 
 def pickled(value: object) -> object:

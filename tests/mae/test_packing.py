@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskrestore.mae.packing import (
+    filled_sequences,
     gather_tokens,
     groups_by_count,
     run_in_groups,
@@ -75,3 +76,11 @@ def test_scatter_undoes_gather_and_fills_the_rest(count: int) -> None:
 def test_order_is_visible_tokens_then_hidden_ones() -> None:
     hidden = torch.tensor([[True, False, True, False], [False, False, False, False], [True, True, True, True]])
     assert token_order(hidden).tolist() == [[1, 3, 0, 2], [0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+def test_what_fills_a_sequence_up_is_a_sequence_of_its_own() -> None:
+    filling = torch.tensor([[False, True, True], [False, False, False], [False, False, True]])
+    real, ends = filled_sequences(filling)
+    assert torch.equal(real, ~filling)
+    assert ends.tolist() == [0, 1, 3, 6, 6, 8, 9]
+    assert ends.dtype == torch.int32

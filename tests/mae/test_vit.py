@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from torch import Tensor
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
 from maskrestore.errors import ConfigError, InvalidImageError
+from maskrestore.mae import transformer
 from maskrestore.mae.hugging_face import read_hugging_face
 from maskrestore.mae.transformer import sincos_positions
 from maskrestore.mae.vit import VIT_PRESETS, ViTMAE, ViTMAEConfig
@@ -135,6 +137,27 @@ def test_masks_of_different_sizes_share_one_pass(small: ViTMAE, visible: tuple[i
         others = small(torch.cat([images[:1], torch.rand_like(images[1:])]), hidden, visible=visible)
     assert (together - by_size).abs().max() <= 1e-6
     assert torch.equal(others[0], together[0])
+
+
+def attention_within(queries: Tensor, keys: Tensor, values: Tensor, ends: Tensor, *_: object) -> Tensor:
+    """What PyTorch's ``varlen_attn`` computes, which is for GPUs: ``(T, h, d)``, each sequence on its own."""
+    lengths = ends[: len(ends)].diff().tolist()
+    mixed = []
+    for q, k, v in zip(*(each.split(lengths) for each in (queries, keys, values)), strict=True):
+        weights = torch.einsum("qhd,khd->hqk", q, k) / q.shape[2] ** 0.5
+        mixed.append(torch.einsum("hqk,khd->qhd", weights.softmax(dim=2), v))
+    return torch.cat(mixed)
+
+
+def test_sequences_laid_end_to_end_equal_masked_ones(small: ViTMAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, hidden = torch.rand(len(COUNTS), 3, 16, 16), random_masks(COUNTS, 4)
+    with torch.inference_mode():
+        masked = small(images, hidden, visible=(0, 16))
+        monkeypatch.setattr(transformer, "_takes_lengths", lambda _: True)
+        monkeypatch.setattr(transformer, "_varlen_attention", lambda: attention_within)
+        end_to_end = small(images, hidden, visible=(0, 16))
+    assert not torch.equal(end_to_end, masked)  # computed in another way
+    assert (end_to_end - masked).abs().max() <= 1e-6
 
 
 def test_an_image_does_not_depend_on_its_neighbours(small: ViTMAE) -> None:

@@ -106,7 +106,8 @@ class MAERestorer:
     and for a narrow ViT: for each whole number of quarters of the tokens, and for what lies between two): matrix
     kernels may round differently for different shapes, and a fixed one, computed on one core, makes the result for an
     image the same bits in any company. The price is padding: less than a micro-batch in a call for each shape. On a CPU
-    micro-batches run side by side, one on each of ``torch.get_num_threads()`` cores.
+    micro-batches run side by side, one on each of ``torch.get_num_threads()`` cores; on a GPU the pass of a shape is
+    recorded at its first use, and played from then on (``recordings.py``).
     """
 
     def __init__(
