@@ -1,8 +1,9 @@
 """A small vision transformer for small images.
 
-Source: Dosovitskiy et al., An Image is Worth 16x16 Words, 2021. Departures, usual for 32x32 images: patches of
-4x4 pixels, fixed sine and cosine positions (any size of image will do), and the mean over all tokens in place of
-a class token (Beyer et al., Better plain ViT baselines for ImageNet-1k, 2022).
+Source: Dosovitskiy et al., An Image is Worth 16x16 Words, 2021. Departures, usual for 32x32 images: a token for every
+4x4 pixels, from two small convolutions in place of one of 4x4, with which a transformer learns in fewer epochs (Xiao et
+al., Early convolutions help transformers see better, 2021), fixed sine and cosine positions (any size of image will do),
+and the mean over all tokens in place of a class token (Beyer et al., Better plain ViT baselines for ImageNet-1k, 2022).
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from maskrestore.victims.network import VictimNetwork
 
 __all__ = ["ViTSmall"]
 
-_PATCH = 4
 _DEPTH = 6
 _HEADS = 3
 
 
 class ViTSmall(VictimNetwork):
-    """Six layers of ``3 * width`` numbers a token: 192, and 2.7 M parameters, at the full width of 64.
+    """Six layers of ``3 * width`` numbers a token: 192, and 2.8 M parameters, at the full width of 64.
 
     ``width`` is a multiple of 4. ``H`` and ``W`` are multiples of 4. Features are the tokens after the last
     layer at their places, ``(B, 3*width, H/4, W/4)``.
@@ -31,7 +31,12 @@ class ViTSmall(VictimNetwork):
         if width % 4:
             raise ConfigError(f"vit-small needs a width that is a multiple of 4, got {width}")
         size = _HEADS * width
-        self.embed = nn.Conv2d(3, size, _PATCH, _PATCH)
+        self.embed = nn.Sequential(
+            nn.Conv2d(3, size // 2, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(size // 2),
+            nn.GELU(),
+            nn.Conv2d(size // 2, size, 3, stride=2, padding=1),
+        )
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 size, _HEADS, 4 * size, dropout=0, activation="gelu", batch_first=True, norm_first=True
