@@ -2,8 +2,9 @@
 
 Source: Dosovitskiy et al., An Image is Worth 16x16 Words, 2021. Departures, usual for 32x32 images: a token for every
 4x4 pixels, from two small convolutions in place of one of 4x4, with which a transformer learns in fewer epochs (Xiao et
-al., Early convolutions help transformers see better, 2021), fixed sine and cosine positions (any size of image will do),
-and the mean over all tokens in place of a class token (Beyer et al., Better plain ViT baselines for ImageNet-1k, 2022).
+al., Early Convolutions Help Transformers See Better, 2021); fixed sine and cosine positions, so that any size of image
+will do; and the mean over all tokens in place of a class token (Beyer et al., Better plain ViT baselines for
+ImageNet-1k, 2022).
 """
 
 from __future__ import annotations
