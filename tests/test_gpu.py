@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from maskrestore import BDMAE, PROFILES, BDMAEConfig, MAERestorer, ModuleClassif
 from maskrestore.data import ImageDataset
 from maskrestore.data.specs import dataset_spec
 from maskrestore.defense.schedule import Schedule, scheduled
+from maskrestore.mae.checkpoints import load_network
 from maskrestore.mae.fused import FusedLayerNorm, can_fuse
 from maskrestore.mae.lowered import LoweredLinear
+from maskrestore.mae.restorer import DEFAULT_RESTORER
 from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
 from maskrestore.precision import Precision
 from maskrestore.victims import (
@@ -61,19 +64,46 @@ def test_both_devices_purify_alike(network: ViTMAE, config: BDMAEConfig, schedul
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_recorded_passes_are_those_of_the_network_in_any_company(network: ViTMAE, precision: Precision) -> None:
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 40, 24)], ids=["native", "grey"])
+@pytest.mark.parametrize("kind", ["vit", "conv"])
+def test_recorded_passes_are_those_of_the_network_in_any_company(
+    network: ViTMAE, kind: str, shape: tuple[int, ...], precision: Precision
+) -> None:
     """Masks of different sizes share sequences that are filled up; recorded and played, none shows the others."""
-    restorer = MAERestorer(copy.deepcopy(network), precision=precision, device="cuda")
+    chosen: nn.Module = network if kind == "vit" else load_network(DEFAULT_RESTORER)  # type: ignore[assignment]
+    restorer = MAERestorer(copy.deepcopy(chosen), precision=precision, device="cuda")  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(70, 3, 32, 32, generator=generator).cuda()
+    images = torch.rand(70, *shape, generator=generator)
     hidden = torch.rand(70, 16, 16, generator=generator) < torch.rand(70, 1, 1, generator=generator)
-    together = restorer.restore(images, hidden)
-    exact = MAERestorer(copy.deepcopy(network), precision="float32").restore(images.cpu(), hidden)
-    assert (together.cpu() - exact).abs().max() < (1e-3 if precision == "float32" else 0.03)
+    together = restorer.restore(images.cuda(), hidden)
+    exact = MAERestorer(chosen, precision="float32").restore(images, hidden)  # type: ignore[arg-type]
+    assert (together.cpu() - exact).abs().max() < (2e-3 if precision == "float32" else 0.05)
+    assert torch.equal(restorer.restore(images, hidden), together.cpu())
     some = torch.randperm(70, generator=generator)[:9]
-    assert torch.equal(restorer.restore(images[some.cuda()], hidden[some]), together[some.cuda()])
+    assert torch.equal(restorer.restore(images[some].cuda(), hidden[some]), together[some.cuda()])
     fresh = pickle.loads(pickle.dumps(restorer))
-    assert torch.equal(fresh.restore(images, hidden), together)
+    with torch.autocast("cuda", torch.bfloat16):
+        fresh.restore(images[:3].cuda(), hidden[:3])
+    assert torch.equal(fresh.restore(images.cuda(), hidden), together)
+
+
+def test_threads_and_networks_that_move_do_not_disturb_recordings(network: ViTMAE) -> None:
+    own = copy.deepcopy(network)
+    restorer = MAERestorer(own, precision="float32", device="cuda")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(40, 3, 32, 32, generator=generator).cuda()
+    hidden = torch.rand(40, 16, 16, generator=generator) < 0.5
+    expected = restorer.restore(images, hidden)
+    own.cpu()
+
+    def aside(_: int) -> Tensor:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            found = restorer.restore(images, hidden)
+            torch.cuda.current_stream().synchronize()
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(found, expected) for found in pool.map(aside, range(12)))
 
 
 def test_a_stream_is_normalised_as_by_layer_norm() -> None:

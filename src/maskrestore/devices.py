@@ -25,4 +25,4 @@ def to_host(tensor: Tensor) -> Tensor:
         return tensor.cpu()
     near = tensor.to("cpu", non_blocking=True)
     torch.cuda.current_stream(tensor.device).synchronize()
-    return near.clone()  # such memory is scarce, and the caller may keep this for long
+    return near.clone()  # such memory is scarce, and PyTorch uses it again; the caller may keep this for long

@@ -154,11 +154,11 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
 
 
 def test_pixels_out_of_range_are_refused() -> None:
-    """They are looked at after the module has run, so that a GPU need not wait for the host."""
-    images = pictures(3)
+    probe, images = Probe(), pictures(3)
     images[2, 0, 0, 0] = 1.5
     with pytest.raises(InvalidImageError, match=r"expected floating-point pixels in \[0, 1\]"):
-        ModuleClassifier(Probe())(images)
+        ModuleClassifier(probe)(images)
+    assert not probe.seen
 
 
 def test_three_means_need_three_channels() -> None:

@@ -63,9 +63,12 @@ class ModuleClassifier:
         """
         self.module.eval()  # here, because somebody may have trained it since the last call
         batch, extremes = unread_batch(images, to_cpu=False)
+        if not batch.is_cuda:
+            check_pixels(batch, extremes)
         chunks = fixed_chunks(batch, self.micro_batch)
         parts = [(self._unread_labels(chunk), count) for chunk, count in chunks]
-        check_pixels(batch, extremes)
+        if batch.is_cuda:
+            check_pixels(batch, extremes)  # only now: it waits for the GPU, which should have its work by then
         labels = torch.cat([labels[:count] for (labels, _), count in parts])
         return read_labels(labels, torch.stack([holds_nan for (_, holds_nan), _ in parts]))
 

@@ -30,7 +30,7 @@ def restore_levels(restorer: Restorer, images: Tensor, prepared: Any, hidden: Te
     restored = restorer.restore(prepared[image], hidden[image, level])
     # Masks before an image's first restoration hide nothing, so it does not matter which one they are given.
     source = ((added > 0).flatten().cumsum(dim=0) - 1).clamp(min=0).view_as(added)
-    return fuse(images, restored[source], hidden)
+    return fuse(images, restored[to_device(source, restored.device)], hidden)
 
 
 def fuse(images: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:

@@ -143,12 +143,13 @@ class Stages:
         streams = [case.streams[row] for row in rows]
         chains = rows[live % count]
         prepared, original = case.prepared[chains], case.original[chains]
-        noise = growth_noise(streams, live, sizes, 0, self.restorer.grid)
-        for step in range(config.refinement_steps if len(live) else 0):
+        steps = range(config.refinement_steps if len(live) else 0)
+        noises = (growth_noise(streams, live, sizes, step, self.restorer.grid) for step in steps)
+        following = next(noises, None)
+        while (noise := following) is not None:
             tested = connected_sets(scores[live], candidates[live], sizes[live], noise, config.neighbour_bonus)
             restored = self.restorer.restore(prepared, tested)
-            # While a GPU restores.
-            noise = growth_noise(streams, live, sizes, step + 1, self.restorer.grid)
+            following = next(noises, None)  # drawn while a GPU restores
             flipped = self.classifier(restored) != original
             scores[live] = updated_scores(scores[live], tested, candidates[live], flipped, config.refinement_rate)
         case.queries[rows] += config.refinement_steps * (sizes > 0).view(2, count).sum(dim=0)

@@ -52,7 +52,7 @@ def _blur(values: Tensor, window: int, sigma: float) -> Tensor:
     total = sum(taps)
     for dim in (-2, -1):
         size = values.shape[dim]
-        padded = values.index_select(dim, _mirrored(size, radius).to(values.device))
+        padded = values.index_select(dim, _mirrored(size, radius, values.device))
         blurred = padded.narrow(dim, 0, size) * (taps[0] / total)
         for start, tap in enumerate(taps[1:], start=1):
             blurred.add_(padded.narrow(dim, start, size), alpha=tap / total)
@@ -60,7 +60,7 @@ def _blur(values: Tensor, window: int, sigma: float) -> Tensor:
     return values
 
 
-def _mirrored(size: int, radius: int) -> Tensor:
+def _mirrored(size: int, radius: int, device: torch.device) -> Tensor:
     """Indices of ``radius`` pixels of mirror image on both sides: ``... 1 0 | 0 1 ... n-1 | n-1 n-2 ...``."""
-    index = torch.arange(-radius, size + radius) % (2 * size)
+    index = torch.arange(-radius, size + radius, device=device) % (2 * size)
     return torch.where(index < size, index, 2 * size - 1 - index)

@@ -18,8 +18,8 @@ class FusedLayerNorm(nn.Module):
         self.eps = norm.eps
         self.weight: Tensor
         self.bias: Tensor
-        self.register_buffer("weight", norm.weight.detach().float())
-        self.register_buffer("bias", norm.bias.detach().float())
+        self.register_buffer("weight", norm.weight.detach().float().clone())
+        self.register_buffer("bias", norm.bias.detach().float().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""

@@ -6,6 +6,7 @@ this where there is a GPU: ``triton`` comes with PyTorch for CUDA only.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -41,16 +42,17 @@ def add_and_normalise(
     """
     width = stream.shape[-1]
     total = stream if change is None else stream.new_empty(stream.shape)
-    _add_and_normalise[(stream.numel() // width,)](
-        stream,
-        stream if change is None else change,
-        weight,
-        bias,
-        total,
-        normed,
-        width,
-        eps,
-        ADD=change is not None,
-        BLOCK=triton.next_power_of_2(width),
-    )
+    with torch.cuda.device_of(stream):  # Triton launches on the current device, wherever the tensors are
+        _add_and_normalise[(stream.numel() // width,)](
+            stream,
+            stream if change is None else change,
+            weight,
+            bias,
+            total,
+            normed,
+            width,
+            eps,
+            ADD=change is not None,
+            BLOCK=triton.next_power_of_2(width),
+        )
     return total

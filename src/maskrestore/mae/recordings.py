@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,10 @@ _REHEARSALS = 2
 """Calls before a recording: what libraries set up at the first ones is no part of it."""
 
 
+_RECORDING = threading.Lock()
+"""Only one recording may be under way in a process."""
+
+
 @dataclass(frozen=True)
 class _Recording:
     graph: torch.cuda.CUDAGraph
@@ -28,11 +33,11 @@ class _Recording:
 
 
 class Recordings:
-    """A function's recordings on one device, by shape. Copies (``copy``, ``pickle``) start without any."""
+    """A function's recordings on one device, by shape. What is pickled or copied deeply starts without any."""
 
     def __init__(self) -> None:
         self._recordings: dict[Hashable, _Recording] = {}
-        self._lock = threading.RLock()  # inputs and outputs lie at fixed places
+        self._lock = threading.Lock()  # inputs and outputs lie at fixed places
         self._played: torch.cuda.Event | None = None
         self._pool: Any = None  # PyTorch's own kind of handle
 
@@ -43,33 +48,45 @@ class Recordings:
         """``function(*(source[rows] for source, rows in inputs))``, in a tensor of the caller's own.
 
         key: stands for the function and the shape of its inputs; the first call with a key makes the recording. The
-        function may neither look at values nor move anything to or from the device. Source and rows are there.
+        function may neither look at values nor move anything to or from the device, and what else it reads, weights
+        say, must stay where it is. Source and rows are on the device.
         """
         with self._lock, torch.cuda.device(inputs[0][0].device):
             if self._played is not None:
                 self._played.wait()  # another thread may have its own stream
             recording = self._recordings.get(key)
             if recording is None:
-                places = [source[rows] for source, rows in inputs]
-                recording = self._recordings[key] = self._record(function, places)
-            for (source, rows), place in zip(inputs, recording.inputs, strict=True):
-                torch.index_select(source, 0, rows, out=place)
+                recording = self._recordings[key] = self._record(function, inputs)
+            _gather(inputs, recording.inputs)
             recording.graph.replay()
             output = recording.output.clone()
             self._played = torch.cuda.Event()
             self._played.record()
             return output
 
-    def _record(self, function: Callable[..., Tensor], inputs: list[Tensor]) -> _Recording:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(_REHEARSALS):
-                function(*inputs)
-        torch.cuda.current_stream().wait_stream(aside)
+    def _record(self, function: Callable[..., Tensor], inputs: Sequence[tuple[Tensor, Tensor]]) -> _Recording:
+        aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         # Recordings are played one at a time, so they share the memory of what lies between input and output.
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            output = function(*inputs)
-        return _Recording(graph, inputs, output)
+        with ExitStack() as stack:
+            # As if nothing was around it: what PyTorch makes at the first recording of all it keeps for good, so that
+            # must not be of inference mode; and what an outer autocast keeps is gone when that ends.
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.autocast("cuda", enabled=False, cache_enabled=False))
+            stack.enter_context(_RECORDING)
+            places = [source.new_empty(len(rows), *source.shape[1:]) for source, rows in inputs]
+            _gather(inputs, places)
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(_REHEARSALS):
+                    function(*places)
+            torch.cuda.current_stream().wait_stream(aside)
+            with torch.cuda.graph(graph, pool=self._pool, stream=aside, capture_error_mode="thread_local"):
+                output = function(*places)
+        return _Recording(graph, places, output)
+
+
+def _gather(inputs: Sequence[tuple[Tensor, Tensor]], places: Sequence[Tensor]) -> None:
+    for (source, rows), place in zip(inputs, places, strict=True):
+        torch.index_select(source, 0, rows, out=place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,6 +137,8 @@ class MAERestorer:
         self.network = network
         if self.precision != "float32":
             self.network = network.in_int8() if self.precision == "int8" else network.in_bfloat16()
+        if self.device.type == "cuda" and self.network is network:
+            self.network = copy.deepcopy(network)  # recordings read weights where they were: nobody else may move them
         self.weights_digest = weights_digest(network)
         """Identifies the weights as they came, in whatever precision they are used; ``None`` for other networks."""
         self._recordings = Recordings()
@@ -297,4 +300,4 @@ def load_restorer(
 
 def _filled(index: Tensor, count: int) -> Tensor:
     """``(n,)`` -> ``(count,)``: the first is repeated."""
-    return torch.cat([index, index[:1].expand(count - len(index))])
+    return torch.cat([index, index[:1].expand(count - len(index))]) if len(index) else index

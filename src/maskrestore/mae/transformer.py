@@ -121,8 +121,10 @@ def _attention_end_to_end(qkv: Tensor, ends: Tensor, longest: int) -> Tensor:
 
 def _takes_lengths(qkv: Tensor) -> bool:
     """Whether attention over ``(B, N, 3, h, d)`` can be told where sequences end."""
-    fits = qkv.is_cuda and qkv.dtype == torch.bfloat16 and qkv.shape[-1] % 8 == 0
-    return fits and _varlen_attention() is not None
+    head = qkv.shape[-1]
+    if not qkv.is_cuda or qkv.dtype != torch.bfloat16 or head % 8 or head > 256:
+        return False
+    return torch.cuda.get_device_capability(qkv.device) >= (8, 0) and _varlen_attention() is not None
 
 
 @functools.cache
