@@ -427,6 +427,7 @@ def test_large_images_are_worked_on_in_smaller_batches(purify, monkeypatch, tmp_
         BDMAE, "purify", lambda self, images, box: sizes.append(len(images)) or whole(self, images, box)
     )
     monkeypatch.setattr("maskrestore.cli.folder._BATCH_PIXELS", 3 * 16 * 16)
+    monkeypatch.setattr("maskrestore.defense.bdmae._CHUNK", (64, 1))  # less than is read together
     assert purify().exit_code == 0
     assert len(records(tmp_path)) == 10
     assert max(sizes) == 3

@@ -157,7 +157,7 @@ def test_of_large_chunks_a_function_gets_few_pictures_at_once(
 ) -> None:
     """As with a restorer on a GPU: what has a device of its own gets all random masks of a chunk in one call."""
     monkeypatch.setattr("maskrestore.defense.bdmae._CHUNK", (32, 1))
-    monkeypatch.setattr(BDMAE, "_limits", (64, 10**9))
+    monkeypatch.setattr(BDMAE, "chunk_limits", (64, 10**9))
     asked: list[int] = []
 
     class Box:

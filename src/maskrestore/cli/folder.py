@@ -41,7 +41,7 @@ MAP_FIELDS = (
 """Fields of a Purification that are kept beside the purified image, for the report."""
 
 _BATCH_PIXELS = 2**20
-"""Images are worked on together up to about this many pixels: the method holds dozens of copies of each."""
+"""Images are read together up to about this many pixels, or what the defense works on at a time where that is more."""
 
 _WORTH_A_THREAD = 2**14
 """Pixels of an image from which results are written side by side: for small ones, threads cost more than they bring."""
@@ -69,6 +69,8 @@ class FolderJob:
     key_fingerprint: str
     batch: int = 64
     """Images worked on at a time, and lost at most by an interruption; fewer where they are large."""
+    pixels: int = 0
+    """Pixels of images that the defense works on at a time: at least as many are read together."""
     keep_grey: bool = False
     """Read grey images with one channel instead of three."""
     again: bool = False
@@ -150,7 +152,8 @@ def _batches(job: FolderJob, log: ImageLog) -> Iterator[tuple[int, list[_Loaded]
                 pixels += image.pixels[0].numel()
         except (InvalidImageError, OSError) as error:
             log.add(_failure(job, name, error))
-        if len(batch) >= job.batch or pixels >= _BATCH_PIXELS or passed % _STEP == 0 or passed == total:
+        full = len(batch) >= job.batch or pixels >= max(job.pixels, _BATCH_PIXELS)
+        if full or passed % _STEP == 0 or passed == total:
             yield passed, batch
             batch, pixels = [], 0
 

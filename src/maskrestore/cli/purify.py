@@ -99,8 +99,12 @@ def purify(
         Path | None, typer.Option(help="Text file with the name of a class on each line, for the report.")
     ] = None,
     batch: Annotated[
-        int, typer.Option(min=1, help="Images worked on at a time, and lost at most when interrupted.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images worked on at a time, and lost at most when interrupted: 64, or 128 on a GPU, unless given.",
+        ),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Do images again that the folder of `--out` has results of.")
     ] = False,
@@ -150,15 +154,18 @@ def purify(
         device,
     ]
     counting = CountingClassifier(black_box, budget)
+    defense = BDMAE(masked_autoencoder, config, key=key, chunk_size=batch)
+    images, pixels = defense.chunk_limits
     job = FolderJob(
         source=source,
         out=out_dir,
-        defense=BDMAE(masked_autoencoder, config, key=key, chunk_size=batch),
+        defense=defense,
         classifier=counting,
         max_queries=config.max_queries,
         config_digest=_digest([config.in_force(), key_fingerprint(key), *identity]),
         key_fingerprint=key_fingerprint(key),
-        batch=batch,
+        batch=batch or images,
+        pixels=pixels,
         keep_grey=grey,
         again=again,
     )

@@ -82,7 +82,7 @@ class BDMAE:
         """
         batch, ask = as_batch(images), as_classifier(classifier)
         done: list[Purification] = []
-        most, pixels = self._limits
+        most, pixels = self.chunk_limits
         fitting = pixels // (batch.shape[-2] * batch.shape[-1])
         for chunk in batch.split(self.chunk_size or max(1, min(most, fitting))):
             try:
@@ -110,8 +110,8 @@ class BDMAE:
         return torch.device(getattr(self.restorer, "device", "cpu"))
 
     @property
-    def _limits(self) -> tuple[int, int]:
-        """Images and pixels to work on at a time."""
+    def chunk_limits(self) -> tuple[int, int]:
+        """Images and pixels that are worked on at a time, at most, where ``chunk_size`` says nothing."""
         return _CHUNK if self._device.type == "cpu" else _LARGE_CHUNK
 
     def _askable(self, classifier: Classifier) -> int:
@@ -119,7 +119,7 @@ class BDMAE:
         while isinstance(classifier, CountingClassifier):
             classifier = classifier.classifier
         # What has no device of its own is a function, which gets its pictures all at once and on the CPU.
-        return min(self._limits[1], _ASKED) if hasattr(classifier, "device") else _CHUNK[1]
+        return min(self.chunk_limits[1], _ASKED) if hasattr(classifier, "device") else _CHUNK[1]
 
     def _purify_chunk(self, images: Tensor, classifier: Classifier) -> Purification:
         streams = map_on_cores(functools.partial(Stream, self.key), images)
