@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,6 @@ __all__ = ["Recordings"]
 
 _REHEARSALS = 2
 """Calls before a recording: what libraries set up at the first ones is no part of it."""
-
-
 _RECORDING = threading.Lock()
 """Only one recording may be under way in a process."""
 
@@ -68,13 +65,14 @@ class Recordings:
         aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         # Recordings are played one at a time, so they share the memory of what lies between input and output.
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        with ExitStack() as stack:
-            # As if nothing was around it: what PyTorch makes at the first recording of all it keeps for good, so that
-            # must not be of inference mode; and what an outer autocast keeps is gone when that ends.
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(torch.autocast("cuda", enabled=False, cache_enabled=False))
-            stack.enter_context(_RECORDING)
+        # As if nothing was around it: what PyTorch makes at the first recording of all it keeps for good, so that must
+        # not be of inference mode; and what an outer autocast keeps is gone when that ends.
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast("cuda", enabled=False, cache_enabled=False),
+            _RECORDING,
+        ):
             places = [source.new_empty(len(rows), *source.shape[1:]) for source, rows in inputs]
             _gather(inputs, places)
             aside.wait_stream(torch.cuda.current_stream())

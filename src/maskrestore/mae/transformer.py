@@ -98,7 +98,7 @@ class Block(nn.Module):
         """
         change = self.attn(self.norm1(x), asking=asking, filled=filled)
         x, normed = _added(x if asking is None else gather_tokens(x, asking), change, self.norm2)
-        # The sum has the precision of x, as without a cast before it, which would be a kernel of its own on a GPU.
+        # Not cast before: the sum has the precision of x anyway, and a cast is a kernel of its own on a GPU.
         return x + self.mlp(normed)  # type: ignore[no-any-return]
 
 
