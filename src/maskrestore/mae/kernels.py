@@ -1,7 +1,7 @@
 """A kernel for GPUs, in Triton: add to the residual stream, and normalise the sum, in one go.
 
-As separate kernels (cast, add, normalise, cast) the stream travels through memory four times, which took an H200 nearly a
-third of what a ViT-B took in all. Import this where there is a GPU: ``triton`` comes with PyTorch for CUDA only.
+As separate kernels (cast, add, normalise, cast) the stream travels through memory four times: nearly a third of what an
+H200 did for a ViT-B. Import this where there is a GPU: ``triton`` comes with PyTorch for CUDA only.
 """
 
 from __future__ import annotations
