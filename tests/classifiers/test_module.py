@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.profiler import profile
 
 from maskrestore.classifiers import ModuleClassifier
 from maskrestore.errors import ClassifierOutputError, ConfigError, InvalidImageError
@@ -106,6 +107,18 @@ def test_bfloat16_runs_the_module_in_bfloat16_and_leaves_its_weights() -> None:
     ModuleClassifier(module, micro_batch=4)(pictures(3))
     assert dtypes == [torch.bfloat16, torch.float32]
     assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+
+
+def test_in_bfloat16_weights_are_cast_once_a_call() -> None:
+    classify = ModuleClassifier(
+        nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)), precision="bfloat16", micro_batch=2
+    )
+    with profile(record_shapes=True) as seen:
+        classify(pictures(6))
+    casts = {tuple(event.input_shapes[0]): event.count for event in seen.key_averages(group_by_input_shape=True)
+             if event.key == "aten::_to_copy"}  # fmt: skip
+    assert casts[(4, 3 * 16 * 16)] == 1
+    assert casts[(2, 3 * 16 * 16)] == 3  # what the layer is given
 
 
 class Answering(nn.Module):

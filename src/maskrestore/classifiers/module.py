@@ -66,18 +66,17 @@ class ModuleClassifier:
         if not batch.is_cuda:
             check_pixels(batch, extremes)
         chunks = fixed_chunks(batch, self.micro_batch)
-        parts = [(self._unread_labels(chunk), count) for chunk, count in chunks]
+        # Around all of them, and not in inference mode, so that each weight is cast once, not for every chunk.
+        with torch.no_grad(), autocast(self.device, self.precision):
+            parts = [(self._unread_labels(chunk), count) for chunk, count in chunks]
         if batch.is_cuda:
             check_pixels(batch, extremes)  # only now: it waits for the GPU, which should have its work by then
         labels = torch.cat([labels[:count] for (labels, _), count in parts])
         return read_labels(labels, torch.stack([holds_nan for (_, holds_nan), _ in parts]))
 
-    @torch.inference_mode()
     def _unread_labels(self, images: Tensor) -> tuple[Tensor, Tensor]:
         inputs = self.normalise(images).to(self.device, memory_format=torch.channels_last)
-        with autocast(self.device, self.precision):
-            output = self.module(inputs)
-        return unread_labels(output, len(images))
+        return unread_labels(self.module(inputs), len(images))
 
 
 def _device_of(module: nn.Module) -> torch.device:
