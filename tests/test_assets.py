@@ -54,7 +54,7 @@ def test_packaged_starts_are_of_the_recipes_that_victims_start_from(config: Vict
     found = packaged_start(config)
     assert found is not None
     network, record = found
-    assert record["clean_accuracy"] > 0.9
+    assert record["clean_accuracy"] > (0.8 if config.architecture == "vit-small" else 0.9)
     assert not network.training
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.isfinite(network(images)).all()

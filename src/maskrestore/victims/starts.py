@@ -1,7 +1,6 @@
 """Clean victims that travel with the package: poisoned fine-tunes begin at the same weights everywhere.
 
-Training them again takes 20 minutes to most of an hour on one or two processor cores, and another machine ends at other
-weights.
+Training them again takes 20 minutes to two hours on one or two processor cores, and another machine ends at other weights.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ __all__ = ["STARTS", "packaged_start"]
 
 STARTS: dict[str, VictimConfig] = {
     "cifar10-clean": VictimConfig(dataset="cifar10", width=32),
+    "cifar10-vit-small-clean": VictimConfig(dataset="cifar10", architecture="vit-small", width=32),
     "gtsrb-clean": VictimConfig(dataset="gtsrb", width=32),
 }
 """Every packaged start by its name; its weights are ``assets/NAME.safetensors``."""
