@@ -56,9 +56,9 @@ def train_victim(
     """Train a classifier, clean or with a backdoor, and measure it on the whole test split.
 
     It is kept in the cache, where `maskrestore evaluate` finds it; one that is there already is not trained
-    again. An attacked classifier is fine-tuned from the clean one, which is trained first if need be; that of
-    half width for CIFAR-10 (`--set width=32`) comes with the package. After Ctrl-C the same command goes on from
-    the last epoch.
+    again. An attacked classifier is fine-tuned from the clean one, which is trained first if need be; a few of
+    half width (`--set width=32`; ResNet-18 for CIFAR-10 and GTSRB, vit-small for CIFAR-10) come with the package.
+    After Ctrl-C the same command goes on from the last epoch.
 
     `--set` changes any other setting, e.g. `--set width=32`, `--set poison_rate=0.05`, `--set position=1,1`
     or `--set recipe.epochs=30`.

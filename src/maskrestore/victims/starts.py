@@ -1,6 +1,7 @@
 """Clean victims that travel with the package: poisoned fine-tunes begin at the same weights everywhere.
 
-Training them again takes 20 minutes to two hours on one or two processor cores, and another machine ends at other weights.
+Training them again takes 20 minutes to two hours on one or two processor cores, and another machine ends at other
+weights.
 """
 
 from __future__ import annotations
