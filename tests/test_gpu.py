@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from benchmarks.authors_schedule import AuthorsSchedule
 from torch import Tensor, nn
 
 from maskrestore import BDMAE, PROFILES, BDMAEConfig, MAERestorer, ModuleClassifier
@@ -104,6 +105,26 @@ def test_threads_and_networks_that_move_do_not_disturb_recordings(network: ViTMA
 
     with ThreadPoolExecutor(4) as pool:
         assert all(torch.equal(found, expected) for found in pool.map(aside, range(12)))
+
+
+def test_the_authors_schedule_does_the_same_on_a_gpu(network: ViTMAE) -> None:
+    images = F.interpolate(torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)), 32, mode="bilinear")
+
+    def brightest_quarter(asked: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(asked.mean(dim=1, keepdim=True), 2).flatten(1).argmax(dim=1).cpu()
+
+    def purified(device: str) -> tuple[Tensor, Tensor]:
+        schedule = AuthorsSchedule(
+            network=copy.deepcopy(network).to(device),
+            classifier=brightest_quarter,
+            config=PROFILES["paper"],
+            generator=torch.Generator().manual_seed(0),
+        )
+        return schedule.purify(images)
+
+    (theirs, expected), (ours, labels) = purified("cpu"), purified("cuda")
+    assert torch.equal(labels, expected)
+    assert torch.allclose(ours, theirs, atol=1e-3)
 
 
 def test_a_stream_is_normalised_as_by_layer_norm() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from maskrestore.errors import UnknownNameError
 
-__all__ = ["Arithmetic", "Precision", "autocast", "fast_arithmetic", "resolve_precision"]
+__all__ = ["Arithmetic", "Precision", "autocast", "even_convolutions", "fast_arithmetic", "resolve_precision"]
 
 Arithmetic = Literal["float32", "bfloat16"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -42,3 +42,12 @@ def autocast(device: str | torch.device = "cpu", precision: Precision = "auto") 
     place = torch.device(device)
     enabled = resolve_precision(precision, place) == "bfloat16"
     return torch.autocast(place.type, torch.bfloat16, enabled=enabled)
+
+
+def even_convolutions() -> AbstractContextManager[None]:
+    """Return a context in which a GPU's convolutions give an image the same bits at every place of a batch.
+
+    Left alone, cuDNN may choose algorithms for float32 that do not, and that round to 10 bits (TF32).
+    """
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)

@@ -24,7 +24,7 @@ from maskrestore.types import Classifier, Purification, Restorer
 __all__ = ["BDMAE", "protect"]
 
 
-_CHUNK, _LARGE_CHUNK = (64, 2**19), (128, 128 * 224**2)
+_CHUNK, _LARGE_CHUNK = (64, 2**19), (256, 256 * 224**2)
 """Images and pixels that are worked on at a time, at most, where nothing is said: everywhere, and on a GPU, which waits
 for the host between two rounds, however many images take part in them."""
 _ASKED = 64 * 224**2
@@ -54,7 +54,7 @@ class BDMAE:
         key as in MASKRESTORE_KEY.
 
         chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 64, and fewer where
-        those would have more than 2^19 pixels: 10 at 224 x 224; with a restorer on a GPU 128, and fewer of more than
+        those would have more than 2^19 pixels: 10 at 224 x 224; with a restorer on a GPU 256, and fewer of more than
         224 x 224. The random masks of a chunk with more than 2^19 pixels, on a GPU than 64 images of 224 x 224 have,
         are looked at in several goes, round by round at the smallest (with a plain function of 2^19 pixels, on a GPU,
         too). That bounds memory for a single large image.

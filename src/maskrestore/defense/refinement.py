@@ -69,10 +69,11 @@ def connected_sets(scores: Tensor, candidates: Tensor, sizes: Tensor, noise: Ten
     """
     # The largest first: those that still grow are then the first so many.
     order = sizes.argsort(descending=True)
-    neighbours = _neighbours(scores.shape[-1])
+    neighbours = _neighbours(scores.shape[-1]).to(scores.device)
     scores, closed = scores.flatten(1)[order], ~candidates.flatten(1)[order]  # (N, T)
-    bonus = torch.zeros(len(scores), scores.shape[1] + 1)  # the last place is for no neighbour
-    growing = (sizes.unsqueeze(1) > torch.arange(int(sizes.max()) if len(sizes) else 0)).sum(dim=0)
+    bonus = scores.new_zeros(len(scores), scores.shape[1] + 1)  # the last place is for no neighbour
+    largest = int(sizes.max()) if len(sizes) else 0
+    growing = (sizes.unsqueeze(1) > torch.arange(largest, device=sizes.device)).sum(dim=0)
     for addition, count in enumerate(growing.tolist()):
         value = scores[:count]
         if addition > 0:

@@ -18,7 +18,7 @@ from maskrestore.imaging.resize import resize
 from maskrestore.mae.checkpoints import load_network
 from maskrestore.mae.recordings import Recordings
 from maskrestore.mae.weight_files import weights_digest
-from maskrestore.precision import Precision, autocast, resolve_precision
+from maskrestore.precision import Precision, autocast, even_convolutions, resolve_precision
 from maskrestore.threads import map_on_cores
 
 __all__ = [
@@ -175,7 +175,9 @@ class MAERestorer:
             # For the same reason as many at a time as ever.
             inputs = torch.cat([resize(image, size, size).expand(-1, 3, -1, -1) for image in alone])
             groups = torch.arange(len(inputs), device=self.device).split(self._large)
-            tokens = torch.cat([self.network.embed(inputs[_filled(some, self._large)])[: len(some)] for some in groups])
+            with even_convolutions():
+                parts = [self.network.embed(inputs[_filled(some, self._large)])[: len(some)] for some in groups]
+            tokens = torch.cat(parts)
         return PreparedImages(images, inputs, tokens, torch.arange(len(images)))
 
     @torch.inference_mode()
@@ -245,7 +247,7 @@ class MAERestorer:
         """gathered: images, masks and tokens, each with the rows that make up the micro-batch."""
 
         def run(images: Tensor, hidden: Tensor, tokens: Tensor) -> Tensor:
-            with autocast(self.device, "float32" if self.precision == "float32" else "bfloat16"):
+            with autocast(self.device, "float32" if self.precision == "float32" else "bfloat16"), even_convolutions():
                 return self.network(images, hidden, tokens=tokens, visible=visible).float()
 
         if self.device.type == "cuda":
