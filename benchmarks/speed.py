@@ -45,16 +45,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     clock = Clock(arguments.device, arguments.clock)
     print(precision_note(fast_arithmetic(arguments.device)), flush=True)
-    rows = []
-    for name in arguments.cases:
-        for count in [arguments.tiny_images] if name.startswith("tiny") else arguments.batches:
-            case = make_case(name, count, clock, triggered_share=arguments.triggered_share)
-            names = [contender for contender in arguments.contenders if says_something(contender, case)]
-            if not names:
-                print(f"{name}: nothing to time, its labels are made up and decide what {arguments.contenders} do")
-                continue
-            rows.append(measure(case, names, arguments.repeats))
-            print("\n".join(rows_of(rows[-1])), flush=True)
+    rows: list[dict[str, Any]] = []
     record = {
         "benchmark": "speed",
         "fast_arithmetic": fast_arithmetic(arguments.device),
@@ -64,10 +55,19 @@ def main() -> None:
         "rows": rows,
         "environment": dataclasses.asdict(current_environment(arguments.device)),
     }
+    for name in arguments.cases:
+        for count in [arguments.tiny_images] if name.startswith("tiny") else arguments.batches:
+            case = make_case(name, count, clock, triggered_share=arguments.triggered_share)
+            names = [contender for contender in arguments.contenders if says_something(contender, case)]
+            if not names:
+                print(f"{name}: nothing to time, its labels are made up and decide what {arguments.contenders} do")
+                continue
+            rows.append(measure(case, names, arguments.repeats))
+            print("\n".join(rows_of(rows[-1])), flush=True)
+            if arguments.out is not None:  # row by row: a run that is stopped leaves what it has
+                arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+                arguments.out.with_suffix(".md").write_text(table(record))
     print("\n" + table(record))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(record, indent=2) + "\n")
-        arguments.out.with_suffix(".md").write_text(table(record))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ results=benchmarks/results/speed
 batches=(1 8 32)
 if [[ $device != cpu ]]; then
   KIND=${KIND:-$device}
-  batches=(1 32 256)
+  batches=(1 32 128 256)
 fi
 kind=${KIND:+-$KIND}
 int8=${INT8:+exact-int8}

@@ -77,7 +77,7 @@ def rows_of(row: dict[str, Any]) -> list[str]:
             row["case"],
             name,
             images,
-            f"{statistics.median(seconds):.3f}",
+            f"{statistics.median(seconds):#.3g}",
             found.get("times_authors", "-"),
             _of_matmul_rate(row, name),
             found["queries_per_image"],

@@ -17,7 +17,7 @@ from maskrestore.mae.fused import FusedLayerNorm
 from maskrestore.mae.lowered import LoweredLinear
 from maskrestore.mae.packing import Filled, gather_tokens
 
-__all__ = ["MLP", "Attention", "Block", "PatchEmbedding", "sincos_positions"]
+__all__ = ["MLP", "Attention", "Block", "PatchEmbedding", "added", "sincos_positions"]
 
 
 class PatchEmbedding(nn.Module):
@@ -91,19 +91,25 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width, round(width * mlp_ratio))
 
-    def forward(self, x: Tensor, *, asking: Tensor | None = None, filled: Filled | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D), or (B, k, D) for the tokens that ask; see :class:`Attention`.
+    def forward(
+        self, x: Tensor, change: Tensor | None = None, *, asking: Tensor | None = None, filled: Filled | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A stream ``(B, N, D)`` and what is still to be added to it -> the same after this layer, ``(B, k, D)`` for
+        the tokens that ask; see :class:`Attention`.
 
-        The stream ``x`` keeps its precision whatever that of the matrices.
+        The stream keeps its precision whatever that of the matrices. What is left to add is added with the LayerNorm
+        that follows, which a GPU does in one kernel.
         """
-        change = self.attn(self.norm1(x), asking=asking, filled=filled)
-        x, normed = _added(x if asking is None else gather_tokens(x, asking), change, self.norm2)
-        # Not cast before: the sum has the precision of x anyway, and a cast is a kernel of its own on a GPU.
-        return x + self.mlp(normed)  # type: ignore[no-any-return]
+        x, normed = added(x, change, self.norm1)
+        attended = self.attn(normed, asking=asking, filled=filled)
+        x, normed = added(x if asking is None else gather_tokens(x, asking), attended, self.norm2)
+        return x, self.mlp(normed)
 
 
-def _added(x: Tensor, change: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """``x + change`` in the precision of ``x``, and that normalised."""
+def added(x: Tensor, change: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """``x + change`` in the precision of ``x``, and that normalised; None: nothing is to be added."""
+    if change is None:
+        return x, norm(x)
     if isinstance(norm, FusedLayerNorm):
         return norm.after(x, change)
     x = x + change

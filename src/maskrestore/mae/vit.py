@@ -11,6 +11,7 @@ may hide different numbers of tokens, and normalisation is part of the network.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.mae.lowered import lowered
-from maskrestore.mae.packing import filled_sequences, gather_tokens, run_in_groups, scatter_tokens, token_order
+from maskrestore.mae.packing import Filled, filled_sequences, gather_tokens, run_in_groups, scatter_tokens, token_order
 from maskrestore.mae.quantized import quantized
-from maskrestore.mae.transformer import Block, PatchEmbedding, sincos_positions
+from maskrestore.mae.transformer import Block, PatchEmbedding, added, sincos_positions
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VIT_PRESETS", "ViTMAE", "ViTMAEConfig"]
 
@@ -210,9 +211,10 @@ class ViTMAE(nn.Module):
 
     def _predict_group(self, tokens: Tensor, hidden: Tensor) -> Tensor:
         """``(B, L, D)`` tokens and ``(B, L)`` masks that hide equally many -> ``(B, L, p*p*3)``."""
-        x = self.decoder_blocks(self._decoder_input(tokens, hidden, token_order(hidden), _visible_in(hidden)))
+        x = self._decoder_input(tokens, hidden, token_order(hidden), _visible_in(hidden))
+        _, normed = added(*_run(self.decoder_blocks, x), self.decoder_norm)
         # The class token predicts nothing: (B, 1 + L, p p 3) -> (B, L, p p 3)
-        return self.decoder_pred(self.decoder_norm(x))[:, 1:]  # type: ignore[no-any-return]
+        return self.decoder_pred(normed)[:, 1:]  # type: ignore[no-any-return]
 
     def _reconstruct_group(self, tokens: Tensor, hidden: Tensor) -> Tensor:
         return self._reconstruct(tokens, hidden, _visible_in(hidden))
@@ -224,12 +226,12 @@ class ViTMAE(nn.Module):
         fewest and the most visible tokens of a row; sequences have the length of the most.
         """
         order = token_order(hidden)
-        x = self._decoder_input(tokens, hidden, order, visible)
         *body, last = self.decoder_blocks
-        for block in body:
-            x = block(x)
+        stream = _run(body, self._decoder_input(tokens, hidden, order, visible))
         wanted = order[:, visible[0] :]  # every hidden token, and visible ones where a row has more than the fewest
-        x = self.decoder_pred(self.decoder_norm(last(x, asking=wanted + 1)))  # + 1: after the class token
+        x, change = last(*stream, asking=wanted + 1)  # + 1: after the class token
+        _, normed = added(x, change, self.decoder_norm)
+        x = self.decoder_pred(normed)
         return scatter_tokens(x, wanted, x.new_zeros(()), hidden.shape[1])
 
     def _decoder_input(self, tokens: Tensor, hidden: Tensor, order: Tensor, visible: tuple[int, int]) -> Tensor:
@@ -241,9 +243,8 @@ class ViTMAE(nn.Module):
         x = torch.cat([start, gather_tokens(tokens, seen)], dim=1)
         filling = None if fewest == most else hidden.gather(1, seen)  # (B, n): fills the sequence up
         filled = None if filling is None else filled_sequences(F.pad(filling, (1, 0)))
-        for block in self.blocks:
-            x = block(x, filled=filled)
-        x = self.decoder_embed(self.norm(x)).to(tokens.dtype)
+        _, normed = added(*_run(self.blocks, x, filled=filled), self.norm)
+        x = self.decoder_embed(normed).to(tokens.dtype)
         encoded = x[:, 1:]
         if filling is not None:
             encoded = torch.where(filling.unsqueeze(2), self.mask_token.to(x.dtype), encoded)
@@ -272,8 +273,16 @@ class ViTMAE(nn.Module):
                 nn.init.zeros_(module.bias)
 
 
-def _blocks(config: ViTMAEConfig, width: int, depth: int, heads: int) -> nn.Sequential:
-    return nn.Sequential(*(Block(width, heads, config.mlp_ratio, config.norm_eps) for _ in range(depth)))
+def _blocks(config: ViTMAEConfig, width: int, depth: int, heads: int) -> nn.ModuleList:
+    return nn.ModuleList(Block(width, heads, config.mlp_ratio, config.norm_eps) for _ in range(depth))
+
+
+def _run(blocks: Iterable[nn.Module], x: Tensor, *, filled: Filled | None = None) -> tuple[Tensor, Tensor | None]:
+    """The stream after some layers, and what is still to be added to it; see :class:`Block`."""
+    change: Tensor | None = None
+    for block in blocks:
+        x, change = block(x, change, filled=filled)
+    return x, change
 
 
 def _visible_in(hidden: Tensor) -> tuple[int, int]:
