@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -13,6 +15,8 @@ __all__ = ["Arithmetic", "Precision", "autocast", "even_convolutions", "fast_ari
 
 Arithmetic = Literal["float32", "bfloat16"]
 Precision = Literal["auto", "float32", "bfloat16"]
+
+_CUDNN = threading.Lock()
 
 
 def fast_arithmetic(device: str | torch.device = "cpu") -> Arithmetic:
@@ -44,10 +48,16 @@ def autocast(device: str | torch.device = "cpu", precision: Precision = "auto") 
     return torch.autocast(place.type, torch.bfloat16, enabled=enabled)
 
 
-def even_convolutions() -> AbstractContextManager[None]:
-    """Return a context in which a GPU's convolutions give an image the same bits at every place of a batch.
+@contextmanager
+def even_convolutions(device: torch.device) -> Iterator[None]:
+    """A context in which a GPU's convolutions give an image the same bits at every place of a batch.
 
-    Left alone, cuDNN may choose algorithms for float32 that do not, and that round to 10 bits (TF32).
+    Left alone, cuDNN may choose kernels for float32 that do not, and that round to 10 bits (TF32). Elsewhere nothing
+    changes. What it sets holds for the process, so one thread at a time is in it.
     """
+    if device.type != "cuda":
+        yield
+        return
     cudnn = torch.backends.cudnn
-    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
+    with _CUDNN, cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

@@ -175,7 +175,7 @@ class MAERestorer:
             # For the same reason as many at a time as ever.
             inputs = torch.cat([resize(image, size, size).expand(-1, 3, -1, -1) for image in alone])
             groups = torch.arange(len(inputs), device=self.device).split(self._large)
-            with even_convolutions():
+            with even_convolutions(self.device):
                 parts = [self.network.embed(inputs[_filled(some, self._large)])[: len(some)] for some in groups]
             tokens = torch.cat(parts)
         return PreparedImages(images, inputs, tokens, torch.arange(len(images)))
@@ -247,7 +247,8 @@ class MAERestorer:
         """gathered: images, masks and tokens, each with the rows that make up the micro-batch."""
 
         def run(images: Tensor, hidden: Tensor, tokens: Tensor) -> Tensor:
-            with autocast(self.device, "float32" if self.precision == "float32" else "bfloat16"), even_convolutions():
+            low = autocast(self.device, "float32" if self.precision == "float32" else "bfloat16")
+            with low, even_convolutions(self.device):
                 return self.network(images, hidden, tokens=tokens, visible=visible).float()
 
         if self.device.type == "cuda":
