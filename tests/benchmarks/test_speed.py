@@ -1,6 +1,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -182,6 +183,26 @@ def test_a_run_without_a_record_prints_its_table(
     speed.main()
     assert json.loads((tmp_path / "record.json").read_text())["rows"][0]["images"] == 2
     assert (tmp_path / "record.md").read_text().startswith("| case |")
+
+
+def test_a_run_that_is_stopped_leaves_the_rows_it_has(
+    noise: speed_cases.Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [speed.measure(noise, ["float32"], 1)]
+
+    def measured(*_: object) -> dict[str, Any]:
+        if not rows:
+            raise KeyboardInterrupt
+        return rows.pop()
+
+    monkeypatch.setattr(speed, "make_case", lambda *arguments, **named: noise)
+    monkeypatch.setattr(speed, "measure", measured)
+    out = tmp_path / "record.json"
+    monkeypatch.setattr("sys.argv", ["speed", "--cases", "base", "--batches", "1", "8", "--out", str(out)])
+    with pytest.raises(KeyboardInterrupt):
+        speed.main()
+    assert [row["case"] for row in json.loads(out.read_text())["rows"]] == ["tiny-vit"]
+    assert "| tiny-vit | float32 |" in out.with_suffix(".md").read_text()
 
 
 def test_a_case_that_nobody_can_be_timed_on_is_named(
