@@ -1,14 +1,14 @@
-"""Whether bfloat16 or int8 decides as float32 does: the same images purified in both.
+"""Whether bfloat16 or int8 decides as float32 does, and float32 as it does without Winograd's convolutions.
 
     python -m benchmarks.precision --out precision.json
     python -m benchmarks.precision --dataset cifar10 --attack badnets:3x3-color --width 32 --count 500 --out cifar.json
 
-Clean test images, and as many triggered ones, are purified with the restorer in float32 and in bfloat16, or int8 with
-``--low int8``, with the same key; the classifier computes in float32 both times unless ``--lower-classifier`` is given,
-which puts it in bfloat16 the second time. The victim is the packaged one of street signs, or one of the cache
-(``maskrestore train-victim``). The record holds the share of equal decisions, CA, BA and ASR both ways, and how far
-purified pixels differ. A processor without bfloat16 instructions takes many times as long for it: ask for a few images
-there.
+Clean test images, and as many triggered ones, are purified twice with the same key: with the restorer in float32 and in
+bfloat16; with ``--low int8`` in int8, with ``--low direct`` in float32 with plain convolutions (``mae/winograd.py``).
+The classifier computes in float32 both times unless ``--lower-classifier`` is given, which puts it in bfloat16 the
+second time. The victim is the packaged one of street signs, or one of the cache (``maskrestore train-victim``). The
+record holds the share of equal decisions, CA, BA and ASR both ways, and how far purified pixels differ. A processor
+without bfloat16 instructions takes many times as long for it: ask for a few images there.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ from maskrestore.defense.schedule import SCHEDULES, scheduled
 from maskrestore.evaluation.environment import current_environment
 from maskrestore.evaluation.metrics import Rate, accuracy, measure
 from maskrestore.evaluation.run import choose_images, triggered_images
-from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.mae.checkpoints import load_network
+from maskrestore.mae.restorer import DEFAULT_RESTORER, MAERestorer
 from maskrestore.mae.weight_files import weights_digest
 from maskrestore.precision import fast_arithmetic
 from maskrestore.types import Purification
@@ -72,7 +74,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="images without the trigger, and as many with it")
     parser.add_argument("--profile", choices=list(PROFILES), default="default")
     parser.add_argument("--restorer", default=DEFAULT_RESTORER)
-    parser.add_argument("--low", choices=("bfloat16", "int8"), default="bfloat16", help="the other precision")
+    parser.add_argument("--low", choices=("bfloat16", "int8", "direct"), default="bfloat16", help="the other way")
     parser.add_argument("--schedule", choices=SCHEDULES, default="exact")
     parser.add_argument("--lower-classifier", action="store_true", help="the classifier in bfloat16, too")
     parser.add_argument("--device", default="cpu")
@@ -80,7 +82,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.dataset is None) != (arguments.attack is None):
         parser.error("--dataset and --attack go together")
-    if fast_arithmetic(arguments.device) == "float32":
+    if arguments.low == "bfloat16" and fast_arithmetic(arguments.device) == "float32":
         print("this device has no bfloat16 instructions: the second run takes many times as long as the first")
     trial = make_trial(arguments.dataset, arguments.attack, arguments.width, arguments.count)
     found = {}
@@ -89,7 +91,7 @@ def main() -> None:
         classifier = ModuleClassifier(
             trial.network, precision="bfloat16" if lower else "float32", device=arguments.device
         )
-        restorer = load_restorer(arguments.restorer, precision=precision, device=arguments.device)
+        restorer = make_restorer(arguments.restorer, precision, arguments.device)
         defense = BDMAE(restorer, scheduled(PROFILES[arguments.profile], arguments.schedule))
         found[precision] = [defense.purify(images, classifier) for images, _ in (trial.clean, trial.triggered)]
     record = {
@@ -105,6 +107,15 @@ def main() -> None:
     }
     arguments.out.write_text(json.dumps(record, indent=2) + "\n")
     print(table(record))
+
+
+def make_restorer(name: str, precision: str, device: str) -> MAERestorer:
+    """precision: of :func:`load_restorer`, or ``direct``: float32 as the network itself computes."""
+    if precision != "direct":
+        return load_restorer(name, precision=precision, device=device)  # type: ignore[arg-type]
+    network = load_network(name)
+    with mock.patch.object(type(network), "in_float32", lambda network: network):
+        return MAERestorer(network, precision="float32", device=device)
 
 
 def make_trial(dataset: str | None, attack: str | None, width: int, count: int) -> Trial:

@@ -2,8 +2,10 @@ import json
 
 import pytest
 import torch
-from benchmarks.precision import comparison, make_trial, table
+from benchmarks.precision import comparison, make_restorer, make_trial, table
+from torch import nn
 
+from maskrestore.mae.winograd import WinogradConvolution
 from maskrestore.types import Purification
 
 
@@ -49,3 +51,11 @@ def test_the_packaged_victim_is_asked_about_signs_of_both_kinds() -> None:
     with torch.inference_mode():
         answers = trial.network(trial.triggered[0]).argmax(dim=1)
     assert pytest.approx(1, abs=0.25) == (answers == trial.attack.poisoned_label(trial.triggered[1])).float().mean()
+
+
+@pytest.mark.parametrize(("precision", "fast"), [("float32", True), ("direct", False)])
+def test_direct_is_float32_without_winograd(precision: str, fast: bool) -> None:
+    restorer = make_restorer("mae-tiny-32", precision, "cpu")
+    assert restorer.precision == "float32"
+    assert isinstance(restorer.network, nn.Module)
+    assert any(isinstance(module, WinogradConvolution) for module in restorer.network.modules()) == fast

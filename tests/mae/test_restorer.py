@@ -179,6 +179,9 @@ class Dim:
         self.seen: list[tuple[int, int]] = []
         self.spans: list[tuple[int, int]] = []
 
+    def in_float32(self) -> "Dim":
+        return self
+
     def in_bfloat16(self) -> "Dim":
         lowered = Dim()
         lowered.lowered = True

@@ -9,6 +9,7 @@ are normalised at each position on its own, so that an image's result does not d
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from maskrestore.errors import ConfigError
 from maskrestore.mae.lowered import with_packed_convolutions
 from maskrestore.mae.quantized import quantized
+from maskrestore.mae.winograd import TILE, WinogradConvolution
 
 __all__ = ["ConvMAE", "ConvMAEConfig"]
 
@@ -118,6 +120,18 @@ class ConvMAE(nn.Module):
     def skips_hidden(self) -> bool:
         """No: a convolution visits every token, whatever is hidden."""
         return False
+
+    def in_float32(self) -> ConvMAE:
+        """A copy for inference on a CPU, which multiplies less (``winograd.py``); elsewhere the network itself."""
+        if self.mean.device.type != "cpu":
+            return self
+        memo: dict[int, object] = {}
+        for scale, blocks in [*enumerate(self.encoder), *enumerate(self.decoder)]:
+            side = self.grid // 2**scale
+            # A single square an image is too little work for matrices of that size.
+            if side > TILE and side % TILE == 0:
+                memo |= {id(m): WinogradConvolution(m) for m in blocks.modules() if isinstance(m, nn.Conv2d)}
+        return copy.deepcopy(self, memo).eval()
 
     def in_bfloat16(self) -> ConvMAE:
         """A copy for inference, where weights can be laid out; see :func:`with_packed_convolutions`."""

@@ -61,8 +61,11 @@ class MaskedAutoencoder(Protocol):
     def width(self) -> int:
         """Columns of its matrices: narrow ones want large micro-batches."""
 
+    def in_float32(self) -> MaskedAutoencoder:
+        """The network that runs in its place where precision is float32; itself, if nothing is faster."""
+
     def in_bfloat16(self) -> MaskedAutoencoder:
-        """The network that runs in its place where precision is bfloat16; it is called under autocast."""
+        """The same where precision is bfloat16; it is called under autocast."""
 
     def in_int8(self) -> MaskedAutoencoder:
         """The same where precision is int8. Raises ConfigError where that is not possible."""
@@ -134,9 +137,13 @@ class MAERestorer:
         self.precision = precision if precision == "int8" else resolve_precision(precision, self.device)
         if isinstance(network, torch.nn.Module):
             network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.network = network
-        if self.precision != "float32":
-            self.network = network.in_int8() if self.precision == "int8" else network.in_bfloat16()
+        match self.precision:
+            case "float32":
+                self.network = network.in_float32()
+            case "bfloat16":
+                self.network = network.in_bfloat16()
+            case "int8":
+                self.network = network.in_int8()
         if self.device.type == "cuda" and self.network is network:
             self.network = copy.deepcopy(network)  # recordings read weights where they were: nobody else may move them
         self.weights_digest = weights_digest(network)

@@ -148,6 +148,10 @@ class ViTMAE(nn.Module):
         """Yes: the encoder sees visible tokens only."""
         return True
 
+    def in_float32(self) -> ViTMAE:
+        """Itself: nothing is faster."""
+        return self
+
     def in_bfloat16(self) -> ViTMAE:
         """A copy for inference whose matrices are cast and laid out once; see :func:`lowered`."""
         return lowered(self)
