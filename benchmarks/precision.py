@@ -18,7 +18,6 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from maskrestore.attacks import Attack
 from maskrestore.data import ImageDataset, load_dataset
 from maskrestore.data.signs import load_signs
 from maskrestore.defense.schedule import SCHEDULES, scheduled
+from maskrestore.errors import ConfigError
 from maskrestore.evaluation.environment import current_environment
 from maskrestore.evaluation.metrics import Rate, accuracy, measure
 from maskrestore.evaluation.run import choose_images, triggered_images
@@ -110,12 +110,18 @@ def main() -> None:
 
 
 def make_restorer(name: str, precision: str, device: str) -> MAERestorer:
-    """precision: of :func:`load_restorer`, or ``direct``: float32 as the network itself computes."""
+    """precision: of :func:`load_restorer`, or ``direct``: float32 as the network itself computes.
+
+    Raises ConfigError where that is what float32 is anyway.
+    """
     if precision != "direct":
         return load_restorer(name, precision=precision, device=device)  # type: ignore[arg-type]
     network = load_network(name)
-    with mock.patch.object(type(network), "in_float32", lambda network: network):
-        return MAERestorer(network, precision="float32", device=device)
+    if device != "cpu" or network.in_float32() is network:
+        raise ConfigError(f"{name} on {device} has nothing but plain convolutions in float32")
+    restorer = MAERestorer(network, precision="float32")
+    restorer.network = network
+    return restorer
 
 
 def make_trial(dataset: str | None, attack: str | None, width: int, count: int) -> Trial:

@@ -34,7 +34,9 @@ if [[ $what == growth || $what == all ]] && [[ $device == cpu ]]; then
 fi
 if [[ $what == precision || $what == all ]]; then
   maskrestore train-victim --dataset cifar10 --attack badnets:3x3-color --set width=32
-  for low in bfloat16 ${INT8:+int8}; do
+  lows=(bfloat16 ${INT8:+int8})
+  [[ $device == cpu ]] && lows+=(direct)
+  for low in "${lows[@]}"; do
     name=precision-${low/bfloat16/}-cifar10
     python -m benchmarks.precision --device "$device" --dataset cifar10 --attack badnets:3x3-color --count 1000 --low "$low" \
       --out "$results/${name/--/-}$kind.json"

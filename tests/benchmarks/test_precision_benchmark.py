@@ -5,6 +5,7 @@ import torch
 from benchmarks.precision import comparison, make_restorer, make_trial, table
 from torch import nn
 
+from maskrestore.errors import ConfigError
 from maskrestore.mae.winograd import WinogradConvolution
 from maskrestore.types import Purification
 
@@ -59,3 +60,8 @@ def test_direct_is_float32_without_winograd(precision: str, fast: bool) -> None:
     assert restorer.precision == "float32"
     assert isinstance(restorer.network, nn.Module)
     assert any(isinstance(module, WinogradConvolution) for module in restorer.network.modules()) == fast
+
+
+def test_direct_is_refused_where_it_is_float32_anyway() -> None:
+    with pytest.raises(ConfigError, match="nothing but plain convolutions"):
+        make_restorer("mae-tiny-32", "direct", "cuda")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from maskrestore.errors import ConfigError
 from maskrestore.mae.lowered import with_packed_convolutions
 from maskrestore.mae.quantized import quantized
-from maskrestore.mae.winograd import TILE, WinogradConvolution
+from maskrestore.mae.winograd import WinogradConvolution, pays
 
 __all__ = ["ConvMAE", "ConvMAEConfig"]
 
@@ -122,16 +122,17 @@ class ConvMAE(nn.Module):
         return False
 
     def in_float32(self) -> ConvMAE:
-        """A copy for inference on a CPU, which multiplies less (``winograd.py``); elsewhere the network itself."""
-        if self.mean.device.type != "cpu":
-            return self
+        """A copy for inference that multiplies less (``winograd.py``); the network itself where that does not pay.
+
+        Weights are a snapshot: training the network later does not reach the copy.
+        """
         memo: dict[int, object] = {}
-        for scale, blocks in [*enumerate(self.encoder), *enumerate(self.decoder)]:
-            side = self.grid // 2**scale
-            # A single square an image is too little work for matrices of that size.
-            if side > TILE and side % TILE == 0:
-                memo |= {id(m): WinogradConvolution(m) for m in blocks.modules() if isinstance(m, nn.Conv2d)}
-        return copy.deepcopy(self, memo).eval()
+        if self.mean.device.type == "cpu":
+            for scale, blocks in [*enumerate(self.encoder), *enumerate(self.decoder)]:
+                side = self.grid // 2**scale
+                convolutions = (module for module in blocks.modules() if isinstance(module, nn.Conv2d))
+                memo |= {id(each): WinogradConvolution(each) for each in convolutions if pays(each, side)}
+        return copy.deepcopy(self, memo).eval().requires_grad_(False) if memo else self
 
     def in_bfloat16(self) -> ConvMAE:
         """A copy for inference, where weights can be laid out; see :func:`with_packed_convolutions`."""

@@ -122,7 +122,9 @@ class MAERestorer:
         precision: RestorerPrecision = "auto",
         device: str | torch.device = "cpu",
     ) -> None:
-        """micro_batch: masks at a time. ``None`` is 64 for a ViT and 32 for a convolutional network on a GPU; on a CPU
+        """network: it is put on the device. What runs may be a copy, which later changes to the network do not reach.
+
+        micro_batch: masks at a time. ``None`` is 64 for a ViT and 32 for a convolutional network on a GPU; on a CPU
         8, and for a wide ViT as many as make up to 256 visible tokens: 5 scoring masks of a ViT-B, or a single mask
         that hides little. (With ``mae-tiny-32`` on two cores, many masks took about 10 % longer with 4 at a time, but
         a single one half as long, since all of a micro-batch is computed on one core.)
