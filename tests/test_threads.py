@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from maskrestore.threads import map_on_cores
+from maskrestore.threads import map_on_cores, on_one_core
 
 
 @pytest.fixture
@@ -52,3 +52,17 @@ def test_threads_that_start_later_keep_the_number_of_the_caller() -> None:
 def test_an_exception_reaches_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         map_on_cores(lambda number: 1 // number, [1, 0, 2])
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_small_work_stays_on_one_core_and_the_number_comes_back() -> None:
+    seen: list[int] = []
+
+    def work() -> None:
+        seen.append(torch.get_num_threads())
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), on_one_core():
+        work()
+    assert seen == [1]
+    assert torch.get_num_threads() == 3

@@ -8,6 +8,9 @@
 ("Mask and Restore"): see ``maskrestore.defense`` for its stages, :class:`Purification` for what it returns.
 """
 
+import maskrestore.openmp  # noqa: F401 - before anything that loads PyTorch
+
+# isort: split
 from maskrestore import errors
 from maskrestore.classifiers import (
     CallableClassifier,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
-__all__ = ["map_on_cores"]
+__all__ = ["map_on_cores", "on_one_core"]
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -32,3 +33,18 @@ def map_on_cores(function: Callable[[Argument], Result], arguments: Iterable[Arg
             return list(pool.map(function, arguments))
     finally:
         torch.set_num_threads(workers)  # the pool's number is what PyTorch would give every thread that starts later
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """A context in which PyTorch works on one core, for many operations on small tensors.
+
+    Threads wait for one another after each of them, which gains nothing; where other programs use the cores, too, they
+    wait for most of the time.
+    """
+    workers = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(workers)

@@ -19,6 +19,7 @@ from maskrestore.defense.streams import Stream
 from maskrestore.defense.sweep import sweep
 from maskrestore.defense.transfer import Attempt, transfer_queries, transfer_test
 from maskrestore.devices import to_device
+from maskrestore.threads import on_one_core
 from maskrestore.types import Classifier, Purification, Restorer
 
 __all__ = ["Stages", "prepared_by"]
@@ -147,7 +148,8 @@ class Stages:
         noises = (growth_noise(streams, live, sizes, step, self.restorer.grid) for step in steps)
         following = next(noises, None)
         while (noise := following) is not None:
-            tested = connected_sets(scores[live], candidates[live], sizes[live], noise, config.neighbour_bonus)
+            with on_one_core():
+                tested = connected_sets(scores[live], candidates[live], sizes[live], noise, config.neighbour_bonus)
             restored = self.restorer.restore(prepared, tested)
             following = next(noises, None)  # drawn while a GPU restores
             flipped = self.classifier(restored) != original
