@@ -9,7 +9,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "maskrestore"
 
 ROOT = "maskrestore"
-BASE = {"imaging", "types", "errors", "precision", "threads", "devices"}
+BASE = {"imaging", "types", "errors", "precision", "threads", "openmp", "devices"}
 METHOD = {*BASE, "mae", "classifiers", "defense", "baselines"}
 LAB = {"attacks", "data", "victims"}
 ALLOWED: dict[str, set[str]] = {
