@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The timings of docs/performance.md: the records in benchmarks/results/speed. They want a machine that does nothing else, for hours: the
-# authors' schedule takes most of them. Without an argument everything; base, large, tiny, growth or precision for a part.
+# authors' schedule takes most of them. Without an argument everything; base, large, tiny, growth, busy or precision for a part.
 # KIND goes into the names of the records, "amx" say; DEVICE=cuda runs on a GPU; INT8=1 times int8, too, for CPUs with VNNI.
 # precision needs MASKRESTORE_DATA, and trains its victim if the cache lacks it.
 set -euo pipefail
@@ -31,6 +31,9 @@ if [[ $what == tiny || $what == all ]]; then
 fi
 if [[ $what == growth || $what == all ]] && [[ $device == cpu ]]; then
   python -m benchmarks.growth --counts 64 128 512 --sizes 32 64 128 224 --chunks 8 1 64 --out "$results/growth$kind.json"
+fi
+if [[ $what == busy || $what == all ]] && [[ $device == cpu ]]; then
+  python -m benchmarks.busy --out "$results/busy$kind.json"
 fi
 if [[ $what == precision || $what == all ]]; then
   maskrestore train-victim --dataset cifar10 --attack badnets:3x3-color --set width=32
