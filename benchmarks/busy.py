@@ -18,8 +18,8 @@ import sys
 import time
 from pathlib import Path
 
-from maskrestore.evaluation.environment import current_environment
-from maskrestore.openmp import SPINS
+from maskrestore.runtime.environment import current_environment
+from maskrestore.runtime.openmp import SPINS
 
 GNU_SPINS = 300_000
 """What GNU's OpenMP does where nothing is said. Source: its manual, GOMP_SPINCOUNT."""
@@ -29,7 +29,7 @@ STARTING = 5.0
 
 PURIFY = f"""
 import time, torch, maskrestore
-from maskrestore.victims import ResNet18
+from maskrestore.lab.victims import ResNet18
 torch.manual_seed(0)
 classifier = maskrestore.ModuleClassifier(ResNet18(10, width=32))
 images, defense = torch.rand({IMAGES}, 3, 32, 32), maskrestore.BDMAE("mae-tiny-32")

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from benchmarks import authors_schedule
 from maskrestore import BDMAE, BDMAEConfig, CountingClassifier
-from maskrestore.defense.schedule import Schedule, scheduled
-from maskrestore.defense.stages import prepared_by
+from maskrestore.defense.beyond_paper.budget import Schedule, scheduled
+from maskrestore.defense.pipeline import prepared_by
 from maskrestore.mae.restorer import RestorerPrecision
 from maskrestore.types import Restorer
 

@@ -28,10 +28,10 @@ from benchmarks.stages import Clock
 from torch import Tensor
 
 from maskrestore import BDMAE, PROFILES, ModuleClassifier, load_restorer
-from maskrestore.evaluation.costs import MemoryMeter
-from maskrestore.evaluation.environment import current_environment
+from maskrestore.lab.measure.costs import MemoryMeter
+from maskrestore.lab.victims import ResNet18
+from maskrestore.runtime.environment import current_environment
 from maskrestore.types import Defense
-from maskrestore.victims import ResNet18
 
 MIB = 2**20
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskrestore.errors import DataError
-from maskrestore.evaluation.plots import COLOURS, new_figure
-from maskrestore.evaluation.records import Record
-from maskrestore.evaluation.tables import read_records
+from maskrestore.lab.measure.records import Record, read_records
+from maskrestore.lab.show.plots import COLOURS, new_figure
 
 NAMES = {
     "bdmae": "default, exact",

@@ -23,20 +23,21 @@ import torch
 from torch import Tensor, nn
 
 from maskrestore import BDMAE, PROFILES, ModuleClassifier, load_restorer
-from maskrestore.attacks import Attack
-from maskrestore.data import ImageDataset, load_dataset
-from maskrestore.data.signs import load_signs
-from maskrestore.defense.schedule import SCHEDULES, scheduled
+from maskrestore.defense.beyond_paper.budget import SCHEDULES, scheduled
 from maskrestore.errors import ConfigError
-from maskrestore.evaluation.environment import current_environment
-from maskrestore.evaluation.metrics import Rate, accuracy, measure
-from maskrestore.evaluation.run import choose_images, triggered_images
-from maskrestore.mae.checkpoints import load_network
+from maskrestore.lab.attacks import Attack
+from maskrestore.lab.data import ImageDataset, load_dataset
+from maskrestore.lab.data.signs import load_signs
+from maskrestore.lab.measure.metrics import accuracy, measure
+from maskrestore.lab.measure.run import choose_images, triggered_images
+from maskrestore.lab.victims import VictimConfig, load_packaged_victim, load_victim, victim_attack
+from maskrestore.mae.checkpoints.loading import load_network
+from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.restorer import DEFAULT_RESTORER, MAERestorer
-from maskrestore.mae.weight_files import weights_digest
-from maskrestore.precision import fast_arithmetic
+from maskrestore.runtime.environment import current_environment
+from maskrestore.runtime.precision import fast_arithmetic
+from maskrestore.statistics import Rate
 from maskrestore.types import Purification
-from maskrestore.victims import VictimConfig, load_packaged_victim, load_victim, victim_attack
 
 PACKAGED = "signs-badnets"
 

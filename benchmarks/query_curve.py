@@ -12,8 +12,8 @@ from typing import Any
 
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.errors import DataError
-from maskrestore.evaluation.plots import new_figure
-from maskrestore.evaluation.records import Record, read_record
+from maskrestore.lab.measure.records import Record, read_record
+from maskrestore.lab.show.plots import new_figure
 
 RATES = {"ca": "clean accuracy", "ba": "accuracy on triggered images", "asr": "attack success rate"}
 COLOURS = {"ca": "#0072b2", "ba": "#e69f00", "asr": "#009e73"}  # of Okabe and Ito: told apart by everyone

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 from maskrestore import ModuleClassifier, load_restorer
-from maskrestore.data import load_dataset
-from maskrestore.evaluation.environment import current_environment
-from maskrestore.evaluation.run import choose_images
 from maskrestore.imaging.patches import tokens_to_pixels
-from maskrestore.mae.pretrain import random_hidden
-from maskrestore.victims import VictimConfig, load_victim, read_record
+from maskrestore.lab.data import load_dataset
+from maskrestore.lab.measure.run import choose_images
+from maskrestore.lab.victims import VictimConfig, load_victim, read_record
+from maskrestore.mae.training.pretrain import random_hidden
+from maskrestore.runtime.environment import current_environment
 
 RATIOS = (0.75, 0.5, 0.25, 0.05)
 

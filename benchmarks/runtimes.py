@@ -32,13 +32,13 @@ import torch
 from benchmarks.stages import Clock
 from torch import Tensor, nn
 
-from maskrestore.data.signs import load_signs
-from maskrestore.evaluation.environment import current_environment
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
+from maskrestore.lab.data.signs import load_signs
 from maskrestore.mae import vit
-from maskrestore.mae.checkpoints import load_network
+from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.packing import token_order
+from maskrestore.runtime.environment import current_environment
 
 Run = Callable[[], Tensor]
 CALIBRATION = 8

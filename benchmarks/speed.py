@@ -33,10 +33,10 @@ from benchmarks.stages import Clock, Stages, flop_of, on_grid, vit_flop
 from torch import Tensor, nn
 
 from maskrestore import BDMAE
-from maskrestore.evaluation.environment import current_environment
-from maskrestore.evaluation.metrics import accuracy
+from maskrestore.lab.measure.metrics import accuracy
 from maskrestore.mae.vit import VIT_PRESETS
-from maskrestore.precision import fast_arithmetic
+from maskrestore.runtime.environment import current_environment
+from maskrestore.runtime.precision import fast_arithmetic
 
 
 def main() -> None:

@@ -17,14 +17,14 @@ from benchmarks.stages import Clock
 from torch import Tensor, nn
 
 from maskrestore import BDMAE, PROFILES, BDMAEConfig, MAERestorer, ModuleClassifier
-from maskrestore.data.signs import load_signs
-from maskrestore.evaluation.run import choose_images, triggered_images
-from maskrestore.mae.checkpoints import load_network
+from maskrestore.lab.data.signs import load_signs
+from maskrestore.lab.measure.run import choose_images, triggered_images
+from maskrestore.lab.victims import ResNet18, load_packaged_victim
+from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.restorer import DEFAULT_RESTORER, RestorerPrecision
 from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
-from maskrestore.precision import fast_arithmetic
+from maskrestore.runtime.precision import fast_arithmetic
 from maskrestore.types import Classifier
-from maskrestore.victims import ResNet18, load_packaged_victim
 
 __all__ = ["CASES", "Case", "Truth", "make_case"]
 

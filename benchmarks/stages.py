@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskrestore.defense import scores
 from maskrestore.mae import restorer
-from maskrestore.mae.recordings import Recordings
+from maskrestore.mae.fast.recordings import Recordings
 from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
 
 __all__ = ["STAGES", "Clock", "Stages", "flop_of", "on_grid", "vit_flop"]

@@ -1,9 +1,10 @@
 """Records for the programs that draw them."""
 
 from maskrestore import PROFILES, BDMAEConfig
-from maskrestore.evaluation.environment import Environment
-from maskrestore.evaluation.metrics import Metrics, Rate
-from maskrestore.evaluation.records import Cost, DefenseEntry, Record, VictimEntry
+from maskrestore.lab.measure.metrics import Metrics
+from maskrestore.lab.measure.records import Cost, DefenseEntry, Record, VictimEntry
+from maskrestore.runtime.environment import Environment
+from maskrestore.statistics import Rate
 
 DEFAULT = PROFILES["default"]
 

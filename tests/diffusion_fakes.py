@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from maskrestore.baselines.diffusion import kept
-from maskrestore.baselines.diffusion_training import DiffusionTrainingConfig, build_unet
+from maskrestore.lab.baselines.diffusion import kept
+from maskrestore.lab.baselines.diffusion_training import DiffusionTrainingConfig, build_unet
 
 TINY = DiffusionTrainingConfig(
     image_size=16, channels=(8, 16), layers_per_block=1, attention_at=(), norm_groups=4, batch_size=8, steps=2

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from maskrestore import BDMAE, ModuleClassifier, load_restorer
-from maskrestore.data.signs import load_signs
 from maskrestore.errors import CheckpointError, UnknownNameError
-from maskrestore.mae.checkpoints import load_network
-from maskrestore.mae.pretrain import masked_psnr
-from maskrestore.victims import PACKAGED, STARTS, VictimConfig, load_packaged_victim, read_feature_extractor
-from maskrestore.victims.starts import packaged_start
+from maskrestore.lab.data.signs import load_signs
+from maskrestore.lab.victims import PACKAGED, STARTS, VictimConfig, load_packaged_victim, read_feature_extractor
+from maskrestore.lab.victims.starts import packaged_start
+from maskrestore.mae.checkpoints.loading import load_network
+from maskrestore.mae.training.pretrain import masked_psnr
 
 ASSETS = Path(str(files("maskrestore") / "assets"))
 WEIGHTS = sorted(ASSETS.glob("*.safetensors"))

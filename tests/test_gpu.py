@@ -13,16 +13,10 @@ from benchmarks.authors_schedule import AuthorsSchedule
 from torch import Tensor, nn
 
 from maskrestore import BDMAE, PROFILES, BDMAEConfig, MAERestorer, ModuleClassifier
-from maskrestore.data import ImageDataset
-from maskrestore.data.specs import dataset_spec
-from maskrestore.defense.schedule import Schedule, scheduled
-from maskrestore.mae.checkpoints import load_network
-from maskrestore.mae.fused import FusedLayerNorm, can_fuse
-from maskrestore.mae.lowered import LoweredLinear
-from maskrestore.mae.restorer import DEFAULT_RESTORER
-from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
-from maskrestore.precision import Precision
-from maskrestore.victims import (
+from maskrestore.defense.beyond_paper.budget import Schedule, scheduled
+from maskrestore.lab.data import ImageDataset
+from maskrestore.lab.data.specs import dataset_spec
+from maskrestore.lab.victims import (
     Recipe,
     ResNet18,
     VictimConfig,
@@ -31,6 +25,12 @@ from maskrestore.victims import (
     train_victim,
     victim_attack,
 )
+from maskrestore.mae.checkpoints.loading import load_network
+from maskrestore.mae.fast.fused import FusedLayerNorm, can_fuse
+from maskrestore.mae.fast.lowered import LoweredLinear
+from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
+from maskrestore.runtime.precision import Precision
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

@@ -8,7 +8,7 @@
 ("Mask and Restore"): see ``maskrestore.defense`` for its stages, :class:`Purification` for what it returns.
 """
 
-import maskrestore.openmp  # noqa: F401 - before anything that loads PyTorch
+import maskrestore.runtime.openmp  # noqa: F401 - before anything that loads PyTorch
 
 # isort: split
 from maskrestore import errors

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-__all__ = ["Classifier", "Defense", "PreparingRestorer", "Purification", "Restorer"]
+__all__ = ["Classifier", "Defense", "PreparingRestorer", "Progress", "Purification", "Restorer"]
 
 Classifier = Callable[[Tensor], Tensor]
 """The black box: ``(B, C, H, W)`` float32 in [0, 1] -> ``(B,)`` int64 hard labels."""
@@ -51,6 +51,13 @@ class PreparingRestorer(Restorer, Protocol):
 
         rows: ``(R,)`` int64 on the CPU; there may be none, and some twice.
         """
+
+
+class Progress(Protocol):
+    """Is told how far a job is."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """done: steps finished so far, of ``total``. note: shown beside the numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from benchmarks.busy import GNU_SPINS, main
 
-from maskrestore.openmp import SPINS
+from maskrestore.runtime.openmp import SPINS
 
 
 def test_every_setting_is_timed_alone_and_beside_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from benchmarks.growth import Stream, growth_by_count, measure, streams
 
 from benchmarks import growth
 from maskrestore import MAERestorer
+from maskrestore.lab.victims import ResNet18
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
-from maskrestore.victims import ResNet18
 
 
 def test_a_stream_is_made_chunk_by_chunk() -> None:

@@ -10,8 +10,9 @@ from PIL import Image
 from benchmark_records import DEFAULT, record
 from benchmarks import pareto
 from maskrestore.errors import DataError
-from maskrestore.evaluation.metrics import Metrics, Rate
-from maskrestore.evaluation.records import Record, write_record
+from maskrestore.lab.measure.metrics import Metrics
+from maskrestore.lab.measure.records import Record, write_record
+from maskrestore.statistics import Rate
 
 
 def made(defense: str, attack: str | None, right: int, queries: float) -> Record:

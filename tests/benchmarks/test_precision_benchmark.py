@@ -6,7 +6,7 @@ from benchmarks.precision import comparison, make_restorer, make_trial, table
 from torch import nn
 
 from maskrestore.errors import ConfigError
-from maskrestore.mae.winograd import WinogradConvolution
+from maskrestore.mae.fast.winograd import WinogradConvolution
 from maskrestore.types import Purification
 
 

@@ -7,9 +7,9 @@ from PIL import Image
 from benchmark_records import DEFAULT, record
 from benchmarks import query_curve
 from maskrestore import PROFILES, BDMAEConfig
-from maskrestore.defense.schedule import fast, within
+from maskrestore.defense.beyond_paper.budget import fast, within
 from maskrestore.errors import DataError
-from maskrestore.evaluation.records import read_record, write_record
+from maskrestore.lab.measure.records import read_record, write_record
 
 
 @pytest.mark.parametrize(

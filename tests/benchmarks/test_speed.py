@@ -13,10 +13,10 @@ from benchmarks.stages import Clock, on_grid, vit_flop
 
 from benchmarks import speed, speed_cases
 from maskrestore import BDMAEConfig
-from maskrestore.defense.schedule import fast
+from maskrestore.defense.beyond_paper.budget import fast
+from maskrestore.lab.victims import ResNet18
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
 from maskrestore.mae.vit import VIT_PRESETS, ViTMAE, ViTMAEConfig
-from maskrestore.victims import ResNet18
 
 SHORT = {
     "paper": BDMAEConfig(rounds=1, refinement_steps=1),

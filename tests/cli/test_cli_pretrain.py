@@ -6,9 +6,9 @@ import torch
 from safetensors import safe_open
 
 from maskrestore.imaging.codec import write_png
-from maskrestore.mae import pretrain as training
-from maskrestore.mae.augmentation import AUGMENTATIONS
-from maskrestore.mae.checkpoints import load_network
+from maskrestore.mae.checkpoints.loading import load_network
+from maskrestore.mae.training import pretrain as training
+from maskrestore.mae.training.augmentation import AUGMENTATIONS
 
 NETWORK = {
     "image_size": 16,

@@ -15,12 +15,12 @@ import torch
 import maskrestore
 from fakes import colour_labels
 from maskrestore.classifiers import CountingClassifier
-from maskrestore.cli.folder import FolderJob, purify_folder
-from maskrestore.cli.image_log import ImageLog
 from maskrestore.defense.config import PROFILES
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.codec import read_image, write_png
+from maskrestore.jobs.folder import FolderJob, purify_folder
+from maskrestore.jobs.image_log import ImageLog
 from maskrestore.types import Purification
 
 pytestmark = pytest.mark.usefixtures("grey_restorer")
@@ -426,7 +426,7 @@ def test_large_images_are_worked_on_in_smaller_batches(purify, monkeypatch, tmp_
     monkeypatch.setattr(
         BDMAE, "purify", lambda self, images, box: sizes.append(len(images)) or whole(self, images, box)
     )
-    monkeypatch.setattr("maskrestore.cli.folder._BATCH_PIXELS", 3 * 16 * 16)
+    monkeypatch.setattr("maskrestore.jobs.folder._BATCH_PIXELS", 3 * 16 * 16)
     monkeypatch.setattr("maskrestore.defense.bdmae._CHUNK", (64, 1))  # less than is read together
     assert purify().exit_code == 0
     assert len(records(tmp_path)) == 10
@@ -465,8 +465,8 @@ def test_results_that_were_written_are_recorded_when_a_later_one_cannot_be(
             raise error
         write_png(path, image)
 
-    monkeypatch.setattr("maskrestore.cli.folder._WORTH_A_THREAD", 1)
-    monkeypatch.setattr("maskrestore.cli.folder.write_png", write)
+    monkeypatch.setattr("maskrestore.jobs.folder._WORTH_A_THREAD", 1)
+    monkeypatch.setattr("maskrestore.jobs.folder.write_png", write)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -474,7 +474,7 @@ def test_results_that_were_written_are_recorded_when_a_later_one_cannot_be(
             purify_folder(folder_job(photos, tmp_path / "out"), lambda *_: None)
         # 4.png is of another size, and sub/9.png comes after 8.png.
         assert sorted(records(tmp_path)) == [f"{number}.png" for number in (0, 1, 2, 3, 5, 6, 7)]
-        monkeypatch.setattr("maskrestore.cli.folder.write_png", write_png)
+        monkeypatch.setattr("maskrestore.jobs.folder.write_png", write_png)
         job = folder_job(photos, tmp_path / "out")
         purify_folder(job, lambda *_: None).log.close()
     finally:
@@ -485,7 +485,7 @@ def test_results_that_were_written_are_recorded_when_a_later_one_cannot_be(
 
 def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, tmp_path):
     for name in ("read_image", "write_png", "np.savez_compressed"):  # what takes time and leaves nothing behind
-        monkeypatch.setattr(f"maskrestore.cli.folder.{name}", lambda *values, **options: torch.zeros(3, 1, 1))
+        monkeypatch.setattr(f"maskrestore.jobs.folder.{name}", lambda *values, **options: torch.zeros(3, 1, 1))
     # pathlib puts all names into Python's table of strings, which grows by megabytes at a time.
     monkeypatch.setattr(sys, "intern", str)
 
@@ -515,7 +515,7 @@ def test_images_are_done_in_order_of_their_names(monkeypatch, tmp_path):
         write_png(source / "image.png", torch.zeros(3, 2, 2))
         (source / "image.png").rename(source / name)
     passed = []
-    monkeypatch.setattr("maskrestore.cli.folder._STEP", 3)
+    monkeypatch.setattr("maskrestore.jobs.folder._STEP", 3)
     summary = purify_folder(folder_job(source, out), lambda done, total: passed.append((done, total)))
     assert passed == [(3, 8), (6, 8), (8, 8)]
     with closing(summary.log) as log:

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskrestore.attacks import (
+from maskrestore.errors import ConfigError
+from maskrestore.lab.attacks import (
     ATTACKS,
     Attack,
     choose_poisoned,
@@ -16,8 +17,7 @@ from maskrestore.attacks import (
     poison,
     training_hooks,
 )
-from maskrestore.data import ImageDataset
-from maskrestore.errors import ConfigError
+from maskrestore.lab.data import ImageDataset
 
 PATCHES = [
     *(f"badnets:{side}x{side}-{colour}" for side in (1, 2, 3) for colour in ("white", "color")),

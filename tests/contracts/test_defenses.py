@@ -18,13 +18,13 @@ from torch import Tensor
 
 from diffusion_fakes import save_tiny_unet
 from fakes import MeanRestorer
-from maskrestore.baselines import BASELINES, DETECTORS, BaselineConfig, DetectorConfig
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.config import PROFILES
 from maskrestore.defense.streams import Key
 from maskrestore.errors import InvalidImageError
-from maskrestore.evaluation.defenses import NoDefense
+from maskrestore.lab.baselines import BASELINES, DETECTORS, BaselineConfig, DetectorConfig
+from maskrestore.lab.measure.defenses import NoDefense
 from maskrestore.types import Defense, Purification
 
 ELSEWHERE = {"februus-xgradcam", "februus-gradcam++"}

@@ -7,10 +7,10 @@ import torch
 
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.patches import tokens_to_pixels
+from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
 from maskrestore.mae.restorer import MAERestorer
 from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
-from maskrestore.mae.weight_files import weights_digest
 from maskrestore.types import Restorer
 
 

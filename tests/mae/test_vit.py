@@ -11,7 +11,7 @@ from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_pos
 
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.mae import transformer
-from maskrestore.mae.hugging_face import read_hugging_face
+from maskrestore.mae.checkpoints.hugging_face import read_hugging_face
 from maskrestore.mae.transformer import sincos_positions
 from maskrestore.mae.vit import VIT_PRESETS, ViTMAE, ViTMAEConfig
 

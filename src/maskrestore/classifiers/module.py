@@ -11,7 +11,7 @@ from maskrestore.classifiers.answers import read_labels, unread_labels
 from maskrestore.classifiers.normalisation import Channelwise, Normalisation, default_micro_batch, fixed_chunks
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.inputs import check_pixels, unread_batch
-from maskrestore.precision import Precision, autocast, resolve_precision
+from maskrestore.runtime.precision import Precision, autocast, resolve_precision
 
 __all__ = ["ModuleClassifier"]
 

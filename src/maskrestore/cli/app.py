@@ -10,14 +10,14 @@ import typer
 
 from maskrestore import __version__
 from maskrestore.cli.demo import demo
-from maskrestore.cli.evaluate import evaluate
+from maskrestore.cli.lab.evaluate import evaluate
+from maskrestore.cli.lab.reproduce import reproduce
+from maskrestore.cli.lab.table import table
+from maskrestore.cli.lab.train_diffusion import train_diffusion
+from maskrestore.cli.lab.train_victim import train_victim
 from maskrestore.cli.pretrain import pretrain
 from maskrestore.cli.purify import purify
-from maskrestore.cli.reproduce import reproduce
-from maskrestore.cli.table import table
 from maskrestore.cli.terminal import CommandGroup, warn
-from maskrestore.cli.train_diffusion import train_diffusion
-from maskrestore.cli.train_victim import train_victim
 
 __all__ = ["app", "main"]
 

@@ -8,19 +8,19 @@ from typing import Annotated, Literal
 import typer
 from torch import Tensor
 
-from maskrestore.attacks import Attack
 from maskrestore.classifiers import ModuleClassifier
-from maskrestore.cli.results import RATES, progress_of, show_record
+from maskrestore.cli.lab.results import RATES, progress_of, show_record
 from maskrestore.cli.terminal import out, progress, say
-from maskrestore.data.dataset import ImageDataset
-from maskrestore.data.signs import load_signs
 from maskrestore.defense.config import PROFILES
-from maskrestore.evaluation.defenses import DefenseUnderTest, VictimUnderTest, make_defense
-from maskrestore.evaluation.records import Record, VictimEntry, write_record
-from maskrestore.evaluation.run import choose_images, evaluate
+from maskrestore.lab.attacks import Attack
+from maskrestore.lab.data.dataset import ImageDataset
+from maskrestore.lab.data.signs import load_signs
+from maskrestore.lab.measure.defenses import DefenseUnderTest, VictimUnderTest, make_defense
+from maskrestore.lab.measure.records import Record, VictimEntry, write_record
+from maskrestore.lab.measure.run import choose_images, evaluate
+from maskrestore.lab.victims import load_packaged_victim
+from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.mae.weight_files import weights_digest
-from maskrestore.precision import fast_arithmetic
 from maskrestore.reporting import (
     Metric,
     ReportEntry,
@@ -29,8 +29,8 @@ from maskrestore.reporting import (
     write_figure,
     write_report,
 )
+from maskrestore.runtime.precision import fast_arithmetic
 from maskrestore.types import Classifier, Defense, Purification
-from maskrestore.victims import load_packaged_victim
 
 __all__ = ["demo"]
 

@@ -13,10 +13,10 @@ from maskrestore.cli.options import DataOption, TrainingSetOption
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import out, progress
 from maskrestore.cli.training_images import HeldOutOption, ImagesArgument, training_images
-from maskrestore.mae import pretrain as training
-from maskrestore.mae.augmentation import AUGMENTATIONS
-from maskrestore.mae.checkpoints import load_network
-from maskrestore.victims import read_feature_extractor
+from maskrestore.lab.victims import read_feature_extractor
+from maskrestore.mae.checkpoints.loading import load_network
+from maskrestore.mae.training import pretrain as training
+from maskrestore.mae.training.augmentation import AUGMENTATIONS
 
 __all__ = ["pretrain"]
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import sys
 from contextlib import closing
 from functools import partial
@@ -16,8 +14,6 @@ import torch
 import typer
 
 from maskrestore.classifiers import CountingClassifier, ModuleClassifier, load_classifier
-from maskrestore.cli.folder import MAP_FIELDS, FolderJob, Summary, purify_folder
-from maskrestore.cli.image_log import ImageLog
 from maskrestore.cli.options import (
     DefenseSetOption,
     DeviceOption,
@@ -30,14 +26,17 @@ from maskrestore.cli.options import (
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import FAILED, out, progress, say
 from maskrestore.defense.bdmae import BDMAE
+from maskrestore.defense.beyond_paper.budget import scheduled
 from maskrestore.defense.config import PROFILES
-from maskrestore.defense.schedule import scheduled
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.codec import read_image
+from maskrestore.jobs.folder import MAP_FIELDS, FolderJob, Summary, purify_folder
+from maskrestore.jobs.image_log import ImageLog
+from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.mae.weight_files import weights_digest
 from maskrestore.reporting import Evidence, ReportEntry, ReportSummary, entries_from, write_report
+from maskrestore.runtime.digests import digest, digest_of_json, raw_digest
 from maskrestore.types import Classifier, Purification
 
 __all__ = ["purify"]
@@ -162,7 +161,7 @@ def purify(
         defense=defense,
         classifier=counting,
         max_queries=config.max_queries,
-        config_digest=_digest([config.in_force(), key_fingerprint(key), *identity]),
+        config_digest=digest_of_json([config.in_force(), key_fingerprint(key), *identity]),
         key_fingerprint=key_fingerprint(key),
         batch=batch or images,
         pixels=pixels,
@@ -276,17 +275,13 @@ def _model_digest(spec: str, classifier: Classifier) -> str:
 
     A new model under an old name is another classifier.
     """
-    digest = hashlib.blake2b(digest_size=8)
+    parts: list[bytes] = []
     module = sys.modules.get(spec.partition(":")[0])
     source = Path(getattr(module, "__file__", None) or spec)
     # Weights of a large ONNX file lie beside it, and their names begin with its own.
     for path in sorted(source.parent.glob(f"{glob.escape(source.name)}*")) if source.suffix == ".onnx" else [source]:
         if path.is_file():
-            digest.update(hashlib.blake2b(path.read_bytes()).digest())
+            parts.append(raw_digest([path.read_bytes()]))
     if isinstance(classifier, ModuleClassifier):
-        digest.update((weights_digest(classifier.module) or "").encode())
-    return digest.hexdigest()
-
-
-def _digest(values: list[Any]) -> str:
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+        parts.append((weights_digest(classifier.module) or "").encode())
+    return digest(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typer.core import TyperGroup
 
 from maskrestore.errors import ConfigError, MaskRestoreError
+from maskrestore.types import Progress as ProgressUpdate
 
 __all__ = [
     "FAILED",
     "INTERRUPTED",
     "USAGE",
     "CommandGroup",
-    "Update",
     "err",
     "out",
     "progress",
@@ -39,13 +39,6 @@ _PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress where there is no terminal."""
 
 
-class Update(Protocol):
-    """Moves a progress bar."""
-
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """done: steps finished so far, of ``total``. note: shown behind the bar."""
-
-
 class CommandGroup(TyperGroup):
     """Shows the project's own errors as one line, without a traceback, and sets the exit status."""
 
@@ -63,7 +56,7 @@ class CommandGroup(TyperGroup):
 
 
 @contextmanager
-def progress(description: str) -> Iterator[Update]:
+def progress(description: str) -> Iterator[ProgressUpdate]:
     """A progress bar on standard error, or a line now and then where that is no terminal."""
     if not err.is_terminal:
         yield _plain_progress(description)
@@ -100,7 +93,7 @@ def _fail(error: Exception, status: int) -> None:
     raise typer.Exit(status) from None
 
 
-def _plain_progress(description: str) -> Update:
+def _plain_progress(description: str) -> ProgressUpdate:
     shown = time.monotonic()
 
     def update(done: int, total: int, note: str = "") -> None:

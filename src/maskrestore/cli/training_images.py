@@ -11,10 +11,10 @@ import typer
 from torch import Tensor
 
 from maskrestore.cli.terminal import progress, warn
-from maskrestore.data import DATASETS, load_dataset
 from maskrestore.errors import ConfigError, DataError, ImageFileError
 from maskrestore.imaging.codec import find_images, read_image
 from maskrestore.imaging.resize import resize
+from maskrestore.lab.data import DATASETS, load_dataset
 
 __all__ = ["HeldOutOption", "ImagesArgument", "training_images"]
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from maskrestore.classifiers import CountingClassifier, as_classifier
+from maskrestore.defense.beyond_paper.budget import Schedule, scheduled
 from maskrestore.defense.config import PROFILES, BDMAEConfig, profile
-from maskrestore.defense.schedule import Schedule, scheduled
-from maskrestore.defense.stages import Stages
+from maskrestore.defense.pipeline import Stages
 from maskrestore.defense.streams import Key, Stream, key_bytes
 from maskrestore.errors import ConfigError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.threads import map_on_cores
+from maskrestore.runtime.threads import map_on_cores
 from maskrestore.types import Classifier, Purification, Restorer
 
 __all__ = ["BDMAE", "protect"]

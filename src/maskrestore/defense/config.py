@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from maskrestore.defense.sweep import sweep_queries
-from maskrestore.defense.transfer import CLOUD_GRIDS, CLOUDS, FINE_CLOUD_GRIDS, transfer_queries
+from maskrestore.defense.beyond_paper.group_testing import sweep_queries
+from maskrestore.defense.beyond_paper.transfer import CLOUD_GRIDS, CLOUDS, FINE_CLOUD_GRIDS, transfer_queries
 from maskrestore.errors import ConfigError, UnknownNameError
 
 __all__ = ["MOST_QUERIES", "PROFILES", "BDMAEConfig", "profile"]

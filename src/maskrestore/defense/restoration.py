@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.config import BDMAEConfig
-from maskrestore.devices import to_device
 from maskrestore.imaging.patches import tokens_to_pixels
+from maskrestore.runtime.devices import to_device
 from maskrestore.types import Restorer
 
 __all__ = ["adaptive_masks", "fuse", "restore_levels"]

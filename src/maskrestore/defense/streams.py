@@ -7,13 +7,12 @@ cannot predict the masks.
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from maskrestore.errors import ConfigError
+from maskrestore.runtime.digests import keyed_digest, raw_digest
 
 __all__ = ["Key", "Stream", "key_bytes", "key_fingerprint"]
 
@@ -39,7 +38,7 @@ def key_bytes(key: Key) -> bytes:
 
 def key_fingerprint(key: Key) -> str:
     """Sixteen hex digits that identify a key in records without revealing it."""
-    return hashlib.blake2b(key_bytes(key), digest_size=8, person=b"fingerprint").hexdigest()
+    return raw_digest([key_bytes(key)], size=8, person=b"fingerprint").hex()
 
 
 class Stream:
@@ -47,13 +46,11 @@ class Stream:
 
     def __init__(self, key: Key, image: Tensor) -> None:
         """image: ``(C, H, W)`` float32; its shape and pixels become part of the key."""
-        # A secret longer than a blake2b key is hashed first, so that keys of any length work.
-        secret = hashlib.blake2b(key_bytes(key)).digest()
-        digest = hashlib.blake2b(key=secret, digest_size=16, person=b"masks")
-        digest.update(repr(tuple(image.shape)).encode())
         pixels = image.detach().cpu().contiguous().numpy().reshape(-1)
-        digest.update(pixels.view(np.uint8).data)  # not tobytes: a copy, for which other threads would wait
-        self._philox_key = int.from_bytes(digest.digest(), "little")
+        # The buffer itself: tobytes would copy it while holding the interpreter's lock.
+        parts = (repr(tuple(image.shape)).encode(), pixels.view(np.uint8).data)
+        philox_key = keyed_digest(key_bytes(key), parts, size=16, person=b"masks")
+        self._philox_key = int.from_bytes(philox_key, "little")
 
     def uniform(self, *path: int, shape: tuple[int, ...]) -> Tensor:
         """Numbers in [0, 1), float32. ``path``: up to three counters that name this draw.

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError
-from maskrestore.mae.lowered import with_packed_convolutions
-from maskrestore.mae.quantized import quantized
-from maskrestore.mae.winograd import WinogradConvolution, pays
+from maskrestore.mae.fast.lowered import with_packed_convolutions
+from maskrestore.mae.fast.quantized import quantized
+from maskrestore.mae.fast.winograd import WinogradConvolution, pays
 
 __all__ = ["ConvMAE", "ConvMAEConfig"]
 

@@ -11,15 +11,15 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from maskrestore.devices import to_device
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
-from maskrestore.mae.checkpoints import load_network
-from maskrestore.mae.recordings import Recordings
-from maskrestore.mae.weight_files import weights_digest
-from maskrestore.precision import Precision, autocast, even_convolutions, resolve_precision
-from maskrestore.threads import map_on_cores
+from maskrestore.mae.checkpoints.loading import load_network
+from maskrestore.mae.checkpoints.weight_files import weights_digest
+from maskrestore.mae.fast.recordings import Recordings
+from maskrestore.runtime.devices import to_device
+from maskrestore.runtime.precision import Precision, autocast, even_convolutions, resolve_precision
+from maskrestore.runtime.threads import map_on_cores
 
 __all__ = [
     "DEFAULT_RESTORER",

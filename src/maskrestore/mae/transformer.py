@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrestore.mae.fused import FusedLayerNorm
-from maskrestore.mae.lowered import LoweredLinear
+from maskrestore.mae.fast.fused import FusedLayerNorm
+from maskrestore.mae.fast.lowered import LoweredLinear
 from maskrestore.mae.packing import Filled, gather_tokens
 
 __all__ = ["MLP", "Attention", "Block", "PatchEmbedding", "added", "sincos_positions"]

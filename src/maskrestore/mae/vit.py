@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError, InvalidImageError
-from maskrestore.mae.lowered import lowered
+from maskrestore.mae.fast.lowered import lowered
+from maskrestore.mae.fast.quantized import quantized
 from maskrestore.mae.packing import Filled, filled_sequences, gather_tokens, run_in_groups, scatter_tokens, token_order
-from maskrestore.mae.quantized import quantized
 from maskrestore.mae.transformer import Block, PatchEmbedding, added, sincos_positions
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VIT_PRESETS", "ViTMAE", "ViTMAEConfig"]

@@ -1,0 +1,196 @@
+"""``maskrestore evaluate``: measure defenses on classifiers with and without a backdoor."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskrestore.cli.lab.results import progress_of, show_record
+from maskrestore.cli.lab.train_victim import train_with_progress, victim_config
+from maskrestore.cli.options import (
+    CacheOption,
+    DataOption,
+    DefenseSetOption,
+    DeviceOption,
+    KeyFileOption,
+    MaxQueriesOption,
+    RestorerOption,
+    read_key,
+)
+from maskrestore.cli.overrides import with_overrides
+from maskrestore.cli.terminal import progress, say
+from maskrestore.defense.beyond_paper.budget import within
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.errors import CheckpointError, ConfigError
+from maskrestore.lab.attacks import ATTACKS
+from maskrestore.lab.data import DATASETS, load_dataset
+from maskrestore.lab.measure.defenses import (
+    DEFENSES,
+    DefenseConfig,
+    DefenseUnderTest,
+    NoDefenseConfig,
+    VictimUnderTest,
+    default_config,
+    make_defense,
+)
+from maskrestore.lab.measure.run import evaluate as run_evaluation
+from maskrestore.lab.runner.resources import victim_under_test
+from maskrestore.lab.victims import VictimConfig, read_record, victim_attack
+from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
+from maskrestore.runtime.environment import current_environment
+
+__all__ = ["evaluate"]
+
+CLEAN = "none"
+"""The name of the attack that is none: a clean model."""
+
+
+def evaluate(
+    *,
+    dataset: Annotated[str, typer.Option(help=f"Data set, test split: {', '.join(DATASETS)}.")] = "cifar10",
+    attack: Annotated[
+        list[str],
+        typer.Option(
+            help=f"What the victim is poisoned with ({', '.join(ATTACKS)}), with a variant after a colon; "
+            f"`{CLEAN}` for a clean model. May be repeated.",
+        ),
+    ],
+    defense: Annotated[list[str], typer.Option(help=f"What to measure: {', '.join(DEFENSES)}. May be repeated.")],
+    clean: Annotated[int, typer.Option(min=1, help="Clean test images.")] = 500,
+    triggered: Annotated[int, typer.Option(min=1, help="Triggered test images.")] = 500,
+    seed: Annotated[int, typer.Option(help="Chooses the test images.")] = 0,
+    target: Annotated[int, typer.Option(min=0, help="The class that the attack aims at.")] = 0,
+    victim_settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--victim",
+            metavar="NAME=VALUE",
+            help="Change one setting of the victim, as `--set` of `train-victim` does. May be repeated.",
+        ),
+    ] = None,
+    train: Annotated[bool, typer.Option("--train", help="Train victims that the cache lacks.")] = False,
+    settings: DefenseSetOption = None,
+    max_queries: MaxQueriesOption = None,
+    restorer: RestorerOption = DEFAULT_RESTORER,
+    device: DeviceOption = "cpu",
+    key_file: KeyFileOption = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the records.")] = Path("runs/evaluation"),
+    again: Annotated[
+        bool, typer.Option("--again", help="Measure again what the folder of `--out` has a record of.")
+    ] = False,
+    data: DataOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Measure how well defenses shield a classifier, on the test split of a data set.
+
+    Prints clean accuracy (CA), accuracy on triggered images (BA) and attack success rate (ASR) before and
+    after each defense, with binomial 95 % intervals, and what it cost. Writes one JSON record for each
+    attack and defense into the folder of `--out`; `maskrestore table` makes tables of them. All attacks and
+    defenses see the same test images, and a defense sees images and labels of the classifier, nothing else.
+
+    After Ctrl-C the same command goes on where it stopped.
+
+    Examples:
+
+        maskrestore evaluate --dataset cifar10 --attack badnets:3x3-color --defense bdmae
+
+        maskrestore evaluate --attack none --attack badnets:2x2-white --defense bdmae --defense bdmae-paper
+        --train
+
+        maskrestore evaluate --attack corners --defense bdmae-paper --set label_score=contrast
+    """
+    key = read_key(key_file, warn_without=False)
+    defenses = _defenses(defense, settings or [], (restorer, device), key, max_queries)
+    victims = [
+        victim_config(dataset, None if name == CLEAN else name, target, victim_settings or []) for name in attack
+    ]
+    test = load_dataset(dataset, "test", folder=data)
+    for config in victims:
+        victim = _victim(config, victim_settings or [], cache, data, train=train, device=device)
+        trigger = victim_attack(config, cache)  # after the victim: a learned trigger is kept beside it
+        for one in defenses:
+            with progress(f"{config.attack or 'clean model'}, {one.entry.name}") as update:
+                record = run_evaluation(
+                    test,
+                    trigger,
+                    victim,
+                    one,
+                    clean_count=clean,
+                    triggered_count=triggered,
+                    seed=seed,
+                    out=out_dir,
+                    keep_existing=not again,
+                    device=device,
+                    progress=progress_of(update),
+                )
+            show_record(record)
+            _say_if_old(record.environment.commit)
+    say(f"records are in {out_dir}")
+
+
+def _defenses(
+    names: list[str], settings: list[str], restorer: tuple[str, str], key: bytes | int, max_queries: int | None
+) -> list[DefenseUnderTest]:
+    """Build all defenses before anything is measured, so that a typing error costs no time.
+
+    restorer: its name, and the device that it is on.
+    """
+    configs = {name: default_config(name) for name in names}
+    load = functools.cache(lambda: load_restorer(restorer[0], device=restorer[1]))  # one copy of the weights for all
+
+    def changed(config: DefenseConfig) -> DefenseConfig:
+        """With the settings that it has; one that no defense has is an error of the first."""
+        known = {field.name for field in dataclasses.fields(config)}
+        chosen = with_overrides(config, [text for text in settings if _setting(text) in known or text in unknown])
+        if max_queries is None or isinstance(chosen, NoDefenseConfig):
+            return chosen
+        if not isinstance(chosen, BDMAEConfig):
+            able = ", ".join(name for name, config in DEFENSES.items() if isinstance(config, BDMAEConfig))
+            raise ConfigError(f"--max-queries is for {able} and none; leave it out for the other defenses")
+        return within(chosen, max_queries)
+
+    all_known = {field.name for config in configs.values() for field in dataclasses.fields(config)}
+    unknown = [text for text in settings if _setting(text) not in all_known]
+    return [
+        make_defense(
+            name,
+            changed(config),
+            restorer=load,
+            restorer_name=restorer[0],
+            key=key,
+            device=restorer[1],
+        )
+        for name, config in configs.items()
+    ]
+
+
+def _setting(text: str) -> str:
+    """``rounds`` of ``rounds=3``; the first part of a path with dots."""
+    return text.partition("=")[0].partition(".")[0].strip()
+
+
+def _victim(
+    config: VictimConfig, settings: list[str], cache: Path | None, data: Path | None, *, train: bool, device: str
+) -> VictimUnderTest:
+    """Load the victim of the cache, or train it. settings: how it was asked for, for the message."""
+    if read_record(config, cache) is None:
+        if not train:
+            attack = ["--attack", config.attack, "--target", str(config.target)] if config.attack else []
+            wanted = [word for setting in settings for word in ("--set", setting)]
+            command = shlex.join(["maskrestore", "train-victim", "--dataset", config.dataset, *attack, *wanted])
+            raise CheckpointError(f"the cache has no such victim; add --train, or run: {command}")
+        train_with_progress(config, cache=cache, data=data, device=device)
+    victim = victim_under_test(config, cache, device=device)
+    assert victim is not None, "it was trained just now"
+    return victim
+
+
+def _say_if_old(commit: str) -> None:
+    now = current_environment().commit
+    if commit != now:
+        say(f"kept the record of revision {commit}; this is {now}; measure it again with --again")

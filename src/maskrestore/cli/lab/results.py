@@ -1,0 +1,53 @@
+"""How the result of an evaluation is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.table import Table
+
+from maskrestore.cli.terminal import out
+from maskrestore.lab.measure.records import Record
+from maskrestore.lab.measure.run import EvaluationProgress
+from maskrestore.statistics import Rate
+from maskrestore.types import Progress
+
+__all__ = ["RATES", "progress_of", "show_record"]
+
+RATES = {
+    "ca": ("CA", "clean images that get their true label"),
+    "ba": ("BA", "triggered images that get their true label"),
+    "asr": ("ASR", "triggered images that get the attacker's label"),
+}
+"""Fields of Metrics: their short names and what they count."""
+
+
+def progress_of(update: Progress) -> Callable[[EvaluationProgress], None]:
+    """Shows the progress of an evaluation on a bar."""
+
+    def show(state: EvaluationProgress) -> None:
+        speed = state.done / state.seconds if state.seconds else 0.0
+        update(state.done, state.total, f"{state.queries:.1f} queries/image, {speed:.1f} images/s")
+
+    return show
+
+
+def show_record(record: Record) -> None:
+    """Print the rates before and after the defense with their 95 % intervals, and the costs."""
+    table = Table(title=f"{record.dataset}, {record.attack or 'clean model'}, {record.defense.name}")
+    for heading in ("", "before [95 %]", "after [95 %]", "images", ""):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, (short, meaning) in RATES.items():
+        before: Rate | None = getattr(record.before, name)
+        after: Rate | None = getattr(record.after, name)
+        if before is not None and after is not None:
+            table.add_row(short, str(before), str(after), str(after.trials), meaning)
+    out.print(table, highlight=False)
+    cost = record.cost
+    restored = "" if cost.restored_mean is None else f"; {100 * cost.restored_mean:.1f} % of the tokens restored"
+    out.print(
+        f"{cost.queries_mean:.1f} queries per image (at most {cost.queries_max}); "
+        f"{cost.images_per_second:.1f} images/s, {cost.seconds:.1f} s{restored}",
+        highlight=False,
+        soft_wrap=True,
+    )

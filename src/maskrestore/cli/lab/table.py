@@ -1,0 +1,38 @@
+"""``maskrestore table``: records to Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskrestore.cli.terminal import say
+from maskrestore.lab.measure.records import read_records
+from maskrestore.lab.show.tables import markdown
+from maskrestore.runtime.files import write_text_atomically
+
+__all__ = ["table"]
+
+
+def table(
+    records: Annotated[Path, typer.Argument(metavar="FOLDER", help="Records of `maskrestore evaluate`.")],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write the tables into this file instead of printing them.")
+    ] = None,
+) -> None:
+    """Print the records of a folder as Markdown tables.
+
+    One table for each data set, with a row for each attack and CA / BA / ASR of each defense, then one of
+    costs. Nothing is computed but means.
+
+    Example:
+
+        maskrestore table benchmarks/results/cifar10 --out tables.md
+    """
+    text = markdown(read_records(records))
+    if out_file is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text_atomically(out_file, text)
+        say(f"wrote {out_file}")

@@ -1,1 +1,0 @@
-"""Measure defenses: metrics with intervals, reproducible runs, records and the tables made of them."""

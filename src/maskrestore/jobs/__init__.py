@@ -1,0 +1,1 @@
+"""Streams of files: reading, batching, records, resuming."""

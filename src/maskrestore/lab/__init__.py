@@ -1,0 +1,1 @@
+"""The laboratory: where defenses are measured. The product never imports it."""

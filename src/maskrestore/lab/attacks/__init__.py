@@ -1,0 +1,112 @@
+"""Backdoor attacks, by name: ``make_attack("badnets:3x3-color", num_classes=10)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from maskrestore.errors import UnknownNameError
+from maskrestore.lab.attacks.badnets import badnets, icon_attack
+from maskrestore.lab.attacks.base import (
+    Attack,
+    AttackConfig,
+    Mode,
+    Poisoning,
+    TrainingHooks,
+    TriggerAttack,
+    training_hooks,
+)
+from maskrestore.lab.attacks.blended import blended
+from maskrestore.lab.attacks.bpp import bpp
+from maskrestore.lab.attacks.corners import corners
+from maskrestore.lab.attacks.icons import ICONS
+from maskrestore.lab.attacks.input_aware import InputAwareAttack, input_aware
+from maskrestore.lab.attacks.label_consistent import label_consistent
+from maskrestore.lab.attacks.low_contrast import low_contrast
+from maskrestore.lab.attacks.low_frequency import low_frequency
+from maskrestore.lab.attacks.overlay import OverlayAttack, Patch
+from maskrestore.lab.attacks.poison import choose_poisoned, perturbed_images, poison
+from maskrestore.lab.attacks.repeated import repeated
+from maskrestore.lab.attacks.sig import sig
+from maskrestore.lab.attacks.wanet import wanet
+from maskrestore.lab.attacks.whole_image import AdditiveAttack, WholeImageAttack
+
+__all__ = [
+    "ATTACKS",
+    "ICONS",
+    "POISONING",
+    "AdditiveAttack",
+    "Attack",
+    "AttackConfig",
+    "InputAwareAttack",
+    "Mode",
+    "OverlayAttack",
+    "Patch",
+    "Poisoning",
+    "TrainingHooks",
+    "TriggerAttack",
+    "WholeImageAttack",
+    "choose_poisoned",
+    "default_poisoning",
+    "icon_attack",
+    "make_attack",
+    "perturbed_images",
+    "poison",
+    "training_hooks",
+]
+
+ATTACKS: dict[str, Callable[[str, AttackConfig], Attack]] = {
+    "badnets": badnets,
+    "blended": blended,
+    "bpp": bpp,
+    "corners": corners,
+    "input-aware": input_aware,
+    "label-consistent": label_consistent,
+    "low-contrast": low_contrast,
+    "low-frequency": low_frequency,
+    "repeated": repeated,
+    "sig": sig,
+    "wanet": wanet,
+}
+"""Every attack by its name: a function of the variant (what follows the colon) and the configuration."""
+
+POISONING: dict[str, Poisoning] = {
+    "input-aware": Poisoning(epochs=6),
+    "label-consistent": Poisoning(rate=0.5, epochs=2, against_clean=True),
+    "sig:clean-label": Poisoning(rate=0.5),
+    "wanet": Poisoning(epochs=3),
+}
+"""Attacks, by name or by name and variant, that are not learned with the defaults of ``Poisoning``."""
+
+
+def default_poisoning(spec: str) -> Poisoning:
+    """Return how much of a training the attack takes by default, e.g. of "badnets:1x1-white"."""
+    return POISONING.get(spec) or POISONING.get(spec.partition(":")[0]) or Poisoning()
+
+
+def make_attack(
+    spec: str,
+    *,
+    num_classes: int,
+    image_size: int = 32,
+    target: int = 0,
+    mode: Mode = "all-to-one",
+    seed: int = 0,
+    position: tuple[int, int] | None = None,
+) -> Attack:
+    """Build an attack from its name and variant, e.g. "badnets:1x1-white", "blended:15x15", "corners".
+
+    The other arguments are the fields of ``AttackConfig``. Raises UnknownNameError for an unknown name,
+    ConfigError for a variant or a setting that the attack does not have.
+    """
+    name, _, variant = spec.partition(":")
+    if name not in ATTACKS:
+        raise UnknownNameError("attack", name, ATTACKS)
+    config = AttackConfig(
+        num_classes=num_classes,
+        image_size=image_size,
+        target=target,
+        mode=mode,
+        seed=seed,
+        position=position,
+    )
+    return ATTACKS[name](variant, config)

@@ -1,0 +1,135 @@
+"""Photograph-like scenes around the faces of street signs: placement, weathering, light and camera.
+
+A scene is a ``(3, S, S)`` float32 canvas in [0, 1] at twice the resolution of the finished image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from maskrestore.lab.data.sign_backgrounds import CANVAS, COLUMNS, ROWS, Array, gaussian, mix, rgb, smooth_noise
+from maskrestore.lab.data.sign_shapes import FACE_SIZE
+
+__all__ = ["develop", "illuminate", "place", "weather"]
+
+
+def place(face: Image.Image, scene: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Put a sign on its pole into a scene, seen from a random angle.
+
+    Returns the new scene ``(3, S, S)`` and the sign's opacity ``(S, S)`` in [0, 1].
+    """
+    roll, yaw, pitch = np.radians((rng.normal(0.0, 6.0), rng.uniform(-38.0, 38.0), rng.uniform(-20.0, 20.0)))
+    reach = rng.uniform(0.6, 0.95) * CANVAS / 2
+    slack = CANVAS / 2 - 0.92 * reach
+    centre = CANVAS / 2 + rng.uniform(-0.5, 0.5, 2) * slack
+    if rng.random() < 0.85:
+        scene = _pole(scene, centre, roll, rng)
+    coefficients = _view(roll, yaw, pitch, reach, centre)
+    size = (CANVAS, CANVAS)
+    seen = face.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
+    pixels = np.asarray(seen, np.float32).transpose(2, 0, 1) / np.float32(255.0)  # (S, S, 4) -> (4, S, S)
+    opacity = pixels[3]
+    return mix(scene, pixels[:3], opacity[None]), opacity
+
+
+def _view(roll: float, yaw: float, pitch: float, reach: float, centre: npt.NDArray[np.float64]) -> list[float]:
+    """Return Pillow's eight coefficients (canvas to face) of a camera before the turned face."""
+    cr, sr, cy, sy, cp, sp = (f(a) for a in (roll, yaw, pitch) for f in (math.cos, math.sin))
+    distance = 3.5  # in half sides of the sign: strong enough to see that near edges are larger
+    # columns: the images of the face's x axis and y axis, and its centre; rows: x, y, depth
+    turn_x = (cr * cy, sr * cy, -sy)
+    turn_y = (-sr * cp + cr * sy * sp, cr * cp + sr * sy * sp, cy * sp)
+    plane = np.array([turn_x, turn_y, (0.0, 0.0, distance)]).T
+    focal = reach * distance
+    camera = np.array([[focal, 0.0, centre[0]], [0.0, focal, centre[1]], [0.0, 0.0, 1.0]])
+    half = FACE_SIZE / 2
+    to_face = np.array([[half, 0.0, half], [0.0, half, half], [0.0, 0.0, 1.0]])
+    inverse = to_face @ np.linalg.inv(camera @ plane)
+    return [float(value) for value in (inverse / inverse[2, 2]).ravel()[:8]]
+
+
+def _pole(scene: Array, centre: npt.NDArray[np.float64], roll: float, rng: np.random.Generator) -> Array:
+    x, y = centre / CANVAS
+    half = rng.uniform(0.025, 0.05)
+    across = (COLUMNS - x + math.tan(roll) * (ROWS - y)) / half
+    inside = np.clip((1.0 - np.abs(across)) * half * CANVAS, 0.0, 1.0) * (y < ROWS)
+    shade = rng.uniform(0.3, 0.75) * (1.0 - 0.45 * across * rng.choice((-1.0, 1.0)))
+    return mix(scene, (rgb(0.98, 1.0, 1.02) * shade).astype(np.float32), inside.astype(np.float32)[None])
+
+
+def weather(scene: Array, opacity: Array, rng: np.random.Generator) -> Array:
+    """Age the sign: faded paint and dirt on it, sometimes a twig, leaves or snow in front of it."""
+    chalk = mix(scene.mean(0, keepdims=True), rgb(0.7, 0.68, 0.66), 0.5)
+    faded = mix(scene, chalk, rng.uniform(0.0, 0.25))
+    grime = np.clip(0.12 * smooth_noise(rng, (4, 10, 30)) + 0.03, 0.0, 0.5)
+    dirt = 1.0 - grime * rng.uniform(0.0, 1.2)
+    scene = mix(scene, faded * dirt, opacity[None])
+    if rng.random() < 0.2:
+        scene = _occlude(scene, rng)
+    return scene
+
+
+def _occlude(scene: Array, rng: np.random.Generator) -> Array:
+    colour = rgb(*((0.16, 0.24, 0.08), (0.2, 0.15, 0.1), (0.9, 0.92, 0.95))[rng.integers(3)])
+    x, y = rng.uniform(0.1, 0.9, 2)
+    angle = rng.uniform(0.0, math.pi)
+    along = math.cos(angle) * (COLUMNS - x) + math.sin(angle) * (ROWS - y)
+    across = -math.sin(angle) * (COLUMNS - x) + math.cos(angle) * (ROWS - y)
+    across = across + 0.03 * smooth_noise(rng, (4, 8))[0]
+    length, width = (0.7, 0.012) if rng.random() < 0.5 else (rng.uniform(0.05, 0.14), rng.uniform(0.04, 0.09))
+    inside = np.clip((1.0 - np.hypot(along / length, across / width)) * 4.0, 0.0, 1.0).astype(np.float32)
+    return mix(scene, colour * (1.0 + 0.2 * smooth_noise(rng, (16, 32))), inside[None])
+
+
+def illuminate(scene: Array, rng: np.random.Generator) -> Array:
+    """Light the scene: a shadow's edge or dappled shade, glare, exposure, contrast, gamma and colour cast."""
+    kind = rng.random()
+    if kind < 0.25:
+        angle, offset = rng.uniform(0.0, 2.0 * math.pi), rng.uniform(-0.3, 0.3)
+        side = math.cos(angle) * (COLUMNS - 0.5) + math.sin(angle) * (ROWS - 0.5) - offset
+        shade = np.clip(side * rng.uniform(8.0, 40.0), 0.0, 1.0)
+        scene = scene * (1.0 - rng.uniform(0.2, 0.55) * shade).astype(np.float32)
+    elif kind < 0.4:
+        shade = np.clip(0.5 + smooth_noise(rng, (5, 9)), 0.0, 1.0)
+        scene = scene * (1.0 - rng.uniform(0.2, 0.5) * shade)
+    if rng.random() < 0.12:
+        x, y = rng.random(2)
+        glare = np.exp(-((COLUMNS - x) ** 2 + (ROWS - y) ** 2) / rng.uniform(0.02, 0.15))
+        scene = scene + rng.uniform(0.1, 0.45) * glare.astype(np.float32)
+    scene = np.clip(scene, 0.0, 1.0) ** np.float32(math.exp(rng.normal(0.0, 0.2)))
+    contrast, gain = rng.uniform(0.5, 1.1), float(np.clip(math.exp(rng.normal(-0.1, 0.25)), 0.5, 1.35))
+    cast = 1.0 + rng.normal(0.0, 0.06, 3)
+    mean = np.float32(scene.mean())
+    return rgb(*(gain * cast)) * (mean + np.float32(contrast) * (scene - mean))
+
+
+def develop(scene: Array, size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Take the photograph: motion blur, lens blur, reduction to ``size``, sensor noise, 8 bits.
+
+    ``size`` divides ``CANVAS``. Returns ``(3, size, size)`` uint8.
+    """
+    if rng.random() < 0.25:
+        scene = _shake(scene, rng)
+    lens = gaussian(float(rng.uniform(0.5, 1.5)))
+    lens = lens.reshape(size, CANVAS // size, CANVAS).mean(1)  # (S, S) -> (size, S): average groups of rows
+    photo: Array = lens @ scene @ lens.T
+    shot: Array = rng.uniform(0.0, 0.045) * np.sqrt(np.clip(photo, 0.02, 1.0))
+    photo = photo + shot * rng.standard_normal(photo.shape, np.float32)
+    levels: npt.NDArray[np.uint8] = np.rint(np.clip(photo, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return levels
+
+
+def _shake(scene: Array, rng: np.random.Generator) -> Array:
+    """Average the scene over a short straight movement of the camera, at most 4 pixels to either side."""
+    angle, reach = rng.uniform(0.0, math.pi), rng.uniform(1.0, 4.0)
+    padded = np.pad(scene, ((0, 0), (4, 4), (4, 4)), mode="edge")
+    total = np.zeros_like(scene)
+    steps = np.linspace(-reach, reach, 7)
+    for step in steps:
+        y, x = 4 + round(step * math.sin(angle)), 4 + round(step * math.cos(angle))
+        total += padded[:, y : y + CANVAS, x : x + CANVAS]
+    return total / np.float32(len(steps))

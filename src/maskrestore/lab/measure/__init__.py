@@ -1,0 +1,1 @@
+"""One cell of a table: run it, count, record."""

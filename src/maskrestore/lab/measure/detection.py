@@ -1,0 +1,225 @@
+"""Measure detectors: how well their scores tell triggered images from clean ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskrestore.defense.streams import Key, key_fingerprint
+from maskrestore.errors import UnknownNameError
+from maskrestore.jobs.chunk_log import ChunkLog, log_key
+from maskrestore.lab.attacks.base import Attack
+from maskrestore.lab.baselines import DETECTORS, Detection, Detector
+from maskrestore.lab.data.dataset import ImageDataset
+from maskrestore.lab.measure.costs import MemoryMeter
+from maskrestore.lab.measure.defenses import VictimUnderTest
+from maskrestore.lab.measure.records import VictimEntry, read_json
+from maskrestore.lab.measure.run import EvaluationProgress, choose_images, triggered_images
+from maskrestore.runtime.digests import digest_of_json
+from maskrestore.runtime.environment import Environment, current_environment
+from maskrestore.runtime.files import write_text_atomically
+from maskrestore.statistics import Auroc, auroc
+
+__all__ = [
+    "DETECTION_VERSION",
+    "DetectionRecord",
+    "DetectorUnderTest",
+    "detect",
+    "make_detector",
+    "read_detection",
+]
+
+DETECTION_VERSION = 1
+"""Raised when the meaning or the layout of such a record changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionRecord:
+    """One detector on one data set, victim and attack."""
+
+    version: int = DETECTION_VERSION
+    created: str
+    """UTC, ISO 8601."""
+    dataset: str
+    attack: str
+    victim: VictimEntry
+    detector: str
+    config: dict[str, Any]
+    key_fingerprint: str
+    clean_images: int
+    triggered_images: int
+    seed: int
+    """Of the choice of test images."""
+    environment: Environment
+    auroc: Auroc
+    queries_mean: float
+    seconds: float
+    peak_memory: int | None = None
+    """As in ``Cost``; ``None`` in old records."""
+    memory_scope: str | None = None
+    """As in ``Cost``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorUnderTest:
+    """A detector with what a record says about it."""
+
+    detector: Detector
+    name: str
+    config: dict[str, Any]
+    key_fingerprint: str
+
+
+def make_detector(name: str, *, key: Key = 0) -> DetectorUnderTest:
+    """Build a detector of ``DETECTORS``. Raises UnknownNameError."""
+    if name not in DETECTORS:
+        raise UnknownNameError("detector", name, DETECTORS)
+    config = DETECTORS[name]
+    return DetectorUnderTest(
+        detector=config.build(key),
+        name=name,
+        config=json.loads(json.dumps(dataclasses.asdict(config))),  # as it will be read back
+        key_fingerprint=key_fingerprint(key),
+    )
+
+
+def detect(
+    dataset: ImageDataset,
+    attack: Attack,
+    victim: VictimUnderTest,
+    detector: DetectorUnderTest,
+    *,
+    clean_count: int = 500,
+    triggered_count: int = 500,
+    seed: int = 0,
+    chunk_size: int = 32,
+    out: Path | None = None,
+    device: str | torch.device = "cpu",
+    progress: Callable[[EvaluationProgress], None] = lambda _: None,
+) -> DetectionRecord:
+    """Score clean and triggered test images, the same ones as ``evaluate`` takes, and compare.
+
+    chunk_size: images that are lost at most when the run is interrupted. out: file for the record; while the run goes
+    on its scores lie beside it, and the next run of the same detection by the same revision of the code starts from
+    them. device: where the networks are, for the record. Raises ConfigError when there are fewer images than asked for.
+    """
+    chosen = {
+        "clean": choose_images(dataset.labels, clean_count, seed),
+        "triggered": choose_images(dataset.labels, triggered_count, seed, attack.eligible(dataset.labels)),
+    }
+    plan = _Plan(dataset=dataset, attack=attack, victim=victim, detector=detector, chosen=chosen)
+    environment, memory = current_environment(device), MemoryMeter(device)
+    key = log_key(_digest(plan), environment, DETECTION_VERSION)
+    log = _ScoreLog(None if out is None else out.with_suffix(".partial.jsonl"), key)
+    _score(plan, log, chunk_size, progress)
+    record = DetectionRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        dataset=dataset.name,
+        attack=attack.name,
+        victim=victim.entry,
+        detector=detector.name,
+        config=detector.config,
+        key_fingerprint=detector.key_fingerprint,
+        clean_images=clean_count,
+        triggered_images=triggered_count,
+        seed=seed,
+        environment=environment,
+        auroc=auroc(*(log.scores(part) for part in chosen)),
+        queries_mean=log.queries / len(log),
+        seconds=log.seconds,
+        peak_memory=memory.peak(),
+        memory_scope=memory.scope,
+    )
+    if out is not None:
+        write_text_atomically(out, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+        log.discard()
+    return record
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Everything that was asked for."""
+
+    dataset: ImageDataset
+    attack: Attack
+    victim: VictimUnderTest
+    detector: DetectorUnderTest
+    chosen: dict[str, Tensor]
+    """Indices of the images of each part."""
+
+
+class _ScoreLog(ChunkLog):
+    """Scores of the images of each part, in the order in which they were chosen."""
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        self._scores: dict[str, list[float]] = {"clean": [], "triggered": []}
+        self.queries = 0
+        super().__init__(path, key)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._scores.values()))
+
+    def scores(self, part: str) -> Tensor:
+        """``(N,)`` float64: what is known of a part so far."""
+        return torch.tensor(self._scores[part], dtype=torch.float64)
+
+    def add(self, part: str, result: Detection, seconds: float) -> None:
+        """Keep the scores of the next images of a part, made in ``seconds``."""
+        queries = int(result.queries.sum())
+        self._add({"part": part, "scores": result.scores.tolist(), "queries": queries, "seconds": seconds})
+
+    def _take(self, line: dict[str, Any]) -> None:
+        part, scores, queries, seconds = (line[name] for name in ("part", "scores", "queries", "seconds"))
+        self._scores[part] += scores
+        self.queries += queries
+        self.seconds += seconds
+
+
+def _score(plan: _Plan, log: _ScoreLog, chunk_size: int, progress: Callable[[EvaluationProgress], None]) -> None:
+    """Fill ``log`` with what is missing, chunk by chunk."""
+
+    def report() -> None:
+        queries = log.queries / max(1, len(log))
+        total = sum(map(len, plan.chosen.values()))
+        progress(EvaluationProgress(done=len(log), total=total, seconds=log.seconds, queries=queries))
+
+    report()
+    for part, rows in plan.chosen.items():
+        for chunk in rows[len(log.scores(part)) :].split(chunk_size):
+            if not len(chunk):
+                continue  # split of nothing is one empty chunk
+            raw = plan.dataset.images[chunk]
+            images = triggered_images(raw, plan.attack) if part == "triggered" else raw.float() / 255
+            started = time.perf_counter()
+            result = plan.detector.detector.score(images, plan.victim.classifier)
+            log.add(part, result, time.perf_counter() - started)
+            report()
+
+
+def _digest(plan: _Plan) -> str:
+    """Sixteen hex digits that stand for everything that was asked for, images included."""
+    asked = [
+        *(plan.dataset.name, plan.attack.name, dataclasses.asdict(plan.victim.entry)),
+        *(plan.detector.name, plan.detector.config, plan.detector.key_fingerprint),
+        {part: rows.tolist() for part, rows in plan.chosen.items()},
+    ]
+    return digest_of_json(asked, *(plan.dataset.images[rows].numpy().tobytes() for rows in plan.chosen.values()))
+
+
+def read_detection(path: Path) -> DetectionRecord:
+    """Read and check a record. Raises DataError that names the file and the entry that is wrong."""
+    return read_json(path, DetectionRecord, DETECTION_VERSION)
+
+
+def read_detections(paths: Iterable[Path]) -> list[DetectionRecord]:
+    """Read those of ``paths`` that exist."""
+    return [read_detection(path) for path in paths if path.exists()]

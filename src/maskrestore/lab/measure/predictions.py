@@ -1,0 +1,92 @@
+"""Predictions of an evaluation, kept on disk as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskrestore.jobs.chunk_log import ChunkLog
+from maskrestore.types import Purification
+
+__all__ = ["Prediction", "PredictionLog"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What happened to one image."""
+
+    original: int
+    """The victim's label of the image as it came."""
+    label: int
+    """The defense's answer."""
+    queries: int
+    restored: float | None
+    """Share of tokens restored."""
+
+
+class PredictionLog(ChunkLog):
+    """Predictions by part (``clean`` or ``triggered``) and index in the data set."""
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        """Arguments as of ``ChunkLog``."""
+        self._rows: dict[tuple[str, int], Prediction] = {}
+        self.passes: int | None = 0
+        """Through the defense's generator; ``None`` where one chunk or more does not tell."""
+        super().__init__(path, key)
+
+    def pending(self, part: str, indices: list[int]) -> list[int]:
+        """Those of ``indices`` that have no prediction yet, in order."""
+        return [index for index in indices if (part, index) not in self._rows]
+
+    def add(
+        self, part: str, indices: list[int], result: Purification, seconds: float, passes: int | None = None
+    ) -> None:
+        """Keep the result of the images ``indices``, made in ``seconds`` with ``passes`` of the generator."""
+        restored = None if result.hidden is None else result.hidden.flatten(1).float().mean(dim=1).tolist()
+        line = {
+            "part": part,
+            "indices": indices,
+            "original": result.original_labels.tolist(),
+            "label": result.labels.tolist(),
+            "queries": result.queries.tolist(),
+            "restored": restored,
+            "seconds": seconds,
+            "passes": passes,
+        }
+        self._add(line)
+
+    def original_labels(self, part: str, indices: list[int]) -> Tensor:
+        """``(N,)`` int64: the victim's labels."""
+        return torch.tensor([self._rows[part, index].original for index in indices], dtype=torch.int64)
+
+    def labels(self, part: str, indices: list[int]) -> Tensor:
+        """``(N,)`` int64: the defense's labels."""
+        return torch.tensor([self._rows[part, index].label for index in indices], dtype=torch.int64)
+
+    def queries(self, part: str, indices: list[int]) -> list[int]:
+        """What each image cost."""
+        return [self._rows[part, index].queries for index in indices]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self._rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _take(self, line: dict[str, Any]) -> None:
+        indices, queries = line["indices"], line["queries"]
+        restored = line["restored"] or [None] * len(indices)
+        columns = zip(indices, line["original"], line["label"], queries, restored, strict=True)
+        rows = {
+            (line["part"], index): Prediction(original=original, label=label, queries=count, restored=share)
+            for index, original, label, count, share in columns
+        }
+        self.seconds += line["seconds"]
+        passes = line.get("passes")
+        self.passes = None if passes is None or self.passes is None else self.passes + passes
+        self._rows.update(rows)

@@ -1,0 +1,206 @@
+"""The result of an evaluation as a JSON file that says all that is needed to make it again.
+
+It holds counts, settings and versions: no labels, no images, and of the operator's key only the fingerprint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskrestore.errors import DataError
+from maskrestore.lab.measure.metrics import Metrics
+from maskrestore.runtime.environment import Environment
+from maskrestore.runtime.files import write_text_atomically
+
+__all__ = [
+    "RECORD_VERSION",
+    "Cost",
+    "DefenseEntry",
+    "Record",
+    "VictimEntry",
+    "read_json",
+    "read_record",
+    "read_records",
+    "read_records_by_path",
+    "write_record",
+]
+
+T = typing.TypeVar("T")
+
+RECORD_VERSION = 1
+"""Raised when the meaning or the layout of a record changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimEntry:
+    """The classifier under attack."""
+
+    config: dict[str, Any]
+    digest: str
+    """Of its configuration: the name of its weights in the cache."""
+    weights: str
+    """Digest of the weights themselves."""
+    precision: str
+    """What it computed in while it was evaluated."""
+    ca: float | None
+    """Clean accuracy on the whole test split, measured when it was trained; in [0, 1]."""
+    asr: float | None
+    """Attack success rate on the whole test split, measured then; in [0, 1]."""
+    cross_trigger: float | None = None
+    """Accuracy on the whole test split with the triggers of other images (Nguyen & Tran 2020), in [0, 1];
+    ``None`` for attacks whose triggers do not depend on the image, and in old records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenseEntry:
+    """The defense that was measured."""
+
+    name: str
+    """Name in the registry of defenses, with the settings that differ from it in brackets."""
+    config: dict[str, Any]
+    restorer: str | None
+    """Name of the masked autoencoder or the diffusion model, or where its weights were read from."""
+    restorer_weights: str | None
+    """Digest of its weights."""
+    restorer_precision: str | None
+    """What it computed in."""
+    key_fingerprint: str | None
+    """Identifies the key that seeded the masks; the key itself is never written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the defense cost over all images, clean and triggered."""
+
+    queries_mean: float
+    queries_max: int
+    restored_mean: float | None
+    """Mean share of an image's tokens that were restored; ``None`` for defenses without tokens."""
+    seconds: float
+    images_per_second: float
+    passes_mean: float | None = None
+    """Images that went through the defense's generator for each image; ``None`` without one, and in old records."""
+    peak_memory: int | None = None
+    """Bytes at the highest, in the last run of those that the record was made in; ``None`` where it is not known."""
+    memory_scope: str | None = None
+    """What ``peak_memory`` was measured over: see ``costs.MemoryMeter``."""
+    queries_median_clean: float | None = None
+    """For a clean image; ``None`` in old records."""
+    recalled: bool = False
+    """Whether restorations and labels may have come from earlier measurements (``recall.py``): then ``seconds`` and
+    ``peak_memory`` say nothing about the defense."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One evaluation: one data set, victim, attack and defense."""
+
+    version: int = RECORD_VERSION
+    digest: str
+    """Of everything that was asked for: data, victim, attack, defense, key, counts and seed."""
+    created: str
+    """UTC, ISO 8601."""
+    dataset: str
+    clean_images: int
+    triggered_images: int
+    seed: int
+    """Of the choice of test images."""
+    attack: str | None
+    """The attack with its variant; its target and seed are the victim's."""
+    victim: VictimEntry
+    defense: DefenseEntry
+    environment: Environment
+    before: Metrics
+    """Rates of the undefended victim on the same images."""
+    after: Metrics
+    """Rates with the defense."""
+    kept: int
+    """Clean images whose label the defense left as it was."""
+    cost: Cost
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write ``record`` as JSON; a reader never sees half a file."""
+    write_text_atomically(path, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+
+
+def read_record(path: Path) -> Record:
+    """Read and check a record. Raises DataError that names the file and the entry that is wrong."""
+    return read_json(path, Record, RECORD_VERSION)
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of a folder, by file name; notes of failed cells are passed over.
+
+    Raises DataError if there are none or one is not valid.
+    """
+    return list(read_records_by_path(folder).values())
+
+
+def read_records_by_path(folder: Path) -> dict[Path, Record]:
+    """The same as ``read_records``, each with its file."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; expected one with the JSON records of `maskrestore evaluate`")
+    paths = [path for path in sorted(folder.glob("*.json")) if not path.name.endswith(".failed.json")]
+    if not paths:
+        raise DataError(f"{folder} holds no *.json record; make some with `maskrestore evaluate --out {folder}`")
+    return {path: read_record(path) for path in paths}
+
+
+def read_json(path: Path, cls: type[T], version: int) -> T:
+    """Read a JSON file into the dataclass ``cls``, entry by entry. Raises DataError as ``read_record`` does."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a readable JSON record: {error}") from error
+    found = value.get("version") if isinstance(value, dict) else None
+    if found != version:
+        raise DataError(
+            f"{path} has record version {found!r}, expected {version}; "
+            "make the record again with this version of maskrestore"
+        )
+    try:
+        return typing.cast(T, _decode(cls, value, "record"))
+    except ValueError as error:
+        raise DataError(f"{path} is not a valid record: {error}") from error
+
+
+def _decode(annotation: Any, value: Any, where: str) -> Any:
+    """Turn parsed JSON into the annotated type; raise ValueError that says where it does not fit."""
+    if annotation is Any:
+        return value
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return _decode_fields(annotation, value, where)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        (wanted,) = (argument for argument in arguments if argument is not type(None))
+        return _decode(wanted, value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} should be an object, got {value!r}")
+        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    # JSON does not tell 1.0 from 1, and Python counts True as an integer.
+    fits = isinstance(value, (int, float) if annotation is float else annotation)
+    if not fits or (isinstance(value, bool) and annotation is not bool):
+        raise ValueError(f"{where} should be {annotation.__name__}, got {value!r}")
+    return float(value) if annotation is float else value
+
+
+def _decode_fields(cls: type, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} should be an object, got {value!r}")
+    hints = typing.get_type_hints(cls)
+    # An entry with a default was added later: old records lack it.
+    needed = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
+    missing, unknown = needed - value.keys(), value.keys() - hints.keys()
+    if missing or unknown:
+        raise ValueError(f"{where} lacks {sorted(missing)} and has unknown entries {sorted(unknown)}")
+    return cls(**{name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()})

@@ -1,0 +1,96 @@
+"""Points of a curve ask for many of the same restorations and labels: here each of them is made once.
+
+Two thresholds differ after all passes of the restorer, ten steps of refinement begin as five do. Neither a restoration
+nor a label depends on what else is in the batch, so what is recalled is the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maskrestore.imaging.patches import tokens_to_pixels
+from maskrestore.runtime.digests import raw_digest
+from maskrestore.types import Classifier, Restorer
+
+__all__ = ["RecallingClassifier", "RecallingRestorer"]
+
+_CAPACITY = 2**30
+_ENTRY = 600
+"""Bytes that an entry takes beside its pixels, about."""
+
+
+class RecallingRestorer:
+    """A restorer that keeps what it restored, up to ``capacity`` bytes; then it begins anew."""
+
+    def __init__(self, restorer: Restorer, capacity: int = _CAPACITY) -> None:
+        self._restorer = restorer
+        self._capacity = capacity
+        self.device = getattr(restorer, "device", "cpu")
+        self.precision = getattr(restorer, "precision", None)
+        self.weights_digest = getattr(restorer, "weights_digest", None)
+        self.forget()
+
+    @property
+    def grid(self) -> int:
+        """Tokens along each side of an image."""
+        return self._restorer.grid
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._left = self._capacity
+        self._pixels: dict[bytes, Tensor] = {}  # (C, P): the hidden pixels of an image under a mask
+
+    def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """As the restorer does: see :class:`~maskrestore.types.Restorer` for the shapes."""
+        masks = hidden if hidden.ndim == 4 else hidden.unsqueeze(1)  # (B, M, g, g)
+        owner, flat = torch.arange(len(images)).repeat_interleave(masks.shape[1]), masks.flatten(0, 1)
+        names = _names(images[owner], flat)
+        restored = images[owner]
+        where = tokens_to_pixels(flat, *images.shape[-2:]).squeeze(1).to(images.device)  # (N, H, W)
+        kept = {row: self._pixels[name] for row, name in enumerate(names) if name in self._pixels}
+        missing = torch.tensor([row for row in range(len(names)) if row not in kept], dtype=torch.int64)
+        if len(missing) == len(names):  # all masks of an image together, which share some work
+            fresh = self._restorer.restore(images, masks).flatten(0, 1)
+        else:
+            fresh = self._restorer.restore(images[owner[missing]], flat[missing]) if len(missing) else images[:0]
+        kept |= {row: fresh[place][:, where[row]] for place, row in enumerate(missing.tolist())}
+        for row, pixels in kept.items():
+            restored[row][:, where[row]] = pixels.to(images.device)
+            self._keep(names[row], pixels)
+        shaped: Tensor = restored.unflatten(0, hidden.shape[:-2])
+        return shaped
+
+    def _keep(self, name: bytes, pixels: Tensor) -> None:
+        if name in self._pixels:
+            return
+        size = _ENTRY + pixels.numel() * pixels.element_size()
+        if size > self._left:
+            self.forget()
+        self._pixels[name] = pixels.cpu()
+        self._left -= size
+
+
+class RecallingClassifier:
+    """A classifier that is asked about each picture once."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._labels: dict[bytes, int] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` in [0, 1] -> ``(B,)`` int64 labels."""
+        names = _names(images)
+        # Each of the new pictures once, although a batch may hold it twice.
+        new = {name: row for row, name in enumerate(names) if name not in self._labels}
+        if new:
+            labels = self._classifier(images[list(new.values())])
+            self._labels |= dict(zip(new, labels.tolist(), strict=True))
+        return torch.tensor([self._labels[name] for name in names], dtype=torch.int64)
+
+
+def _names(*parts: Tensor) -> list[bytes]:
+    """A digest for each row of the tensors: of their shapes and values."""
+    rows = [part.detach().cpu().contiguous().numpy() for part in parts]
+    shapes = repr([part.shape[1:] for part in parts]).encode()
+    return [raw_digest([shapes, *(array[row].tobytes() for array in rows)], size=16) for row in range(len(rows[0]))]

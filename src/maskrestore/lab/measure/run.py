@@ -1,0 +1,257 @@
+"""Measure one defense on one victim, blind, on a fixed choice of test images."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from maskrestore.errors import ConfigError
+from maskrestore.jobs.chunk_log import log_key
+from maskrestore.lab.data.dataset import ImageDataset
+from maskrestore.lab.measure.costs import MemoryMeter, counted_passes
+from maskrestore.lab.measure.defenses import DEFENSES, DefenseUnderTest, VictimUnderTest, make_defense
+from maskrestore.lab.measure.metrics import Metrics, measure
+from maskrestore.lab.measure.predictions import PredictionLog
+from maskrestore.lab.measure.records import RECORD_VERSION, Cost, Record, read_record, write_record
+from maskrestore.runtime.digests import digest_of_json
+from maskrestore.runtime.environment import Environment, current_environment
+
+if TYPE_CHECKING:
+    from maskrestore.lab.attacks.base import Attack
+
+__all__ = [
+    "DEFENSES",
+    "EvaluationProgress",
+    "choose_images",
+    "evaluate",
+    "make_defense",
+    "triggered_images",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationProgress:
+    """What a run tells its caller after each chunk of images."""
+
+    done: int
+    total: int
+    seconds: float
+    """Spent on the images that are done, in this run and in those that it goes on from."""
+    queries: float
+    """Mean per image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The clean or the triggered images of an evaluation."""
+
+    name: str
+    indices: list[int]
+    images: Tensor
+    """``(N, C, H, W)`` uint8, before any trigger."""
+    labels: Tensor
+    """``(N,)``: the true labels. The defense never sees them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Everything that was asked for."""
+
+    dataset: ImageDataset
+    attack: Attack | None
+    victim: VictimUnderTest
+    defense: DefenseUnderTest
+    parts: list[_Part]
+    seed: int
+
+
+def evaluate(
+    dataset: ImageDataset,
+    attack: Attack | None,
+    victim: VictimUnderTest,
+    defense: DefenseUnderTest,
+    *,
+    clean_count: int = 500,
+    triggered_count: int = 500,
+    seed: int = 0,
+    chunk_size: int = 32,
+    out: Path | None = None,
+    name: str | None = None,
+    keep_existing: bool = False,
+    known: Mapping[str, Record] = MappingProxyType({}),
+    device: str | torch.device = "cpu",
+    progress: Callable[[EvaluationProgress], None] = lambda _: None,
+) -> Record:
+    """Measure CA, BA, ASR and cost of ``defense`` on ``victim``.
+
+    dataset: a test split. attack: what the victim was poisoned with, or ``None`` for clean images only. The
+    defense is given images and the classifier, nothing else. seed: chooses the test images, the same ones for
+    every attack and defense. chunk_size: images that are lost at most when the run is interrupted.
+
+    out: folder for the record. While the run goes on its predictions lie there too, and the next run of the
+    same evaluation by the same revision of the code starts from them. name: of the record's file, without its
+    suffix, in place of one made up from what was asked for. keep_existing: return the record that ``out`` holds of
+    this very evaluation, if any, instead of making it again. known: records by their digest; one of this very
+    evaluation, by the same weights and settings on the same images, is kept in place of a new one. device: where the
+    networks are, for the record.
+
+    Raises ConfigError when there are fewer images than asked for, and whatever the defense raises.
+    """
+    parts = _choose_parts(dataset, attack, clean_count, triggered_count, seed=seed)
+    plan = _Plan(dataset=dataset, attack=attack, victim=victim, defense=defense, parts=parts, seed=seed)
+    digest = _digest(plan)
+    path = None if out is None else out / (_file_name(plan, digest) if name is None else f"{name}.json")
+    if path is not None and keep_existing and path.exists() and (existing := read_record(path)).digest == digest:
+        return existing
+    if digest in known:
+        if path is not None:
+            write_record(path, known[digest])
+        return known[digest]
+    environment = current_environment(device)
+    key = log_key(digest, environment, RECORD_VERSION)
+    log = PredictionLog(None if path is None else path.with_suffix(".partial.jsonl"), key)
+    memory = MemoryMeter(device)
+    _predict(plan, log, chunk_size, progress)
+    record = _record(plan, log, digest, environment, memory)
+    if path is not None:
+        write_record(path, record)
+        log.discard()
+    return record
+
+
+def choose_images(labels: Tensor, count: int, seed: int, eligible: Tensor | None = None) -> Tensor:
+    """Indices ``(count,)`` of test images: the first eligible ones of a permutation that ``seed`` alone
+    decides.
+
+    labels: ``(N,)``. eligible: ``(N,)`` bool; without it all are. Raises ConfigError when there are too few.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    if eligible is not None:
+        order = order[eligible[order]]
+    if not 1 <= count <= len(order):
+        raise ConfigError(f"asked for {count} test images; choose between 1 and {len(order)}")
+    return order[:count]
+
+
+def triggered_images(images: Tensor, attack: Attack) -> Tensor:
+    """``(N, C, H, W)`` uint8 -> float32 in [0, 1] with the trigger, rounded to 8 bits as in an image file."""
+    return (attack.apply(images.float() / 255).clamp(0, 1) * 255).round() / 255
+
+
+def _choose_parts(
+    dataset: ImageDataset, attack: Attack | None, clean_count: int, triggered_count: int, *, seed: int
+) -> list[_Part]:
+    def part(name: str, index: Tensor) -> _Part:
+        return _Part(name=name, indices=index.tolist(), images=dataset.images[index], labels=dataset.labels[index])
+
+    parts = [part("clean", choose_images(dataset.labels, clean_count, seed))]
+    if attack is not None:
+        eligible = attack.eligible(dataset.labels)
+        parts.append(part("triggered", choose_images(dataset.labels, triggered_count, seed, eligible)))
+    return parts
+
+
+def _predict(plan: _Plan, log: PredictionLog, chunk_size: int, progress: Callable[[EvaluationProgress], None]) -> None:
+    """Fill ``log`` with what is missing, chunk by chunk."""
+    total = sum(len(part.indices) for part in plan.parts)
+    _report(log, total, progress)
+    for part in plan.parts:
+        row_of = {index: row for row, index in enumerate(part.indices)}
+        pending = log.pending(part.name, part.indices)
+        for start in range(0, len(pending), chunk_size):
+            chunk = pending[start : start + chunk_size]
+            raw = part.images[[row_of[index] for index in chunk]]
+            attack = plan.attack if part.name == "triggered" else None
+            images = raw.float() / 255 if attack is None else triggered_images(raw, attack)
+            started = time.perf_counter()
+            with counted_passes(plan.defense.defense) as counter:
+                result = plan.defense.defense.purify(images, plan.victim.classifier)
+            seconds = time.perf_counter() - started
+            log.add(part.name, chunk, result, seconds, None if counter is None else counter.passes)
+            _report(log, total, progress)
+
+
+def _report(log: PredictionLog, total: int, progress: Callable[[EvaluationProgress], None]) -> None:
+    queries = sum(row.queries for row in log) / max(1, len(log))
+    progress(EvaluationProgress(done=len(log), total=total, seconds=log.seconds, queries=queries))
+
+
+def _record(plan: _Plan, log: PredictionLog, digest: str, environment: Environment, memory: MemoryMeter) -> Record:
+    clean = plan.parts[0].indices
+    kept = log.original_labels("clean", clean) == log.labels("clean", clean)
+    return Record(
+        digest=digest,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        dataset=plan.dataset.name,
+        clean_images=len(clean),
+        triggered_images=sum(len(part.indices) for part in plan.parts[1:]),
+        seed=plan.seed,
+        attack=plan.attack.name if plan.attack else None,
+        victim=plan.victim.entry,
+        defense=plan.defense.entry,
+        environment=environment,
+        before=_metrics(plan, log.original_labels),
+        after=_metrics(plan, log.labels),
+        kept=int(kept.sum()),
+        cost=_cost(plan, log, memory),
+    )
+
+
+def _metrics(plan: _Plan, labels: Callable[[str, list[int]], Tensor]) -> Metrics:
+    clean = plan.parts[0]
+    clean_labels = (labels("clean", clean.indices), clean.labels)
+    if plan.attack is None:
+        return measure(clean_labels)
+    triggered = plan.parts[1]
+    predicted = labels("triggered", triggered.indices)
+    return measure(clean_labels, (predicted, triggered.labels, plan.attack.poisoned_label(triggered.labels)))
+
+
+def _cost(plan: _Plan, log: PredictionLog, memory: MemoryMeter) -> Cost:
+    queries = [row.queries for row in log]
+    restored = [row.restored for row in log if row.restored is not None]
+    return Cost(
+        queries_mean=sum(queries) / len(queries),
+        queries_max=max(queries),
+        restored_mean=sum(restored) / len(restored) if restored else None,
+        seconds=log.seconds,
+        images_per_second=len(log) / max(log.seconds, 1e-9),
+        passes_mean=None if log.passes is None else log.passes / len(log),
+        peak_memory=memory.peak(),
+        memory_scope=memory.scope,
+        queries_median_clean=float(statistics.median(log.queries("clean", plan.parts[0].indices))),
+        recalled=plan.defense.recalls,
+    )
+
+
+def _digest(plan: _Plan) -> str:
+    """Sixteen hex digits that stand for everything that was asked for, images included."""
+    victim = dataclasses.asdict(plan.victim.entry)
+    del victim["cross_trigger"]  # the victim's own, and unknown to older records
+    asked = [
+        plan.dataset.name,
+        plan.attack.name if plan.attack else None,
+        plan.seed,
+        [part.indices for part in plan.parts],
+        victim,
+        dataclasses.asdict(plan.defense.entry),
+    ]
+    tensors = [tensor for part in plan.parts for tensor in (part.images, part.labels)]
+    return digest_of_json(asked, *(tensor.contiguous().numpy().tobytes() for tensor in tensors))
+
+
+def _file_name(plan: _Plan, digest: str) -> str:
+    attack = plan.attack.name if plan.attack else "clean-model"
+    words = (plan.dataset.name, attack, plan.defense.entry.name)
+    return "_".join([*(re.sub(r"[^\w.-]+", "-", word).strip("-") for word in words), digest[:8]]) + ".json"

@@ -1,0 +1,251 @@
+"""The words that grids are written in: cases, variants, scales, and the cells that they make."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from maskrestore.errors import ConfigError, UnknownNameError
+from maskrestore.lab.attacks import Mode
+from maskrestore.lab.baselines import DETECTORS
+from maskrestore.lab.baselines.diffusion_models import DiffusionSettings
+from maskrestore.lab.data.specs import dataset_spec
+from maskrestore.lab.measure.defenses import DefenseConfig, default_config, settings_in_force
+from maskrestore.lab.victims import VictimConfig
+from maskrestore.mae.checkpoints.loading import packaged_digest
+from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.runtime.digests import digest_of_json
+
+__all__ = ["Case", "Cell", "Entry", "Scale", "Variant", "expand"]
+
+_LARGE = 200
+"""Images of this side or more count as large: the paper repeats their experiments less often (5.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is defended against: a data set, a classifier, and what was done to it."""
+
+    dataset: str
+    attack: str | None = None
+    """What the triggered images carry; ``None`` for clean images only."""
+    mode: Mode = "all-to-one"
+    architecture: str = "resnet18"
+    clean_victim: bool = False
+    """The classifier knows nothing of the attack, although images carry its trigger (paper, appendix E)."""
+    restored_rate: float = 0.0
+    """As in ``VictimConfig``: an attacker who prepares for a defense by restoration."""
+    augmented_trigger: bool = False
+    """As in ``VictimConfig``: whether training moves and mirrors the trigger with the image."""
+    first_target: int = 0
+    """The attacker's class in the first repeat."""
+    from_scratch: bool = False
+    """Whether the victim is trained from scratch at every scale: a fine-tune does not learn the attack."""
+
+    @property
+    def label(self) -> str:
+        """A short name, e.g. for a legend."""
+        notes = [self.attack or "clean model"]
+        notes += [self.architecture] if self.architecture != "resnet18" else []
+        notes += [self.mode] if self.mode != "all-to-one" else []
+        notes += ["clean model"] if self.clean_victim else []
+        notes += [f"restored {self.restored_rate:g}"] if self.restored_rate else []
+        notes += ["moved in training"] if self.augmented_trigger else []
+        return f"{self.dataset} {', '.join(notes)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A defense or detector by its name in the registry, with settings that are not the name's own."""
+
+    defense: str
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def detects(self) -> bool:
+        """Whether it is a detector, which is measured by AUROC."""
+        return self.defense in DETECTORS
+
+    def config(self, architecture: str = "resnet18") -> DefenseConfig | Any:
+        """The settings in force. Raises UnknownNameError for a name or a setting that does not exist."""
+        standard: Any = DETECTORS[self.defense] if self.detects else default_config(self.defense)
+        known = {field.name for field in dataclasses.fields(standard)}
+        for name, _ in self.settings:
+            if name not in known:
+                raise UnknownNameError("setting", name, known)
+        layer = {"layer": _CAM_LAYERS[architecture]} if "layer" in known and architecture in _CAM_LAYERS else {}
+        return dataclasses.replace(standard, **{**layer, **dict(self.settings)})
+
+
+_CAM_LAYERS: dict[str, str | None] = {"conv6": "stages.2", "vgg16": "stages.2", "vit-small": None}
+"""What Februus looks at in networks that are not residual: maps of 8x8 places for images of 32 pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much is spent on a grid."""
+
+    images: int | None
+    """Clean test images of a cell, and as many triggered ones; ``None`` for all there are."""
+    slow_images: int
+    """The same for the defenses in ``slow``."""
+    curve_images: int
+    """The same for points of curves, of which there are many."""
+    slow: frozenset[str]
+    width: int
+    """Of the victims; 64 is the full network."""
+    init: Literal["clean", "scratch"]
+    """Whether attacked victims are fine-tuned from a clean one or trained from scratch."""
+    repeats: int
+    """Experiments with other target classes, victims and test images (paper, appendix B.1)."""
+    repeats_large: int
+    """The same for data sets of large images."""
+    most_cases: int | None = None
+    """Cases of each column and lines of each panel that are kept; ``None`` for all."""
+    epochs: float | None = None
+    """Of the victims' training; ``None`` is what their recipes say."""
+    recalls: bool = False
+    """Whether cells of a victim share restorations and labels (``recall.py``): it changes nothing but their seconds."""
+
+    def count(self, defense: str) -> int | None:
+        """Clean test images for ``defense``, and triggered ones; ``None`` for all."""
+        if defense not in self.slow:
+            return self.images
+        return self.slow_images if self.images is None else min(self.images, self.slow_images)
+
+    def repeats_of(self, dataset: str) -> int:
+        """How often cells of a data set are repeated."""
+        return self.repeats if dataset_spec(dataset).image_size < _LARGE else self.repeats_large
+
+
+Entry = tuple[Case, Variant]
+"""What a grid asks for; the scale and the repeat make a cell of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One record: a case, a defense or detector, a repeat."""
+
+    case: Case
+    variant: Variant
+    scale: Scale
+    repeat: int = 0
+    restorer: str = DEFAULT_RESTORER
+    """The masked autoencoder of defenses that have one: a packaged name, file, folder or hub name."""
+    diffusion: str | None = None
+    """Digest of the diffusion model's weights where it is not the defense's own; other defenses ignore it."""
+
+    @property
+    def poisoned(self) -> VictimConfig:
+        """The victim that the attack makes, whether or not it is the one that is asked."""
+        case, scale = self.case, self.scale
+        classes = len(dataset_spec(case.dataset).class_names)
+        config = VictimConfig(
+            dataset=case.dataset,
+            architecture=case.architecture,
+            width=scale.width,
+            attack=case.attack,
+            mode=case.mode,
+            # Three apart, so that few repeats do not take neighbouring classes. All-to-all has no target.
+            target=(case.first_target + 3 * self.repeat) % classes if case.mode == "all-to-one" and case.attack else 0,
+            restored_rate=case.restored_rate,
+            restorer_weights=packaged_digest(DEFAULT_RESTORER) if case.restored_rate else None,
+            augmented_trigger=case.augmented_trigger,
+            seed=self.repeat,
+            init="scratch" if case.from_scratch else scale.init,
+        )
+        return self._shortened(config)
+
+    @property
+    def victim(self) -> VictimConfig:
+        """The classifier that is asked."""
+        case = self.case
+        if case.attack is not None and not case.clean_victim:
+            return self.poisoned
+        config = VictimConfig(
+            dataset=case.dataset, architecture=case.architecture, width=self.scale.width, seed=self.repeat
+        )
+        return self._shortened(config)
+
+    def _shortened(self, config: VictimConfig) -> VictimConfig:
+        if self.scale.epochs is None:
+            return config
+        return dataclasses.replace(config, recipe=dataclasses.replace(config.training, epochs=self.scale.epochs))
+
+    @property
+    def config(self) -> DefenseConfig | Any:
+        """Settings of the defense or detector."""
+        return self.variant.config(self.case.architecture)
+
+    @property
+    def count(self) -> int | None:
+        """Clean test images, and triggered ones; ``None`` for all."""
+        return self.scale.count(self.variant.defense)
+
+    @property
+    def diffuses(self) -> bool:
+        """Whether the defense needs a diffusion model."""
+        return isinstance(self.config, DiffusionSettings)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that stand for everything that was asked for."""
+        asked: dict[str, Any] = {
+            "victim": self.victim.digest(),
+            "attack": [self.case.attack, self.case.mode, self.poisoned.target],
+            "defense": [self.variant.defense, settings_in_force(self.config)],
+            "restorer": self.restorer,
+            "images": [self.count, self.repeat],
+        }
+        if self.diffusion is not None and self.diffuses:
+            asked["diffusion"] = self.diffusion
+        if self.scale.recalls:
+            asked["recalls"] = True  # its seconds are no table's
+        return digest_of_json(asked)
+
+    @property
+    def name(self) -> str:
+        """Name of the record's file, without its suffix."""
+        case = self.case
+        kind = f"{case.architecture}-w{self.scale.width}{'-clean' if case.clean_victim else ''}"
+        words = (case.dataset, case.attack or "clean-model", case.mode, kind, self.variant.defense, f"r{self.repeat}")
+        parts = [re.sub(r"[^\w.+-]+", "-", word).strip("-") for word in words if word != "all-to-one"]
+        return "_".join([*parts, self.digest[:10]])
+
+    @property
+    def path(self) -> str:
+        """Where the record lies in the folder of a reproduction."""
+        return f"{'detections' if self.variant.detects else 'cells'}/{self.name}.json"
+
+
+def expand(
+    entries: Sequence[Entry],
+    scale: Scale,
+    *,
+    repeats: int | None = None,
+    restorer: str = DEFAULT_RESTORER,
+    diffusion: str | None = None,
+) -> list[Cell]:
+    """All cells of the entries, each once: repeat by repeat, and the ones of a victim together.
+
+    repeats: in place of the scale's own number. restorer, diffusion: as of ``Cell``. Raises ConfigError when repeats
+    is not positive.
+    """
+    if repeats is not None and repeats < 1:
+        raise ConfigError(f"repeats must be at least 1, got {repeats}")
+
+    def wanted(case: Case) -> int:
+        return scale.repeats_of(case.dataset) if repeats is None else repeats
+
+    cases = list(dict.fromkeys(case for case, _ in entries))
+    variants = {case: list(dict.fromkeys(one for other, one in entries if other == case)) for case in cases}
+    return [
+        Cell(case=case, variant=variant, scale=scale, repeat=repeat, restorer=restorer, diffusion=diffusion)
+        for repeat in range(max((wanted(case) for case in cases), default=0))
+        for case in cases
+        if repeat < wanted(case)
+        for variant in variants[case]
+    ]

@@ -1,0 +1,147 @@
+"""The real laboratory: data sets, victims of the cache, and defenses, each loaded once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from maskrestore.classifiers import ModuleClassifier
+from maskrestore.errors import CheckpointError, MaskRestoreError
+from maskrestore.lab.attacks import Attack
+from maskrestore.lab.baselines.diffusion_models import DiffusionSettings
+from maskrestore.lab.data import ImageDataset, load_dataset
+from maskrestore.lab.measure.defenses import DefenseUnderTest, VictimUnderTest, make_defense
+from maskrestore.lab.measure.detection import make_detector
+from maskrestore.lab.measure.records import DefenseEntry, VictimEntry, read_records
+from maskrestore.lab.measure.restoration_cache import RecallingRestorer
+from maskrestore.lab.paper.cells import Cell, Variant
+from maskrestore.lab.runner.executor import Laboratory, Trainer
+from maskrestore.lab.victims import VictimConfig, load_victim, read_record, victim_attack, victim_path
+from maskrestore.mae.checkpoints.weight_files import weights_digest
+from maskrestore.mae.restorer import MAERestorer, load_restorer
+from maskrestore.runtime.digests import digest, raw_digest
+from maskrestore.runtime.precision import fast_arithmetic
+
+__all__ = ["diffusion_digest", "make_laboratory", "victim_under_test"]
+
+
+def make_laboratory(
+    *,
+    data: Path | None = None,
+    cache: Path | None = None,
+    diffusion: Path | None = None,
+    device: str = "cpu",
+    train: Trainer | None = None,
+    known: Sequence[Path] = (),
+) -> Laboratory:
+    """Data of ``data`` (else as ``load_dataset`` finds them), victims of ``cache``.
+
+    diffusion: a folder with a diffusion model in place of the defenses' own; its cells carry its ``diffusion_digest``.
+    device: where networks run. train: trains a victim that the cache lacks. known: folders with records of
+    ``evaluate``, which stand for the cells that they are. Raises DataError if such a folder has none or one is broken.
+    """
+
+    @functools.cache
+    def test_split(name: str) -> ImageDataset:
+        return load_dataset(name, "test", folder=data)
+
+    @functools.cache
+    def restorer(name: str) -> MAERestorer:
+        return load_restorer(name, device=device)
+
+    def attack(cell: Cell) -> Attack | None:
+        return victim_attack(cell.poisoned, cache)
+
+    recalling: dict[str, RecallingRestorer] = {}
+
+    def recalling_restorer(name: str) -> RecallingRestorer:
+        return recalling.setdefault(name, RecallingRestorer(restorer(name)))
+
+    def forget() -> None:
+        for one in recalling.values():
+            one.forget()
+
+    @functools.cache
+    def build(
+        variant: Variant, architecture: str, repeat: int, name: str, *, recalls: bool
+    ) -> DefenseUnderTest | MaskRestoreError:
+        config = variant.config(architecture)
+        folder = diffusion if isinstance(config, DiffusionSettings) else None
+        own = dataclasses.replace(config, model=str(folder)) if folder is not None else config
+        load = functools.partial(recalling_restorer if recalls else restorer, name)
+        try:
+            built = make_defense(variant.defense, own, restorer=load, restorer_name=name, key=repeat, device=device)
+        except MaskRestoreError as error:  # kept: the next cell would wait for the same error
+            return error
+        built = dataclasses.replace(built, recalls=recalls)
+        return built if folder is None else dataclasses.replace(built, entry=_portable(built.entry, variant, folder))
+
+    def defense(cell: Cell) -> DefenseUnderTest:
+        built = build(cell.variant, cell.case.architecture, cell.repeat, cell.restorer, recalls=cell.scale.recalls)
+        if isinstance(built, MaskRestoreError):
+            raise built
+        return built
+
+    return Laboratory(
+        dataset=test_split,
+        attack=attack,
+        victim=lambda config: victim_under_test(config, cache, device=device),
+        trained=lambda config: read_record(config, cache) is not None,
+        victim_file=lambda config: victim_path(config, cache),
+        defense=defense,
+        detector=lambda cell: make_detector(cell.variant.defense, key=cell.repeat),
+        forget=forget,
+        train=train,
+        known={one.digest: one for folder in known for one in read_records(folder) if not one.cost.recalled},
+        device=device,
+    )
+
+
+def victim_under_test(config: VictimConfig, cache: Path | None, *, device: str = "cpu") -> VictimUnderTest | None:
+    """Load a victim with what a record says about it, or ``None`` when it is not trained. Raises CheckpointError."""
+    measured = read_record(config, cache)
+    if measured is None:
+        return None
+    network = load_victim(config, cache)
+    precision = fast_arithmetic(device)
+    entry = VictimEntry(
+        config=json.loads(json.dumps(config.canonical())),
+        digest=config.digest(),
+        weights=weights_digest(network) or "",
+        precision=precision,
+        ca=measured.get("clean_accuracy"),
+        asr=measured.get("attack_success_rate"),
+        cross_trigger=measured.get("cross_trigger_accuracy"),
+    )
+    return VictimUnderTest(classifier=ModuleClassifier(network, precision=precision, device=device), entry=entry)
+
+
+def _portable(entry: DefenseEntry, variant: Variant, diffusion: Path) -> DefenseEntry:
+    """The entry of a defense by diffusion without what only this machine knows: the model's whole path."""
+    changed = ",".join(f"{name}={value}" for name, value in variant.settings)
+    name = variant.defense + (f"[{changed}]" if changed else "")
+    return dataclasses.replace(
+        entry,
+        name=name,
+        config={**entry.config, "model": diffusion.name},
+        restorer=diffusion.name,
+        restorer_weights=diffusion_digest(diffusion),
+        restorer_precision=entry.config["precision"],
+    )
+
+
+@functools.cache
+def diffusion_digest(folder: Path) -> str:
+    """Sixteen hex digits that identify the diffusion model of a folder: its weights and their configuration.
+
+    Raises CheckpointError for a folder without safetensors.
+    """
+    network = folder / "unet" if (folder / "unet").is_dir() else folder  # as in a saved pipeline
+    weights = sorted(network.glob("*.safetensors"))
+    if not weights:
+        raise CheckpointError(f"{folder} holds no diffusion model: expected config.json and *.safetensors in it")
+    files = [path for path in (network / "config.json", *weights) if path.exists()]
+    return digest(path.name.encode() + raw_digest([path.read_bytes()]) for path in files)

@@ -1,0 +1,325 @@
+"""Tables of grids: from records to sheets and to a long CSV, with the paper's own figures beside ours."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from maskrestore.lab.measure.records import Record
+from maskrestore.lab.paper.cells import Case, Cell
+from maskrestore.lab.paper.layouts import Column, Row, Table
+from maskrestore.lab.paper.published import paper_rates
+from maskrestore.lab.show.detection_tables import (
+    auroc_sheet,
+    detection_cost_sheet,
+    detection_lines,
+    read_detection_cells,
+)
+from maskrestore.lab.show.sheets import Sheet, bold
+from maskrestore.lab.show.summary import (
+    RATES,
+    Costs,
+    Records,
+    Summary,
+    best_variant,
+    costs_of,
+    read_cells,
+    summarise,
+)
+from maskrestore.statistics import Estimate
+
+__all__ = ["GridTable", "grid_table"]
+
+_TIE = 0.005
+"""Rows within half a point of the best mean of CA and BA are bold, too."""
+
+_HEADS = ("CA", "BA", "ASR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridTable:
+    """A table of a grid in all its forms."""
+
+    name: str
+    title: str
+    notes: tuple[str, ...]
+    sheets: tuple[Sheet, ...]
+    long: tuple[dict[str, str], ...]
+    """A row for each rate, for spreadsheets and plots."""
+
+    def markdown(self) -> str:
+        """A section with all sheets."""
+        notes = "".join(f"{note}\n\n" for note in self.notes)
+        return f"## {self.title}\n\n{notes}" + "\n".join(sheet.markdown() for sheet in self.sheets)
+
+    def latex(self) -> str:
+        """All sheets, one after the other."""
+        return "\n".join(sheet.latex(f"{self.title}: {sheet.title}") for sheet in self.sheets)
+
+    def csv(self) -> str:
+        """The long form."""
+        text = io.StringIO()
+        heads = list(self.long[0]) if self.long else []
+        writer = csv.DictWriter(text, heads, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.long)
+        return text.getvalue()
+
+
+def grid_table(name: str, table: Table, cells: Sequence[Cell], folders: Sequence[Path]) -> GridTable:
+    """Make the table of those records of ``cells`` that lie in ``folders``. Raises DataError for one that is broken."""
+    known = {cell.case for cell in cells}
+    columns = [(column, tuple(case for case in column.cases if case in known)) for column in table.columns]
+    if detections := read_detection_cells(cells, folders):
+        lines = detection_lines(table.rows, columns, detections)
+        long = tuple(line.long() for line in lines if line.auroc is not None)
+        return _finished(name, table, columns, [auroc_sheet(lines), detection_cost_sheet(lines)], long)
+    records = read_cells(cells, folders)
+    summaries = {
+        (row.label, column.title): summary
+        for row in table.rows
+        for column, cases in columns
+        if (summary := summarise(row, cases, records)) is not None
+    }
+    rows = [row for row in table.rows if any((row.label, column.title) in summaries for column, _ in columns)]
+    shown = [column for column, _ in columns if any((row.label, column.title) in summaries for row in rows)]
+    if not rows:
+        return _finished(name, table, columns, [], ())
+    sheets = [_overview(name, rows, shown, summaries)]
+    sheets += [_column_sheet(name, column, rows, summaries) for column in shown]
+    sheets += [_cost_sheet(rows, records)]
+    long = _long(name, rows, columns, summaries, records)
+    said = (_cross_triggers(records), _retrained(rows, records), _verdict(rows, shown, summaries))
+    return _finished(name, table, columns, sheets, long, found=[text for text in said if text])
+
+
+Summaries = dict[tuple[str, str], Summary]
+"""By row and column."""
+
+
+def _finished(
+    name: str,
+    table: Table,
+    columns: Sequence[tuple[Column, tuple[Case, ...]]],
+    sheets: Sequence[Sheet],
+    long: tuple[dict[str, str], ...],
+    *,
+    found: Sequence[str] = (),
+) -> GridTable:
+    """found: notes that come from the records."""
+    notes = [*table.notes, *found]
+    if table.unavailable:
+        notes.append(f"Not here for want of the data: {', '.join(table.unavailable)}.")
+    if not sheets and columns:
+        notes.append(f"No records yet: run `maskrestore reproduce {name}`.")
+    return GridTable(name=name, title=table.title, notes=tuple(notes), sheets=tuple(sheets), long=long)
+
+
+def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> Sheet:
+    """The mean of CA and BA of every row and column, and of a row over the columns; the best of each column bold, the
+    paper's in brackets. Rows that lack cases, of the column or of any, are not compared with the others.
+    """
+    titles = [column.title for column in columns]
+    whole = _whole(found)
+    means = _means(rows, columns, found)
+
+    def marked(score: float, column: Sequence[float]) -> str:
+        text = f"{100 * score:.1f}"
+        return bold(text) if max(column) - score <= _TIE else text
+
+    def text(row: Row, title: str) -> str:
+        summary = found.get((row.label, title))
+        if summary is None:
+            return "–"
+        theirs = paper_rates(name, row.paper, title)
+        beside = "" if theirs is None or None in theirs[:2] else f" ({sum(map(float, theirs[:2])) / 2:.1f})"  # type: ignore[arg-type]
+        if (row.label, title) not in whole:
+            return f"{100 * _score(summary):.1f}, {summary.cases} of {summary.wanted} attacks" + beside
+        return (
+            marked(whole[row.label, title], [score for (_, other), score in whole.items() if other == title]) + beside
+        )
+
+    several = len(columns) > 1
+    body = [
+        (
+            row.label,
+            *((marked(means[row.label], list(means.values())) if row.label in means else "–",) if several else ()),
+            *(text(row, title) for title in titles),
+        )
+        for row in rows
+    ]
+    heads = ("defense", *(("mean",) if several else ()), *titles)
+    return Sheet(title="Mean of CA and BA in % (the paper's)", heads=heads, rows=tuple(body))
+
+
+def _cross_triggers(records: Records) -> str | None:
+    """What the victims of input-aware attacks make of other images' triggers, which should do nothing to them."""
+    rates = {
+        case.label: f"{case.label} {100 * record.victim.cross_trigger:.1f} %"
+        for (case, _, _), record in records.items()
+        if record.victim.cross_trigger is not None
+    }
+    return f"Accuracy with the triggers of other images: {', '.join(rates.values())}." if rates else None
+
+
+def _retrained(rows: Sequence[Row], records: Records) -> str | None:
+    """Which rows asked victims with other weights than most rows did."""
+    weights: dict[tuple[Case, int], Counter[str]] = defaultdict(Counter)
+    for (case, _, repeat), record in records.items():
+        weights[case, repeat][record.victim.weights] += 1
+    usual = {counts.most_common(1)[0][0] for counts in weights.values()}
+    cases = {case for case, _, _ in records}
+    others = {
+        row.label: count
+        for row in rows
+        if (count := sum(record.victim.weights not in usual for record in _taken(row, cases, records)))
+    }
+    if not others:
+        return None
+    named = ", ".join(f"{label} ({count})" for label, count in others.items())
+    return f"Some victims were trained twice by the same recipe. Cells with other weights than most rows: {named}."
+
+
+def _whole(found: Summaries) -> dict[tuple[str, str], float]:
+    """The mean of CA and BA by row and column, of those that lack no case."""
+    return {key: _score(summary) for key, summary in found.items() if summary.cases == summary.wanted}
+
+
+def _means(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> dict[str, float]:
+    """The mean over the columns of each row that has all of them, by its label."""
+    whole = _whole(found)
+    scores = {row.label: [whole.get((row.label, column.title)) for column in columns] for row in rows}
+    return {
+        label: sum(known) / len(known)
+        for label, values in scores.items()
+        if len(known := [value for value in values if value is not None]) == len(columns)
+    }
+
+
+def _verdict(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> str | None:
+    """A sentence that compares our best row with the best of the others; ``None`` where a side is missing.
+
+    Another row that lacks some columns is compared over those that it has: the best is the one that leads ours by most,
+    or is least behind.
+    """
+    whole, means = _whole(found), _means(rows, columns, found)
+    ours = [row.label for row in rows if row.ours and row.label in means]
+    if not ours:
+        return None
+    best = max(ours, key=lambda label: means[label])
+    rivals = []
+    for row in rows:
+        titles = [column.title for column in columns if (row.label, column.title) in whole]
+        if titles and not row.ours:
+            theirs, own = (fmean(whole[label, title] for title in titles) for label in (row.label, best))
+            rivals.append((theirs - own, theirs, own, row.label, titles))
+    if not rivals:
+        return None
+    _, theirs, own, other, titles = max(rivals)
+    over = f"over the {len(columns)} columns that were measured, " if len(columns) > 1 else ""
+    said = f"Mean of CA and BA, {over}ours at its best: {100 * means[best]:.1f} ({best}); best of the others: "
+    said += f"{100 * theirs:.1f} ({other})"
+    if len(titles) < len(columns):
+        said += f", over {', '.join(titles)} alone, where ours has {100 * own:.1f}"
+    return f"{said}."
+
+
+def _column_sheet(name: str, column: Column, rows: Sequence[Row], found: Summaries) -> Sheet:
+    """CA, BA and ASR with intervals, beside the paper's, for one column."""
+    body: list[tuple[str, ...]] = []
+    for row in rows:
+        summary = found.get((row.label, column.title))
+        theirs = paper_rates(name, row.paper, column.title)
+        paper = "–" if theirs is None else " / ".join("–" if value is None else f"{value:.1f}" for value in theirs)
+        if summary is None:
+            body.append((row.label, "–", "–", "–", paper, "–", "–", "–"))
+            continue
+        repeats = max((one.repeats for one in summary.rates.values() if one is not None), default=0)
+        cases = str(summary.cases) if summary.cases == summary.wanted else f"{summary.cases} of {summary.wanted}"
+        body.append(
+            (
+                row.label,
+                *(_interval(summary.rates[rate]) for rate in RATES),
+                paper,
+                cases,
+                str(repeats),
+                str(summary.images),
+            )
+        )
+    heads = ("defense", *(f"{head} [95 %]" for head in _HEADS), "paper: CA / BA / ASR", "attacks", "repeats", "images")
+    return Sheet(title=column.title, heads=heads, rows=tuple(body))
+
+
+def _cost_sheet(rows: Sequence[Row], records: Records) -> Sheet:
+    body = []
+    for row in rows:
+        costs = costs_of(_taken(row, {case for case, _, _ in records}, records))
+        body.append((row.label, *(text or "–" for text in _costs(costs).values())))
+    heads = ("defense", "queries/image", "generator passes/image", "s/image", "lowest peak memory, MiB", "hardware")
+    return Sheet(title="Cost", heads=heads, rows=tuple(body))
+
+
+def _taken(row: Row, cases: Iterable[Case], records: Records) -> list[Record]:
+    """The records of a row that its rates come from: where it has several variants, those of each case's best."""
+    best = {case: best_variant(row.variants, case, records) for case in cases}
+    return [record for (case, variant, _), record in records.items() if case in best and variant == best[case]]
+
+
+def _costs(costs: Costs) -> dict[str, str]:
+    """As texts, which are empty for what is not known."""
+    return {
+        "queries": f"{costs.queries:.1f}",
+        "passes": "" if costs.passes is None else f"{costs.passes:.1f}",
+        "seconds": f"{costs.seconds:.4f}",
+        "peak_mib": "" if costs.peak_memory is None else f"{costs.peak_memory / 2**20:.0f}",
+        "hardware": costs.hardware,
+    }
+
+
+def _long(
+    name: str,
+    rows: Sequence[Row],
+    columns: Sequence[tuple[Column, tuple[Case, ...]]],
+    found: Summaries,
+    records: Records,
+) -> tuple[dict[str, str], ...]:
+    lines = []
+    for row in rows:
+        for column, cases in columns:
+            summary = found.get((row.label, column.title))
+            if summary is None:
+                continue
+            theirs = paper_rates(name, row.paper, column.title) or (None, None, None)
+            costs = _costs(costs_of(_taken(row, cases, records)))
+            for position, rate in enumerate(RATES):
+                value = summary.rates[rate]
+                if value is not None:
+                    lines.append(
+                        {
+                            "defense": row.label,
+                            "column": column.title,
+                            "rate": rate,
+                            **{end: f"{100 * getattr(value, end):.2f}" for end in ("mean", "low", "high")},
+                            "repeats": str(value.repeats),
+                            "attacks": str(summary.cases),
+                            "images": str(summary.images),
+                            "paper": "" if theirs[position] is None else f"{theirs[position]}",
+                            **costs,
+                        }
+                    )
+    return tuple(lines)
+
+
+def _score(summary: Summary) -> float:
+    """The mean of CA and BA."""
+    values = [one.mean for one in (summary.rates["ca"], summary.rates["ba"]) if one is not None]
+    return sum(values) / len(values)
+
+
+def _interval(value: Estimate | None) -> str:
+    return "–" if value is None else f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"

@@ -1,0 +1,53 @@
+"""The classifiers under attack: networks, their training, and the cache that keeps them."""
+
+from maskrestore.lab.victims.architectures import ARCHITECTURES
+from maskrestore.lab.victims.augment import Augmentation
+from maskrestore.lab.victims.config import Recipe, VictimConfig, default_recipe
+from maskrestore.lab.victims.network import VictimNetwork
+from maskrestore.lab.victims.packaged import (
+    PACKAGED,
+    PackagedVictim,
+    export_victim,
+    load_packaged_victim,
+    read_feature_extractor,
+)
+from maskrestore.lab.victims.plain import VGG16, Conv6
+from maskrestore.lab.victims.poisoning import Restoration
+from maskrestore.lab.victims.resnet import ResNet18, ResNet50
+from maskrestore.lab.victims.starts import STARTS
+from maskrestore.lab.victims.store import cache_folder, load_victim, read_record, trigger_path, victim_path
+from maskrestore.lab.victims.train import VictimData, measure, train_victim, untrained_attack, victim_attack
+from maskrestore.lab.victims.training import TrainingProgress
+from maskrestore.lab.victims.vit import ViTSmall
+
+__all__ = [
+    "ARCHITECTURES",
+    "PACKAGED",
+    "STARTS",
+    "VGG16",
+    "Augmentation",
+    "Conv6",
+    "PackagedVictim",
+    "Recipe",
+    "ResNet18",
+    "ResNet50",
+    "Restoration",
+    "TrainingProgress",
+    "ViTSmall",
+    "VictimConfig",
+    "VictimData",
+    "VictimNetwork",
+    "cache_folder",
+    "default_recipe",
+    "export_victim",
+    "load_packaged_victim",
+    "load_victim",
+    "measure",
+    "read_feature_extractor",
+    "read_record",
+    "train_victim",
+    "trigger_path",
+    "untrained_attack",
+    "victim_attack",
+    "victim_path",
+]

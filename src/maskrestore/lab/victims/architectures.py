@@ -1,0 +1,19 @@
+"""The networks that a victim may have, by name."""
+
+from __future__ import annotations
+
+from maskrestore.lab.victims.network import VictimNetwork
+from maskrestore.lab.victims.plain import VGG16, Conv6
+from maskrestore.lab.victims.resnet import ResNet18, ResNet50
+from maskrestore.lab.victims.vit import ViTSmall
+
+__all__ = ["ARCHITECTURES"]
+
+ARCHITECTURES: dict[str, type[VictimNetwork]] = {
+    "conv6": Conv6,
+    "resnet18": ResNet18,
+    "resnet50": ResNet50,
+    "vgg16": VGG16,
+    "vit-small": ViTSmall,
+}
+"""Every architecture by its name; it is built from the number of classes, ``width``, ``mean`` and ``std``."""

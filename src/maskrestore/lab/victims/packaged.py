@@ -1,0 +1,83 @@
+"""Victims that travel with the package, for the demo and for trying things out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from maskrestore.errors import CheckpointError, UnknownNameError
+from maskrestore.lab.attacks import Attack
+from maskrestore.lab.data.specs import dataset_spec
+from maskrestore.lab.victims.config import VictimConfig, default_recipe
+from maskrestore.lab.victims.resnet import ResNet18
+from maskrestore.lab.victims.store import build_network, load_victim, read_record, read_weights
+from maskrestore.lab.victims.train import victim_attack
+
+__all__ = ["PACKAGED", "PackagedVictim", "export_victim", "load_packaged_victim", "read_feature_extractor"]
+
+PACKAGED: dict[str, VictimConfig] = {
+    "signs-badnets": VictimConfig(
+        dataset="signs",
+        width=16,
+        attack="badnets:3x3-color",
+        target=4,
+        position=(21, 14),
+        init="scratch",
+        poison_repeats=3,
+        recipe=default_recipe("signs", fine_tuned=False),
+    )
+}
+"""Every packaged victim by its name; its weights are ``assets/NAME.safetensors``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackagedVictim:
+    """A classifier with a backdoor, and the attack that opens it."""
+
+    config: VictimConfig
+    network: nn.Module
+    """Takes images in [0, 1], answers logits."""
+    attack: Attack
+    class_names: tuple[str, ...]
+
+
+def load_packaged_victim(name: str) -> PackagedVictim:
+    """Load a packaged victim. Raises UnknownNameError, or CheckpointError when the package is damaged."""
+    if name not in PACKAGED:
+        raise UnknownNameError("packaged victim", name, PACKAGED)
+    config = PACKAGED[name]
+    attack = victim_attack(config)
+    assert attack is not None
+    with as_file(files("maskrestore") / "assets" / f"{name}.safetensors") as path:
+        network = build_network(config)
+        read_weights(network, path)
+    return PackagedVictim(config=config, network=network, attack=attack, class_names=config.spec.class_names)
+
+
+def export_victim(config: VictimConfig, path: Path, cache: Path | str | None = None) -> Path:
+    """Write a trained victim's weights in half precision, as they are packaged, with its record. Returns ``path``."""
+    state = load_victim(config, cache).state_dict()
+    half = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state.items()}
+    assert all(torch.isfinite(value).all() for value in half.values())
+    record = json.dumps(read_record(config, cache))
+    save_file(half, path, metadata={"config": json.dumps(config.canonical()), "record": record})
+    return path
+
+
+def read_feature_extractor(path: Path) -> ResNet18:
+    """Read a classifier that :func:`export_victim` wrote, frozen. Raises CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = json.loads(file.metadata()["config"])
+        network = ResNet18(len(dataset_spec(config["dataset"]).class_names), width=config["width"])
+    except Exception as error:  # not safetensors, or without the metadata of a victim
+        raise CheckpointError(f"{path} is not a file of `train-victim --export`: {error}") from error
+    read_weights(network, path)
+    return network.requires_grad_(False)

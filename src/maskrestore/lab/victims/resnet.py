@@ -1,0 +1,115 @@
+"""ResNet-18 and ResNet-50 for small images.
+
+Source: He et al., Deep Residual Learning for Image Recognition, 2016. Departure: the stem that is usual for
+32x32 images (one 3x3 convolution with stride 1 and no max-pooling), and a ``width`` for all stages.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrestore.lab.victims.convolution import Convolution
+from maskrestore.lab.victims.network import VictimNetwork
+
+__all__ = ["ResNet18", "ResNet50"]
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(Convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions around which the input is carried."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = Convolution(inputs, channels, 3, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = Convolution(channels, channels, 3, 1)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = _shortcut(inputs, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class _Bottleneck(nn.Module):
+    """A 3x3 convolution between two 1x1 ones, with four times its channels around it."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+        super().__init__()
+        outputs = self.expansion * channels
+        self.conv1 = Convolution(inputs, channels, 1, 1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = Convolution(channels, channels, 3, stride)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = Convolution(channels, outputs, 1, 1)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return F.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+class _ResNet(VictimNetwork):
+    """A stem, four stages of blocks, and a linear layer on the mean over all places.
+
+    Any ``H`` and ``W`` of 8 or more will do; it is meant for 32.
+    """
+
+    block: ClassVar[type[_Block] | type[_Bottleneck]]
+    depths: ClassVar[tuple[int, int, int, int]]
+
+    def _build(self, num_classes: int, width: int) -> None:
+        self.conv1 = Convolution(3, width, 3, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        stages, inputs = [], width
+        for number, depth in enumerate(self.depths):
+            blocks = []
+            for position in range(depth):
+                stride = 2 if number > 0 and position == 0 else 1
+                blocks.append(self.block(inputs, width << number, stride))
+                inputs = self.block.expansion * (width << number)
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(inputs, num_classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the map after the last stage: ``(B, 8*width, H/8, W/8)``, four times the channels in ResNet-50."""
+        return self.stage_features(images)[-1]
+
+    def head_from_features(self, features: Tensor) -> Tensor:
+        """Return the logits ``(B, num_classes)`` of such a map."""
+        logits: Tensor = self.head(features.mean((2, 3)))  # (B, C, h, w) -> (B, C)
+        return logits
+
+    def stage_features(self, images: Tensor) -> list[Tensor]:
+        """Return the feature maps after each of the four stages: ``(B, k*width, h/k, w/k)``, k = 1, 2, 4, 8."""
+        features = F.relu(self.bn1(self.conv1(self.normalised(images))))
+        return [features := stage(features) for stage in self.stages]
+
+
+class ResNet18(_ResNet):
+    """Two blocks a stage: 11.2 M parameters at the full width of 64, 2.8 M at 32."""
+
+    block = _Block
+    depths = (2, 2, 2, 2)
+
+
+class ResNet50(_ResNet):
+    """Bottleneck blocks, three to six a stage: 23.5 M parameters at the full width of 64, 5.9 M at 32."""
+
+    block = _Bottleneck
+    depths = (3, 4, 6, 3)

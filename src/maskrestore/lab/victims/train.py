@@ -1,0 +1,235 @@
+"""Train a victim, clean or with a backdoor, measure it, and keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskrestore.errors import ConfigError, DataError
+from maskrestore.lab.attacks import Attack, InputAwareAttack, make_attack, training_hooks
+from maskrestore.lab.data import ImageDataset, load_dataset
+from maskrestore.lab.victims.config import VictimConfig
+from maskrestore.lab.victims.joint import joint_plan
+from maskrestore.lab.victims.network import VictimNetwork
+from maskrestore.lab.victims.poisoning import Plan, Restoration, clean_plan, poisoning_plan, with_restoration
+from maskrestore.lab.victims.starts import packaged_start
+from maskrestore.lab.victims.store import (
+    build_network,
+    load_trigger,
+    load_victim,
+    read_record,
+    save_victim,
+    victim_path,
+)
+from maskrestore.lab.victims.training import TrainingProgress, fit, predict
+from maskrestore.runtime.precision import autocast, fast_arithmetic
+
+__all__ = ["VictimData", "measure", "train_victim", "untrained_attack", "victim_attack"]
+
+_QUICK_CHECK = 2000  # test images for the accuracy that is reported while training; the last word is on all of them
+
+_CHUNK = 500  # test images that get their triggers at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimData:
+    """The two splits of a data set."""
+
+    train: ImageDataset
+    test: ImageDataset
+
+    @classmethod
+    def load(cls, name: str, folder: Path | str | None = None) -> VictimData:
+        """Load both, as ``load_dataset`` does."""
+        return cls(
+            train=load_dataset(name, "train", folder=folder),
+            test=load_dataset(name, "test", folder=folder),
+        )
+
+
+Report = Callable[[VictimConfig, TrainingProgress, float | None], None]
+"""Called now and then; the last argument is the accuracy on 2,000 test images, once an epoch."""
+
+
+def victim_attack(config: VictimConfig, cache: Path | str | None = None) -> Attack | None:
+    """Build the attack that a victim was poisoned with, or ``None`` for a clean one.
+
+    An attack that learned its trigger takes it from the cache: raises CheckpointError when the victim has not
+    been trained yet.
+    """
+    attack = untrained_attack(config)
+    if isinstance(attack, InputAwareAttack):
+        load_trigger(config, attack.networks, cache)
+    return attack
+
+
+def untrained_attack(config: VictimConfig) -> Attack | None:
+    """The attack of a victim as it is before training, or ``None`` for a clean one.
+
+    Raises UnknownNameError and ConfigError for an attack, variant or setting that there is not.
+    """
+    if config.attack is None:
+        return None
+    spec = config.spec
+    return make_attack(
+        config.attack,
+        num_classes=len(spec.class_names),
+        image_size=spec.image_size,
+        target=config.target,
+        mode=config.mode,
+        seed=config.seed,
+        position=config.position,
+    )
+
+
+def train_victim(
+    config: VictimConfig,
+    data: VictimData,
+    *,
+    cache: Path | str | None = None,
+    report: Report = lambda config, state, accuracy: None,
+    restoration: Restoration | None = None,
+    use_package: bool = True,
+    device: str | torch.device = "cpu",
+) -> dict[str, Any]:
+    """Train the victim unless the cache holds it or the package does; returns its record.
+
+    A fine-tuned victim trains the clean one first if that is missing. A stopped run goes on where its last
+    epoch ended. Triggers are put in after augmentation, so that they lie where they do at test time (but see
+    ``config.augmented_trigger``); the images that carry them are the same in every epoch. restoration: what a
+    ``config.restored_rate`` above 0 needs.
+    use_package: whether a victim that the package holds (``starts.py``) is taken from there, or trained all the same.
+    device: where it is trained and measured; random numbers are drawn in the same way on all, but another device rounds
+    differently and ends at other weights.
+
+    The record holds the configuration, its digest and that of the clean victim, the accuracy on the test
+    split ("clean_accuracy"), on triggered test images ("backdoor_accuracy", and "attack_success_rate"; the
+    target class excluded), the seconds of training and the arithmetic of its networks ("precision"). Where triggers
+    belong to one image each, it holds the accuracy on images with the trigger of another, too
+    ("cross_trigger_accuracy").
+
+    Raises DataError when the data are not those of ``config.dataset``, CheckpointError when a file in the
+    cache is broken, ConfigError when the attack does not fit or training diverges.
+    """
+    known = read_record(config, cache)
+    if known is not None:
+        return known
+    for split in (data.train, data.test):
+        if split.name != config.dataset:
+            raise DataError(f"the victim is of {config.dataset}, but the data are {split.name}")
+    train, test = (_on(split, device) for split in (data.train, data.test))
+    packaged = packaged_start(config) if use_package else None
+    if packaged is not None:
+        record = {**packaged[1], **measure(packaged[0].to(device), test, None)}
+        save_victim(config, packaged[0], record, cache)
+        return record
+
+    def clean_victim() -> VictimNetwork:
+        train_victim(config.clean(), data, cache=cache, report=report, device=device)
+        return load_victim(config.clean(), cache)
+
+    attack = untrained_attack(config)
+    if isinstance(attack, InputAwareAttack):
+        attack.networks.to(device)
+    network = (clean_victim() if config.fine_tuned else _new_network(config, train)).to(device)
+    plan = with_restoration(_plan(config, train, attack, clean_victim), config, restoration)
+    checkpoint = victim_path(config, cache).with_suffix(".state.pt")
+
+    def on_report(state: TrainingProgress, network: nn.Module) -> None:
+        checked = None
+        if state.epoch % 1 == 0 or state.step == state.steps:
+            checked = _accuracy(network, test.images[:_QUICK_CHECK], test.labels[:_QUICK_CHECK])
+            network.train()
+        report(config, state, checked)
+
+    seconds = fit(
+        network,
+        plan.images,
+        plan.epoch,
+        plan.stamp,
+        config.training,
+        seed=config.seed,
+        tag=config.digest(),
+        checkpoint=checkpoint,
+        on_report=on_report,
+        companion=plan.companion,
+    )
+    trigger = attack.networks.eval() if isinstance(attack, InputAwareAttack) else None
+    record = {
+        "digest": config.digest(),
+        "config": config.canonical(),
+        **measure(network, test, attack),
+        "seconds": round(seconds, 1),
+        "precision": fast_arithmetic(plan.images.device),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),
+        "torch": torch.__version__,
+    }
+    save_victim(config, network, record, cache, trigger=trigger)
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def measure(network: nn.Module, test: ImageDataset, attack: Attack | None) -> dict[str, Any]:
+    """Measure a victim on a whole test split, in the machine's fast arithmetic: see ``train_victim`` for the keys."""
+    values: dict[str, Any] = {"clean_accuracy": _accuracy(network, test.images, test.labels)}
+    if attack is not None:
+        eligible = attack.eligible(test.labels)
+        labels = test.labels[eligible]
+        images = test.images[eligible].split(_CHUNK)
+        answers = torch.cat([predict(network, attack.apply(part.float() / 255)) for part in images])
+        values["backdoor_accuracy"] = (answers == labels).double().mean().item()
+        values["attack_success_rate"] = (answers == attack.poisoned_label(labels)).double().mean().item()
+        values["triggered_images"] = len(labels)
+    if isinstance(attack, InputAwareAttack):
+        parts = [part.float() / 255 for part in test.images.split(_CHUNK)]
+        crossed = torch.cat([predict(network, attack.cross(part, part.roll(1, 0))) for part in parts])
+        values["cross_trigger_accuracy"] = (crossed == test.labels).double().mean().item()
+    values["test_images"] = len(test.labels)
+    return values
+
+
+def _new_network(config: VictimConfig, train: ImageDataset) -> VictimNetwork:
+    """Return an untrained network that normalises with the numbers of the data set."""
+    pixels = train.images[::10].float() / 255  # a tenth is plenty for two numbers per channel
+    deviation, mean = torch.std_mean(pixels, dim=(0, 2, 3))
+    return build_network(config, mean=tuple(mean.tolist()), std=tuple(deviation.tolist()))
+
+
+def _plan(
+    config: VictimConfig, train: ImageDataset, attack: Attack | None, clean_victim: Callable[[], VictimNetwork]
+) -> Plan:
+    """Return what an epoch shows. The clean victim is asked for only by attacks that perturb images against it.
+
+    Raises ConfigError for triggers before augmentation of an attack that draws them anew for each batch.
+    """
+    if attack is None:
+        return clean_plan(train)
+    hooks, joint = training_hooks(attack), isinstance(attack, InputAwareAttack)
+    if config.augmented_trigger and (joint or hooks.vary is not None or hooks.decoy is not None):
+        raise ConfigError(f"{config.attack} draws anew for each batch: leave augmented_trigger out")
+    if isinstance(attack, InputAwareAttack):
+        return joint_plan(train, attack, config)
+    if hooks.perturb is None:
+        return poisoning_plan(train, attack, config, None)
+    clean = clean_victim().to(train.images.device).requires_grad_(False)
+
+    def logits(images: Tensor) -> Tensor:
+        with autocast(images.device):
+            answers: Tensor = clean(images)
+        return answers
+
+    return poisoning_plan(train, attack, config, logits)
+
+
+def _on(split: ImageDataset, device: str | torch.device) -> ImageDataset:
+    return replace(split, images=split.images.to(device), labels=split.labels.to(device))
+
+
+def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    return (predict(network, images) == labels).double().mean().item()

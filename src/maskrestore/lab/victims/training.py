@@ -1,0 +1,235 @@
+"""The training loop: an optimizer with a one-cycle learning rate, checkpointed once an epoch."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from maskrestore.errors import CheckpointError, ConfigError, DataError
+from maskrestore.lab.victims.augment import augment
+from maskrestore.lab.victims.config import Recipe
+from maskrestore.runtime.precision import autocast
+
+__all__ = ["Companion", "Stamp", "TrainingProgress", "fit", "one_cycle", "predict"]
+
+Stamp = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
+"""Puts triggers into a batch: (augmented images, indices into the data set, what is random) -> (images, labels)."""
+
+
+class Companion(Protocol):
+    """Something that learns together with the network: it has a part in the images, and learns from their loss."""
+
+    def begin(self) -> None:
+        """Learn what has to be known before the first batch; not called when a run goes on from a checkpoint."""
+
+    def penalty(self) -> Tensor:
+        """Return what is added to the loss of the latest batch."""
+
+    def step(self, rate: float) -> None:
+        """Learn from the gradients of the latest batch; ``rate`` is the share of the peak learning rate."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingProgress:
+    """What a run tells its caller now and then."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    """Mean since the last report."""
+    images_per_second: float
+
+
+class _Reports(Protocol):
+    def __call__(self, state: TrainingProgress, network: nn.Module) -> None: ...
+
+
+def one_cycle(step: int, steps: int, warmup: float) -> float:
+    """Return the share of the peak rate at a step: up linearly for ``warmup`` of the run, then down to 0."""
+    rise = max(1, round(warmup * steps))
+    return (step + 1) / rise if step < rise else (steps - step) / (steps - rise + 1)
+
+
+def fit(
+    network: nn.Module,
+    images: Tensor,
+    epoch: Tensor,
+    stamp: Stamp,
+    recipe: Recipe,
+    *,
+    seed: int,
+    tag: str,
+    checkpoint: Path | None = None,
+    on_report: _Reports = lambda state, network: None,
+    companion: Companion | None = None,
+) -> float:
+    """Train ``network`` in place; returns the seconds it took, earlier runs included.
+
+    images: ``(N, 3, H, W)`` uint8, on the network's device. epoch: ``(M,)`` indices of the images that an epoch shows,
+    in random order. stamp: gives each augmented batch its triggers and labels. tag: identifies the run; a checkpoint
+    of another one is refused. checkpoint: written after each epoch, and gone on from if it exists. companion: learns
+    along. The same seed gives the same run, resumed or not, on one machine with one number of threads; on a GPU, whose
+    kernels add up in any order, nearly the same.
+
+    With ``recipe.ema`` the average of the weights is what is reported on and what ``network`` ends with.
+
+    Raises CheckpointError for a checkpoint of another run, DataError when the images do not fill one batch.
+    """
+    per_epoch = len(epoch) // recipe.batch_size
+    if per_epoch == 0:
+        raise DataError(f"{len(epoch)} images do not fill a batch of {recipe.batch_size}")
+    steps = max(1, round(recipe.epochs * per_epoch))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = _optimizer(network, recipe)
+    average = copy.deepcopy(network) if recipe.ema else None
+    found = {"network": network, "optimizer": optimizer, "average": average, "companion": companion}
+    parts = {name: part for name, part in found.items() if part is not None}
+    step, seconds = _resume(checkpoint, parts, tag)
+    started = time.perf_counter()
+    if companion is not None and step == 0:
+        companion.begin()
+    losses: list[float] = []
+    reported, reported_step = started, step
+    while step < steps:
+        # each epoch has a generator of its own, so that a resumed run goes on with the same numbers
+        generator = torch.Generator().manual_seed(seed * 100_003 + step // per_epoch)
+        order = epoch[torch.randperm(len(epoch), generator=generator)].to(images.device)
+        network.train()
+        for indices in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):
+            rate = one_cycle(step, steps, recipe.warmup)
+            optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate
+            batch, labels = stamp(augment(images[indices], recipe.augmentation, generator), indices, generator)
+            losses.append(
+                _step(network, optimizer, batch, labels, smoothing=recipe.label_smoothing, companion=companion)
+            )
+            if companion is not None:
+                companion.step(rate)
+            step += 1
+            if average is not None:
+                _move_towards(average, network, recipe.ema, step)
+            ended = step % per_epoch == 0 or step == steps
+            if ended or step % 50 == 0:
+                now = time.perf_counter()
+                state = TrainingProgress(
+                    step=step,
+                    steps=steps,
+                    epoch=step / per_epoch,
+                    loss=math.fsum(losses) / len(losses),
+                    images_per_second=(step - reported_step) * recipe.batch_size / (now - reported),
+                )
+                if ended:
+                    _save(checkpoint, parts, tag=tag, step=step, seconds=seconds + now - started)
+                on_report(state, average or network)
+                losses.clear()
+                reported, reported_step = time.perf_counter(), step
+            if step == steps:
+                break
+    if average is not None:
+        network.load_state_dict(average.state_dict())
+    network.eval()
+    return seconds + time.perf_counter() - started
+
+
+def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            network.parameters(),
+            lr=recipe.learning_rate,
+            betas=(recipe.momentum, 0.999),
+            weight_decay=recipe.weight_decay,
+            foreach=True,
+        )
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+        foreach=True,
+    )
+
+
+def _step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Tensor,
+    labels: Tensor,
+    *,
+    smoothing: float,
+    companion: Companion | None,
+) -> float:
+    with autocast(batch.device):
+        logits = network(batch)
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    if companion is not None:
+        loss = loss + companion.penalty()
+    if not torch.isfinite(loss):
+        raise ConfigError("training diverged: the loss is no longer finite; lower the learning rate")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@torch.no_grad()
+def _move_towards(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    # A short memory at first, so that the start is soon forgotten.
+    share = 1 - min(decay, step / (step + 10))
+    for mean, latest in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(latest, share)
+        else:  # how many batches the statistics have seen
+            mean.copy_(latest)
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
+    """Return the labels ``(N,)`` of float images in [0, 1] or uint8 images, in the device's fast arithmetic."""
+    network.eval()
+    labels = []
+    for batch in images.split(batch_size):
+        pixels = batch.float() / 255 if batch.dtype == torch.uint8 else batch
+        with autocast(pixels.device):
+            labels.append(network(pixels.contiguous(memory_format=torch.channels_last)).argmax(1))
+    return torch.cat(labels)
+
+
+def _save(path: Path | None, parts: Mapping[str, Any], *, tag: str, step: int, seconds: float) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    states = {name: part.state_dict() for name, part in parts.items()}
+    torch.save({"tag": tag, "step": step, "seconds": seconds, **states}, partial)
+    partial.replace(path)  # a killed run leaves the previous checkpoint whole
+
+
+def _resume(path: Path | None, parts: Mapping[str, Any], tag: str) -> tuple[int, float]:
+    """Return the step and the seconds at which the checkpoint, if there is one, was written."""
+    if path is None or not path.exists():
+        return 0, 0.0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} is no readable checkpoint; delete it to start over ({error})") from error
+    if state["tag"] != tag:
+        raise CheckpointError(f"{path} belongs to the run {state['tag']}, not to {tag}; delete it to start over")
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["step"]), float(state["seconds"])

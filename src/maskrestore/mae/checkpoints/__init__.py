@@ -1,0 +1,1 @@
+"""Weights of masked autoencoders: packaged, official, from the Hugging Face hub."""

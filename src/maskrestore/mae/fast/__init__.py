@@ -1,0 +1,1 @@
+"""Faster forms of the networks' layers; the plain ones stay the reference."""

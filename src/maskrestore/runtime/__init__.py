@@ -1,0 +1,1 @@
+"""What everything runs on: threads, devices, precision, the environment of a result."""

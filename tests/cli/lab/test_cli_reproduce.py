@@ -1,0 +1,206 @@
+import functools
+import json
+import re
+
+import pytest
+
+from maskrestore.errors import ConfigError, MissingDependencyError
+from maskrestore.lab.paper.catalogue import GRIDS
+from maskrestore.lab.runner.run_cells import run_cells_in_processes
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    from toy_laboratory import ToyLaboratory
+
+    toy = ToyLaboratory(tmp_path / "toy")
+    monkeypatch.setattr("maskrestore.cli.lab.reproduce.make_laboratory", toy.make)
+    monkeypatch.chdir(tmp_path)
+    return toy
+
+
+def test_a_table_is_measured_and_written(invoke, toy, tmp_path):
+    result = invoke("reproduce", "table2", "--scale", "smoke")
+    assert result.exit_code == 0, result.output
+    assert "48 measured of 48 cells" in result.stderr
+    folder = tmp_path / "runs/reproduce/smoke"
+    assert len(list((folder / "cells").iterdir())) == 48
+    assert {path.name for path in (folder / "tables").iterdir()} == {"table2.md", "table2.csv", "table2.tex"}
+    assert "48 kept of 48 cells" in invoke("reproduce", "table2", "--scale", "smoke").stderr
+
+
+def test_the_cells_of_some_defenses_only(invoke, toy, tmp_path):
+    arguments = ("reproduce", "table2", "--scale", "smoke", "--out", "o", "--only", "blur-weak", "--only", "bdmae")
+    assert "4 measured of 4 cells" in invoke(*arguments).stderr
+    assert {path.name.split("_")[3] for path in (tmp_path / "o/cells").iterdir()} == {"blur-weak", "bdmae"}
+    assert "| Blur (Weak) |" in (tmp_path / "o/tables/table2.md").read_text()
+    result = invoke(*arguments, "--only", "bdmea")
+    assert result.exit_code == 2
+    assert "unknown defense of these tables 'bdmea'" in result.stderr
+
+
+def test_some_cases_only(invoke, toy, tmp_path):
+    arguments = ("reproduce", "table2", "tableA4", "--scale", "smoke", "--out", "o", "--only", "none")
+    assert "2 measured of 2 cells" in invoke(*arguments, "--case", "gtsrb badnets:3x3").stderr
+    names = sorted(path.name for path in (tmp_path / "o/cells").iterdir())
+    assert [name.split("_resnet")[0] for name in names] == ["gtsrb_badnets-3x3-color", "gtsrb_badnets-3x3-white"]
+    assert "of 4 cells" in invoke(*arguments, "--case", "3x3", "--case", "gtsrb badnets:1x1").stderr
+    assert len(list((tmp_path / "o/cells").iterdir())) == 4
+    result = invoke(*arguments, "--case", "gtrsb")
+    assert result.exit_code == 2
+    assert "unknown case of these tables 'gtrsb'" in result.stderr
+
+
+def test_records_of_another_revision_are_kept_and_named(invoke, toy, tmp_path):
+    arguments = ("reproduce", "table2", "--scale", "smoke", "--out", "o", "--only", "none")
+    assert "other revisions" not in invoke(*arguments).stderr
+    assert "other revisions" not in invoke(*arguments).stderr
+    path = next((tmp_path / "o/cells").iterdir())
+    record = json.loads(path.read_text())
+    record["environment"]["commit"] = "0123abc"
+    path.write_text(json.dumps(record))
+    result = invoke(*arguments)
+    assert "2 kept of 2 cells" in result.stderr
+    assert "0123abc (1)" in result.stderr
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_stop_the_tables(invoke, toy, tmp_path, monkeypatch):
+    def draw_bars(*_):
+        raise MissingDependencyError("matplotlib", "plots")
+
+    monkeypatch.setattr("maskrestore.cli.lab.reproduce.draw_bars", draw_bars)
+    result = invoke("reproduce", "figA4", "table2", "--scale", "smoke", "--out", "o", "--only", "none")
+    assert result.exit_code == 1
+    assert "figA4: matplotlib is needed" in result.stderr
+    assert (tmp_path / "o/tables/table2.md").exists()
+
+
+def test_the_plan_measures_nothing(invoke, toy, tmp_path):
+    result = invoke("reproduce", "table2", "tableA5", "--plan", "--out", "o")
+    assert result.exit_code == 0, result.output
+    for words in ("table2", "288", "tableA5", "together", "hours left"):
+        assert words in result.stdout
+    assert not (tmp_path / "o").exists()
+
+
+def test_processes_share_the_work(invoke, toy, tmp_path, monkeypatch):
+    fork = functools.partial(run_cells_in_processes, start_method="fork")  # quicker to start than "spawn"
+    monkeypatch.setattr("maskrestore.cli.lab.reproduce.run_cells_in_processes", fork)
+    toy.trained = False
+    toy.deadly = frozenset({"jpeg"})
+    result = invoke("reproduce", "figA4", "fig3", "--scale", "smoke", "--out", "o", "--train", "--jobs", "2")
+    assert result.exit_code == 1
+    assert "the process ended by SIGKILL" in result.stderr
+    assert "14 measured, 1 failed of 15 cells" in result.stderr or "1 failed, 14 measured of 15 cells" in result.stderr
+    assert (tmp_path / "o/figures/figA4.png").exists()
+    # The victims of pictures are trained with the others, each once; at this scale they start from scratch.
+    assert len(toy.trainings) == len(set(toy.trainings)) == 2
+    assert (tmp_path / "o/figures/fig3.png").exists()
+
+
+def test_the_plan_names_victims_and_uses_what_was_measured(invoke, toy, tmp_path):
+    assert invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o").exit_code == 0
+    assert "for want of records" not in invoke("reproduce", "figA4", "--plan", "--out", "o").stderr
+    toy.trained = False
+    text = invoke("reproduce", "table3", "--plan", "--out", "o", "--jobs", "4").stderr
+    assert "hours: of 4 processes" in text
+    assert "a rough guess, for want of records from this machine: februus-xgradcam" in text
+    assert "cifar10 resnet18 clean; cifar10 resnet18 input-aware; gtsrb resnet18 clean" in text
+
+
+def test_what_is_missing_or_failed_is_said_and_sets_the_status(invoke, toy, tmp_path):
+    toy.trained = False
+    result = invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o")
+    assert result.exit_code == 1
+    assert "15 missing of 15 cells" in result.stderr
+    assert "add --train): cifar10 badnets:2x2-color" in result.stderr
+    toy.broken = frozenset({"jpeg"})
+    result = invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o", "--train")
+    assert result.exit_code == 1
+    assert "jpeg has no weights" in result.stderr
+    assert (tmp_path / "o/figures/figA4.png").exists()
+    toy.broken = frozenset()
+    assert invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o", "--train", "--retry").exit_code == 0
+
+
+def test_a_victim_of_pictures_that_cannot_be_trained_is_said_and_sets_the_status(invoke, toy, monkeypatch):
+    def diverges(config, report):
+        raise ConfigError("training diverged")
+
+    toy.trained = False
+    monkeypatch.setattr(toy, "_train", diverges)
+    result = invoke("reproduce", "fig3", "--scale", "smoke", "--out", "o", "--train")
+    assert result.exit_code == 1
+    assert "failed: training cifar10" in result.stderr
+    assert "training diverged" in result.stderr
+    assert "victims that no cell needs could not be trained" in result.stderr
+
+
+def test_the_plan_does_not_count_on_more_processors_than_there_are(invoke, toy, monkeypatch):
+    monkeypatch.setattr("maskrestore.lab.runner.pool.available_cores", lambda: 4)
+    monkeypatch.setattr("maskrestore.cli.lab.reproduce.available_cores", lambda: 4)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+
+    def hours(jobs):
+        last = invoke("reproduce", "table2", "--plan", "--out", "o", "--jobs", jobs).stdout.split("together")[1]
+        return float(last.strip(" │\n└─┘┴").split()[-1])
+
+    # One process with four threads, or forty that take turns; of three, each with one, a processor idles.
+    alone = hours(1)
+    assert alone == hours(40) > 0
+    assert hours(3) == pytest.approx(alone * 4 / 3, abs=0.05 + 0.05 * 4 / 3)  # both are rounded to 0.1
+
+
+def test_the_plan_passes_over_records_of_other_weights(invoke, toy, tmp_path):
+    assert invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o").exit_code == 0
+    path = sorted((tmp_path / "o/cells").iterdir())[0]
+    record = json.loads(path.read_text())
+    record["defense"]["restorer_weights"] = "of another restorer"
+    path.write_text(json.dumps(record))
+    plan = invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o", "--plan").stdout
+    cells, recorded, failed = re.findall(r"\d+", plan.partition("figA4")[2])[:3]
+    assert (cells, recorded, failed) == ("15", "14", "0")
+
+
+def test_tables_without_data_are_listed_not_faked(invoke, toy, tmp_path):
+    assert invoke("reproduce", "tableA6", "--out", "o").exit_code == 0
+    text = (tmp_path / "o/tables/tableA6.md").read_text()
+    assert "Not here for want of the data: ImageNet10." in text
+    assert "|" not in text
+
+
+def test_the_page_of_results(invoke, toy, tmp_path):
+    result = invoke("reproduce", "figA4", "results", "--scale", "smoke", "--out", "o", "--page", "docs/results.md")
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "docs/results.md").read_text()
+    for words in ("# Results", "## Leaderboard", "## Figure A.4", "## How to add yours"):
+        assert words in text
+    (link,) = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert (tmp_path / "docs" / link).resolve() == tmp_path / "o/figures/figA4.png"
+    assert invoke("reproduce", "results", "--out", "nothing").exit_code == 1
+
+
+def test_the_page_of_results_of_several_folders(invoke, toy, tmp_path):
+    for name, folder in (("figA4", "o"), ("tableA2", "p")):
+        assert invoke("reproduce", name, "--scale", "smoke", "--out", folder).exit_code == 0
+    page = ("reproduce", "results", "--scale", "smoke", "--out", "o", "--page", "a.md")
+    assert "wrote a.md from 15 records" in invoke(*page).stdout
+    assert "### GTSRB" not in (tmp_path / "a.md").read_text()
+    assert "wrote a.md from 21 records" in invoke(*page, "--records", "p", "--records", "o").stdout
+    text = (tmp_path / "a.md").read_text()
+    assert "### GTSRB" in text
+    assert "| JPEG |" in text
+
+
+@pytest.mark.parametrize("name", ["table9", "figure3"])
+def test_unknown_names_are_one_clear_line(invoke, toy, name):
+    result = invoke("reproduce", name)
+    assert result.exit_code == 2
+    assert f"unknown table or figure '{name}'" in result.stderr
+
+
+def test_help_lists_every_name(invoke):
+    text = invoke("reproduce", "--help").stdout
+    for name in GRIDS:
+        assert name in text
+    assert "maskrestore reproduce table2 --plan" in text

@@ -1,0 +1,218 @@
+"""The schedules: fewer queries and passes, by name, with the same contracts."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
+from maskrestore import BDMAE, PROFILES, BDMAEConfig, CountingClassifier
+from maskrestore.defense.beyond_paper.budget import fast, scheduled, within
+from maskrestore.defense.beyond_paper.group_testing import SMALLEST_GRID, covering_squares
+from maskrestore.errors import ConfigError
+from maskrestore.imaging.patches import tokens_to_pixels
+
+TRIGGER = PatchTriggerClassifier()
+
+
+class RecordingRestorer(MeanRestorer):
+    """Keeps the squares that a sweep hides together in an image: ``(K, g, g)`` each."""
+
+    def __init__(self, grid: int) -> None:
+        super().__init__(grid)
+        self.swept: list[torch.Tensor] = []
+
+    def restore(self, images: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.ndim == 4 and hidden.shape[1] <= 5:  # else random masks
+            self.swept.extend(hidden)
+        return super().restore(images, hidden)
+
+
+CONFIGS = [
+    pytest.param(scheduled(PROFILES[profile], schedule, budget), id=f"{profile}-{schedule}-{budget}")
+    for profile, schedule, budget in itertools.product(PROFILES, ("exact", "fast"), (None, 42, 30, 28, 20, 8, 4, 2, 1))
+]
+
+
+def mixed(count: int) -> torch.Tensor:
+    images = plain_images(count)
+    images[::2] = TRIGGER.stamp(images[::2])
+    return images
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_is_spent_is_counted_and_within_the_bound(config: BDMAEConfig) -> None:
+    for image in mixed(4):
+        counting = CountingClassifier(TRIGGER)
+        result = BDMAE(MeanRestorer(), config).purify(image, counting)
+        assert 1 <= result.queries.item() == counting.queries <= config.max_queries
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_an_image_gets_the_same_bits_in_any_company(config: BDMAEConfig) -> None:
+    images = mixed(5)
+    together = BDMAE(MeanRestorer(), config).purify(images, TRIGGER)
+    alone = [BDMAE(MeanRestorer(), config).purify(image, TRIGGER) for image in images]
+    for name in ("images", "labels", "queries", "hidden", "scores", "initial_label_scores"):
+        assert torch.equal(getattr(together, name), torch.cat([getattr(one, name) for one in alone])), name
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("schedule", ["exact", "fast"])
+def test_every_number_of_queries_has_a_configuration_that_keeps_within_it(profile: str, schedule: str) -> None:
+    for queries in range(1, 60):
+        config = scheduled(PROFILES[profile], schedule, queries)  # type: ignore[arg-type]
+        assert config.max_queries <= queries
+    assert scheduled(PROFILES[profile], schedule, 47) == scheduled(PROFILES[profile], schedule)  # type: ignore[arg-type]
+    assert scheduled(PROFILES[profile], schedule).max_queries <= 47  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_sweep_gives_way_only_where_a_round_of_votes_does_not_fit_beside_it(profile: str) -> None:
+    swept = fast(PROFILES[profile])
+    fits = [within(swept, queries) for queries in range(1, 48)]
+    kept = [config.sweep for config in fits]
+    assert kept == sorted(kept)  # no sweep up to some budget, and a sweep from there on
+    assert kept.index(True) + 1 == {"default": 29, "paper": 29}[profile]
+    for queries, config in enumerate(fits, start=1):
+        if config.sweep:
+            assert config.voting_masks >= config.masks_per_round
+        else:
+            assert config == within(replace(swept, sweep=False), queries)
+
+
+def test_fast_leaves_no_refinement_where_the_votes_take_all_queries() -> None:
+    assert fast(BDMAEConfig(rounds=8)).refinement_steps == 0
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("grid", [1, 2, 3, 4, 5, 7, 8])
+def test_small_grids_are_purified_without_asking_twice_about_a_region(profile: str, grid: int) -> None:
+    restorer = RecordingRestorer(grid)
+    result = BDMAE(restorer, fast(PROFILES[profile])).purify(mixed(4)[:2], TRIGGER)
+    assert (result.queries <= fast(PROFILES[profile]).max_queries).all()
+    if grid >= SMALLEST_GRID:
+        assert restorer.swept
+        for hidden in restorer.swept:
+            assert len(hidden.flatten(1).unique(dim=0)) == len(hidden)
+    else:
+        assert (result.queries >= 1 + 25).all()
+
+
+def test_more_queries_never_buy_fewer_votes() -> None:
+    votes = [within(PROFILES["default"], queries).voting_masks for queries in range(1, 48)]
+    assert votes == sorted(votes)
+    assert votes[0] == 0
+    assert votes[-1] == 25
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_fast_recovers_the_labels_that_exact_recovers_with_fewer_queries(profile: str) -> None:
+    clean = plain_images(12)
+    exact = BDMAE(MeanRestorer(), PROFILES[profile])
+    quick = BDMAE(MeanRestorer(), fast(PROFILES[profile]))
+    for images in (clean, TRIGGER.stamp(clean)):
+        result = quick.purify(images, TRIGGER)
+        assert torch.equal(result.labels, colour_labels(clean))
+        assert result.queries.sum() < exact.purify(images, TRIGGER).queries.sum()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_an_image_whose_label_no_window_changes_costs_six_queries(profile: str) -> None:
+    images = torch.full((2, 3, 16, 16), 0.25)
+    result = BDMAE(MeanRestorer(), fast(PROFILES[profile])).purify(images, colour_labels)
+    assert result.queries.tolist() == [6, 6]
+    assert torch.equal(result.labels, result.original_labels)
+    assert torch.equal(result.images, images)
+
+
+def test_the_part_of_a_window_that_holds_the_trigger_is_restored_and_nothing_else() -> None:
+    clean = plain_images(6)
+    images = TRIGGER.stamp(clean)
+    result = BDMAE(MeanRestorer(), fast(PROFILES["default"])).purify(images, TRIGGER)
+    assert torch.equal(result.labels, colour_labels(clean))
+    assert (result.queries <= 1 + 5 + 2 + 3 + 4 + 4 * 3).all()
+    assert result.hidden is not None
+    pixels = tokens_to_pixels(result.hidden, 16, 16)
+    assert pixels[..., 1:4, 1:4].any(dim=(1, 2, 3)).all()  # the patch is there
+    assert not pixels[..., 8:, 8:].any()
+    assert (result.images != images).any(dim=(1, 2, 3)).all()
+
+
+def test_content_that_decides_the_label_is_no_trigger() -> None:
+    def by_content(images: torch.Tensor) -> torch.Tensor:
+        """Like a digit: dark pixels in the first corner of a bright picture make it class 1."""
+        dark = images[..., :4, :4].mean(dim=(1, 2, 3)) < 0.3
+        return (dark & (images.mean(dim=(1, 2, 3)) > 0.6)).long()
+
+    images = torch.full((2, 3, 16, 16), 0.9)
+    images[..., :4, :4] = 0.1
+    result = BDMAE(MeanRestorer(), fast(PROFILES["default"])).purify(images, by_content)
+    assert result.labels.tolist() == result.original_labels.tolist() == [1, 1]
+    assert torch.equal(result.images, images)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4, 5, 8, 14, 16, 32])
+@pytest.mark.parametrize(("count", "overlap"), [(3, 1), (2, 2)])
+def test_stretches_cover_all_places_and_every_short_run_lies_in_one(grid: int, count: int, overlap: int) -> None:
+    side, places = covering_squares(grid, count, overlap)
+    stretches = [set(range(place, place + side)) for place in places]
+    assert set.union(*stretches) == set(range(grid))
+    run = min(overlap + 1, grid)
+    for first in range(grid - run + 1):
+        assert any(set(range(first, first + run)) <= stretch for stretch in stretches)
+
+
+def test_a_single_query_is_spent_on_the_restored_image() -> None:
+    asked = []
+
+    def classifier(images: torch.Tensor) -> torch.Tensor:
+        asked.append(images)
+        return TRIGGER(images)
+
+    images = TRIGGER.stamp(plain_images(4))
+    result = BDMAE(MeanRestorer(), within(PROFILES["default"], 1)).purify(images, classifier)
+    (seen,) = asked
+    assert torch.equal(seen, result.images)
+    assert torch.equal(result.labels, result.original_labels)
+    assert result.queries.tolist() == [1, 1, 1, 1]
+    assert result.hidden is not None
+    assert result.hidden.any()
+
+
+@pytest.mark.parametrize(("schedule", "queries"), [("faster", None), ("exact", 0)])
+def test_what_is_no_schedule_is_refused(schedule: str, queries: int | None) -> None:
+    with pytest.raises(ConfigError, match="got"):
+        scheduled(PROFILES["default"], schedule, queries)  # type: ignore[arg-type]
+
+
+def test_settings_of_schedules_are_named_only_where_they_are_in_use() -> None:
+    for config in PROFILES.values():
+        assert not {"clouds", "comparison", "votes", "blind", "sweep"} & set(config.in_force())
+        assert {"sweep", "comparison"} <= set(fast(config).in_force())
+    assert within(PROFILES["default"], 3).in_force()["clouds"] == 1
+
+
+def test_other_clouds_are_another_setting() -> None:
+    default = PROFILES["default"]
+    assert "cloud_grids" not in PROFILES["paper"].in_force()
+    for config in (default, replace(default, squares=0), fast(PROFILES["paper"])):
+        assert replace(config, cloud_grids=(4, 8, 16)).in_force()["cloud_grids"] == (4, 8, 16)
+    # There are results without squares, of other clouds, that do not name them.
+    assert "cloud_grids" in replace(default, squares=0).in_force()
+
+
+def test_a_trigger_with_a_target_for_each_class_is_beyond_the_sweep() -> None:
+    def to_the_next_class(images: torch.Tensor) -> torch.Tensor:
+        labels = colour_labels(
+            images[..., 8:, 8:]
+        )  # far from the patch, which else decides on a picture of mean colour
+        return torch.where(TRIGGER(images) == TRIGGER.target, (labels + 1) % 8, labels)
+
+    clean = plain_images(6)
+    images = TRIGGER.stamp(clean)
+    exact = BDMAE(MeanRestorer(), PROFILES["default"]).purify(images, to_the_next_class)
+    quick = BDMAE(MeanRestorer(), fast(PROFILES["default"])).purify(images, to_the_next_class)
+    recovered = [(result.labels == colour_labels(clean)).sum() for result in (exact, quick)]
+    assert recovered[0] >= recovered[1] + 3  # of 6, as the docstring of ``fast`` says
