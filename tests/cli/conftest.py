@@ -75,7 +75,7 @@ def model(tmp_path, monkeypatch):
 
 @pytest.fixture
 def grey_restorer(monkeypatch):
-    for command in ("purify", "evaluate", "demo"):
+    for command in ("purify", "lab.evaluate", "demo"):
         monkeypatch.setattr(f"maskrestore.cli.{command}.load_restorer", lambda *name, **options: GreyRestorer())
 
 
