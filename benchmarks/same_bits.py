@@ -3,8 +3,8 @@
     git worktree add /tmp/before main~1
     python -m benchmarks.same_bits /tmp/before . [--data FOLDER]
 
-Each checkout purifies 12 rendered signs, and 12 test images of CIFAR-10 where ``--data`` has them, every second one with
-the demo's trigger, under four profiles, in a process of its own. Every field of the results is compared bit for bit.
+Each checkout purifies 12 rendered signs, and 12 test images of CIFAR-10 with ``--data``. Every second image carries
+the trigger of the demo. All four profiles run, each checkout in its own process. Every result field is compared bit for bit.
 Nothing is kept: bits differ from one kind of processor to another.
 """
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from maskrestore.errors import CheckpointError, ConfigError, MissingDependencyError, UnknownNameError
+from maskrestore.mae.checkpoints import loading as checkpoints
 from maskrestore.mae.checkpoints.loading import (
     build_network,
     load_network,
@@ -23,7 +24,6 @@ from maskrestore.mae.checkpoints.loading import (
     packaged_names,
     save_network,
 )
-from maskrestore.mae.checkpoints import loading as checkpoints
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
 from maskrestore.mae.restorer import load_restorer
 from maskrestore.mae.vit import IMAGENET_MEAN, IMAGENET_STD, VIT_PRESETS, ViTMAE, ViTMAEConfig
