@@ -1,4 +1,4 @@
-"""The packaged weights: documented, small, and good enough together to do the main job."""
+"""The weights of the wheel and of the repository: documented, small, and good enough together to do the main job."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -10,16 +10,19 @@ from maskrestore import BDMAE, ModuleClassifier, load_restorer
 from maskrestore.errors import CheckpointError, UnknownNameError
 from maskrestore.lab.data.signs import load_signs
 from maskrestore.lab.victims import PACKAGED, STARTS, VictimConfig, load_packaged_victim, read_feature_extractor
-from maskrestore.lab.victims.starts import packaged_start
+from maskrestore.lab.victims.starts import provided_start, weights_folder
 from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.training.pretrain import masked_psnr
 
 ASSETS = Path(str(files("maskrestore") / "assets"))
-WEIGHTS = sorted(ASSETS.glob("*.safetensors"))
+PACKAGED_WEIGHTS = sorted(ASSETS.glob("*.safetensors"))
+WEIGHTS = [*PACKAGED_WEIGHTS, *sorted(weights_folder().glob("*.safetensors"))]
 
 
 def test_the_expected_weights_are_there() -> None:
-    assert [path.stem for path in WEIGHTS] == sorted(["mae-tiny-32", *PACKAGED, *STARTS])
+    """What only the laboratory needs is not part of the wheel."""
+    assert [path.stem for path in PACKAGED_WEIGHTS] == sorted(["mae-tiny-32", *PACKAGED])
+    assert [path.stem for path in WEIGHTS[len(PACKAGED_WEIGHTS) :]] == sorted(STARTS)
 
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
@@ -50,8 +53,8 @@ def test_the_defense_recovers_labels_of_the_packaged_victim() -> None:
 
 
 @pytest.mark.parametrize("config", STARTS.values(), ids=STARTS)
-def test_packaged_starts_are_of_the_recipes_that_victims_start_from(config: VictimConfig) -> None:
-    found = packaged_start(config)
+def test_provided_starts_are_of_the_recipes_that_victims_start_from(config: VictimConfig) -> None:
+    found = provided_start(config)
     assert found is not None
     network, record = found
     assert record["clean_accuracy"] > (0.8 if config.architecture == "vit-small" else 0.9)

@@ -45,9 +45,9 @@ def train_victim(
     ] = None,
     target: Annotated[int, typer.Option(min=0, help="The class that the attack aims at.")] = 0,
     export: Annotated[
-        Path | None, typer.Option(help="Also write the weights here, in half precision, as packaged ones are.")
+        Path | None, typer.Option(help="Also write the weights here, in half precision, as provided ones are.")
     ] = None,
-    afresh: Annotated[bool, typer.Option("--afresh", help="Train it even if the package holds it trained.")] = False,
+    afresh: Annotated[bool, typer.Option("--afresh", help="Train it even if it comes with the repository.")] = False,
     device: DeviceOption = "cpu",
     settings: TrainingSetOption = None,
     data: DataOption = None,
@@ -57,7 +57,8 @@ def train_victim(
 
     It is kept in the cache, where `maskrestore evaluate` finds it; one that is there already is not trained
     again. An attacked classifier is fine-tuned from the clean one, which is trained first if need be; a few of
-    half width (`--set width=32`; ResNet-18 for CIFAR-10 and GTSRB, vit-small for CIFAR-10) come with the package.
+    half width (`--set width=32`; ResNet-18 for CIFAR-10 and GTSRB, vit-small for CIFAR-10) come with the
+    repository, in `benchmarks/weights`; the variable MASKRESTORE_WEIGHTS names that folder for an installed package.
     After Ctrl-C the same command goes on from the last epoch.
 
     `--set` changes any other setting, e.g. `--set width=32`, `--set poison_rate=0.05`, `--set position=1,1`
@@ -68,7 +69,7 @@ def train_victim(
         maskrestore train-victim --dataset gtsrb --attack badnets:2x2-white --target 3 --set width=32
     """
     config = victim_config(dataset, attack, target, settings or [])
-    record = train_with_progress(config, cache=cache, data=data, use_package=not afresh, device=device)
+    record = train_with_progress(config, cache=cache, data=data, use_provided=not afresh, device=device)
     rates = {name: record[name] for name in _RATES if name in record}
     text = ", ".join(f"{name.replace('_', ' ')} {100 * value:.2f} %" for name, value in rates.items())
     if export is not None:
@@ -89,7 +90,7 @@ def victim_config(dataset: str, attack: str | None, target: int, settings: list[
 
 
 def train_with_progress(
-    config: VictimConfig, *, cache: Path | None, data: Path | None, use_package: bool = True, device: str = "cpu"
+    config: VictimConfig, *, cache: Path | None, data: Path | None, use_provided: bool = True, device: str = "cpu"
 ) -> dict[str, Any]:
     """Train a victim, or the rest of it, under a progress bar; returns its record."""
     splits = VictimData.load(config.dataset, data)
@@ -110,7 +111,7 @@ def train_with_progress(
             cache=cache,
             report=show,
             restoration=restoration(config, device),
-            use_package=use_package,
+            use_provided=use_provided,
             device=device,
         )
 

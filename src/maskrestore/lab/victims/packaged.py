@@ -62,7 +62,7 @@ def load_packaged_victim(name: str) -> PackagedVictim:
 
 
 def export_victim(config: VictimConfig, path: Path, cache: Path | str | None = None) -> Path:
-    """Write a trained victim's weights in half precision, as they are packaged, with its record. Returns ``path``."""
+    """Write a trained victim's weights in half precision, with its record. Returns ``path``."""
     state = load_victim(config, cache).state_dict()
     half = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state.items()}
     assert all(torch.isfinite(value).all() for value in half.values())

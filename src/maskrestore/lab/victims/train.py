@@ -17,7 +17,7 @@ from maskrestore.lab.victims.config import VictimConfig
 from maskrestore.lab.victims.joint import joint_plan
 from maskrestore.lab.victims.network import VictimNetwork
 from maskrestore.lab.victims.poisoning import Plan, Restoration, clean_plan, poisoning_plan, with_restoration
-from maskrestore.lab.victims.starts import packaged_start
+from maskrestore.lab.victims.starts import provided_start
 from maskrestore.lab.victims.store import (
     build_network,
     load_trigger,
@@ -94,16 +94,17 @@ def train_victim(
     cache: Path | str | None = None,
     report: Report = lambda config, state, accuracy: None,
     restoration: Restoration | None = None,
-    use_package: bool = True,
+    use_provided: bool = True,
     device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
-    """Train the victim unless the cache holds it or the package does; returns its record.
+    """Train the victim unless the cache or the repository holds it; returns its record.
 
     A fine-tuned victim trains the clean one first if that is missing. A stopped run goes on where its last
     epoch ended. Triggers are put in after augmentation, so that they lie where they do at test time (but see
     ``config.augmented_trigger``); the images that carry them are the same in every epoch. restoration: what a
     ``config.restored_rate`` above 0 needs.
-    use_package: whether a victim that the package holds (``starts.py``) is taken from there, or trained all the same.
+    use_provided: whether a victim that comes with the repository (``starts.py``) is taken from there, or trained all
+    the same.
     device: where it is trained and measured; random numbers are drawn in the same way on all, but another device rounds
     differently and ends at other weights.
 
@@ -114,7 +115,7 @@ def train_victim(
     ("cross_trigger_accuracy").
 
     Raises DataError when the data are not those of ``config.dataset``, CheckpointError when a file in the
-    cache is broken, ConfigError when the attack does not fit or training diverges.
+    cache is broken or a provided one is missing, ConfigError when the attack does not fit or training diverges.
     """
     known = read_record(config, cache)
     if known is not None:
@@ -123,10 +124,10 @@ def train_victim(
         if split.name != config.dataset:
             raise DataError(f"the victim is of {config.dataset}, but the data are {split.name}")
     train, test = (_on(split, device) for split in (data.train, data.test))
-    packaged = packaged_start(config) if use_package else None
-    if packaged is not None:
-        record = {**packaged[1], **measure(packaged[0].to(device), test, None)}
-        save_victim(config, packaged[0], record, cache)
+    provided = provided_start(config) if use_provided else None
+    if provided is not None:
+        record = {**provided[1], **measure(provided[0].to(device), test, None)}
+        save_victim(config, provided[0], record, cache)
         return record
 
     def clean_victim() -> VictimNetwork:
