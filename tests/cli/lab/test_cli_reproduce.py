@@ -66,7 +66,7 @@ def test_records_of_another_revision_are_kept_and_named(invoke, toy, tmp_path):
 
 def test_a_figure_that_cannot_be_drawn_does_not_stop_the_tables(invoke, toy, tmp_path, monkeypatch):
     def draw_bars(*_):
-        raise MissingDependencyError("matplotlib", "plots")
+        raise MissingDependencyError("matplotlib", "lab")
 
     monkeypatch.setattr("maskrestore.cli.lab.reproduce.draw_bars", draw_bars)
     result = invoke("reproduce", "figA4", "table2", "--scale", "smoke", "--out", "o", "--only", "none")

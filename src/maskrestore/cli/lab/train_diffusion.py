@@ -32,7 +32,7 @@ def train_diffusion(
     Good ones are published (`google/ddpm-cifar10-32`, taken from the hub by default); this is for images of your own,
     and for machines without a network. Writes, at every checkpoint, the folder `model`, which `--diffusion` of
     `reproduce` and `--set model=...` of `evaluate` take, `curve.jsonl`, and `state.pt`, from which the same command
-    goes on after Ctrl-C. Needs the extra `diffusion`.
+    goes on after Ctrl-C. Needs the extra `lab`.
 
     Examples:
 

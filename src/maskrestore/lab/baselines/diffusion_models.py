@@ -93,7 +93,7 @@ def load_denoiser(
     try:
         from diffusers import DDPMScheduler, UNet2DModel  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
-        raise MissingDependencyError("diffusers", "diffusion") from error
+        raise MissingDependencyError("diffusers", "lab") from error
     folder = Path(name_or_path)
     if not folder.is_dir() and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name_or_path)):
         raise CheckpointError(f"no diffusion model {str(name_or_path)!r}: expected a folder, or a hub name owner/model")

@@ -114,7 +114,7 @@ def build_unet(config: DiffusionTrainingConfig) -> Any:
     try:
         from diffusers import UNet2DModel  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
-        raise MissingDependencyError("diffusers", "diffusion") from error
+        raise MissingDependencyError("diffusers", "lab") from error
     sides = [config.image_size // 2**depth for depth in range(len(config.channels))]
     attends = [side in config.attention_at for side in sides]
     return UNet2DModel(

@@ -20,7 +20,7 @@ def hub_files(repository: str, split: str) -> list[Path]:
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
-        raise MissingDependencyError("huggingface_hub", "data") from error
+        raise MissingDependencyError("huggingface_hub", "lab") from error
     pattern = f"*/{split}-*.parquet"
     try:
         root = snapshot_download(repository, repo_type="dataset", allow_patterns=[pattern])

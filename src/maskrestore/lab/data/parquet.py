@@ -43,7 +43,7 @@ def read_labelled_images(
         import pyarrow as pa  # noqa: PLC0415 - an optional dependency
         import pyarrow.parquet as pq  # noqa: PLC0415
     except ImportError as error:
-        raise MissingDependencyError("pyarrow", "data") from error
+        raise MissingDependencyError("pyarrow", "lab") from error
     images: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
     labels: list[int] = []
     for file in files:

@@ -140,7 +140,7 @@ def new_figure(*, width: float, height: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an optional dependency
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
-        raise MissingDependencyError("matplotlib", "plots") from error
+        raise MissingDependencyError("matplotlib", "lab") from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

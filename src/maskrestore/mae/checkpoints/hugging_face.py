@@ -60,7 +60,7 @@ def download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
-        raise MissingDependencyError("huggingface_hub", "data") from error
+        raise MissingDependencyError("huggingface_hub", "hub") from error
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, HUB_WEIGHTS[0]]))
         if not (folder / HUB_WEIGHTS[0]).is_file():
