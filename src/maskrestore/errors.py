@@ -3,15 +3,15 @@
 ::
 
     MaskRestoreError
-    ├── InvalidImageError (ValueError)        pixels, rank, dtype or batch that cannot be purified
-    │   └── ImageFileError                    a file that cannot be decoded (truncated, huge, animated, ...)
+    ├── InvalidImageError (ValueError)        pixels, shape, dtype or batch that cannot be used
+    │   └── ImageFileError                    a file that cannot be read or written (truncated, huge, animated, ...)
     ├── ConfigError (ValueError)              a setting outside its range
     │   └── UnknownNameError                  a name that no registry holds; lists the known ones
-    ├── ClassifierError (RuntimeError)        the black box failed
-    │   ├── ClassifierOutputError             it did not answer with one integer label per image
+    ├── ClassifierError (RuntimeError)        the classifier cannot be loaded or failed
+    │   ├── ClassifierOutputError             it did not answer with one integer label for each image
     │   ├── QueryBudgetError                  the next query would exceed the budget
-    │   └── PurificationInterruptedError      it raised half-way; ``partial`` holds what was finished
-    ├── CheckpointError (RuntimeError)        weights that are unsafe, truncated or of the wrong shape
+    │   └── PurificationInterruptedError      it raised during a batch; ``partial`` holds the finished images
+    ├── CheckpointError (RuntimeError)        weights that are missing, unsafe, truncated or of the wrong shape
     ├── DataError (RuntimeError)              a data set that is missing or not laid out as expected
     └── MissingDependencyError (ImportError)  an optional extra is not installed; names the extra
 
@@ -43,30 +43,30 @@ __all__ = [
 
 
 class MaskRestoreError(Exception):
-    """Base of all errors below: catch this one to catch them all."""
+    """Base class of all errors of maskrestore: catch it to catch any of them."""
 
 
 class InvalidImageError(MaskRestoreError, ValueError):
-    """Images of the wrong rank, dtype, range or size, or with NaN pixels."""
+    """Images of the wrong shape, dtype, range or size, or with pixels that are NaN or infinite."""
 
 
 class ImageFileError(InvalidImageError):
-    """A file that is not one still image of reasonable size."""
+    """A file that is not one still image of an allowed size, or that cannot be read or written."""
 
 
 class ConfigError(MaskRestoreError, ValueError):
-    """A setting outside its documented range."""
+    """A setting outside its documented range, or settings that contradict each other."""
 
 
 class UnknownNameError(ConfigError):
-    """A name that is not in a registry."""
+    """A name that is not in a registry; the message lists the known names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         super().__init__(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
 
 
 class ClassifierError(MaskRestoreError, RuntimeError):
-    """The black-box classifier could not be used."""
+    """The black-box classifier cannot be loaded, or failed."""
 
 
 class ClassifierOutputError(ClassifierError):
@@ -74,14 +74,14 @@ class ClassifierOutputError(ClassifierError):
 
 
 class QueryBudgetError(ClassifierError):
-    """Answering would take more queries than the budget allows."""
+    """The next query would exceed the budget of queries; it was not sent."""
 
 
 class PurificationInterruptedError(ClassifierError):
-    """The classifier raised after some images were finished.
+    """The classifier raised an exception during a batch.
 
-    ``partial`` holds the results of the first ``len(partial.labels)`` images, or ``None`` when there are none.
-    The classifier's own exception is the ``__cause__``.
+    ``partial`` holds the results of the images that were finished, the first ``len(partial.labels)`` of the batch, or
+    ``None`` if no image was finished. ``__cause__`` is the classifier's own exception.
     """
 
     def __init__(self, message: str, partial: Purification | None) -> None:
@@ -90,7 +90,7 @@ class PurificationInterruptedError(ClassifierError):
 
 
 class CheckpointError(MaskRestoreError, RuntimeError):
-    """Weights that are unsafe to load, truncated, or do not fit the architecture."""
+    """Weights that are missing, unsafe to load, truncated, or do not fit the architecture."""
 
 
 class DataError(MaskRestoreError, RuntimeError):

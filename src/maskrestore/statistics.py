@@ -1,4 +1,4 @@
-"""Rates and areas with their 95 % intervals, and means over repeats."""
+"""Rates and areas under ROC curves with their 95 % confidence intervals, and means over repeats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ __all__ = ["Auroc", "Estimate", "Measured", "Rate", "auroc", "estimate", "mean"]
 _Z95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
 
-# Student's t, 97.5 %, by degrees of freedom from 1 on; from 31 on the normal distribution's is close enough.
+# The 97.5 % quantile of Student's t distribution for 1 to 30 degrees of freedom; for more, that of the normal
+# distribution is close enough.
 _T = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
@@ -27,10 +28,12 @@ _Z = 1.960
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of successes, with its binomial 95 % interval.
+    """A share of successes, with its binomial 95 % confidence interval (Wilson's score interval).
 
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22
-    (1927). Unlike the usual normal interval it stays inside [0, 1] and has a width without successes.
+    Unlike the normal approximation, the interval stays inside [0, 1] and has a positive width without any success.
+    Raises ConfigError unless ``0 <= successes <= trials`` and ``trials >= 1``.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
 
     successes: int
@@ -44,7 +47,7 @@ class Rate:
 
     @property
     def value(self) -> float:
-        """Successes over trials, in [0, 1]."""
+        """``successes / trials``, in [0, 1]."""
         return self.successes / self.trials
 
     @property
@@ -72,7 +75,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Auroc:
-    """The chance that a triggered image scores higher than a clean one (a tie counts half), with its 95 % interval."""
+    """The probability that a triggered image scores higher than a clean one, with its 95 % interval; ties count 1/2."""
 
     value: float
     low: float
@@ -81,7 +84,7 @@ class Auroc:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A rate with its 95 % interval, in [0, 1]."""
+    """The mean of a rate over repeats with its 95 % interval, in [0, 1]. See :func:`estimate`."""
 
     mean: float
     low: float
@@ -106,10 +109,12 @@ class Measured(Protocol):
 
 
 def auroc(clean: Tensor, triggered: Tensor) -> Auroc:
-    """Area under the ROC curve of scores ``(N,)`` of clean and ``(M,)`` of triggered images; higher is suspicious.
+    """Area under the ROC curve of the scores of clean images ``(N,)`` and triggered images ``(M,)``.
 
-    Source of the interval: Hanley and McNeil, The Meaning and Use of the Area under a ROC Curve, Radiology 143 (1982);
-    clipped to [0, 1]. Raises ConfigError when there are no scores or one is not a number.
+    A higher score means a more suspicious image. The interval is clipped to [0, 1]. Raises ConfigError if either tensor
+    has another shape, is empty, or holds NaN.
+
+    Source of the interval: Hanley and McNeil, The Meaning and Use of the Area under a ROC Curve, Radiology 143 (1982).
     """
     for scores in (clean, triggered):
         if scores.ndim != 1 or not len(scores) or bool(scores.isnan().any()):
@@ -123,10 +128,13 @@ def auroc(clean: Tensor, triggered: Tensor) -> Auroc:
 
 
 def estimate(by_repeat: Sequence[Sequence[Measured]]) -> Estimate:
-    """The mean of rates over cases, then over repeats. by_repeat: for each repeat the rate of each case.
+    """Average rates over cases, then over repeats.
 
-    With two repeats or more the interval is Student's over the repeats. With one it is made of the ends of the
-    intervals of the cases, averaged: the cases share their test images, so they do not average out.
+    by_repeat: for each repeat, the rate of each case. With two or more repeats the interval is Student's t interval
+    over the repeats, clipped to [0, 1]. With one repeat its ends are the means of the lower and of the upper ends of
+    the cases' intervals: the cases share their test images, so more cases do not make the interval narrower.
+
+    Raises ZeroDivisionError if there are no repeats, or a repeat has no cases.
     """
     means = [mean([rate.value for rate in rates]) for rates in by_repeat]
     centre, count = mean(means), len(means)
@@ -140,5 +148,5 @@ def estimate(by_repeat: Sequence[Sequence[Measured]]) -> Estimate:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean. Raises ZeroDivisionError without any value."""
+    """The arithmetic mean. Raises ZeroDivisionError if there are no values."""
     return sum(values) / len(values)

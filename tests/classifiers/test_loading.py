@@ -87,7 +87,7 @@ def test_specs_that_make_no_sense(spec: str) -> None:
         ("vendor_of_tests:nett", "'vendor_of_tests' has no 'nett'; it has: Box, Net, classify, net"),
         ("vendor_of_tests:Box.other", "has no 'Box.other'; it has: model"),
         ("vendor_of_tests:number", "expected a torch.nn.Module or a function, got a int"),
-        ("vendor_of_tests:Net", "got the class Net; call it"),
+        ("vendor_of_tests:Net", "got the class Net; make an instance"),
         ("gone.onnx", "expected an ONNX file"),
     ],
 )

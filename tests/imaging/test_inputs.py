@@ -104,7 +104,7 @@ def test_16_bit_grey_keeps_its_precision() -> None:
         (torch.zeros(8, 6, 6), r"images\[:, None\]"),
         (torch.zeros(2, 2, 6, 6), r"C = 1 or 3, got shape \(2, 2, 6, 6\)"),
         (np.zeros((6, 6, 4), np.uint8), "alpha"),
-        (np.zeros((3, 6, 3), np.uint8), "nobody can tell"),
+        (np.zeros((3, 6, 3), np.uint8), "ambiguous: the channels could be"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "got torch.int64; convert it to uint8"),
         (torch.zeros(3, 4, 4, dtype=torch.bool), "got torch.bool"),
         (np.zeros((3, 4, 4), np.uint16), "got uint16"),

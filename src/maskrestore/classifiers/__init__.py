@@ -1,4 +1,4 @@
-"""Black boxes: adapters that turn a model, a file or a function into images -> hard labels."""
+"""Black-box classifiers: adapters that turn a model, a file or a function into ``images -> hard labels``."""
 
 from maskrestore.classifiers.callable import CallableClassifier
 from maskrestore.classifiers.counting import CountingClassifier

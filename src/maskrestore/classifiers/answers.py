@@ -1,4 +1,4 @@
-"""What a classifier may answer: one integer label per image, or, inside the adapters of models, logits."""
+"""Check the answers of classifiers: one integer label for each image or, inside the adapters of models, logits."""
 
 from __future__ import annotations
 
@@ -8,30 +8,34 @@ from torch import Tensor
 
 from maskrestore.errors import ClassifierOutputError
 
-__all__ = ["hard_labels", "labels_from_scores", "read_labels", "unread_labels"]
+__all__ = ["checked_labels", "hard_labels", "labels_from_scores", "unchecked_labels"]
 
 
 def hard_labels(answer: object, count: int) -> Tensor:
-    """Check a black box's answer about ``count`` images.
+    """Check the answer of a black box for ``count`` images.
 
-    answer: ``(count,)`` labels of any integer dtype, as a tensor, NumPy array or list. Returns ``(count,)``
-    int64 on the CPU. Raises ClassifierOutputError for anything else, with what was found and how to mend it.
+    answer: ``(count,)`` labels of any integer dtype, as a tensor on any device, a NumPy array or a list. Returns
+    ``(count,)`` int64 on the CPU. Raises ClassifierOutputError for anything else.
     """
     return _integers(_as_tensor(answer), count).to("cpu", torch.int64)
 
 
 def labels_from_scores(answer: object, count: int) -> Tensor:
-    """The labels ``(count,)`` int64 on the CPU in a model's raw output. See what it is made of for ``answer``."""
-    return read_labels(*unread_labels(answer, count))
+    """Labels ``(count,)`` int64 on the CPU from the output of a model.
+
+    answer: as for :func:`unchecked_labels`. Raises ClassifierOutputError for any other answer, and for logits with NaN.
+    """
+    return checked_labels(*unchecked_labels(answer, count))
 
 
-def unread_labels(answer: object, count: int) -> tuple[Tensor, Tensor]:
-    """The labels in a model's raw output about ``count`` images, and whether it held NaN, where the output is: to look
-    at either would make the host wait for a GPU.
+def unchecked_labels(answer: object, count: int) -> tuple[Tensor, Tensor]:
+    """Labels from the output of a model for ``count`` images, and whether the output holds NaN.
 
-    answer: logits or probabilities ``(count, K)`` with ``K >= 2``, or ``(count,)`` integer labels; an object
-    that has them as ``.logits`` will do. Returns ``(count,)`` int64 and ``()`` bool, which share no memory with it: a
-    module may use its output buffer again. Raises ClassifierOutputError for anything else.
+    Both stay on the device of the output: reading a value from a GPU would make the host wait for it.
+
+    answer: logits or probabilities ``(count, K)`` with ``K >= 2``, or integer labels ``(count,)``; or an object whose
+    attribute ``logits`` holds them. Returns ``(count,)`` int64 and ``()`` bool. They do not share memory with the
+    output, because a module may reuse its output buffer. Raises ClassifierOutputError for any other type or shape.
     """
     scores = _as_tensor(getattr(answer, "logits", answer))
     if scores.ndim != 2:
@@ -44,10 +48,12 @@ def unread_labels(answer: object, count: int) -> tuple[Tensor, Tensor]:
     return scores.argmax(dim=1), scores.isnan().any()
 
 
-def read_labels(labels: Tensor, holds_nan: Tensor) -> Tensor:
-    """Labels ``(B,)`` on the CPU. Raises ClassifierOutputError where logits held NaN, which have no largest."""
+def checked_labels(labels: Tensor, holds_nan: Tensor) -> Tensor:
+    """Labels ``(B,)`` on the CPU. holds_nan: bool of any shape. Raises ClassifierOutputError if any logits hold NaN."""
     if holds_nan.any():
-        raise ClassifierOutputError("the logits hold NaN; check the weights, mean and std, or use float32")
+        raise ClassifierOutputError(
+            "the logits hold NaN, expected numbers; check the weights, mean and std, or use float32"
+        )
     return labels.cpu()
 
 
@@ -83,8 +89,8 @@ def _found(count: int, labels: Tensor) -> str:
 
 
 def _type_hint(labels: Tensor) -> str:
-    whole = labels.dtype == torch.bool or (labels.is_floating_point() and bool((labels == labels.round()).all()))
-    if whole:
+    are_whole = labels.dtype == torch.bool or (labels.is_floating_point() and bool((labels == labels.round()).all()))
+    if are_whole:
         return "return integers: labels.long()"
     return "these look like scores of a class: return the class itself, e.g. (scores > 0.5).long()"
 

@@ -1,4 +1,4 @@
-"""Any function as a black box, its answers checked."""
+"""Adapter for a function as a black box."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ __all__ = ["CallableClassifier"]
 
 
 class CallableClassifier:
-    """A function from images to hard labels that may be trusted with neither.
+    """Calls a function with a copy of the images and checks the labels that it returns.
 
-    It gets a copy of the images, float32 ``(B, C, H, W)`` in [0, 1], so that normalising them in place harms
-    nobody, and must return ``(B,)`` integer labels: a tensor of any integer dtype on any device, a NumPy
-    array or a list.
+    The function gets float32 images ``(B, C, H, W)`` in [0, 1], on the CPU, and may change them in place. It must
+    return integer labels ``(B,)``: a tensor of any integer dtype on any device, a NumPy array or a list.
     """
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
@@ -27,7 +26,8 @@ class CallableClassifier:
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
 
-        Raises InvalidImageError, ClassifierOutputError, and whatever the function raises.
+        Raises InvalidImageError for invalid images, ClassifierOutputError for an answer of another form, and whatever
+        the function raises.
         """
         batch = as_batch(images)
         return hard_labels(self.function(batch.clone()), len(batch))

@@ -1,4 +1,4 @@
-"""How often a black box is asked, and a limit on it."""
+"""Count the queries to a black box, and limit them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["CountingClassifier"]
 
 
 class CountingClassifier:
-    """Count the images sent to a classifier; with a budget, refuse to send more.
+    """Counts the images sent to a classifier; with a budget, it refuses to send more.
 
-    One query is one image. A query counts when it is sent, whether or not an answer comes back; images that
-    are refused as invalid, or for the budget, are not sent. Meant for one thread.
+    One image is one query. A query counts when it is sent, whether or not an answer comes back. Images that are refused
+    as invalid, or because of the budget, are not sent. Not safe to call from several threads.
     """
 
     def __init__(self, classifier: Classifier, budget: int | None = None) -> None:
-        """budget: the most queries allowed, or None for no limit. Raises ConfigError if it is negative."""
+        """budget: the largest number of queries, or None for no limit. Raises ConfigError if it is negative."""
         if budget is not None and budget < 0:
             raise ConfigError(f"budget must be 0 or more queries, or None, got {budget}")
         self.classifier = classifier
@@ -34,9 +34,10 @@ class CountingClassifier:
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
 
-        Raises QueryBudgetError before the classifier sees any of them if they do not all fit into the budget.
+        Raises QueryBudgetError, before any image is sent, if they do not all fit into the budget; InvalidImageError for
+        invalid images; and whatever the classifier raises.
         """
-        # A classifier with a device of its own moves pictures itself; a function expects them on the CPU.
+        # A classifier that has a device moves images there itself; other classifiers expect them on the CPU.
         batch = as_batch(images, to_cpu=not hasattr(self.classifier, "device"))
         if self.budget is not None and self.queries + len(batch) > self.budget:
             raise QueryBudgetError(

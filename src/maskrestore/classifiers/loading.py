@@ -1,4 +1,4 @@
-"""From what a user has, a name on the command line or an object, to a classifier."""
+"""Make a classifier from an object or from a name on the command line."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ _ADAPTERS = (CallableClassifier, CountingClassifier, ModuleClassifier, OnnxClass
 
 
 def as_classifier(thing: object) -> Classifier:
-    """Wrap a ``torch.nn.Module`` (without normalisation) or a callable; adapters are returned as they are.
+    """Wrap a ``torch.nn.Module`` or a callable in its adapter; an adapter is returned as it is.
 
-    Raises ClassifierError for what cannot be called.
+    A module gets images in [0, 1] without normalisation; for a mean and std use ``ModuleClassifier``. Raises
+    ClassifierError for a class, and for anything else that cannot be called.
     """
     if isinstance(thing, _ADAPTERS):
         return thing
     if isinstance(thing, nn.Module):
         return ModuleClassifier(thing)
     if inspect.isclass(thing):
-        raise ClassifierError(f"expected a torch.nn.Module or a function, got the class {thing.__name__}; call it")
+        raise ClassifierError(
+            f"expected a torch.nn.Module or a function, got the class {thing.__name__}; make an instance of it"
+        )
     if not callable(thing):
-        hint = "; load_classifier loads what a text names" if isinstance(thing, str) else ""
+        hint = "; to load a classifier by its name call load_classifier" if isinstance(thing, str) else ""
         raise ClassifierError(f"expected a torch.nn.Module or a function, got a {type(thing).__name__}{hint}")
     return CallableClassifier(thing)
 
@@ -47,35 +50,38 @@ def load_classifier(
     std: Channelwise | None = None,
     device: str | torch.device | None = None,
 ) -> Classifier:
-    """Load ``path/model.onnx``, or ``package.module:attribute`` as Python would import it.
+    """Load ``path/model.onnx``, or import ``package.module:attribute``.
 
-    The attribute (dots allowed) is a ``torch.nn.Module`` instance or a function from images to hard labels.
-    mean, std: the normalisation of an ONNX model or a module, in units of [0, 1] pixels; a function does its
-    own. device: where a module runs, its own unless given; files and functions run where they do. The second form runs
-    the module's code and puts the working directory at the front of ``sys.path``.
+    spec: in the second form the attribute, which may contain dots, is a ``torch.nn.Module`` instance or a function from
+    images to hard labels. Importing it runs the code of the Python module; the working directory is put at the front of
+    ``sys.path`` first.
+    mean, std: the normalisation of an ONNX model or a module, in units of [0, 1] pixels. None: 0 and 1. A function
+    normalises its images itself.
+    device: where a module runs; None: where it is. It has no effect on ONNX models, which run on the CPU, or functions.
 
-    Raises ConfigError for a spec or setting that makes no sense, ClassifierError if loading fails.
+    Raises ConfigError for an invalid spec or setting, ClassifierError if loading fails, and MissingDependencyError for
+    an ONNX file if ONNX Runtime is not installed.
     """
     if spec.lower().endswith(".onnx"):
-        return OnnxClassifier(spec, mean=_or(mean, 0.0), std=_or(std, 1.0))
+        return OnnxClassifier(spec, mean=_value_or(mean, 0.0), std=_value_or(std, 1.0))
     module_name, _, attribute = spec.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise ConfigError(
             f"expected a path that ends in .onnx or package.module:attribute, got {spec!r}; export weights to ONNX, or "
-            "write a module in Python that loads them and name its function"
+            "write a Python module that loads them and give the name of its function"
         )
     thing = _attribute(module_name, attribute)
     if isinstance(thing, nn.Module):
-        return ModuleClassifier(thing, mean=_or(mean, 0.0), std=_or(std, 1.0), device=device)
+        return ModuleClassifier(thing, mean=_value_or(mean, 0.0), std=_value_or(std, 1.0), device=device)
     if mean is not None or std is not None:
         raise ConfigError(
             f"mean and std are for ONNX files and torch modules; {spec} is a {type(thing).__name__}, "
-            "which normalises its images itself"
+            "which must normalise its images itself; leave them out"
         )
     return as_classifier(thing)
 
 
-def _or(value: Channelwise | None, default: float) -> Channelwise:
+def _value_or(value: Channelwise | None, default: float) -> Channelwise:
     return default if value is None else value
 
 
@@ -85,7 +91,7 @@ def _attribute(module_name: str, attribute: str) -> object:
         sys.path.insert(0, here)
     try:
         thing: object = importlib.import_module(module_name)
-    except Exception as error:  # it is the user's code: it may raise anything
+    except Exception as error:  # the user's code may raise anything
         raise ClassifierError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
     for name in attribute.split("."):
         if not hasattr(thing, name):

@@ -1,4 +1,4 @@
-"""A PyTorch model as a black box."""
+"""Adapter for a PyTorch model as a black box."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from maskrestore.classifiers.answers import read_labels, unread_labels
+from maskrestore.classifiers.answers import checked_labels, unchecked_labels
 from maskrestore.classifiers.normalisation import Channelwise, Normalisation, default_micro_batch, fixed_chunks
 from maskrestore.errors import ConfigError
-from maskrestore.imaging.inputs import check_pixels, unread_batch
+from maskrestore.imaging.inputs import check_pixels, unchecked_batch
 from maskrestore.runtime.precision import Precision, autocast, resolve_precision
 
 __all__ = ["ModuleClassifier"]
 
 
 class ModuleClassifier:
-    """Owns a module's normalisation, device, precision and chunking; logits never leave it.
+    """Runs a module on normalised images and returns labels only, never logits.
 
-    The module always sees exactly ``micro_batch`` images (the last chunk is filled up), so that an answer
-    does not depend on the batch an image travels in; at most ``micro_batch - 1`` images per call are wasted. A large
-    micro-batch answers somewhat more images in a second, a small one answers a few images much sooner.
+    The module always gets exactly ``micro_batch`` images, so that the answer for an image does not depend on the rest
+    of its batch. The last chunk of a call is padded with at most ``micro_batch - 1`` images. A large micro-batch has a
+    somewhat higher throughput; a small one has a much lower latency for few images.
     """
 
     def __init__(
@@ -34,19 +34,23 @@ class ModuleClassifier:
         device: str | torch.device | None = None,
         precision: Precision = "float32",
     ) -> None:
-        """Raises ConfigError.
+        """Wrap a module.
 
-        module: normalised ``(B, C, H, W)`` -> logits ``(B, K)``, or labels ``(B,)``. Not copied: it moves
-        to ``device`` (None: it stays where it is) and goes into evaluation mode.
-        mean, std: in units of [0, 1] pixels, one for all channels or one each.
-        micro_batch: None: 8 on a processor, 32 elsewhere; see :func:`default_micro_batch`. Labels can depend on it
-        where a model is undecided, since kernels round differently for different batch shapes.
-        precision: ``bfloat16`` runs it under autocast, ``auto`` does where the device is fast in it.
+        module: normalised ``(B, C, H, W)`` -> logits ``(B, K)`` or labels ``(B,)``. It is not copied: it is moved to
+        ``device``, and put into evaluation mode at every call.
+        mean, std: in units of [0, 1] pixels, one number for all channels or one for each.
+        micro_batch: images that the module gets at a time, at least 1. None: 8 on a CPU, 32 on other devices; see
+        :func:`default_micro_batch`. The label of an image with two nearly equal logits can depend on it, since kernels
+        round differently for different batch shapes.
+        device: None: where the module is.
+        precision: ``bfloat16`` runs the module under autocast; ``auto`` does so if the device is fast in bfloat16.
+
+        Raises ConfigError for a setting out of its range, or if ``module`` is not a ``torch.nn.Module``.
         """
         if not isinstance(module, nn.Module):
             raise ConfigError(
-                f"expected a torch.nn.Module, got a {type(module).__name__}; functions need no adapter, "
-                "OnnxClassifier is for files"
+                f"expected a torch.nn.Module, got a {type(module).__name__}; pass functions as they are, "
+                "and ONNX files to OnnxClassifier"
             )
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(f"micro_batch must be at least 1, got {micro_batch}")
@@ -59,24 +63,25 @@ class ModuleClassifier:
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
 
-        Raises InvalidImageError, ClassifierOutputError, and whatever the module raises.
+        Raises InvalidImageError for invalid images, ClassifierOutputError for an output that is neither logits nor
+        labels or holds NaN, and whatever the module raises.
         """
-        self.module.eval()  # here, because somebody may have trained it since the last call
-        batch, extremes = unread_batch(images, to_cpu=False)
+        self.module.eval()  # at every call, because the module may have been trained since the last one
+        batch, extremes = unchecked_batch(images, to_cpu=False)
         if not batch.is_cuda:
             check_pixels(batch, extremes)
         chunks = fixed_chunks(batch, self.micro_batch)
-        # Around all of them, and not in inference mode, so that each weight is cast once, not for every chunk.
+        # One autocast context for all chunks, without inference mode, so that its cache casts each weight only once.
         with torch.no_grad(), autocast(self.device, self.precision):
-            parts = [(self._unread_labels(chunk), count) for chunk, count in chunks]
+            parts = [(self._labels(chunk), count) for chunk, count in chunks]
         if batch.is_cuda:
-            check_pixels(batch, extremes)  # only now: it waits for the GPU, which should have its work by then
+            check_pixels(batch, extremes)  # reading the values waits for the GPU, so first queue all work
         labels = torch.cat([labels[:count] for (labels, _), count in parts])
-        return read_labels(labels, torch.stack([holds_nan for (_, holds_nan), _ in parts]))
+        return checked_labels(labels, torch.stack([holds_nan for (_, holds_nan), _ in parts]))
 
-    def _unread_labels(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _labels(self, images: Tensor) -> tuple[Tensor, Tensor]:
         inputs = self.normalise(images).to(self.device, memory_format=torch.channels_last)
-        return unread_labels(self.module(inputs), len(images))
+        return unchecked_labels(self.module(inputs), len(images))
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -1,4 +1,4 @@
-"""An ONNX file as a black box."""
+"""Adapter for an ONNX file as a black box."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 
 class OnnxClassifier:
-    """Runs a model in ONNX Runtime; logits never leave it.
+    """Runs a model in ONNX Runtime and returns labels only, never logits.
 
-    The file says how many channels, pixels and images at a time the model takes, and whether channels come
-    first or last. Images of another size are resized (bilinear, antialiased). As in ``ModuleClassifier`` the
-    model always sees chunks of one size, and it runs on one thread unless told otherwise, so that its answers
-    do not depend on the batch or the machine's load.
+    The file says how many channels, pixels and images at a time the model takes, and whether channels are the first or
+    the last axis. Images of another size are resized (bilinear, antialiased). As in ``ModuleClassifier`` the model
+    always gets chunks of one size, and by default it runs on one thread, so that its answers do not depend on the batch
+    or on the load of the machine.
     """
 
     def __init__(
@@ -46,13 +46,18 @@ class OnnxClassifier:
         threads: int = 1,
         providers: Sequence[str] = ("CPUExecutionProvider",),
     ) -> None:
-        """Raises MissingDependencyError, ConfigError, and ClassifierError if the file is no such model.
+        """Open a model.
 
-        mean, std: in units of [0, 1] pixels, one for all channels or one each.
-        input_size: ``(H, W)`` or one number, for a model that takes any size but was trained on one.
-        output: the output that holds logits ``(B, K)`` or labels ``(B,)``; None: the first one.
-        micro_batch: images at a time, ignored where the file fixes them; None: 8 on a processor, 32 elsewhere, as in
-        ``ModuleClassifier``.
+        mean, std: in units of [0, 1] pixels, one number for all channels or one for each.
+        input_size: ``(H, W)`` or one number for both, for a model that takes any size but was trained with one.
+        output: name of the output that holds logits ``(B, K)`` or labels ``(B,)``; None: the first output.
+        micro_batch: images at a time, ignored if the file fixes their number. None: 8 on a CPU, 32 on other devices, as
+        in ``ModuleClassifier``.
+        threads: threads within an operator.
+        providers: ONNX Runtime's execution providers, in order of preference.
+
+        Raises MissingDependencyError if ONNX Runtime is not installed, ConfigError for a setting out of its range, and
+        ClassifierError if the file is missing, cannot be loaded, or does not take one batch of images.
         """
         for name, value in (("micro_batch", micro_batch), ("threads", threads)):
             if value is not None and value < 1:
@@ -67,14 +72,15 @@ class OnnxClassifier:
         on_cpu = list(providers) == ["CPUExecutionProvider"]
         self.micro_batch = batch or micro_batch or default_micro_batch(on_cpu=on_cpu)
         self.channels = channels
-        """Channels that the model takes, or None if the file does not say."""
+        """Channels that the model takes, or None if the file does not fix them."""
         self.input_size = _input_size((height, width), input_size)
-        """``(H, W)`` that images are resized to, or None if they stay as they are."""
+        """``(H, W)`` that images are resized to, or None if they are not resized."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
 
-        Raises InvalidImageError, ClassifierOutputError, and ClassifierError if the model fails.
+        Raises InvalidImageError for invalid images or another number of channels, ClassifierOutputError for an output
+        that is neither logits nor labels or holds NaN, and ClassifierError if the model fails.
         """
         batch = as_batch(images)
         if self.channels not in (None, batch.shape[1]):
@@ -90,7 +96,7 @@ class OnnxClassifier:
         feed = {self._input: np.ascontiguousarray(inputs.numpy()).astype(self._dtype, copy=False)}
         try:
             (answer,) = self._session.run([self._output], feed)
-        except Exception as error:  # the runtime's exceptions share no base but this one
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise ClassifierError(f"{self.path}: the model failed: {error}") from error
         return labels_from_scores(answer, len(images))
 
@@ -113,7 +119,7 @@ def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:
 
 
 def _image_input(session: Any, path: Path) -> tuple[str, np.dtype[Any], tuple[int | None, ...]]:
-    """Name, dtype and shape of the one input; axes of any size are None."""
+    """Name, dtype and shape of the only input; None stands for an axis of any size."""
     inputs = session.get_inputs()
     if len(inputs) != 1:
         names = ", ".join(entry.name for entry in inputs)

@@ -1,4 +1,4 @@
-"""The program ``maskrestore``: its commands in one place."""
+"""The program ``maskrestore`` and the list of its commands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,  # a traceback here is a bug, and is wanted whole
+    pretty_exceptions_enable=False,  # an unexpected exception is a bug: show the whole traceback
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -45,8 +45,8 @@ def _options(
 ) -> None:
     """Shield an untrusted image classifier against backdoors, image by image, at test time.
 
-    Suspicious patches of each image are found by masking and restored by a masked autoencoder; the answer
-    is the classifier's label of the purified image. Nothing but labels is asked of the classifier.
+    For each image, maskrestore finds suspicious patches by masking, restores them with a masked autoencoder, and
+    returns the classifier's label of the purified image. It asks the classifier for labels only.
 
     Start with `maskrestore demo`.
     """
@@ -64,7 +64,8 @@ app.command("train-diffusion")(train_diffusion)
 
 def main() -> None:
     """Run the program."""
-    # `kill` and `timeout` end a command as Ctrl-C does: records stay whole and no process of ours is left behind.
+    # SIGTERM, sent by `kill` and `timeout`, interrupts a command as Ctrl-C does, so that records stay complete and no
+    # child process is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    warnings.showwarning = lambda message, *_: warn(str(message))  # a user is not told which line of ours said it
+    warnings.showwarning = lambda message, *_: warn(str(message))  # without the file and line that issued it
     app()

@@ -1,4 +1,4 @@
-"""What all commands share towards the user: consoles, progress, one-line errors."""
+"""Output that all commands share: consoles, progress, one-line errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ __all__ = [
 ]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit statuses: something failed; the command or a setting makes no sense; Ctrl-C."""
+"""Exit statuses: an operation failed; a command or setting is not valid; interrupted by Ctrl-C or SIGTERM."""
 
 out = Console()
-"""Results."""
+"""Standard output, for results."""
 err = Console(stderr=True)
-"""Progress, notes and errors, so that results can be piped."""
+"""Standard error, for progress, notes and errors, so that results can be piped."""
 
 _PLAIN_INTERVAL = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress when standard error is not a terminal."""
 
 
 class CommandGroup(TyperGroup):
-    """Shows the project's own errors as one line, without a traceback, and sets the exit status."""
+    """Shows maskrestore's own errors, and those of the operating system, as one line and sets the exit status."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run a command. Raises typer.Exit with a status other than 0 for an error or an interruption."""
         try:
             return super().invoke(ctx)
         except ConfigError as error:
@@ -51,13 +51,13 @@ class CommandGroup(TyperGroup):
         except (MaskRestoreError, OSError) as error:
             _fail(error, FAILED)
         except KeyboardInterrupt:
-            say("interrupted; run the same command again to go on where it stopped")
+            say("interrupted; run the same command again to continue where it stopped")
             raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
 def progress(description: str) -> Iterator[ProgressUpdate]:
-    """A progress bar on standard error, or a line now and then where that is no terminal."""
+    """A progress bar on standard error; if that is not a terminal, a line every 10 seconds."""
     if not err.is_terminal:
         yield _plain_progress(description)
         return
@@ -78,7 +78,7 @@ def progress(description: str) -> Iterator[ProgressUpdate]:
 
 
 def say(message: str) -> None:
-    """Print a note on standard error as it is, without colours or wrapping."""
+    """Print a note on standard error without markup, colours or wrapping."""
     err.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -88,7 +88,7 @@ def warn(message: str) -> None:
 
 
 def _fail(error: Exception, status: int) -> None:
-    # Exceptions of libraries may span lines; the first says what is wrong.
+    # Messages of libraries may span several lines: join them into one.
     say(f"error: {' '.join(str(error).split()) or type(error).__name__}")
     raise typer.Exit(status) from None
 

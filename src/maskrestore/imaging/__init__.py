@@ -1,1 +1,1 @@
-"""Pixels: files, batches, sizes, patches and structural similarity."""
+"""Image files, batches, resizing, patches and structural similarity."""

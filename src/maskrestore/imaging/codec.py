@@ -1,4 +1,4 @@
-"""Image files: decode what strangers send without trusting it, encode results exactly."""
+"""Image files: decode untrusted files safely, write results as PNG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maskrestore.imaging.inputs import as_batch
 __all__ = ["MAX_PIXELS", "SUFFIXES", "decode_image", "find_images", "read_image", "walk_images", "write_png"]
 
 MAX_PIXELS = 64_000_000
-"""The default limit: larger than a camera's photograph, small enough to hold a few in memory."""
+"""Default limit on the pixels of an image: more than a photograph has, few enough to hold several in memory."""
 
 SUFFIXES = frozenset(
     (
@@ -37,19 +37,23 @@ SUFFIXES = frozenset(
         ".webp",
     )
 )
-"""What :func:`find_images` looks for in folders, in any case."""
+"""Suffixes of the files that :func:`find_images` looks for in folders, in upper or lower case."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-# A phone's JPEG may carry a second picture (a preview, a depth map) behind the one that every reader shows.
+# Pillow calls a JPEG "MPO" when it contains a second picture, such as the preview or depth map that phones add.
+# Only the first picture is used, which is the one that viewers show.
 _STILL_FORMATS = ("MPO",)
 
-
 _PNG_LEVEL = 4
-"""Of zlib: photographs are written in 40 % of the time that Pillow's default takes, 3 % larger."""
+"""zlib's compression level. Writing a photograph takes 40 % of the time of Pillow's default; the file is 3 % larger."""
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey: bool = False) -> Tensor:
-    """Decode a file; see :func:`decode_image`. Raises ImageFileError, which names the file."""
+    """Read and decode one still image; see :func:`decode_image`.
+
+    Raises ImageFileError, with the path in the message, for a file that is missing, cannot be read, or that
+    :func:`decode_image` refuses.
+    """
     path = Path(path)
     if not path.is_file():
         raise ImageFileError(f"{path}: expected an image file, found {'a folder' if path.is_dir() else 'no file'}")
@@ -63,23 +67,27 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey: boo
 def decode_image(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS, keep_grey: bool = False) -> Tensor:
     """Decode one still image: PNG, JPEG, WebP, BMP, TIFF, GIF or PPM.
 
-    Returns ``(3, H, W)`` float32 in [0, 1]; with ``keep_grey``, ``(1, H, W)`` for a grey image. EXIF
-    orientation is applied, palettes and CMYK become RGB, 16-bit grey keeps its precision, transparency is
-    laid over white.
+    data: the content of the file. name: what error messages call the file. max_pixels: largest ``H * W``. The size is
+    read from the header and checked before the pixels are decompressed.
 
-    The size is checked in the header, before anything is decompressed. ``name`` stands for the file in
-    messages. Raises ImageFileError for truncated, corrupt and animated or multi-page files, other formats,
-    and images of more than ``max_pixels`` (beyond 179 million Pillow refuses whatever the limit is).
+    Returns ``(3, H, W)`` float32 in [0, 1]; with ``keep_grey``, ``(1, H, W)`` for a grey image. EXIF orientation is
+    applied, palette and CMYK images become RGB, 16-bit grey keeps its precision, and transparent images are composited
+    over white.
+
+    Raises ImageFileError for truncated or corrupt files, animated or multi-page files, other formats, and images of
+    more than ``max_pixels``. Above 179 million pixels Pillow refuses an image whatever ``max_pixels`` is.
     """
     return _decode(io.BytesIO(data), name, max_pixels, keep_grey)
 
 
 def write_png(path: str | Path, image: object) -> None:
-    """Write one image, rounded to the nearest of 256 levels; ``path`` never holds half a file.
+    """Write one image as an 8-bit PNG; each value is rounded to the nearest of 256 levels.
 
-    image: whatever :func:`~maskrestore.imaging.inputs.as_batch` takes, as long as it is one image. uint8
-    pixels, and floats that are multiples of 1/255, come back from :func:`read_image` bit for bit. Raises
-    ImageFileError if the image is invalid or the file cannot be written.
+    image: one image in any form that :func:`~maskrestore.imaging.inputs.as_batch` takes. The file is written under a
+    temporary name and then renamed, so that ``path`` never holds an incomplete file. :func:`read_image` returns uint8
+    pixels, and floats that are multiples of 1/255, bit for bit.
+
+    Raises ImageFileError if the image is invalid or the file cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -99,19 +107,21 @@ def write_png(path: str | Path, image: object) -> None:
 
 
 def find_images(path: str | Path) -> list[Path]:
-    """What :func:`walk_images` finds, as a list sorted by path."""
+    """The files that :func:`walk_images` yields, sorted by path. Raises ImageFileError as it does."""
     return sorted(walk_images(path))
 
 
 def walk_images(
     path: str | Path, *, leave_out: Path | None = None, skipped: Callable[[str], None] = warnings.warn
 ) -> Iterator[Path]:
-    """The file itself, whatever its name, or all files below a folder whose suffix is in :data:`SUFFIXES`.
+    """Yield ``path`` if it is a file, whatever its name; else every image file below the folder.
 
-    One after the other, in no order, so that a folder may hold millions. Hidden files and folders and the
-    folder ``leave_out`` are left out, links to folders are not followed. skipped: is told of each folder below that
-    cannot be read. Raises ImageFileError if there is nothing at ``path``, if it cannot be read or, after the walk, if
-    there was no image.
+    Image files are those with a suffix in :data:`SUFFIXES`. They come in no particular order and are not collected
+    first, so a folder may hold millions of files. Hidden files and folders and the folder ``leave_out`` are skipped;
+    links to folders are not followed. skipped: called with a message for each subfolder that cannot be read.
+
+    Raises ImageFileError while iterating: if nothing is at ``path``, if the folder cannot be read, or, at the end, if
+    it held no image.
     """
     path = Path(path)
     if path.is_file():
@@ -135,7 +145,7 @@ def walk_images(
 def _files_below(folder: str | Path, leave_out: Path | None, skipped: Callable[[str], None]) -> Iterator[str]:
     try:
         entries = os.scandir(folder)
-    except FileNotFoundError:  # gone in the meantime
+    except FileNotFoundError:  # deleted since its parent was listed
         return
     except OSError as error:
         skipped(f"{folder} is left out: it cannot be read ({error.strerror or error})")
@@ -155,7 +165,7 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int, keep_grey: bool) -> Te
     try:
         with Image.open(stream, formats=_FORMATS) as header:
             _check_header(header, name, max_pixels)
-            header.verify()  # checksums, which decoding alone would not look at
+            header.verify()  # compares checksums, which decoding does not
         stream.seek(0)
         with Image.open(stream, formats=_FORMATS) as image:
             pixels = as_batch(ImageOps.exif_transpose(image))[0]
@@ -163,11 +173,11 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int, keep_grey: bool) -> Te
         raise
     except UnidentifiedImageError as error:
         raise ImageFileError(
-            f"{name}: not an image in {', '.join(_FORMATS)} format, or its start is corrupt"
+            f"{name}: not an image in {', '.join(_FORMATS)} format, or its header is corrupt"
         ) from error
     except InvalidImageError as error:
         raise ImageFileError(f"{name}: {error}") from error
-    except Exception as error:  # corrupt files make Pillow's decoders raise nearly anything
+    except Exception as error:  # Pillow's decoders raise many kinds of exceptions for corrupt files
         raise ImageFileError(f"{name}: truncated, corrupt or unsafe: {error}") from error
     return pixels if keep_grey or len(pixels) == 3 else pixels.repeat(3, 1, 1)  # (1, H, W) -> (3, H, W)
 

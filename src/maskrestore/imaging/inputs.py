@@ -1,4 +1,4 @@
-"""From whatever holds pixels to the one form that everything else works on, with the checks for it."""
+"""Convert images of many forms to one checked form: float32 batches in [0, 1]."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskrestore.errors import InvalidImageError
 
-__all__ = ["as_batch", "check_pixels", "unread_batch"]
+__all__ = ["as_batch", "check_pixels", "unchecked_batch"]
 
 _SHAPES = "(H, W), (C, H, W) or (B, C, H, W) with C = 1 or 3"
 _CHANNELS = (1, 3)
@@ -21,30 +21,36 @@ _PLAIN_MODES = ("RGB", "RGBX", "P", "CMYK", "YCbCr")
 
 
 def as_batch(images: object, *, to_cpu: bool = True) -> Tensor:
-    """Turn images into a batch ``(B, C, H, W)``: float32 in [0, 1], ``C`` 1 or 3, contiguous, on the CPU.
+    """Convert images to a batch ``(B, C, H, W)``: float32 in [0, 1], ``C`` 1 or 3, contiguous, on the CPU.
 
     images: one of
 
-    - a ``torch.Tensor`` of shape ``(H, W)``, ``(C, H, W)`` or ``(B, C, H, W)``; ``(3, H, W)`` is one RGB image, never
-      three grey ones;
-    - a NumPy array of these shapes, or with the channels last: ``(H, W, C)`` or ``(B, H, W, C)``;
-    - a ``PIL.Image``; grey modes give one channel, all others three, transparency is laid over white, 16-bit
-      grey keeps its precision; EXIF orientation is not applied (``codec.read_image`` does that);
-    - a list or tuple of the above, all of one shape.
+    - a ``torch.Tensor`` of shape ``(H, W)``, ``(C, H, W)`` or ``(B, C, H, W)``; ``(3, H, W)`` is one RGB image, not
+      three grey images;
+    - a NumPy array of one of these shapes, or with the channels last: ``(H, W, C)`` or ``(B, H, W, C)``;
+    - a ``PIL.Image``: grey modes give one channel, all other modes three. Transparent images are composited over white,
+      16-bit grey keeps its precision, EXIF orientation is not applied (``codec.read_image`` applies it);
+    - a list or tuple of the above, all of the same shape.
 
-    to_cpu: ``False`` leaves tensors where they are. uint8 is divided by 255; floating-point pixels must lie in [0, 1]
-    already. A float32 tensor that needs no change is returned as it is, not copied. Raises InvalidImageError for
-    anything else, NaN, an empty batch, or a NumPy shape in which both places could be the channels.
+    to_cpu: ``False`` keeps tensors on their device.
+
+    uint8 values are divided by 255; floating-point values must be in [0, 1] already. A contiguous float32 tensor is
+    not copied: the batch shares its memory.
+
+    Raises InvalidImageError for any other type, dtype or shape, for values outside [0, 1], NaN or infinity, for an
+    empty batch, and for a NumPy shape whose channels could be the first or the last axis.
     """
-    pixels, extremes = unread_batch(images, to_cpu=to_cpu)
+    pixels, extremes = unchecked_batch(images, to_cpu=to_cpu)
     check_pixels(pixels, extremes)
     return pixels
 
 
-def unread_batch(images: object, *, to_cpu: bool = True) -> tuple[Tensor, Tensor]:
-    """As :func:`as_batch`, but pixels may have any value: to look at one would make the host wait for a GPU.
+def unchecked_batch(images: object, *, to_cpu: bool = True) -> tuple[Tensor, Tensor]:
+    """Do the same as :func:`as_batch`, but leave the check of the values to a later call of :func:`check_pixels`.
 
-    Returns the batch, and its least and greatest value ``(2,)``, where the batch is, for :func:`check_pixels`.
+    Reading a value from a GPU makes the host wait for all work queued there; this function reads none.
+
+    Returns the batch, and its minimum and maximum as a tensor ``(2,)`` on the same device, for :func:`check_pixels`.
     """
     many = images if isinstance(images, list | tuple) else [images]
     parts = [_batch(image, to_cpu=to_cpu) for image in many]
@@ -59,7 +65,7 @@ def unread_batch(images: object, *, to_cpu: bool = True) -> tuple[Tensor, Tensor
 
 
 def check_pixels(pixels: Tensor, extremes: Tensor) -> None:
-    """Raise InvalidImageError unless all pixels of :func:`unread_batch` lie in [0, 1]."""
+    """Raise InvalidImageError unless all values lie in [0, 1]. The arguments are the results of ``unchecked_batch``."""
     low, high = extremes.tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
         count = int((~pixels.isfinite()).sum())
@@ -82,7 +88,7 @@ def check_pixels(pixels: Tensor, extremes: Tensor) -> None:
 
 
 def _batch(image: object, *, to_cpu: bool) -> Tensor:
-    """One element of the list, or all there is, as a batch."""
+    """Convert one image or one array of images to a batch ``(B, C, H, W)``; values are not checked."""
     if isinstance(image, Image.Image):
         image = _pil_pixels(image)
     if isinstance(image, np.ndarray):
@@ -97,7 +103,7 @@ def _batch(image: object, *, to_cpu: bool) -> Tensor:
 
 
 def _with_all_axes(tensor: Tensor) -> Tensor:
-    """Add the missing batch and channel axes: ``(B, C, H, W)``."""
+    """Check the shape and add the missing batch and channel axes: ``(B, C, H, W)``."""
     shape = tuple(tensor.shape)
     if tensor.ndim not in (2, 3, 4):
         raise InvalidImageError(f"expected {_SHAPES}, got {len(shape)} axes: shape {shape}")
@@ -121,7 +127,7 @@ def _channel_hint(shape: tuple[int, ...]) -> str:
 
 
 def _float_pixels(tensor: Tensor) -> Tensor:
-    """Pixels as contiguous float32, those of integers in [0, 1]."""
+    """Contiguous float32; uint8 is divided by 255."""
     if tensor.dtype == torch.uint8:
         return tensor.contiguous().float() / 255
     if not tensor.is_floating_point():
@@ -132,9 +138,9 @@ def _float_pixels(tensor: Tensor) -> Tensor:
 
 
 def _from_numpy(array: npt.NDArray[np.generic]) -> Tensor:
-    """A tensor with the channels first."""
+    """Convert an array with the channels first or last to a tensor with the channels first."""
     if array.dtype.kind == "f":
-        array = array.astype(np.float32, copy=False)  # also drops foreign byte orders and long doubles
+        array = array.astype(np.float32, copy=False)  # also converts other byte orders and long doubles
     elif array.dtype != np.uint8:
         raise InvalidImageError(
             f"expected uint8 in 0..255 or floating point in [0, 1], got {array.dtype}; convert it to uint8"
@@ -142,7 +148,7 @@ def _from_numpy(array: npt.NDArray[np.generic]) -> Tensor:
     if array.ndim in (3, 4) and array.shape[-1] in _CHANNELS:
         if array.shape[-3] in _CHANNELS:
             raise InvalidImageError(
-                f"shape {array.shape} has the channels first or last, nobody can tell; "
+                f"shape {array.shape} is ambiguous: the channels could be the first or the last axis; "
                 "pass a torch.Tensor, whose channels are always first"
             )
         array = np.moveaxis(array, -1, -3)  # (..., H, W, C) -> (..., C, H, W)
@@ -151,12 +157,12 @@ def _from_numpy(array: npt.NDArray[np.generic]) -> Tensor:
 
 
 def _pil_pixels(image: Image.Image) -> Tensor:
-    """``(H, W)`` for grey modes, else ``(3, H, W)``: uint8, or float32 for 16-bit grey."""
+    """``(H, W)`` for grey modes, else ``(3, H, W)``: uint8, or float32 in [0, 1] for 16-bit grey."""
     try:
         pixels = np.array(_plain(image))
     except InvalidImageError:
         raise
-    except Exception as error:  # Pillow decodes lazily, and corrupt files make it raise nearly anything
+    except Exception as error:  # Pillow decodes only now, and raises many kinds of exceptions for corrupt files
         raise InvalidImageError(f"the image cannot be decoded: {error}") from error
     if pixels.ndim == 2 and pixels.dtype != np.uint8:
         if pixels.size and (pixels.min() < 0 or pixels.max() > _LEVELS_16_BIT):
@@ -169,9 +175,9 @@ def _pil_pixels(image: Image.Image) -> Tensor:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """The same picture in mode L, RGB, or 16 bits of grey.
+    """Convert an image to mode L or RGB; 16-bit grey stays as it is.
 
-    Transparency is laid over white, which is what a person sees in a viewer: what is judged is what is seen.
+    Transparent images are composited over white, as most viewers show them.
     """
     if image.mode.startswith("I"):
         return image

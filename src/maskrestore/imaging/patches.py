@@ -1,4 +1,4 @@
-"""Between tokens and pixels: a token grid of any size laid over an image of any size."""
+"""Convert between token maps and pixel maps, for a token grid of any size and an image of any size."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["pool_to_tokens", "tokens_to_pixels"]
 
 
 def tokens_to_pixels(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Spread a token map over pixels, nearest neighbour.
+    """Enlarge a token map to pixels with nearest-neighbour interpolation.
 
-    tokens: ``(B, g, g)`` of any dtype. Returns ``(B, 1, height, width)``: pixel ``(i, j)`` has the value of token
-    ``(i * g // height, j * g // width)``. Source: ``resize(m; H, W)`` in Eq. 1.
+    tokens: ``(B, g, g)`` of any dtype. Returns ``(B, 1, height, width)`` of the same dtype: pixel ``(i, j)`` gets the
+    value of token ``(i * g // height, j * g // width)``. Source: ``resize(m; H, W)`` in Eq. 1.
     """
     grid = tokens.shape[-1]
     rows = torch.arange(height, device=tokens.device) * grid // height

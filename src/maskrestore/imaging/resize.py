@@ -1,4 +1,4 @@
-"""Change the size of images, the way all parts but a baseline's own transformation do."""
+"""Resize images. Everything in the package uses this function, except baselines with a transformation of their own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ __all__ = ["resize"]
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear, with antialiasing where an image shrinks; images that fit already are returned as they are.
+    """Resize with bilinear interpolation, with antialiasing when the image shrinks.
 
-    images: ``(B, C, H, W)``. Returns ``(B, C, height, width)``; values stay within the input's range.
+    images: ``(B, C, H, W)`` float. Returns ``(B, C, height, width)``, with values within the range of the input. Images
+    that already have this size are returned without a copy.
     """
     if images.shape[-2:] == (height, width):
         return images

@@ -1,4 +1,4 @@
-"""Structural similarity as a map: where, not only how much, two images differ."""
+"""Structural similarity (SSIM) of two images as a map over pixels."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _C1, _C2 = 0.01**2, 0.03**2  # Wang et al. 2004 with data range 1
 def ssim_map(first: Tensor, second: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
     """SSIM at every pixel, averaged over channels.
 
-    first, second: ``(..., C, H, W)`` in [0, 1]; what is before the channels is broadcast. window: side of the Gaussian
-    window in pixels, odd. sigma: its standard deviation in pixels. Returns ``(..., H, W)`` in [-1, 1], 1 where the
-    surroundings are equal.
+    first, second: ``(..., C, H, W)`` float32 in [0, 1]; the dimensions before the channels are broadcast. window: side
+    of the Gaussian window in pixels, odd. sigma: standard deviation of the window in pixels. Returns ``(..., H, W)`` in
+    [-1, 1]; 1 means that the two windows around the pixel are equal.
 
-    Images are mirrored at their borders (edge pixel repeated), so the map has the size of the image and any size works.
-    Equals scikit-image's ``structural_similarity(..., gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False, data_range=1, full=True)``.
+    Images are mirrored at their borders with the edge pixel repeated, so the map has the size of the image, and images
+    smaller than the window work too. The result equals scikit-image's ``structural_similarity(...,
+    gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1, full=True)``.
 
     Source: Wang et al. 2004; appendix D of the paper (Eq. A.3).
     """
-    # Deviations from 1/2 keep the float32 variances below from losing digits; SSIM's means are restored after.
+    # Subtracting 1/2 reduces the cancellation in the float32 variances below; the means get it back afterwards.
     a, b = first - 0.5, second - 0.5
-    # One by one: of a large image they are large.
+    # One moment at a time, to need less memory for large images.
     mean_a, mean_b, square_a, square_b, product = (
         _blur(moment, window, sigma) for moment in (a, b, a * a, b * b, a * b)
     )
@@ -42,10 +42,10 @@ def ssim_map(first: Tensor, second: Tensor, *, window: int = 11, sigma: float = 
 
 
 def _blur(values: Tensor, window: int, sigma: float) -> Tensor:
-    """Separable Gaussian over the last two dimensions.
+    """Separable Gaussian blur over the last two dimensions.
 
-    A sum of shifted copies rather than a convolution: each pixel is then the same chain of multiplications and
-    additions whatever else is in the batch, so the result is the same bits in every batch.
+    It adds shifted copies instead of calling a convolution: every pixel is then computed by the same sequence of
+    multiplications and additions, so the result is bit-identical regardless of batch composition.
     """
     radius = window // 2
     taps = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-radius, radius + 1)]
@@ -61,6 +61,6 @@ def _blur(values: Tensor, window: int, sigma: float) -> Tensor:
 
 
 def _mirrored(size: int, radius: int, device: torch.device) -> Tensor:
-    """Indices of ``radius`` pixels of mirror image on both sides: ``... 1 0 | 0 1 ... n-1 | n-1 n-2 ...``."""
+    """Indices that mirror ``size`` pixels by ``radius`` on both sides: ``... 1 0 | 0 1 ... n-1 | n-1 n-2 ...``."""
     index = torch.arange(-radius, size + radius, device=device) % (2 * size)
     return torch.where(index < size, index, 2 * size - 1 - index)

@@ -18,7 +18,7 @@ from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.fast.recordings import Recordings
 from maskrestore.runtime.devices import to_device
-from maskrestore.runtime.precision import Precision, autocast, even_convolutions, resolve_precision
+from maskrestore.runtime.precision import Precision, autocast, deterministic_convolutions, resolve_precision
 from maskrestore.runtime.threads import map_on_cores
 
 __all__ = [
@@ -184,7 +184,7 @@ class MAERestorer:
             # For the same reason as many at a time as ever.
             inputs = torch.cat([resize(image, size, size).expand(-1, 3, -1, -1) for image in alone])
             groups = torch.arange(len(inputs), device=self.device).split(self._large)
-            with even_convolutions(self.device):
+            with deterministic_convolutions(self.device):
                 parts = [self.network.embed(inputs[_filled(some, self._large)])[: len(some)] for some in groups]
             tokens = torch.cat(parts)
         return PreparedImages(images, inputs, tokens, torch.arange(len(images)))
@@ -257,7 +257,7 @@ class MAERestorer:
 
         def run(images: Tensor, hidden: Tensor, tokens: Tensor) -> Tensor:
             low = autocast(self.device, "float32" if self.precision == "float32" else "bfloat16")
-            with low, even_convolutions(self.device):
+            with low, deterministic_convolutions(self.device):
                 return self.network(images, hidden, tokens=tokens, visible=visible).float()
 
         if self.device.type == "cuda":

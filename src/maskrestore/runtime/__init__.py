@@ -1,1 +1,1 @@
-"""What everything runs on: threads, devices, precision, the environment of a result."""
+"""Threads, devices, precision, hashing, files, and a description of the environment of a result."""

@@ -1,4 +1,4 @@
-"""To a GPU and back without waiting for more than is needed."""
+"""Copy tensors to a GPU and back without unnecessary waiting."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["to_device", "to_host"]
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device. A GPU copies it when its turn comes, while the host goes on.
+    """Move a tensor to a device; a copy to a GPU is queued there and the host does not wait for it.
 
-    For small tensors: a copy is made of it where a GPU can read it by itself. From anywhere else the host would wait
-    until all work before the copy is done.
+    Meant for small tensors, because it first copies the tensor to pinned memory. From other memory the host would wait
+    until all work queued before the copy is done.
     """
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
@@ -20,9 +20,9 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """The tensor on the CPU. From a GPU it goes by memory that a GPU writes to several times as fast as to others."""
+    """Move a tensor to the CPU; from a GPU by way of pinned memory, to which it copies several times as fast."""
     if not tensor.is_cuda:
         return tensor.cpu()
-    near = tensor.to("cpu", non_blocking=True)
+    pinned = tensor.to("cpu", non_blocking=True)
     torch.cuda.current_stream(tensor.device).synchronize()
-    return near.clone()  # such memory is scarce, and PyTorch uses it again; the caller may keep this for long
+    return pinned.clone()  # pinned memory is scarce and PyTorch reuses it; the caller may keep the result for long

@@ -1,6 +1,6 @@
-"""The one place that hashes: names for settings, files, weights and pictures, and the keyed digest behind the masks.
+"""All hashing: digests that identify settings, files, weights and images, and the keyed digest of random streams.
 
-A digest is part of the name of a record or of a cached file, so none of these functions may change what it returns.
+Digests are parts of the names of records and cached files, so no function here may change what it returns.
 """
 
 from __future__ import annotations
@@ -15,32 +15,35 @@ from typing import Any
 __all__ = ["Part", "digest", "digest_of_file", "digest_of_json", "keyed_digest", "raw_digest", "sha256_of_json"]
 
 Part = bytes | bytearray | memoryview
-"""Anything with bytes to hash; a NumPy array's ``data`` is hashed without a copy."""
+"""Bytes to hash. The ``data`` of a contiguous NumPy array is hashed without a copy."""
 
 
 def digest(parts: Iterable[Part]) -> str:
-    """Sixteen hex digits that identify a sequence of bytes, however it is cut into parts."""
+    """Sixteen hex digits that identify a sequence of bytes; how it is split into parts does not matter."""
     return raw_digest(parts, size=8).hex()
 
 
 def digest_of_json(value: Any, *more: Part) -> str:
-    """Sixteen hex digits of a value of plain JSON types, whatever the order of its keys, and of bytes after it."""
+    """Sixteen hex digits of a value of plain JSON types, followed by bytes; the order of keys does not matter."""
     return digest([json.dumps(value, sort_keys=True).encode(), *more])
 
 
 def digest_of_file(path: Path) -> str:
-    """Sixteen hex digits of the content of a file, read in pieces. Raises OSError."""
+    """Sixteen hex digits of the content of a file, which is read in pieces. Raises OSError if it cannot be read."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, functools.partial(hashlib.blake2b, digest_size=8)).hexdigest()
 
 
 def sha256_of_json(value: Any) -> str:
-    """The SHA-256 of a value of plain JSON types, whatever the order of its keys: 64 hex digits."""
+    """SHA-256 of a value of plain JSON types, 64 hex digits; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def raw_digest(parts: Iterable[Part], *, size: int = 64, person: bytes = b"") -> bytes:
-    """BLAKE2b of a sequence of bytes. size: of the digest, in bytes. person: keeps uses apart, up to 16 bytes."""
+    """BLAKE2b digest of a sequence of bytes.
+
+    size: bytes of the digest, 1 to 64. person: at most 16 bytes that keep the digests of different uses apart.
+    """
     state = hashlib.blake2b(digest_size=size, person=person)
     for part in parts:
         state.update(part)
@@ -48,9 +51,10 @@ def raw_digest(parts: Iterable[Part], *, size: int = 64, person: bytes = b"") ->
 
 
 def keyed_digest(secret: Part, parts: Iterable[Part], *, size: int, person: bytes) -> bytes:
-    """BLAKE2b that only the holder of the secret can compute.
+    """Keyed BLAKE2b digest: only the holder of the secret can compute it.
 
-    secret: of any length; it is hashed first, since the key of a BLAKE2b is at most 64 bytes long.
+    secret: of any length; it is hashed first, since a BLAKE2b key has at most 64 bytes. size, person: as for
+    :func:`raw_digest`.
     """
     state = hashlib.blake2b(key=raw_digest([secret]), digest_size=size, person=person)
     for part in parts:

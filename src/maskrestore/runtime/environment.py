@@ -1,4 +1,4 @@
-"""Where a result was made: code, processor, threads, versions."""
+"""Describe where a result was computed: code, processor, threads and library versions."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ _LIBRARIES = ("maskrestore", "torch", "numpy", "pillow", "safetensors")
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where a result was made."""
+    """Where a result was computed."""
 
     commit: str
-    """Revision of the code, with ``+dirty`` when files differ from it; ``unknown`` outside a repository."""
+    """Git revision of the code, with ``+dirty`` if tracked files differ from it; ``unknown`` outside its repository."""
     device: str
-    """Name of the processor."""
+    """Name of the CPU."""
     threads: int
-    """Threads that torch computes with."""
+    """Threads that PyTorch computes with."""
     python: str
+    """Version of Python."""
     libraries: dict[str, str]
-    """Version of each library that can change a result."""
+    """Version of each installed library that can change a result."""
     accelerator: str | None = None
-    """Name of the device that the networks ran on, if it was not the processor."""
+    """Name of the device that the networks ran on, if that was not the CPU."""
 
 
 def current_environment(device: str | torch.device = "cpu") -> Environment:
-    """Describe this process, its processor and its code. device: where the networks run."""
+    """Describe this process, its CPU and its code. device: where the networks run."""
     place = torch.device(device)
     return Environment(
         commit=_commit(),
@@ -53,9 +54,9 @@ def _accelerator(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-@functools.cache  # the code of this process stays what it was, whatever becomes of the files
+@functools.cache  # a running process does not notice later changes of the files
 def source_digest() -> str:
-    """Sixteen hex digits of the package's source, which a commit does not identify when files differ from it."""
+    """Sixteen hex digits that identify the source code of the package, also when it differs from the commit."""
     package = Path(str(files("maskrestore")))
     sources = sorted(package.rglob("*.py"))
     return digest(path.relative_to(package).as_posix().encode() + path.read_bytes() for path in sources)
@@ -70,7 +71,7 @@ def _commit() -> str:
         return done.stdout.strip()
 
     try:
-        # An installed copy may lie inside somebody else's repository: the file itself must be tracked.
+        # An installed copy may be inside the repository of another project, so this file must be tracked.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Write files atomically."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ __all__ = ["write_text_atomically"]
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write a text file and create its folder; an interruption leaves either the old content or the new."""
+    """Write a UTF-8 text file and create its folder; after an interruption it has either the old or the new content.
+
+    Raises OSError if it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
