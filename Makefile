@@ -1,15 +1,19 @@
 # Every target sets up its own environment in .venv; nothing else on the machine is touched.
 PYTHON ?= python3.11
+# The versions to install. CONSTRAINTS= takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := .venv-lowest
+PINNED := $(addprefix --constraint ,$(CONSTRAINTS))
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format docs coverage lowest wheel hooks clean
 
-$(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "maskrestore needs $(PYTHON); set PYTHON=/path/to/python3.11"; exit 1; }
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	@command -v $(PYTHON) >/dev/null || { echo "maskrestore needs Python 3.11 or newer; set PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(PINNED) --editable '.[dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -21,12 +25,38 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_imports.py
+	$(BIN)/python -m pytest tests/test_imports.py tests/test_project.py
 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Builds the site into site/; warnings are errors.
+docs: $(STAMP)
+	$(BIN)/zensical build --strict
+
+# The tests with their coverage, which slows them down.
+coverage: $(STAMP)
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=$(COVERAGE_FLOOR)
+
+# The tests with the lowest version of each direct dependency that pyproject.toml allows.
+lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --editable '.[test]'
+	$(LOWEST)/bin/python -m pytest
+
+# Builds the source distribution and the wheel, and tries the wheel in a bare environment.
+wheel: $(STAMP)
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python scripts/check_wheel.py dist/*.whl $(PINNED)
+
+# Runs the checks of .pre-commit-config.yaml before each commit.
+hooks: $(STAMP)
+	$(BIN)/pre-commit install
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info demo-report
+	rm -rf $(VENV) $(LOWEST) build dist site src/*.egg-info demo-report .coverage
