@@ -4,8 +4,8 @@
     python -m benchmarks.same_bits /tmp/before . [--data FOLDER]
 
 Each checkout purifies 12 rendered signs, and 12 test images of CIFAR-10 with ``--data``. Every second image carries
-the trigger of the demo. All four profiles run, each checkout in its own process. Every result field is compared bit for bit.
-Nothing is kept: bits differ from one kind of processor to another.
+the trigger of the demo. All four profiles run, each checkout in its own process. Every result field is compared bit for
+bit. Nothing is kept: bits differ from one kind of processor to another.
 """
 
 from __future__ import annotations

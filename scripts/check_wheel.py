@@ -95,8 +95,8 @@ def main() -> None:
             "--out",
             "mae",
         )
-        for result in ("demo/report.html", "purified/report.html", "purified/00.png", "mae/weights.safetensors"):
-            if not (work / result).is_file():
+        for result in ("demo/report.html", "purified/report.html", "purified/images/*.png", "mae/weights.safetensors"):
+            if not list(work.glob(result)):
                 raise SystemExit(f"{result} was not written")
     print(f"{wheel.name}: demo, purify and pretrain run in a bare environment")
 
