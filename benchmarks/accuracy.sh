@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The tables of the README. Budgets of queries, and figures of both: schedules.sh. The paper's tables, which take over what these
-# have measured: maskrestore reproduce tableA3 --train --known $results/cifar10 --known $results/gtsrb --out $results/local
+# have measured: maskrestore reproduce tableA3 --train --known $results/cifar10.jsonl --known $results/gtsrb.jsonl --out $results/local
 # Needs MASKRESTORE_DATA (a folder with cifar10/ and gtsrb/); --train fills the cache of victims (hours on two cores).
-# Records that exist already are kept. After a change of the defaults delete the folders first: a table refuses two kinds
+# Records that exist already are kept. After a change of the defaults delete the files first: a table refuses two kinds
 # of records under one name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,26 +12,26 @@ results=benchmarks/results
 what=${1:-all}
 
 if [[ $what == cifar10 || $what == all ]]; then
-  "${run[@]}" --dataset cifar10 --defense bdmae --defense bdmae-paper --out $results/cifar10 \
+  "${run[@]}" --dataset cifar10 --defense bdmae --defense bdmae-paper --out $results/cifar10.jsonl \
     --attack none --attack badnets:1x1-color --attack badnets:1x1-white --attack badnets:2x2-color \
     --attack badnets:2x2-white --attack badnets:3x3-color --attack badnets:3x3-white --attack corners --attack blended:15x15 \
     --attack label-consistent --attack input-aware
-  "${run[@]}" --dataset cifar10 --defense bdmae-fast --defense bdmae-paper-fast --out $results/cifar10 \
+  "${run[@]}" --dataset cifar10 --defense bdmae-fast --defense bdmae-paper-fast --out $results/cifar10.jsonl \
     --attack none --attack badnets:1x1-color --attack badnets:2x2-white --attack badnets:3x3-color
 fi
 if [[ $what == gtsrb || $what == all ]]; then
-  "${run[@]}" --dataset gtsrb --out $results/gtsrb \
+  "${run[@]}" --dataset gtsrb --out $results/gtsrb.jsonl \
     --defense bdmae --defense bdmae-paper --defense bdmae-fast --defense bdmae-paper-fast \
     --attack none --attack badnets:3x3-color --attack badnets:2x2-white
 fi
 if [[ $what == all-to-all || $what == all ]]; then
-  "${run[@]}" --victim mode=all-to-all --dataset cifar10 --defense bdmae --out $results/all-to-all \
+  "${run[@]}" --victim mode=all-to-all --dataset cifar10 --defense bdmae --out $results/all-to-all.jsonl \
     --attack badnets:3x3-color
 fi
 if [[ $what == parts || $what == all ]]; then
   # What each part brings: the paper's method and ours, one setting changed at a time.
   part() {
-    "${run[@]}" --dataset cifar10 --out $results/parts --clean 250 --triggered 250 "$@" \
+    "${run[@]}" --dataset cifar10 --out $results/parts.jsonl --clean 250 --triggered 250 "$@" \
       --attack none --attack badnets:1x1-color --attack badnets:3x3-color --attack corners
   }
   part --defense bdmae --defense bdmae-paper
@@ -54,6 +54,6 @@ fi
 if [[ $what == restorer || $what == all ]]; then
   python benchmarks/restorer_quality.py --out $results/restorer-cifar10.json
 fi
-for folder in cifar10 gtsrb parts; do
-  if [[ -d $results/$folder ]]; then maskrestore table $results/$folder > $results/$folder.md; fi
+for name in cifar10 gtsrb parts; do
+  if [[ -f $results/$name.jsonl ]]; then maskrestore table $results/$name.jsonl --out $results/$name.md; fi
 done

@@ -1,10 +1,10 @@
 """Draw accuracy against queries and against time, for each profile on each schedule, from records of
 ``maskrestore evaluate``; computes nothing but means.
 
-python -m benchmarks.pareto FIGURE.png FOLDER...
+python -m benchmarks.pareto FIGURE.png RECORDS.jsonl...
 
-A panel of each kind for each folder, a mark for each defense: the mean of CA and BA, of queries and of seconds over
-the attacks that all of the folder's defenses met. A line joins the front: marks that no other beats in both.
+A panel of each kind for each file, a mark for each defense: the mean of CA and BA, of queries and of seconds over
+the attacks that all of the file's defenses met. A line joins the front: marks that no other beats in both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskrestore.errors import DataError
-from maskrestore.lab.measure.records import Record, read_records
+from maskrestore.lab.measure.record_files import read_records
+from maskrestore.lab.measure.records import Record
 from maskrestore.lab.show.plots import COLOURS, new_figure
 
 NAMES = {
@@ -56,11 +57,11 @@ def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return found
 
 
-def draw(folders: Mapping[str, Sequence[Record]], path: Path) -> None:
-    """folders: records by the title of their row of panels."""
-    figure = new_figure(width=9, height=3.4 * len(folders))
-    panels = figure.subplots(len(folders), 2, squeeze=False, sharey="row")
-    for row, (title, records) in zip(panels, folders.items(), strict=True):
+def draw(files: Mapping[str, Sequence[Record]], path: Path) -> None:
+    """files: records by the title of their row of panels."""
+    figure = new_figure(width=9, height=3.4 * len(files))
+    panels = figure.subplots(len(files), 2, squeeze=False, sharey="row")
+    for row, (title, records) in zip(panels, files.items(), strict=True):
         marks = marks_of(records)
         for axes, kind in zip(row, ("queries", "seconds"), strict=True):
             points = {name: (getattr(mark, kind), mark.accuracy) for name, mark in marks.items()}
@@ -80,9 +81,9 @@ def main() -> None:
     """Read the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", type=Path)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("files", type=Path, nargs="+", metavar="RECORDS")
     arguments = parser.parse_args()
-    draw({folder.name: read_records(folder) for folder in arguments.folders}, arguments.figure)
+    draw({file.stem: read_records(file) for file in arguments.files}, arguments.figure)
 
 
 def _mark(records: Sequence[Record]) -> Mark:

@@ -1,6 +1,6 @@
 """Draw accuracy against queries from records of ``maskrestore evaluate --max-queries N``; computes nothing itself.
 
-python -m benchmarks.query_curve FOLDER FIGURE.png
+python -m benchmarks.query_curve RECORDS.jsonl FIGURE.png
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from maskrestore.defense.config import BDMAEConfig
-from maskrestore.errors import DataError
-from maskrestore.lab.measure.records import Record, read_record
+from maskrestore.lab.measure.record_files import read_records
+from maskrestore.lab.measure.records import Record
 from maskrestore.lab.show.plots import new_figure
 
 RATES = {"ca": "clean accuracy", "ba": "accuracy on triggered images", "asr": "attack success rate"}
@@ -52,13 +52,10 @@ def draw(records: Sequence[Record], path: Path) -> None:
 def main() -> None:
     """Read the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("records", type=Path, help="a file of records; benchmarks/schedules.sh makes one")
     parser.add_argument("figure", type=Path)
     arguments = parser.parse_args()
-    records = [read_record(path) for path in sorted(arguments.folder.glob("*.json"))]
-    if not records:
-        raise DataError(f"no records in {arguments.folder}; benchmarks/schedules.sh makes them")
-    draw(records, arguments.figure)
+    draw(read_records(arguments.records), arguments.figure)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ def record(config: BDMAEConfig, right: int) -> Record:
     """right: of 20 images of each kind."""
     rates = Metrics(ca=Rate(right, 20), ba=Rate(right, 20), asr=Rate(20 - right, 20))
     return Record(
+        name=f"{right}",
         digest=f"{right}",
         created="2026-01-01T00:00:00+00:00",
         dataset="signs",

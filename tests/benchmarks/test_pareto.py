@@ -11,7 +11,8 @@ from benchmark_records import DEFAULT, record
 from benchmarks import pareto
 from maskrestore.errors import DataError
 from maskrestore.lab.measure.metrics import Metrics
-from maskrestore.lab.measure.records import Record, write_record
+from maskrestore.lab.measure.record_files import cell_records
+from maskrestore.lab.measure.records import Record
 from maskrestore.statistics import Rate
 
 
@@ -61,8 +62,8 @@ def test_the_front_is_what_nothing_beats() -> None:
 def test_the_figure_is_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     for number, one in enumerate(RECORDS):
-        write_record(tmp_path / "set" / f"{number}.json", one)
-    monkeypatch.setattr(sys, "argv", ["pareto", str(tmp_path / "pareto.png"), str(tmp_path / "set")])
+        cell_records(tmp_path / "set.jsonl").append(dataclasses.replace(one, name=f"{number}"))
+    monkeypatch.setattr(sys, "argv", ["pareto", str(tmp_path / "pareto.png"), str(tmp_path / "set.jsonl")])
     pareto.main()
     with Image.open(tmp_path / "pareto.png") as picture:
         assert picture.size == (9 * 150, int(3.4 * 150))

@@ -9,7 +9,7 @@ from benchmarks import query_curve
 from maskrestore import PROFILES, BDMAEConfig
 from maskrestore.defense.beyond_paper.budget import fast, within
 from maskrestore.errors import DataError
-from maskrestore.lab.measure.records import read_record, write_record
+from maskrestore.lab.measure.record_files import cell_records
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,9 @@ from maskrestore.lab.measure.records import read_record, write_record
 )
 def test_a_record_allows_what_its_settings_did(config: BDMAEConfig, tmp_path: Path) -> None:
     # As files hold it: tuples are lists there, and schedules are named only where they are in use.
-    write_record(tmp_path / "record.json", record(config, 15))
-    assert allowed(read_record(tmp_path / "record.json")) == config.max_queries
+    one = record(config, 15)
+    cell_records(tmp_path).append(one)
+    assert allowed(cell_records(tmp_path).get(one.name)) == config.max_queries
 
 
 def test_schedules_are_named_only_where_in_use() -> None:
@@ -55,14 +56,14 @@ def test_every_rate_is_drawn_over_rising_queries(tmp_path: Path, monkeypatch: py
 
 def test_a_folder_without_records_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["query_curve", str(tmp_path), str(tmp_path / "curve.png")])
-    with pytest.raises(DataError, match=r"schedules\.sh makes them"):
+    with pytest.raises(DataError, match=r"cells\.jsonl holds no records"):
         query_curve.main()
 
 
 def test_records_of_a_folder_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     for number, config in enumerate((within(DEFAULT, 15), DEFAULT)):
-        write_record(tmp_path / f"{number}.json", record(config, 15 + number))
+        cell_records(tmp_path).append(record(config, 15 + number))
     monkeypatch.setattr("sys.argv", ["query_curve", str(tmp_path), str(tmp_path / "curve.png")])
     query_curve.main()
     assert (tmp_path / "curve.png").stat().st_size > 0

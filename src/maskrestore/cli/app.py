@@ -11,6 +11,7 @@ import typer
 from maskrestore import __version__
 from maskrestore.cli.demo import demo
 from maskrestore.cli.lab.evaluate import evaluate
+from maskrestore.cli.lab.records import records
 from maskrestore.cli.lab.reproduce import reproduce
 from maskrestore.cli.lab.table import table
 from maskrestore.cli.lab.train_diffusion import train_diffusion
@@ -57,6 +58,7 @@ app.command("purify")(purify)
 app.command("evaluate")(evaluate)
 app.command("reproduce")(reproduce)
 app.command("table")(table)
+app.add_typer(records, name="records")
 app.command("train-victim")(train_victim)
 app.command("pretrain")(pretrain)
 app.command("train-diffusion")(train_diffusion)

@@ -1,7 +1,6 @@
 """``train-victim``, ``evaluate``, ``table`` and ``demo``, with real but very small parts."""
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 
 from maskrestore.lab.attacks import make_attack
 from maskrestore.lab.data.signs import SIGN_NAMES, load_signs
+from maskrestore.lab.measure.record_files import cell_records, read_records
 from maskrestore.lab.measure.records import read_record
 from maskrestore.lab.victims import PACKAGED, PackagedVictim, VictimData
 
@@ -46,8 +46,8 @@ def test_a_victim_is_trained_once_and_then_evaluated(lab, tmp_path):
     assert "attack success rate" in result.stdout
     result = lab("evaluate", *attack, "--defense", "bdmae", *COUNTS)
     assert result.exit_code == 0, result.output
-    (path,) = (tmp_path / "results").iterdir()
-    record = read_record(path)
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["cells.jsonl"]
+    (record,) = read_records(tmp_path / "results")
     assert record.attack == "badnets:3x3-color"
     assert record.victim.config["width"] == 4
     assert record.victim.config["target"] == 2
@@ -63,7 +63,7 @@ def test_several_attacks_and_defenses_then_a_table(lab, invoke, tmp_path):
     defenses = ("--defense", "none", "--defense", "bdmae-paper", "--set", "refinement_steps=0")
     result = lab("evaluate", "--train", *attacks, *defenses, *COUNTS)
     assert result.exit_code == 0, result.output
-    assert len(list((tmp_path / "results").iterdir())) == 4
+    assert len(read_records(tmp_path / "results")) == 4
     result = invoke("table", "results")
     assert result.exit_code == 0
     assert "| attack | no defense | bdmae-paper[refinement_steps=0] |" in result.stdout
@@ -80,23 +80,25 @@ def test_a_number_of_queries_is_kept_by_what_knows_how(lab, tmp_path):
     assert not (tmp_path / "results").exists()
     result = lab(*options, "--defense", "bdmae", "--defense", "none")
     assert result.exit_code == 0, result.output
-    assert {read_record(path).cost.queries_max for path in (tmp_path / "results").iterdir()} <= {*range(1, 10)}
+    assert {record.cost.queries_max for record in read_records(tmp_path / "results")} <= {*range(1, 10)}
 
 
 def test_a_finished_evaluation_is_kept_unless_asked_for_again(lab, tmp_path):
     options = ("--train", "--attack", "none", "--defense", "none", *COUNTS)
     lab("evaluate", *options)
-    (path,) = (tmp_path / "results").iterdir()
-    record = read_record(path)
+    file = cell_records(tmp_path / "results")
+    (record,) = file.read().values()
     marked = dataclasses.replace(
         record, environment=dataclasses.replace(record.environment, commit="an-older-revision")
     )
-    path.write_text(json.dumps(dataclasses.asdict(marked)))
+    file.append(marked)
     result = lab("evaluate", *options)
     assert result.exit_code == 0
     assert "kept the record of revision an-older-revision" in result.stderr
     lab("evaluate", *options, "--again")
-    assert read_record(path).environment.commit != "an-older-revision"
+    (record,) = file.read().values()
+    assert record.environment.commit != "an-older-revision"
+    assert file.is_compact()
 
 
 def test_an_interrupted_evaluation_goes_on(lab, tmp_path, monkeypatch):
@@ -117,8 +119,8 @@ def test_an_interrupted_evaluation_goes_on(lab, tmp_path, monkeypatch):
     assert "same command again" in result.stderr
     assert lab("evaluate", *options).exit_code == 0
     assert batches == [32, 8, 8]
-    (path,) = (tmp_path / "results").iterdir()
-    assert read_record(path).after.ca.trials == 40
+    (record,) = read_records(tmp_path / "results")
+    assert record.after.ca.trials == 40
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_wrong_evaluations_are_one_clear_line(lab, options, status, message):
 def test_table_of_nothing(invoke, tmp_path):
     result = invoke("table", tmp_path)
     assert result.exit_code == 1
-    assert "no *.json record" in result.stderr
+    assert "holds no records; make some with" in result.stderr
 
 
 class StickerModel(nn.Module):

@@ -1,20 +1,21 @@
+import dataclasses
 import functools
-import json
 import re
 
 import pytest
 
 from maskrestore.errors import ConfigError, MissingDependencyError
-from maskrestore.lab.paper.catalogue import GRIDS
+from maskrestore.lab.measure.record_files import cell_records, read_records
+from maskrestore.lab.paper.catalogue import EXPERIMENTS
 from maskrestore.lab.runner.run_cells import run_cells_in_processes
 
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    from toy_laboratory import ToyLaboratory
+    from toy_resources import ToyResources
 
-    toy = ToyLaboratory(tmp_path / "toy")
-    monkeypatch.setattr("maskrestore.cli.lab.reproduce.make_laboratory", toy.make)
+    toy = ToyResources(tmp_path / "toy")
+    monkeypatch.setattr("maskrestore.cli.lab.reproduce.make_resources", toy.make)
     monkeypatch.chdir(tmp_path)
     return toy
 
@@ -24,7 +25,7 @@ def test_a_table_is_measured_and_written(invoke, toy, tmp_path):
     assert result.exit_code == 0, result.output
     assert "48 measured of 48 cells" in result.stderr
     folder = tmp_path / "runs/reproduce/smoke"
-    assert len(list((folder / "cells").iterdir())) == 48
+    assert len(read_records(folder)) == 48
     assert {path.name for path in (folder / "tables").iterdir()} == {"table2.md", "table2.csv", "table2.tex"}
     assert "48 kept of 48 cells" in invoke("reproduce", "table2", "--scale", "smoke").stderr
 
@@ -32,7 +33,7 @@ def test_a_table_is_measured_and_written(invoke, toy, tmp_path):
 def test_the_cells_of_some_defenses_only(invoke, toy, tmp_path):
     arguments = ("reproduce", "table2", "--scale", "smoke", "--out", "o", "--only", "blur-weak", "--only", "bdmae")
     assert "4 measured of 4 cells" in invoke(*arguments).stderr
-    assert {path.name.split("_")[3] for path in (tmp_path / "o/cells").iterdir()} == {"blur-weak", "bdmae"}
+    assert {record.defense.name for record in read_records(tmp_path / "o")} == {"blur-weak", "bdmae"}
     assert "| Blur (Weak) |" in (tmp_path / "o/tables/table2.md").read_text()
     result = invoke(*arguments, "--only", "bdmea")
     assert result.exit_code == 2
@@ -42,10 +43,10 @@ def test_the_cells_of_some_defenses_only(invoke, toy, tmp_path):
 def test_some_cases_only(invoke, toy, tmp_path):
     arguments = ("reproduce", "table2", "tableA4", "--scale", "smoke", "--out", "o", "--only", "none")
     assert "2 measured of 2 cells" in invoke(*arguments, "--case", "gtsrb badnets:3x3").stderr
-    names = sorted(path.name for path in (tmp_path / "o/cells").iterdir())
+    names = [record.name for record in read_records(tmp_path / "o")]
     assert [name.split("_resnet")[0] for name in names] == ["gtsrb_badnets-3x3-color", "gtsrb_badnets-3x3-white"]
     assert "of 4 cells" in invoke(*arguments, "--case", "3x3", "--case", "gtsrb badnets:1x1").stderr
-    assert len(list((tmp_path / "o/cells").iterdir())) == 4
+    assert len(read_records(tmp_path / "o")) == 4
     result = invoke(*arguments, "--case", "gtrsb")
     assert result.exit_code == 2
     assert "unknown case of these tables 'gtrsb'" in result.stderr
@@ -55,10 +56,9 @@ def test_records_of_another_revision_are_kept_and_named(invoke, toy, tmp_path):
     arguments = ("reproduce", "table2", "--scale", "smoke", "--out", "o", "--only", "none")
     assert "other revisions" not in invoke(*arguments).stderr
     assert "other revisions" not in invoke(*arguments).stderr
-    path = next((tmp_path / "o/cells").iterdir())
-    record = json.loads(path.read_text())
-    record["environment"]["commit"] = "0123abc"
-    path.write_text(json.dumps(record))
+    record = read_records(tmp_path / "o")[0]
+    earlier = dataclasses.replace(record.environment, commit="0123abc")
+    cell_records(tmp_path / "o").append(dataclasses.replace(record, environment=earlier))
     result = invoke(*arguments)
     assert "2 kept of 2 cells" in result.stderr
     assert "0123abc (1)" in result.stderr
@@ -68,7 +68,7 @@ def test_a_figure_that_cannot_be_drawn_does_not_stop_the_tables(invoke, toy, tmp
     def draw_bars(*_):
         raise MissingDependencyError("matplotlib", "lab")
 
-    monkeypatch.setattr("maskrestore.cli.lab.reproduce.draw_bars", draw_bars)
+    monkeypatch.setattr("maskrestore.lab.show.experiments.draw_bars", draw_bars)
     result = invoke("reproduce", "figA4", "table2", "--scale", "smoke", "--out", "o", "--only", "none")
     assert result.exit_code == 1
     assert "figA4: matplotlib is needed" in result.stderr
@@ -85,7 +85,7 @@ def test_the_plan_measures_nothing(invoke, toy, tmp_path):
 
 def test_processes_share_the_work(invoke, toy, tmp_path, monkeypatch):
     fork = functools.partial(run_cells_in_processes, start_method="fork")  # quicker to start than "spawn"
-    monkeypatch.setattr("maskrestore.cli.lab.reproduce.run_cells_in_processes", fork)
+    monkeypatch.setattr("maskrestore.cli.lab.reproduce_run.run_cells_in_processes", fork)
     toy.trained = False
     toy.deadly = frozenset({"jpeg"})
     result = invoke("reproduce", "figA4", "fig3", "--scale", "smoke", "--out", "o", "--train", "--jobs", "2")
@@ -138,7 +138,7 @@ def test_a_victim_of_pictures_that_cannot_be_trained_is_said_and_sets_the_status
 
 def test_the_plan_does_not_count_on_more_processors_than_there_are(invoke, toy, monkeypatch):
     monkeypatch.setattr("maskrestore.lab.runner.pool.available_cores", lambda: 4)
-    monkeypatch.setattr("maskrestore.cli.lab.reproduce.available_cores", lambda: 4)
+    monkeypatch.setattr("maskrestore.cli.lab.reproduce_plan.available_cores", lambda: 4)
     monkeypatch.setattr("torch.get_num_threads", lambda: 4)
 
     def hours(jobs):
@@ -153,10 +153,9 @@ def test_the_plan_does_not_count_on_more_processors_than_there_are(invoke, toy, 
 
 def test_the_plan_passes_over_records_of_other_weights(invoke, toy, tmp_path):
     assert invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o").exit_code == 0
-    path = sorted((tmp_path / "o/cells").iterdir())[0]
-    record = json.loads(path.read_text())
-    record["defense"]["restorer_weights"] = "of another restorer"
-    path.write_text(json.dumps(record))
+    record = read_records(tmp_path / "o")[0]
+    defense = dataclasses.replace(record.defense, restorer_weights="of another restorer")
+    cell_records(tmp_path / "o").append(dataclasses.replace(record, defense=defense))
     plan = invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o", "--plan").stdout
     cells, recorded, failed = re.findall(r"\d+", plan.partition("figA4")[2])[:3]
     assert (cells, recorded, failed) == ("15", "14", "0")
@@ -169,27 +168,27 @@ def test_tables_without_data_are_listed_not_faked(invoke, toy, tmp_path):
     assert "|" not in text
 
 
-def test_the_page_of_results(invoke, toy, tmp_path):
-    result = invoke("reproduce", "figA4", "results", "--scale", "smoke", "--out", "o", "--page", "docs/results.md")
+def test_the_pages_of_results(invoke, toy, tmp_path):
+    result = invoke("reproduce", "figA4", "results", "--scale", "smoke", "--out", "o", "--pages", "docs/results")
     assert result.exit_code == 0, result.output
-    text = (tmp_path / "docs/results.md").read_text()
-    for words in ("# Results", "## Leaderboard", "## Figure A.4", "## How to add yours"):
-        assert words in text
-    (link,) = re.findall(r"!\[.*\]\((.*)\)", text)
-    assert (tmp_path / "docs" / link).resolve() == tmp_path / "o/figures/figA4.png"
+    pages = tmp_path / "docs/results"
+    names = {path.name for path in pages.iterdir()}  # a table and the figure share cells
+    assert names == {"index.md", "leaderboard.md", "tableA3.md", "figA4.md", "figures"}
+    (link,) = re.findall(r"!\[.*\]\((.*)\)", (pages / "figA4.md").read_text())
+    assert (pages / link).read_bytes() == (tmp_path / "o/figures/figA4.png").read_bytes()
     assert invoke("reproduce", "results", "--out", "nothing").exit_code == 1
 
 
-def test_the_page_of_results_of_several_folders(invoke, toy, tmp_path):
+def test_the_pages_of_results_of_several_folders(invoke, toy, tmp_path):
     for name, folder in (("figA4", "o"), ("tableA2", "p")):
         assert invoke("reproduce", name, "--scale", "smoke", "--out", folder).exit_code == 0
-    page = ("reproduce", "results", "--scale", "smoke", "--out", "o", "--page", "a.md")
-    assert "wrote a.md from 15 records" in invoke(*page).stdout
-    assert "### GTSRB" not in (tmp_path / "a.md").read_text()
-    assert "wrote a.md from 21 records" in invoke(*page, "--records", "p", "--records", "o").stdout
-    text = (tmp_path / "a.md").read_text()
-    assert "### GTSRB" in text
-    assert "| JPEG |" in text
+    command = ("reproduce", "results", "--scale", "smoke", "--out", "o")
+    assert "wrote the pages in o/pages from 15 records" in invoke(*command).stdout
+    pages = tmp_path / "o/pages"
+    assert not (pages / "tableA2.md").exists()
+    assert "from 21 records" in invoke(*command, "--records", "p", "--records", "o").stdout
+    assert "## GTSRB" in (pages / "tableA2.md").read_text()
+    assert "| JPEG |" in (pages / "figA4.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["table9", "figure3"])
@@ -201,6 +200,6 @@ def test_unknown_names_are_one_clear_line(invoke, toy, name):
 
 def test_help_lists_every_name(invoke):
     text = invoke("reproduce", "--help").stdout
-    for name in GRIDS:
+    for name in EXPERIMENTS:
         assert name in text
     assert "maskrestore reproduce table2 --plan" in text

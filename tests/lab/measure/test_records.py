@@ -47,7 +47,7 @@ def test_record_holds_no_labels_and_no_key(record):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 99}, "record version 99, expected 1"),
+        ({"version": 99}, "found record version 99, expected"),
         ({"seed": "zero"}, "record.seed should be int, got 'zero'"),
         ({"kept": True}, "record.kept should be int, got True"),
         ({"cost": None}, "record.cost should be an object"),

@@ -6,7 +6,7 @@ import torch
 
 from maskrestore.errors import ConfigError
 from maskrestore.lab.measure.defenses import NoDefense
-from maskrestore.lab.measure.records import read_record
+from maskrestore.lab.measure.record_files import cell_records
 from maskrestore.lab.measure.run import choose_images, evaluate, triggered_images
 from maskrestore.statistics import Rate
 from toy_evaluation import (
@@ -98,53 +98,52 @@ def test_triggered_images_have_the_precision_of_files():
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
-    whole = run(EraseCorner(), CornerAttack(), out=tmp_path / "whole")
+    whole = run(EraseCorner(), CornerAttack(), out=cell_records(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        run(EraseCorner(fail_after=4), CornerAttack(), out=tmp_path / "parts")
+        run(EraseCorner(fail_after=4), CornerAttack(), out=cell_records(tmp_path / "parts"))
     (partial,) = (tmp_path / "parts").glob("*.partial.jsonl")
     with partial.open("a") as file:
         file.write('{"part": "triggered", "indi')  # a line that was being written
     rest = EraseCorner()
-    resumed = run(rest, CornerAttack(), out=tmp_path / "parts")
+    resumed = run(rest, CornerAttack(), out=cell_records(tmp_path / "parts"))
     assert sum(len(images) for images in rest.seen) == 35 - 28  # 4 chunks: 8 + 8 + 4 clean, 8 triggered
     assert (resumed.before, resumed.after, resumed.kept) == (whole.before, whole.after, whole.kept)
-    assert [path.suffix for path in (tmp_path / "parts").iterdir()] == [".json"]
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["cells.jsonl"]
 
 
 def test_other_settings_do_not_continue_a_partial_run(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(EraseCorner(fail_after=2), CornerAttack(), out=tmp_path)
+        run(EraseCorner(fail_after=2), CornerAttack(), out=cell_records(tmp_path))
     fresh = EraseCorner()
-    run(fresh, CornerAttack(), out=tmp_path, seed=3)
+    run(fresh, CornerAttack(), out=cell_records(tmp_path), seed=3)
     assert sum(len(images) for images in fresh.seen) == 35
 
 
 def test_a_partial_file_of_another_revision_is_not_continued(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(EraseCorner(fail_after=2), CornerAttack(), out=tmp_path)
+        run(EraseCorner(fail_after=2), CornerAttack(), out=cell_records(tmp_path))
     (partial,) = tmp_path.glob("*.partial.jsonl")
     head, *lines = partial.read_text().splitlines()
     partial.write_text("\n".join([json.dumps({"key": json.loads(head)["key"] + "x"}), *lines]) + "\n")
     fresh = EraseCorner()
-    run(fresh, CornerAttack(), out=tmp_path)
+    run(fresh, CornerAttack(), out=cell_records(tmp_path))
     assert sum(len(images) for images in fresh.seen) == 35
 
 
 def test_a_defense_that_raises_leaves_its_predictions(tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
-        run(EraseCorner(fail_after=1, failure=RuntimeError("power cut")), out=tmp_path)
+        run(EraseCorner(fail_after=1, failure=RuntimeError("power cut")), out=cell_records(tmp_path))
     rest = EraseCorner()
-    run(rest, out=tmp_path)
+    run(rest, out=cell_records(tmp_path))
     assert sum(len(images) for images in rest.seen) == 12
 
 
 def test_record_is_written_and_can_be_kept(tmp_path):
-    record = run(EraseCorner(), CornerAttack(), out=tmp_path)
-    (path,) = tmp_path.glob("*.json")
-    assert path.name.startswith("toy_corner-white_erase_")
-    assert read_record(path) == record
+    record = run(EraseCorner(), CornerAttack(), out=cell_records(tmp_path))
+    assert record.name.startswith("toy_corner-white_erase_")
+    assert cell_records(tmp_path).read() == {record.name: record}
     idle = EraseCorner()
-    assert run(idle, CornerAttack(), out=tmp_path, keep_existing=True) == record
+    assert run(idle, CornerAttack(), out=cell_records(tmp_path), keep_existing=True) == record
     assert idle.seen == []
 
 
@@ -163,9 +162,9 @@ def test_the_defense_is_blind():
 
 def test_progress_counts_up_and_includes_resumed_images(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(EraseCorner(fail_after=2), CornerAttack(), out=tmp_path)
+        run(EraseCorner(fail_after=2), CornerAttack(), out=cell_records(tmp_path))
     states = []
-    run(EraseCorner(), CornerAttack(), out=tmp_path, progress=states.append)
+    run(EraseCorner(), CornerAttack(), out=cell_records(tmp_path), progress=states.append)
     assert [state.done for state in states] == [16, 20, 28, 35]
     assert {state.total for state in states} == {35}
     assert states[-1].queries == 2.0

@@ -5,8 +5,8 @@ import pytest
 from maskrestore.errors import ConfigError, UnknownNameError
 from maskrestore.lab.attacks import make_attack
 from maskrestore.lab.measure.defenses import DEFENSES
-from maskrestore.lab.measure.records import read_record
-from maskrestore.lab.paper.catalogue import GRIDS
+from maskrestore.lab.measure.record_files import read_records
+from maskrestore.lab.paper.catalogue import EXPERIMENTS
 from maskrestore.lab.paper.cells import Case, Cell, Variant, expand
 from maskrestore.lab.paper.layouts import Curves, Pictures, Table
 from maskrestore.lab.paper.published import PAPER, paper_rates
@@ -21,7 +21,7 @@ from maskrestore.lab.paper.scales import (
 )
 from maskrestore.lab.runner.run_cells import run_cells
 from maskrestore.lab.victims import VictimConfig
-from toy_laboratory import ToyLaboratory
+from toy_resources import ToyResources
 
 LOCAL = SCALES["local"]
 CASE = Case(dataset="cifar10", attack="badnets:3x3-color")
@@ -34,12 +34,12 @@ def cell(case=CASE, defense="blur-weak", scale=LOCAL, repeat=0, **settings):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_cell_can_be_built(name, scale):
     cells = cells_of(experiment(name), scale_of(scale), repeats=1)
     # Names differ where anything does; settings that are the defaults anyway are no difference.
     asked = {(one.case, one.variant.defense, repr(one.config), one.repeat) for one in cells}
-    assert len({one.path for one in cells}) == len(asked)
+    assert len({one.name for one in cells}) == len(asked)
     for one in cells:
         assert one.victim.digest()
         assert one.config is not None
@@ -50,32 +50,32 @@ def test_every_cell_can_be_built(name, scale):
 def test_all_tables_and_figures_of_the_paper_are_there():
     names = {f"table{n}" for n in ("1", "2", "3", *(f"A{m}" for m in range(1, 9)))}
     names |= {f"fig{n}" for n in ("3", "4", "5", *(f"A{m}" for m in range(1, 7)))} | {"all-to-all"}
-    assert names <= GRIDS.keys()
+    assert names <= EXPERIMENTS.keys()
     for name in ("tableA5", "tableA6", "tableA7", "tableA8"):
-        table = GRIDS[name]
+        table = EXPERIMENTS[name]
         assert isinstance(table, Table)
         assert table.unavailable
         assert not cells_of(table, LOCAL)
 
 
 def test_local_is_what_fits_two_cores():
-    cells = cells_of(GRIDS["table2"], LOCAL)
+    cells = cells_of(EXPERIMENTS["table2"], LOCAL)
     assert {one.victim.width for one in cells} == {32}
     assert {one.victim.init for one in cells} == {"clean"}
     counts = {one.variant.defense: one.count for one in cells}
     assert counts["bdmae"] == counts["blur-weak"] == 500
     assert counts["patchcleanser"] == 200
     # Tables share cells.
-    shared = {one.path for one in cells} & {one.path for one in cells_of(GRIDS["tableA3"], LOCAL)}
+    shared = {one.name for one in cells} & {one.name for one in cells_of(EXPERIMENTS["tableA3"], LOCAL)}
     assert len(shared) > 60
 
 
 def test_full_is_the_size_of_the_paper():
-    cells = cells_of(GRIDS["table2"], SCALES["full"])
+    cells = cells_of(EXPERIMENTS["table2"], SCALES["full"])
     assert {one.repeat for one in cells} == set(range(14))
     assert {(one.count, one.victim.width, one.victim.init) for one in cells} == {(None, 64, "scratch")}
     assert len({one.victim.target for one in cells if one.case.dataset == "cifar10"}) == 10
-    assert {one.count for one in cells_of(GRIDS["table1"], SCALES["full"])} == {500}
+    assert {one.count for one in cells_of(EXPERIMENTS["table1"], SCALES["full"])} == {500}
 
 
 def test_repeat_zero_is_the_victim_that_train_victim_makes():
@@ -107,10 +107,9 @@ def test_a_cell_is_known_by_everything_that_was_asked_for():
         cell(dataclasses.replace(CASE, augmented_trigger=True)),
         dataclasses.replace(cell(), restorer="another"),
     ]
-    assert len({one.path for one in [cell(), *others]}) == len(others) + 1
-    assert cell().path == cell().path
-    assert cell().path.startswith("cells/cifar10_badnets-3x3-color_resnet18-w32_blur-weak_r0_")
-    assert cell(defense="strip").path.startswith("detections/")
+    assert len({one.name for one in [cell(), *others]}) == len(others) + 1
+    assert cell().name == cell().name
+    assert cell().name.startswith("cifar10_badnets-3x3-color_resnet18-w32_blur-weak_r0_")
 
 
 def test_digests_of_cells_stay_what_they_were():
@@ -137,7 +136,7 @@ def test_the_weights_of_a_diffusion_model_make_other_cells_of_its_defenses_only(
 
 
 def test_settings_that_are_the_defaults_make_no_other_cell():
-    assert cell(defense="bdmae-paper", rounds=5).path == cell(defense="bdmae-paper").path
+    assert cell(defense="bdmae-paper", rounds=5).name == cell(defense="bdmae-paper").name
 
 
 def test_unknown_names_list_the_known_ones():
@@ -160,7 +159,7 @@ def test_februus_looks_at_a_layer_that_the_network_has():
         assert target_layer(ARCHITECTURES[name](10, width=4), layer) is not None
     chosen = {
         (case.architecture, dict(variant.settings)["layer"])
-        for grid in GRIDS.values()
+        for grid in EXPERIMENTS.values()
         for case, variant in grid.entries()
         if "layer" in dict(variant.settings)
     }
@@ -179,7 +178,10 @@ def test_cells_of_a_victim_come_together_and_once():
 
 
 def test_points_of_a_curve_are_reckoned_to_share_their_work():
-    alone, shared = cell(defense="bdmae"), cell(defense="bdmae", scale=dataclasses.replace(LOCAL, recalls=True))
+    alone, shared = (
+        cell(defense="bdmae"),
+        cell(defense="bdmae", scale=dataclasses.replace(LOCAL, shares_restorations=True)),
+    )
     assert estimated_seconds([shared]) < estimated_seconds([alone]) / 2
 
 
@@ -189,8 +191,8 @@ def test_every_schedule_of_the_method_has_an_estimate():
 
 def test_estimates_prefer_what_this_hardware_has_shown(tmp_path):
     wanted = [cell(defense="bdmae"), cell(defense="blur-weak")]
-    run_cells([cell(scale=SCALES["smoke"])], tmp_path, ToyLaboratory(tmp_path).make())
-    record = read_record(next((tmp_path / "cells").iterdir()))
+    run_cells([cell(scale=SCALES["smoke"])], tmp_path, ToyResources(tmp_path).make())
+    (record,) = read_records(tmp_path)
     here = record.environment
     slow = dataclasses.replace(record, cost=dataclasses.replace(record.cost, seconds=record.cost.seconds + 16))
     elsewhere = dataclasses.replace(slow, environment=dataclasses.replace(here, device="another processor"))
@@ -218,7 +220,7 @@ def test_the_papers_means_are_those_of_its_details(detailed, column):
 
 
 def test_rows_and_columns_lead_to_the_papers_figures():
-    for name, table in GRIDS.items():
+    for name, table in EXPERIMENTS.items():
         if name not in PAPER or not isinstance(table, Table):
             continue
         titles = {column.title for column in table.columns}
@@ -232,13 +234,13 @@ def test_rows_and_columns_lead_to_the_papers_figures():
 
 
 def test_shapes_of_all_experiments():
-    for name, one in GRIDS.items():
+    for name, one in EXPERIMENTS.items():
         assert isinstance(one, Table | Curves | Pictures), name
         if isinstance(one, Table) and one.bars:
             assert len(one.columns) == 1
         if isinstance(one, Curves):
             assert all(len(panel.lines) <= 8 for panel in one.panels), name
-    assert all(variant.defense in DEFENSES or variant.detects for _, variant in GRIDS["table2"].entries())
+    assert all(variant.defense in DEFENSES or variant.detects for _, variant in EXPERIMENTS["table2"].entries())
 
 
 def test_victims_of_a_scale_with_epochs_train_no_longer():

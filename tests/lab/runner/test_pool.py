@@ -9,12 +9,11 @@ import pytest
 import torch
 from test_run_cells import CASES, cells, states
 
-from maskrestore.lab.measure.records import read_record
-from maskrestore.lab.runner.executor import failure_path
 from maskrestore.lab.runner.pool import available_cores, threads_of_a_worker
+from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.runner.run_cells import run_cells, run_cells_in_processes
-from maskrestore.lab.runner.scheduler import Agenda
-from toy_laboratory import ToyLaboratory
+from maskrestore.lab.runner.scheduler import Scheduler
+from toy_resources import ToyResources
 
 in_processes = functools.partial(run_cells_in_processes, start_method="fork")  # quicker to start than "spawn"
 
@@ -26,7 +25,7 @@ def without_costs(record):
 
 def test_processes_make_the_same_records_as_one(tmp_path):
     wanted = cells("none", "blur-weak", "flip", "scale-up", repeats=2)
-    toy = ToyLaboratory(tmp_path, trained=False)
+    toy = ToyResources(tmp_path, trained=False)
     notes = []
     outcomes = in_processes(
         wanted,
@@ -40,7 +39,7 @@ def test_processes_make_the_same_records_as_one(tmp_path):
     run_cells(wanted, tmp_path / "one", toy.make())
     for cell in wanted:
         if not cell.variant.detects:
-            many, one = (read_record(tmp_path / name / cell.path) for name in ("many", "one"))
+            many, one = (ResultsFolder(tmp_path / name).record_of(cell) for name in ("many", "one"))
             assert without_costs(many) == without_costs(one)
     # Each victim was trained once, after the clean one that it starts from.
     victims = {one.digest() for cell in wanted for one in (cell.victim, cell.victim.clean())}
@@ -50,29 +49,29 @@ def test_processes_make_the_same_records_as_one(tmp_path):
         assert places == sorted(places)
     assert {worker for worker, _ in notes} == {0, 1, 2}
     assert any(text.startswith("training cifar10 clean: 50 %") for _, text in notes)
-    assert not list(tmp_path.rglob("*.claim"))
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_started_as_users_start_it(tmp_path):
-    toy = ToyLaboratory(tmp_path)
+    toy = ToyResources(tmp_path)
     wanted = cells("none", cases=CASES)
     outcomes = run_cells_in_processes(wanted, tmp_path, toy.make, jobs=1)
     assert states(outcomes) == ["measured", "measured"]
 
 
 def test_a_process_that_dies_fails_its_cell_only(tmp_path):
-    toy = ToyLaboratory(tmp_path, deadly=frozenset({"blur-weak"}))
+    toy = ToyResources(tmp_path, deadly=frozenset({"blur-weak"}))
     outcomes = in_processes(cells("blur-weak", "none", "flip"), tmp_path, toy.make, jobs=2)
     assert states(outcomes) == ["failed", "measured", "measured"] * 2
     assert outcomes[0].message == "the process ended by SIGKILL, perhaps for want of memory"
-    assert failure_path(tmp_path / outcomes[0].cell.path).exists()
-    healthy = ToyLaboratory(tmp_path)
+    assert ResultsFolder(tmp_path).failures.get(outcomes[0].name).error == outcomes[0].message
+    healthy = ToyResources(tmp_path)
     again = in_processes(cells("blur-weak", "none", "flip"), tmp_path, healthy.make, jobs=2, retry=True)
     assert states(again) == ["measured", "kept", "kept"] * 2
-    assert not list(tmp_path.rglob("*.failed.json"))
+    assert not ResultsFolder(tmp_path).failures.read()
 
 
-class Sleepy(ToyLaboratory):
+class Sleepy(ToyResources):
     """Training takes for ever; it says who trains."""
 
     def _train(self, config, report):
@@ -120,7 +119,7 @@ def test_no_process_is_left_after_an_interruption(tmp_path):
     children = [int(path.stem) for path in tmp_path.glob("*.pid")]
     assert len(children) == 2
     assert not any(map(alive, children))
-    assert not list(tmp_path.rglob("*.claim"))
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_threads_are_shared():
@@ -138,9 +137,9 @@ def test_threads_are_shared():
 
 
 def test_a_worker_keeps_to_its_victim_until_nothing_else_is_left(tmp_path):
-    agenda = Agenda(cells("none", "flip", "jpeg"), ToyLaboratory(tmp_path).make())
-    tasks = [(worker, agenda.next(worker).case.dataset) for worker in (0, 1, 0, 1, 0)]
+    scheduler = Scheduler(cells("none", "flip", "jpeg"), ToyResources(tmp_path).make())
+    tasks = [(worker, scheduler.next(worker).case.dataset) for worker in (0, 1, 0, 1, 0)]
     assert tasks == [(0, "cifar10"), (1, "gtsrb"), (0, "cifar10"), (1, "gtsrb"), (0, "cifar10")]
-    assert agenda.next(0).case.dataset == "gtsrb"
-    assert agenda.next(1) is None
-    assert not agenda
+    assert scheduler.next(0).case.dataset == "gtsrb"
+    assert scheduler.next(1) is None
+    assert not scheduler

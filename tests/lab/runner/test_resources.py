@@ -9,15 +9,15 @@ from safetensors.torch import save_file
 from maskrestore.cli.lab.evaluate import _defenses
 from maskrestore.errors import CheckpointError
 from maskrestore.lab.baselines import diffusion_models
-from maskrestore.lab.measure.records import read_record
-from maskrestore.lab.measure.restoration_cache import RecallingRestorer
+from maskrestore.lab.measure.restoration_cache import CachedRestorer
 from maskrestore.lab.paper.cells import Case, Cell, Variant, expand
 from maskrestore.lab.paper.scales import SCALES
-from maskrestore.lab.runner.resources import diffusion_digest, make_laboratory
+from maskrestore.lab.runner.resources import diffusion_digest, make_resources
+from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.runner.run_cells import run_cells
 from maskrestore.lab.show.leaderboard import diffusion_model_of
 from maskrestore.mae.restorer import MAERestorer
-from toy_laboratory import ToyLaboratory
+from toy_resources import ToyResources
 
 
 def diffusion_model(folder: Path, value: float) -> Path:
@@ -43,7 +43,7 @@ def test_a_record_names_the_weights_of_its_diffusion_model(tmp_path, monkeypatch
     folder = diffusion_model(tmp_path / "model", 1)
     case = Case(dataset="cifar10", attack="corners")
     cell = Cell(case=case, variant=Variant(defense="diffpure-ddpm"), scale=SCALES["smoke"])
-    entry = make_laboratory(diffusion=folder).defense(cell).entry
+    entry = make_resources(diffusion=folder).defense(cell).entry
     assert (entry.name, entry.restorer, entry.config["model"]) == ("diffpure-ddpm", "model", "model")
     assert entry.restorer_weights == diffusion_digest(folder)
 
@@ -68,43 +68,43 @@ def test_a_diffusion_model_runs_on_the_device_and_its_record_is_the_same_everywh
     monkeypatch.setattr(diffusion_models, "load_denoiser", load)
     cell = Cell(case=Case(dataset="cifar10", attack="corners"), variant=Variant(defense="zip"), scale=SCALES["smoke"])
     for folder in (None, diffusion_model(tmp_path / "model", 1)):
-        here, there = (make_laboratory(diffusion=folder, device=name).defense(cell).entry for name in ("cpu", "cuda"))
+        here, there = (make_resources(diffusion=folder, device=name).defense(cell).entry for name in ("cpu", "cuda"))
         assert here == there
     (record,) = _defenses(["zip"], [], ("mae-tiny-32", "cuda"), 0, None)
     assert record.entry.name == "zip"
     assert devices == ["cpu", "cuda"] * 2 + ["cuda"]
 
 
-def test_points_of_a_curve_share_a_restorer_that_recalls():
-    laboratory = make_laboratory()
-    shares = dataclasses.replace(SCALES["smoke"], recalls=True)
+def test_points_of_a_curve_share_a_cached_restorer():
+    resources = make_resources()
+    shares = dataclasses.replace(SCALES["smoke"], shares_restorations=True)
     case = Case(dataset="cifar10", attack="corners")
 
     def defense(scale, **settings):
         variant = Variant(defense="bdmae-paper", settings=tuple(settings.items()))
-        return laboratory.defense(Cell(case=case, variant=variant, scale=scale))
+        return resources.defense(Cell(case=case, variant=variant, scale=scale))
 
     one, other = defense(shares, rounds=2), defense(shares, rounds=3)
-    assert isinstance(one.defense.restorer, RecallingRestorer)
+    assert isinstance(one.defense.restorer, CachedRestorer)
     assert one.defense.restorer is other.defense.restorer
-    assert one.recalls
+    assert one.shares_restorations
     alone = defense(SCALES["smoke"], rounds=2)
     assert isinstance(alone.defense.restorer, MAERestorer)
     assert alone.entry == one.entry
-    assert not alone.recalls
+    assert not alone.shares_restorations
 
 
 def test_points_of_a_curve_stand_for_no_cell_of_a_table(tmp_path):
     entry = (Case(dataset="cifar10", attack="corners"), Variant(defense="none"))
     cells = [
         *expand([entry], SCALES["smoke"]),
-        *expand([entry], dataclasses.replace(SCALES["smoke"], recalls=True, images=3)),
+        *expand([entry], dataclasses.replace(SCALES["smoke"], shares_restorations=True, images=3)),
     ]
-    toy = ToyLaboratory(tmp_path).make()
+    toy = ToyResources(tmp_path).make()
     defense = toy.defense
-    recalling = dataclasses.replace(
-        toy, defense=lambda cell: dataclasses.replace(defense(cell), recalls=cell.scale.recalls)
+    sharing = dataclasses.replace(
+        toy, defense=lambda cell: dataclasses.replace(defense(cell), shares_restorations=cell.scale.shares_restorations)
     )
-    run_cells(cells, tmp_path, recalling)
-    digests = [read_record(tmp_path / cell.path).digest for cell in cells]
-    assert list(make_laboratory(known=[tmp_path / "cells"]).known) == digests[:1]
+    run_cells(cells, tmp_path, sharing)
+    digests = [ResultsFolder(tmp_path).record_of(cell).digest for cell in cells]
+    assert list(make_resources(known=[tmp_path]).known) == digests[:1]

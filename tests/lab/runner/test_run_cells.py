@@ -1,8 +1,6 @@
 import dataclasses
-import json
 import multiprocessing
 import os
-import re
 import time
 
 import pytest
@@ -10,16 +8,16 @@ import torch
 
 from maskrestore.errors import ConfigError, DataError
 from maskrestore.lab.measure.costs import MemoryMeter, counted_passes
-from maskrestore.lab.measure.detection import DetectorUnderTest, detect, read_detection
-from maskrestore.lab.measure.records import read_record
+from maskrestore.lab.measure.detection import DetectorUnderTest, detect, detection_records
+from maskrestore.lab.measure.record_files import cell_records
 from maskrestore.lab.paper.cells import Case, Variant, expand
 from maskrestore.lab.paper.scales import SCALES
-from maskrestore.lab.runner.executor import failure_path
-from maskrestore.lab.runner.locks import claim
+from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.runner.run_cells import run_cells
+from maskrestore.runtime.locks import try_lock
 from maskrestore.statistics import auroc
 from toy_evaluation import CornerAttack, make_dataset, make_victim
-from toy_laboratory import RedCorner, ToyLaboratory
+from toy_resources import RedCorner, ToyResources
 
 CASES = (Case(dataset="cifar10", attack="corners"), Case(dataset="gtsrb", attack="corners"))
 
@@ -35,50 +33,51 @@ def states(outcomes):
 
 
 def test_every_cell_is_a_record_and_is_made_once(tmp_path):
-    toy = ToyLaboratory(tmp_path)
+    toy = ToyResources(tmp_path)
     assert states(run_cells(cells(), tmp_path, toy.make())) == ["measured"] * 4
-    record = read_record(tmp_path / cells()[1].path)
+    record = ResultsFolder(tmp_path).record_of(cells()[1])
     assert (record.clean_images, record.triggered_images, record.seed) == (4, 4, 0)
     assert (record.before.asr.value, record.after.asr.value, record.after.ba.value) == (1.0, 0.0, 1.0)
     assert states(run_cells(cells(repeats=2), tmp_path, toy.make())) == ["kept"] * 4 + ["measured"] * 4
     assert len(toy.measured) == 8
-    assert not list(tmp_path.rglob("*.claim"))
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_a_record_of_the_same_evaluation_stands_for_a_cell(tmp_path):
-    toy = ToyLaboratory(tmp_path)
+    toy = ToyResources(tmp_path)
     first, *others = cells()
     run_cells([first], tmp_path / "earlier", toy.make())
-    earlier = tmp_path / "earlier" / first.path
-    text = re.sub(r'"seconds": [^,]*', '"seconds": 12.5', earlier.read_text())
-    earlier.unlink()
-    earlier.with_name("by-another-name.json").write_text(text)
-    laboratory = toy.make(known=[earlier.parent])
-    assert states(run_cells(cells(), tmp_path, laboratory)) == ["measured"] * 4
-    assert read_record(tmp_path / first.path).cost.seconds == 12.5
+    record = ResultsFolder(tmp_path / "earlier").record_of(first)
+    cost = dataclasses.replace(record.cost, seconds=12.5)
+    earlier = cell_records(tmp_path / "earlier.jsonl")
+    earlier.append(dataclasses.replace(record, name="by-another-name", cost=cost))
+    resources = toy.make(known=[earlier.path])
+    assert states(run_cells(cells(), tmp_path, resources)) == ["measured"] * 4
+    results = ResultsFolder(tmp_path)
+    assert results.record_of(first).cost.seconds == 12.5
     for other in others:
-        assert read_record(tmp_path / other.path).digest not in laboratory.known
+        assert results.record_of(other).digest not in resources.known
 
 
 def test_a_failed_cell_is_noted_and_the_others_go_on(tmp_path):
-    toy = ToyLaboratory(tmp_path, broken=frozenset({"blur-weak"}))
+    toy = ToyResources(tmp_path, broken=frozenset({"blur-weak"}))
     outcomes = run_cells(cells(), tmp_path, toy.make())
     assert states(outcomes) == ["measured", "failed", "measured", "failed"]
     assert outcomes[1].message == "RuntimeError: blur-weak has no weights"
-    note = json.loads(failure_path(tmp_path / outcomes[1].cell.path).read_text())
-    assert note["error"] == outcomes[1].message
+    failures = ResultsFolder(tmp_path).failures
+    assert failures.get(outcomes[1].name).error == outcomes[1].message
     toy.broken = frozenset()
     again = run_cells(cells(), tmp_path, toy.make())
     assert states(again) == ["kept", "failed", "kept", "failed"]
     assert again[1].message == outcomes[1].message
     assert states(run_cells(cells(), tmp_path, toy.make(), retry=True)) == ["kept", "measured"] * 2
-    assert not list(tmp_path.rglob("*.failed.json"))
+    assert not failures.read()
 
 
 def test_without_its_victim_a_cell_is_missing_unless_it_may_be_trained(tmp_path):
-    toy = ToyLaboratory(tmp_path, trained=False)
+    toy = ToyResources(tmp_path, trained=False)
     assert states(run_cells(cells(), tmp_path, toy.make())) == ["missing"] * 4
-    assert not list(tmp_path.rglob("*.json"))
+    assert not list(tmp_path.rglob("*.jsonl"))
     assert states(run_cells(cells(), tmp_path, toy.make(train=True))) == ["measured"] * 4
     poisoned = [cells()[0].victim, cells()[2].victim]
     # The clean victims come first, each once.
@@ -86,14 +85,14 @@ def test_without_its_victim_a_cell_is_missing_unless_it_may_be_trained(tmp_path)
 
 
 def test_cells_with_records_need_no_victim(tmp_path):
-    run_cells(cells(), tmp_path, ToyLaboratory(tmp_path).make())
-    toy = ToyLaboratory(tmp_path, trained=False)
+    run_cells(cells(), tmp_path, ToyResources(tmp_path).make())
+    toy = ToyResources(tmp_path, trained=False)
     assert states(run_cells(cells(), tmp_path, toy.make(train=True))) == ["kept"] * 4
     assert toy.trainings == []
 
 
 def test_ready_victims_come_first_and_their_cells_together(tmp_path):
-    lab = ToyLaboratory(tmp_path, trained=False).make(train=True)
+    lab = ToyResources(tmp_path, trained=False).make(train=True)
     lab.train(cells()[2].victim, lambda state: None)
     order = []
     run_cells(
@@ -106,14 +105,14 @@ def test_ready_victims_come_first_and_their_cells_together(tmp_path):
 
 
 def test_victims_of_pictures_are_trained_without_a_cell(tmp_path):
-    toy = ToyLaboratory(tmp_path, trained=False)
+    toy = ToyResources(tmp_path, trained=False)
     victim = cells()[0].victim
     assert run_cells([], tmp_path, toy.make(train=True), victims=[victim, victim]) == []
     assert toy.trainings == [victim.clean().digest(), victim.digest()]
 
 
 def test_training_that_fails_is_not_tried_for_every_cell(tmp_path):
-    toy = ToyLaboratory(tmp_path, trained=False)
+    toy = ToyResources(tmp_path, trained=False)
     tries = []
 
     def diverges(config, report):
@@ -128,7 +127,7 @@ def test_training_that_fails_is_not_tried_for_every_cell(tmp_path):
 
 
 def test_training_that_fails_is_reported_without_cells_too(tmp_path):
-    toy = ToyLaboratory(tmp_path, trained=False)
+    toy = ToyResources(tmp_path, trained=False)
     victim = cells()[0].victim
 
     def diverges(config, report):
@@ -143,18 +142,18 @@ def test_training_that_fails_is_reported_without_cells_too(tmp_path):
 
 
 def test_a_cell_that_another_process_has_is_left_to_it(tmp_path):
-    toy = ToyLaboratory(tmp_path)
+    toy = ToyResources(tmp_path)
     (first, *_) = cells()
-    with claim((tmp_path / first.path).with_suffix(".claim")) as ours:
+    with ResultsFolder(tmp_path).lock(first) as ours:
         assert ours
         assert states(run_cells(cells(), tmp_path, toy.make())) == ["elsewhere", "measured", "measured", "measured"]
     assert states(run_cells(cells(), tmp_path, toy.make())) == ["measured", "kept", "kept", "kept"]
 
 
 def test_other_cells_come_first_while_another_process_trains_a_victim(tmp_path, monkeypatch):
-    toy = ToyLaboratory(tmp_path, trained=False)
+    toy = ToyResources(tmp_path, trained=False)
     lab = toy.make(train=True)
-    busy = claim(lab.victim_file(cells()[0].victim.clean()).with_suffix(".claim"))
+    busy = try_lock(lab.victim_file(cells()[0].victim.clean()).with_suffix(".lock"))
     busy.__enter__()
     clock = [0.0]
 
@@ -171,7 +170,7 @@ def test_other_cells_come_first_while_another_process_trains_a_victim(tmp_path, 
 
 
 def test_an_interrupted_cell_goes_on(tmp_path):
-    toy = ToyLaboratory(tmp_path)
+    toy = ToyResources(tmp_path)
     lab = toy.make()
 
     def stop(worker, note):
@@ -186,29 +185,29 @@ def test_an_interrupted_cell_goes_on(tmp_path):
 
 
 def _hold(path, held):
-    with claim(path) as ours:
+    with try_lock(path) as ours:
         held.put(ours)
         time.sleep(60)
 
 
 def _work(folder):
-    run_cells(cells("none", "blur-weak", "flip", "jpeg", repeats=3), folder, ToyLaboratory(folder).make())
+    run_cells(cells("none", "blur-weak", "flip", "jpeg", repeats=3), folder, ToyResources(folder).make())
 
 
-def test_the_claim_of_a_process_that_dies_is_free(tmp_path):
+def test_the_lock_of_a_process_that_dies_is_free(tmp_path):
     context = multiprocessing.get_context("fork")
     held = context.Queue()
-    process = context.Process(target=_hold, args=(tmp_path / "a.claim", held))
+    process = context.Process(target=_hold, args=(tmp_path / "a.lock", held))
     process.start()
     assert held.get(timeout=20)
-    with claim(tmp_path / "a.claim") as ours:
+    with try_lock(tmp_path / "a.lock") as ours:
         assert not ours
     os.kill(process.pid, 9)
     process.join()
-    assert (tmp_path / "a.claim").exists()
-    with claim(tmp_path / "a.claim") as ours:
+    assert (tmp_path / "a.lock").exists()
+    with try_lock(tmp_path / "a.lock") as ours:
         assert ours
-    assert not (tmp_path / "a.claim").exists()
+    assert not (tmp_path / "a.lock").exists()
 
 
 def test_two_processes_share_the_cells(tmp_path):
@@ -220,18 +219,23 @@ def test_two_processes_share_the_cells(tmp_path):
         worker.join(timeout=60)
         assert worker.exitcode == 0
     wanted = cells("none", "blur-weak", "flip", "jpeg", repeats=3)
-    assert all(read_record(tmp_path / one.path).after.ca.trials == 4 for one in wanted)
-    assert len(list(tmp_path.rglob("*.*"))) == len(wanted)
+    records = cell_records(tmp_path)
+    assert records.read().keys() == {one.name for one in wanted}
+    assert all(one.after.ca.trials == 4 for one in records.read().values())
+    assert records.is_compact()
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.jsonl"]
 
 
 def test_detectors_have_records_of_their_own(tmp_path):
-    (outcome,) = run_cells(cells("scale-up", cases=CASES[:1]), tmp_path, ToyLaboratory(tmp_path).make())
+    (outcome,) = run_cells(cells("scale-up", cases=CASES[:1]), tmp_path, ToyResources(tmp_path).make())
     assert outcome.state == "measured"
-    record = read_detection(tmp_path / outcome.cell.path)
+    results = ResultsFolder(tmp_path)
+    record = results.record_of(outcome.cell)
+    assert not results.cells.read()
     assert (record.detector, record.auroc.value, record.queries_mean) == ("scale-up", 1.0, 3.0)
-    (tmp_path / outcome.cell.path).write_text("{}")
-    with pytest.raises(DataError, match="record version None"):
-        read_detection(tmp_path / outcome.cell.path)
+    results.detections.path.write_text("{}\n")
+    with pytest.raises(DataError, match=r"detections.jsonl, line 1: found record version None"):
+        results.record_of(outcome.cell)
 
 
 def test_an_interrupted_detection_goes_on_and_ends_in_the_same_record(tmp_path):
@@ -247,14 +251,14 @@ def test_an_interrupted_detection_goes_on_and_ends_in_the_same_record(tmp_path):
     def run(detector, folder):
         detector = DetectorUnderTest(detector=detector, name="red", config={}, key_fingerprint="0")
         counts = {"clean_count": 9, "triggered_count": 7, "chunk_size": 3}
-        return detect(make_dataset(), CornerAttack(), make_victim(), detector, **counts, out=folder / "a.json")
+        return detect(make_dataset(), CornerAttack(), make_victim(), detector, **counts, out=detection_records(folder))
 
     nervous = Nervous()
     with pytest.raises(KeyboardInterrupt):
         run(nervous, tmp_path)
     whole = run(nervous, tmp_path)
     assert nervous.calls == 4 + 3  # of six chunks three were done
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["detections.jsonl"]
     at_once = run(RedCorner(), tmp_path / "other")
     measured = {"created": "", "seconds": 0.0, "peak_memory": 0}
     assert dataclasses.replace(whole, **measured) == dataclasses.replace(at_once, **measured)

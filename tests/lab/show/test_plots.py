@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from maskrestore.errors import ConfigError, DataError
-from maskrestore.lab.paper.catalogue import GRIDS
+from maskrestore.lab.paper.catalogue import EXPERIMENTS
 from maskrestore.lab.paper.cells import Case, Variant
 from maskrestore.lab.paper.layouts import Curves, Line, Panel, Pictures, Point
 from maskrestore.lab.paper.scales import SCALES, cells_of
@@ -15,7 +15,7 @@ from maskrestore.lab.runner.run_cells import run_cells
 from maskrestore.lab.show.pictures import draw_pictures
 from maskrestore.lab.show.plots import COLOURS, _bands, draw_bars, draw_curves
 from toy_evaluation import EraseCorner, make_defense
-from toy_laboratory import ToyLaboratory
+from toy_resources import ToyResources
 
 pytest.importorskip("matplotlib")
 
@@ -39,7 +39,7 @@ def rows_of(path):
 
 def test_curves_are_a_picture_and_its_numbers(tmp_path):
     cells = cells_of(curves(), SMOKE)
-    run_cells(cells, tmp_path, ToyLaboratory(tmp_path).make())
+    run_cells(cells, tmp_path, ToyResources(tmp_path).make())
     whole = dataclasses.replace(SMOKE, most_cases=None)
     picture = draw_curves(tmp_path / "f" / "c.png", curves(), cells_of(curves(), whole), tmp_path)
     width, height = Image.open(picture).size
@@ -57,15 +57,15 @@ def test_nothing_is_drawn_without_records(tmp_path):
     with pytest.raises(DataError, match="run the cells first"):
         draw_curves(tmp_path / "c.png", curves(), cells_of(curves(), SMOKE), tmp_path)
     with pytest.raises(DataError, match="run the cells first"):
-        draw_bars(tmp_path / "b.png", GRIDS["figA4"], cells_of(GRIDS["figA4"], SMOKE), tmp_path)
+        draw_bars(tmp_path / "b.png", EXPERIMENTS["figA4"], cells_of(EXPERIMENTS["figA4"], SMOKE), tmp_path)
 
 
 def test_bars_have_a_group_for_each_row(tmp_path):
-    cells = cells_of(GRIDS["figA4"], SMOKE)
-    run_cells(cells, tmp_path, ToyLaboratory(tmp_path).make())
-    picture = draw_bars(tmp_path / "b.png", GRIDS["figA4"], cells, tmp_path)
+    cells = cells_of(EXPERIMENTS["figA4"], SMOKE)
+    run_cells(cells, tmp_path, ToyResources(tmp_path).make())
+    picture = draw_bars(tmp_path / "b.png", EXPERIMENTS["figA4"], cells, tmp_path)
     rows = rows_of(picture.with_suffix(".csv"))
-    assert len(rows) == 3 * len(GRIDS["figA4"].rows)
+    assert len(rows) == 3 * len(EXPERIMENTS["figA4"].rows)
     assert Image.open(picture).size[1] > 1000
 
 
@@ -105,7 +105,7 @@ def test_pictures(kind, tmp_path):
             raise ConfigError("no model")
         return make_defense(Scoring(), cell.variant.defense)
 
-    lab = dataclasses.replace(ToyLaboratory(tmp_path).make(), defense=defense)
+    lab = dataclasses.replace(ToyResources(tmp_path).make(), defense=defense)
     notes = []
     picture = draw_pictures(tmp_path / "p.png", pictures, SMOKE, lab, report=notes.append)
     assert min(Image.open(picture).size) > 200
@@ -123,9 +123,9 @@ def test_pictures(kind, tmp_path):
 
 def test_pictures_need_a_victim(tmp_path):
     notes = []
-    lab = ToyLaboratory(tmp_path, trained=False).make()
+    lab = ToyResources(tmp_path, trained=False).make()
     with pytest.raises(DataError, match="add --train"):
-        draw_pictures(tmp_path / "p.png", GRIDS["fig3"], SMOKE, lab, report=notes.append)
+        draw_pictures(tmp_path / "p.png", EXPERIMENTS["fig3"], SMOKE, lab, report=notes.append)
     assert all("not trained" in note for note in notes)
 
 
@@ -141,13 +141,13 @@ def test_many_panels_stay_as_wide_as_a_page(tmp_path):
     panels = tuple(dataclasses.replace(one, title=f"({number})", standard=5.0) for number in range(5))
     many = dataclasses.replace(curves(), panels=panels)
     cells = cells_of(many, SMOKE)
-    run_cells(cells, tmp_path, ToyLaboratory(tmp_path).make())
+    run_cells(cells, tmp_path, ToyResources(tmp_path).make())
     width, height = Image.open(draw_curves(tmp_path / "c.png", many, cells, tmp_path)).size
     assert width < 1650 < height
 
 
 def test_the_papers_setting_is_marked_where_it_is_one():
-    panels = {panel.title: panel for name in ("fig5", "figA1", "settings") for panel in GRIDS[name].panels}
+    panels = {panel.title: panel for name in ("fig5", "figA1", "settings") for panel in EXPERIMENTS[name].panels}
     standards = {title: panel.standard for title, panel in panels.items()}
     assert standards.pop("(d) one fixed threshold") is None
     for title, standard in standards.items():

@@ -7,21 +7,20 @@ import pytest
 
 from maskrestore.errors import DataError
 from maskrestore.lab.measure.metrics import Metrics
-from maskrestore.lab.measure.records import read_record, read_records, write_record
+from maskrestore.lab.measure.record_files import cell_records, read_records
+from maskrestore.lab.measure.records import Record, decode
 from maskrestore.lab.measure.run import evaluate
 from maskrestore.lab.paper.cells import Case, Variant
-from maskrestore.lab.paper.layouts import Column, Curves, Line, Panel, Point, Row, Table
+from maskrestore.lab.paper.layouts import Column, Row, Table
 from maskrestore.lab.paper.scales import SCALES, cells_of
 from maskrestore.lab.runner.run_cells import run_cells
-from maskrestore.lab.show import results_page as results_page_module
 from maskrestore.lab.show.leaderboard import leaderboard, read_folders
-from maskrestore.lab.show.paper_tables import grid_table
-from maskrestore.lab.show.results_page import drawn_figures, results_page
+from maskrestore.lab.show.paper_tables import fill_table
 from maskrestore.lab.show.summary import costs_of, summarise
 from maskrestore.lab.show.tables import accuracy_table, cost_table, markdown
 from maskrestore.statistics import Rate, estimate
 from toy_evaluation import CornerAttack, EraseCorner, make_dataset, make_defense, make_victim
-from toy_laboratory import ToyLaboratory
+from toy_resources import ToyResources
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +79,7 @@ def test_cost_names_the_processor(base):
 
 
 def test_a_folder_becomes_a_document(base, tmp_path):
-    write_record(tmp_path / "a.json", base)
-    write_record(tmp_path / "b.json", dataclasses.replace(base, dataset="more"))
+    cell_records(tmp_path).append(base, dataclasses.replace(base, name="zebra", dataset="more"))
     text = markdown(read_records(tmp_path))
     assert [line for line in text.splitlines() if line.startswith("###")] == [
         "### toy",
@@ -91,10 +89,8 @@ def test_a_folder_becomes_a_document(base, tmp_path):
 
 
 def test_a_folder_without_records_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no \*.json record"):
+    with pytest.raises(DataError, match=r"cells\.jsonl holds no records"):
         read_records(tmp_path)
-    with pytest.raises(DataError, match="not a folder"):
-        read_records(tmp_path / "missing")
 
 
 SMOKE = SCALES["smoke"]
@@ -113,8 +109,16 @@ def small_table(**changes):
 
 def measured(table, folder, repeats=1):
     cells = cells_of(table, SMOKE, repeats=repeats)
-    run_cells(cells, folder, ToyLaboratory(folder).make())
-    return grid_table("table2", table, cells, [folder])
+    run_cells(cells, folder, ToyResources(folder).make())
+    return fill_table("table2", table, cells, [folder])
+
+
+def change_victims(folder, start, **changes):
+    """Change the victims of the records whose names start so."""
+    chosen = [record for record in read_records(folder) if record.name.startswith(start)]
+    assert chosen
+    changed = [dataclasses.replace(one, victim=dataclasses.replace(one.victim, **changes)) for one in chosen]
+    cell_records(folder).append(*changed)
 
 
 def test_estimate_of_one_repeat_averages_the_binomial_intervals():
@@ -157,8 +161,8 @@ def test_a_row_that_lacks_a_column_is_compared_over_the_others(tmp_path):
     table = small_table(rows=(*small_table().rows, blur))
     cells = cells_of(table, SMOKE)
     wanted = [cell for cell in cells if cell.variant.defense == "bdmae" or cell.case == ATTACKED]
-    run_cells(wanted, tmp_path, ToyLaboratory(tmp_path).make())
-    text = grid_table("table2", table, cells, [tmp_path]).markdown()
+    run_cells(wanted, tmp_path, ToyResources(tmp_path).make())
+    text = fill_table("table2", table, cells, [tmp_path]).markdown()
     assert "ours at its best: 100.0 (Ours); best of the others: " in text
     assert ", over CIFAR-10 alone, where ours has 100.0." in text
 
@@ -166,10 +170,8 @@ def test_a_row_that_lacks_a_column_is_compared_over_the_others(tmp_path):
 def test_a_table_says_what_other_images_triggers_do(tmp_path):
     table = small_table()
     assert "triggers of other images" not in measured(table, tmp_path).markdown()
-    for path in (tmp_path / "cells").glob("cifar10*.json"):
-        record = read_record(path)
-        write_record(path, dataclasses.replace(record, victim=dataclasses.replace(record.victim, cross_trigger=0.75)))
-    text = grid_table("table2", table, cells_of(table, SMOKE), [tmp_path]).markdown()
+    change_victims(tmp_path, "cifar10", cross_trigger=0.75)
+    text = fill_table("table2", table, cells_of(table, SMOKE), [tmp_path]).markdown()
     assert "Accuracy with the triggers of other images: cifar10 corners 75.0 %." in text
 
 
@@ -179,10 +181,8 @@ def test_a_table_names_rows_whose_victim_was_trained_anew(tmp_path):
     # One of two rows is no minority, so a third one is needed beside it.
     table = dataclasses.replace(table, rows=(*table.rows, Row(label="Blur", variants=(Variant(defense="blur-weak"),))))
     measured(table, tmp_path)
-    for path in (tmp_path / "cells").glob("cifar10*blur-weak*.json"):
-        record = read_record(path)
-        write_record(path, dataclasses.replace(record, victim=dataclasses.replace(record.victim, weights="other")))
-    text = grid_table("table2", table, cells_of(table, SMOKE), [tmp_path]).markdown()
+    change_victims(tmp_path, "cifar10_corners_resnet18-w8_blur-weak", weights="other")
+    text = fill_table("table2", table, cells_of(table, SMOKE), [tmp_path]).markdown()
     assert "Cells with other weights than most rows: Blur (1)." in text
 
 
@@ -206,9 +206,9 @@ def test_repeats_are_averaged_and_counted(tmp_path):
 def test_a_table_says_what_is_not_measured(tmp_path):
     table = small_table()
     cells = cells_of(table, SMOKE)
-    assert "No records yet" in grid_table("table2", table, cells, [tmp_path]).markdown()
-    run_cells(cells[:1], tmp_path, ToyLaboratory(tmp_path).make())
-    text = grid_table("table2", table, cells, [tmp_path]).markdown()
+    assert "No records yet" in fill_table("table2", table, cells, [tmp_path]).markdown()
+    run_cells(cells[:1], tmp_path, ToyResources(tmp_path).make())
+    text = fill_table("table2", table, cells, [tmp_path]).markdown()
     assert "Ours" not in text
     assert "GTSRB" not in text
 
@@ -220,9 +220,9 @@ def test_a_row_that_lacks_cases_is_not_compared_with_the_others(tmp_path):
     run_cells(
         [cell for cell in cells if cell.variant.defense == "none" or cell.case == ATTACKED],
         tmp_path,
-        ToyLaboratory(tmp_path).make(),
+        ToyResources(tmp_path).make(),
     )
-    text = grid_table("table2", table, cells, [tmp_path]).markdown()
+    text = fill_table("table2", table, cells, [tmp_path]).markdown()
     assert "| No defense | **50.0** |" in text
     assert "| Ours | 100.0, 1 of 2 attacks |" in text
     assert "ours at its best" not in text
@@ -272,8 +272,8 @@ def test_a_detector_that_lacks_attacks_says_so_and_unmeasured_ones_are_left_out(
     columns = (Column(title="both", cases=(ATTACKED, OTHER)), Column(title="GTSRB", cases=(OTHER,)))
     table = small_table(rows=rows, columns=columns)
     cells = cells_of(table, dataclasses.replace(SMOKE, most_cases=None))
-    run_cells([cell for cell in cells if cell.case == ATTACKED], tmp_path, ToyLaboratory(tmp_path).make())
-    text = grid_table("detectors", table, cells, [tmp_path]).markdown()
+    run_cells([cell for cell in cells if cell.case == ATTACKED], tmp_path, ToyResources(tmp_path).make())
+    text = fill_table("detectors", table, cells, [tmp_path]).markdown()
     assert "| both | 1.000 [1.000, 1.000], 1 of 2 attacks |" in text
     assert "GTSRB" not in text
 
@@ -314,22 +314,15 @@ def test_the_leaderboard_ranks_by_the_mean_over_attacks(base, tmp_path):
         ("partial", "–", "**94.5**", "–", "–"),
         ("third", "–", "–", "65.0", "–"),
     ]
-    page = results_page(records, [measured(small_table(), tmp_path)])
-    assert page.startswith("# Results\n")
-    for heading in ("## Leaderboard", "## Small & short", "## How to add yours"):
-        assert heading in page
 
 
-def test_old_records_and_notes_of_failures_do_not_disturb(base, tmp_path):
+def test_old_records_lack_what_was_added_later(base, tmp_path):
     values = dataclasses.asdict(base)
     for name in ("passes_mean", "peak_memory", "memory_scope", "queries_median_clean", "recalled"):
         del values["cost"][name]
     del values["environment"]["accelerator"]
-    cells = tmp_path / "cells"
-    cells.mkdir()
-    (cells / "old.json").write_text(json.dumps(values))
-    (cells / "bad.failed.json").write_text("{}")
-    (record,) = read_records(cells)
+    record = decode(Record, json.loads(json.dumps(values)))
+    cell_records(tmp_path).append(record)
     assert record.cost.peak_memory is None
     assert read_folders([tmp_path]) == [record]
     costs = costs_of([record, base])
@@ -337,30 +330,3 @@ def test_old_records_and_notes_of_failures_do_not_disturb(base, tmp_path):
     assert costs.peak_memory == base.cost.peak_memory
     with pytest.raises(DataError, match="holds no records"):
         read_folders([tmp_path / "empty"])
-
-
-def test_the_page_says_how_much_a_figure_shows_and_what_it_lacks(tmp_path, monkeypatch):
-    def line(label, *places):
-        return Line(
-            label=label, points=tuple(Point(x=x, case=ATTACKED, variant=Variant(defense="none")) for x in places)
-        )
-
-    panel = Panel(title="(a)", x_label="x", lines=(line("whole", 1, 2), line("half", 1, 2), line("none", 1)))
-    monkeypatch.setattr(
-        results_page_module, "GRIDS", {"fig": Curves(title="Curves", panels=(panel,), notes=("Note.",))}
-    )
-    assert drawn_figures(tmp_path / "page.md", [tmp_path]) == []
-    figures = tmp_path / "figures"
-    figures.mkdir()
-    (figures / "fig.png").touch()
-    (figures / "fig.csv").write_text("panel,line,x,images\n(a),whole,1,200\n(a),whole,2,200\n(a),half,2.0,150\n")
-    (figure,) = drawn_figures(tmp_path / "page.md", [tmp_path])
-    assert figure.link == "figures/fig.png"
-    assert figure.notes == (
-        "Note.",
-        "150 to 200 test images a point, clean and triggered, of all repeats; bands are 95 % intervals.",
-        "Not measured: (a): half in part; (a): none.",
-    )
-    (figures / "fig.csv").write_text("panel,line,x\n(a),whole,1\n")  # of an older version
-    with pytest.raises(DataError, match=r"fig.csv does not tell .*images.*reproduce fig --out "):
-        drawn_figures(tmp_path / "page.md", [tmp_path])

@@ -38,6 +38,7 @@ from maskrestore.lab.measure.defenses import (
     default_config,
     make_defense,
 )
+from maskrestore.lab.measure.record_files import cell_records
 from maskrestore.lab.measure.run import evaluate as run_evaluation
 from maskrestore.lab.runner.resources import victim_under_test
 from maskrestore.lab.victims import VictimConfig, read_record, victim_attack
@@ -79,18 +80,18 @@ def evaluate(
     restorer: RestorerOption = DEFAULT_RESTORER,
     device: DeviceOption = "cpu",
     key_file: KeyFileOption = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the records.")] = Path("runs/evaluation"),
-    again: Annotated[
-        bool, typer.Option("--again", help="Measure again what the folder of `--out` has a record of.")
-    ] = False,
+    out_path: Annotated[
+        Path, typer.Option("--out", help="File for the records (`NAME.jsonl`), or a folder for `cells.jsonl`.")
+    ] = Path("runs/evaluation"),
+    again: Annotated[bool, typer.Option("--again", help="Measure again what `--out` has a record of.")] = False,
     data: DataOption = None,
     cache: CacheOption = None,
 ) -> None:
     """Measure how well defenses shield a classifier, on the test split of a data set.
 
     Prints clean accuracy (CA), accuracy on triggered images (BA) and attack success rate (ASR) before and
-    after each defense, with binomial 95 % intervals, and what it cost. Writes one JSON record for each
-    attack and defense into the folder of `--out`; `maskrestore table` makes tables of them. All attacks and
+    after each defense, with binomial 95 % intervals, and what it cost. Adds one record for each attack and
+    defense to the JSONL file of `--out`; `maskrestore table` makes tables of them. All attacks and
     defenses see the same test images, and a defense sees images and labels of the classifier, nothing else.
 
     After Ctrl-C the same command goes on where it stopped.
@@ -110,6 +111,7 @@ def evaluate(
         victim_config(dataset, None if name == CLEAN else name, target, victim_settings or []) for name in attack
     ]
     test = load_dataset(dataset, "test", folder=data)
+    records = cell_records(out_path)
     for config in victims:
         victim = _victim(config, victim_settings or [], cache, data, train=train, device=device)
         trigger = victim_attack(config, cache)  # after the victim: a learned trigger is kept beside it
@@ -123,14 +125,15 @@ def evaluate(
                     clean_count=clean,
                     triggered_count=triggered,
                     seed=seed,
-                    out=out_dir,
+                    out=records,
                     keep_existing=not again,
                     device=device,
                     progress=progress_of(update),
                 )
             show_record(record)
             _say_if_old(record.environment.commit)
-    say(f"records are in {out_dir}")
+    records.compact()
+    say(f"records are in {records.path}")
 
 
 def _defenses(

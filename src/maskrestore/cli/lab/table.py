@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maskrestore.cli.terminal import say
-from maskrestore.lab.measure.records import read_records
+from maskrestore.lab.measure.record_files import read_records
 from maskrestore.lab.show.tables import markdown
 from maskrestore.runtime.files import write_text_atomically
 
@@ -16,19 +16,21 @@ __all__ = ["table"]
 
 
 def table(
-    records: Annotated[Path, typer.Argument(metavar="FOLDER", help="Records of `maskrestore evaluate`.")],
+    records: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Records of `maskrestore evaluate`: a file, or its folder.")
+    ],
     out_file: Annotated[
         Path | None, typer.Option("--out", help="Write the tables into this file instead of printing them.")
     ] = None,
 ) -> None:
-    """Print the records of a folder as Markdown tables.
+    """Print the records of a file as Markdown tables.
 
     One table for each data set, with a row for each attack and CA / BA / ASR of each defense, then one of
     costs. Nothing is computed but means.
 
     Example:
 
-        maskrestore table benchmarks/results/cifar10 --out tables.md
+        maskrestore table benchmarks/results/cifar10.jsonl --out tables.md
     """
     text = markdown(read_records(records))
     if out_file is None:

@@ -85,8 +85,8 @@ class DefenseUnderTest:
 
     defense: Defense
     entry: DefenseEntry
-    recalls: bool = False
-    """Whether it recalls what other measurements restored: for the record's cost."""
+    shares_restorations: bool = False
+    """Whether it shares_restorations what other measurements restored: for the record's cost."""
 
 
 def default_config(name: str) -> DefenseConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +22,11 @@ from maskrestore.lab.baselines import DETECTORS, Detection, Detector
 from maskrestore.lab.data.dataset import ImageDataset
 from maskrestore.lab.measure.costs import MemoryMeter
 from maskrestore.lab.measure.defenses import VictimUnderTest
-from maskrestore.lab.measure.records import VictimEntry, read_json
+from maskrestore.lab.measure.record_files import RecordFile, record_name
+from maskrestore.lab.measure.records import VictimEntry
 from maskrestore.lab.measure.run import EvaluationProgress, choose_images, triggered_images
 from maskrestore.runtime.digests import digest_of_json
 from maskrestore.runtime.environment import Environment, current_environment
-from maskrestore.runtime.files import write_text_atomically
 from maskrestore.statistics import Auroc, auroc
 
 __all__ = [
@@ -34,8 +34,8 @@ __all__ = [
     "DetectionRecord",
     "DetectorUnderTest",
     "detect",
+    "detection_records",
     "make_detector",
-    "read_detection",
 ]
 
 DETECTION_VERSION = 1
@@ -47,6 +47,8 @@ class DetectionRecord:
     """One detector on one data set, victim and attack."""
 
     version: int = DETECTION_VERSION
+    name: str
+    """Identifies the record in its file."""
     created: str
     """UTC, ISO 8601."""
     dataset: str
@@ -102,15 +104,17 @@ def detect(
     triggered_count: int = 500,
     seed: int = 0,
     chunk_size: int = 32,
-    out: Path | None = None,
+    out: RecordFile[DetectionRecord] | None = None,
+    name: str | None = None,
     device: str | torch.device = "cpu",
     progress: Callable[[EvaluationProgress], None] = lambda _: None,
 ) -> DetectionRecord:
     """Score clean and triggered test images, the same ones as ``evaluate`` takes, and compare.
 
-    chunk_size: images that are lost at most when the run is interrupted. out: file for the record; while the run goes
-    on its scores lie beside it, and the next run of the same detection by the same revision of the code starts from
-    them. device: where the networks are, for the record. Raises ConfigError when there are fewer images than asked for.
+    chunk_size: images that are lost at most when the run is interrupted. out: where to put the record; while
+    the run goes on its scores lie beside that file, and the next run of the same detection by the same revision of the
+    code starts from them. name: of the record, in place of one made up from what was asked for. device: where the
+    networks are, for the record. Raises ConfigError when there are fewer images than asked for.
     """
     chosen = {
         "clean": choose_images(dataset.labels, clean_count, seed),
@@ -118,10 +122,13 @@ def detect(
     }
     plan = _Plan(dataset=dataset, attack=attack, victim=victim, detector=detector, chosen=chosen)
     environment, memory = current_environment(device), MemoryMeter(device)
-    key = log_key(_digest(plan), environment, DETECTION_VERSION)
-    log = _ScoreLog(None if out is None else out.with_suffix(".partial.jsonl"), key)
+    digest = _digest(plan)
+    name = record_name(dataset.name, attack.name, detector.name, digest=digest) if name is None else name
+    key = log_key(digest, environment, DETECTION_VERSION)
+    log = _ScoreLog(None if out is None else out.log_path(name), key)
     _score(plan, log, chunk_size, progress)
     record = DetectionRecord(
+        name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         dataset=dataset.name,
         attack=attack.name,
@@ -140,7 +147,7 @@ def detect(
         memory_scope=memory.scope,
     )
     if out is not None:
-        write_text_atomically(out, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+        out.append(record)
         log.discard()
     return record
 
@@ -215,11 +222,6 @@ def _digest(plan: _Plan) -> str:
     return digest_of_json(asked, *(plan.dataset.images[rows].numpy().tobytes() for rows in plan.chosen.values()))
 
 
-def read_detection(path: Path) -> DetectionRecord:
-    """Read and check a record. Raises DataError that names the file and the entry that is wrong."""
-    return read_json(path, DetectionRecord, DETECTION_VERSION)
-
-
-def read_detections(paths: Iterable[Path]) -> list[DetectionRecord]:
-    """Read those of ``paths`` that exist."""
-    return [read_detection(path) for path in paths if path.exists()]
+def detection_records(folder: Path) -> RecordFile[DetectionRecord]:
+    """The records of detectors in a folder: ``detections.jsonl``."""
+    return RecordFile(folder / "detections.jsonl", DetectionRecord)

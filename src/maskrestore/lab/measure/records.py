@@ -1,17 +1,18 @@
-"""The result of an evaluation as a JSON file that says all that is needed to make it again.
+"""What is recorded of an evaluation: all that is needed to make it again, and the schema check of what is read back.
 
-It holds counts, settings and versions: no labels, no images, and of the operator's key only the fingerprint.
+A record holds counts, settings and versions: no labels, no images, and of the operator's key only the fingerprint.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from maskrestore.errors import DataError
 from maskrestore.lab.measure.metrics import Metrics
@@ -24,10 +25,8 @@ __all__ = [
     "DefenseEntry",
     "Record",
     "VictimEntry",
-    "read_json",
+    "decode",
     "read_record",
-    "read_records",
-    "read_records_by_path",
     "write_record",
 ]
 
@@ -102,6 +101,8 @@ class Record:
     """One evaluation: one data set, victim, attack and defense."""
 
     version: int = RECORD_VERSION
+    name: str
+    """Identifies the record in its file."""
     digest: str
     """Of everything that was asked for: data, victim, attack, defense, key, counts and seed."""
     created: str
@@ -132,43 +133,25 @@ def write_record(path: Path, record: Record) -> None:
 
 def read_record(path: Path) -> Record:
     """Read and check a record. Raises DataError that names the file and the entry that is wrong."""
-    return read_json(path, Record, RECORD_VERSION)
-
-
-def read_records(folder: Path) -> list[Record]:
-    """All records of a folder, by file name; notes of failed cells are passed over.
-
-    Raises DataError if there are none or one is not valid.
-    """
-    return list(read_records_by_path(folder).values())
-
-
-def read_records_by_path(folder: Path) -> dict[Path, Record]:
-    """The same as ``read_records``, each with its file."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; expected one with the JSON records of `maskrestore evaluate`")
-    paths = [path for path in sorted(folder.glob("*.json")) if not path.name.endswith(".failed.json")]
-    if not paths:
-        raise DataError(f"{folder} holds no *.json record; make some with `maskrestore evaluate --out {folder}`")
-    return {path: read_record(path) for path in paths}
-
-
-def read_json(path: Path, cls: type[T], version: int) -> T:
-    """Read a JSON file into the dataclass ``cls``, entry by entry. Raises DataError as ``read_record`` does."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return decode(Record, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not a readable JSON record: {error}") from error
-    found = value.get("version") if isinstance(value, dict) else None
-    if found != version:
-        raise DataError(
-            f"{path} has record version {found!r}, expected {version}; "
+        raise DataError(f"{path} is not a valid record: {error}") from error
+
+
+def decode(kind: type[T], values: Any) -> T:
+    """Turn parsed JSON into the dataclass ``kind``, entry by entry; the default of its field ``version`` is expected.
+
+    Raises ValueError that says which entry does not fit.
+    """
+    (expected,) = (field.default for field in dataclasses.fields(cast(Any, kind)) if field.name == "version")
+    found = values.get("version") if isinstance(values, dict) else None
+    if found != expected:
+        raise ValueError(
+            f"found record version {found!r}, expected {expected}; "
             "make the record again with this version of maskrestore"
         )
-    try:
-        return typing.cast(T, _decode(cls, value, "record"))
-    except ValueError as error:
-        raise DataError(f"{path} is not a valid record: {error}") from error
+    return cast(T, _decode(kind, values, "record"))
 
 
 def _decode(annotation: Any, value: Any, where: str) -> Any:
@@ -197,10 +180,15 @@ def _decode(annotation: Any, value: Any, where: str) -> Any:
 def _decode_fields(cls: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{where} should be an object, got {value!r}")
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     # An entry with a default was added later: old records lack it.
     needed = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
     missing, unknown = needed - value.keys(), value.keys() - hints.keys()
     if missing or unknown:
         raise ValueError(f"{where} lacks {sorted(missing)} and has unknown entries {sorted(unknown)}")
     return cls(**{name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+
+
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)

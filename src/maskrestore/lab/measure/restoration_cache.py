@@ -13,14 +13,14 @@ from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.runtime.digests import raw_digest
 from maskrestore.types import Classifier, Restorer
 
-__all__ = ["RecallingClassifier", "RecallingRestorer"]
+__all__ = ["CachedClassifier", "CachedRestorer"]
 
 _CAPACITY = 2**30
 _ENTRY = 600
 """Bytes that an entry takes beside its pixels, about."""
 
 
-class RecallingRestorer:
+class CachedRestorer:
     """A restorer that keeps what it restored, up to ``capacity`` bytes; then it begins anew."""
 
     def __init__(self, restorer: Restorer, capacity: int = _CAPACITY) -> None:
@@ -71,7 +71,7 @@ class RecallingRestorer:
         self._left -= size
 
 
-class RecallingClassifier:
+class CachedClassifier:
     """A classifier that is asked about each picture once."""
 
     def __init__(self, classifier: Classifier) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -23,7 +21,8 @@ from maskrestore.lab.measure.costs import MemoryMeter, counted_passes
 from maskrestore.lab.measure.defenses import DEFENSES, DefenseUnderTest, VictimUnderTest, make_defense
 from maskrestore.lab.measure.metrics import Metrics, measure
 from maskrestore.lab.measure.predictions import PredictionLog
-from maskrestore.lab.measure.records import RECORD_VERSION, Cost, Record, read_record, write_record
+from maskrestore.lab.measure.record_files import RecordFile, record_name
+from maskrestore.lab.measure.records import RECORD_VERSION, Cost, Record
 from maskrestore.runtime.digests import digest_of_json
 from maskrestore.runtime.environment import Environment, current_environment
 
@@ -86,7 +85,7 @@ def evaluate(
     triggered_count: int = 500,
     seed: int = 0,
     chunk_size: int = 32,
-    out: Path | None = None,
+    out: RecordFile[Record] | None = None,
     name: str | None = None,
     keep_existing: bool = False,
     known: Mapping[str, Record] = MappingProxyType({}),
@@ -99,33 +98,34 @@ def evaluate(
     defense is given images and the classifier, nothing else. seed: chooses the test images, the same ones for
     every attack and defense. chunk_size: images that are lost at most when the run is interrupted.
 
-    out: folder for the record. While the run goes on its predictions lie there too, and the next run of the
-    same evaluation by the same revision of the code starts from them. name: of the record's file, without its
-    suffix, in place of one made up from what was asked for. keep_existing: return the record that ``out`` holds of
-    this very evaluation, if any, instead of making it again. known: records by their digest; one of this very
-    evaluation, by the same weights and settings on the same images, is kept in place of a new one. device: where the
-    networks are, for the record.
+    out: where to put the record. While the run goes on its predictions lie beside that file, and the next run of the
+    same evaluation by the same revision of the code starts from them. name: of the record, in place of one made up from
+    what was asked for. keep_existing: return the record that ``out`` holds of this very evaluation, if any, instead of
+    making it again. known: records by their digest; one of this very evaluation, by the same weights and settings on
+    the same images, is kept in place of a new one. device: where the networks are, for the record.
 
     Raises ConfigError when there are fewer images than asked for, and whatever the defense raises.
     """
     parts = _choose_parts(dataset, attack, clean_count, triggered_count, seed=seed)
     plan = _Plan(dataset=dataset, attack=attack, victim=victim, defense=defense, parts=parts, seed=seed)
     digest = _digest(plan)
-    path = None if out is None else out / (_file_name(plan, digest) if name is None else f"{name}.json")
-    if path is not None and keep_existing and path.exists() and (existing := read_record(path)).digest == digest:
+    if name is None:
+        name = record_name(dataset.name, attack.name if attack else "clean-model", defense.entry.name, digest=digest)
+    if out is not None and keep_existing and (existing := out.get(name)) is not None and existing.digest == digest:
         return existing
     if digest in known:
-        if path is not None:
-            write_record(path, known[digest])
-        return known[digest]
+        record = dataclasses.replace(known[digest], name=name)
+        if out is not None:
+            out.append(record)
+        return record
     environment = current_environment(device)
     key = log_key(digest, environment, RECORD_VERSION)
-    log = PredictionLog(None if path is None else path.with_suffix(".partial.jsonl"), key)
+    log = PredictionLog(None if out is None else out.log_path(name), key)
     memory = MemoryMeter(device)
     _predict(plan, log, chunk_size, progress)
-    record = _record(plan, log, digest, environment, memory)
-    if path is not None:
-        write_record(path, record)
+    record = _record(plan, log, (name, digest), environment, memory)
+    if out is not None:
+        out.append(record)
         log.discard()
     return record
 
@@ -187,11 +187,15 @@ def _report(log: PredictionLog, total: int, progress: Callable[[EvaluationProgre
     progress(EvaluationProgress(done=len(log), total=total, seconds=log.seconds, queries=queries))
 
 
-def _record(plan: _Plan, log: PredictionLog, digest: str, environment: Environment, memory: MemoryMeter) -> Record:
+def _record(
+    plan: _Plan, log: PredictionLog, named: tuple[str, str], environment: Environment, memory: MemoryMeter
+) -> Record:
+    """named: the name and the digest of the record."""
     clean = plan.parts[0].indices
     kept = log.original_labels("clean", clean) == log.labels("clean", clean)
     return Record(
-        digest=digest,
+        name=named[0],
+        digest=named[1],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         dataset=plan.dataset.name,
         clean_images=len(clean),
@@ -231,7 +235,7 @@ def _cost(plan: _Plan, log: PredictionLog, memory: MemoryMeter) -> Cost:
         peak_memory=memory.peak(),
         memory_scope=memory.scope,
         queries_median_clean=float(statistics.median(log.queries("clean", plan.parts[0].indices))),
-        recalled=plan.defense.recalls,
+        recalled=plan.defense.shares_restorations,
     )
 
 
@@ -249,9 +253,3 @@ def _digest(plan: _Plan) -> str:
     ]
     tensors = [tensor for part in plan.parts for tensor in (part.images, part.labels)]
     return digest_of_json(asked, *(tensor.contiguous().numpy().tobytes() for tensor in tensors))
-
-
-def _file_name(plan: _Plan, digest: str) -> str:
-    attack = plan.attack.name if plan.attack else "clean-model"
-    words = (plan.dataset.name, attack, plan.defense.entry.name)
-    return "_".join([*(re.sub(r"[^\w.-]+", "-", word).strip("-") for word in words), digest[:8]]) + ".json"

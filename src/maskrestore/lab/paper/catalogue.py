@@ -1,4 +1,4 @@
-"""Every table and figure that ``maskrestore reproduce`` knows, as data. Add one: write it here, in a line of GRIDS.
+"""Every table and figure that ``maskrestore reproduce`` knows, as data. A new one is an entry of EXPERIMENTS.
 
 Names of columns and rows lead to the paper's own figures (``paper.PAPER``). What the paper shows of data sets that are
 not here stands under ``unavailable``. Departures: where the paper does not say which trigger it used, the choice is
@@ -14,7 +14,7 @@ from maskrestore.defense.config import PROFILES
 from maskrestore.lab.paper.cells import Case, Variant
 from maskrestore.lab.paper.layouts import Column, Curves, Experiment, Line, Panel, Pictures, Point, Row, Table
 
-__all__ = ["GRIDS"]
+__all__ = ["EXPERIMENTS"]
 
 
 def _variant(defense: str, **settings: Any) -> Variant:
@@ -208,7 +208,7 @@ def _sizes(row: Row) -> Line:
 
 _FIXED_TASKS = (_TWO_PIXELS, _CORNERS)
 
-GRIDS: dict[str, Experiment] = {
+EXPERIMENTS: dict[str, Experiment] = {
     "table1": Table(
         title="Table 1: diffusion models",
         columns=_aggregated(_BADNETS),

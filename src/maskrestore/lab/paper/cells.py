@@ -107,7 +107,7 @@ class Scale:
     """Cases of each column and lines of each panel that are kept; ``None`` for all."""
     epochs: float | None = None
     """Of the victims' training; ``None`` is what their recipes say."""
-    recalls: bool = False
+    shares_restorations: bool = False
     """Whether cells of a victim share restorations and labels (``recall.py``): it changes nothing but their seconds."""
 
     def count(self, defense: str) -> int | None:
@@ -202,23 +202,18 @@ class Cell:
         }
         if self.diffusion is not None and self.diffuses:
             asked["diffusion"] = self.diffusion
-        if self.scale.recalls:
+        if self.scale.shares_restorations:
             asked["recalls"] = True  # its seconds are no table's
         return digest_of_json(asked)
 
     @property
     def name(self) -> str:
-        """Name of the record's file, without its suffix."""
+        """Name of the record."""
         case = self.case
         kind = f"{case.architecture}-w{self.scale.width}{'-clean' if case.clean_victim else ''}"
         words = (case.dataset, case.attack or "clean-model", case.mode, kind, self.variant.defense, f"r{self.repeat}")
         parts = [re.sub(r"[^\w.+-]+", "-", word).strip("-") for word in words if word != "all-to-one"]
         return "_".join([*parts, self.digest[:10]])
-
-    @property
-    def path(self) -> str:
-        """Where the record lies in the folder of a reproduction."""
-        return f"{'detections' if self.variant.detects else 'cells'}/{self.name}.json"
 
 
 def expand(

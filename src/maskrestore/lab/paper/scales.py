@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from maskrestore.errors import UnknownNameError
 from maskrestore.lab.measure.detection import DetectionRecord
 from maskrestore.lab.measure.records import Record
-from maskrestore.lab.paper.catalogue import GRIDS
+from maskrestore.lab.paper.catalogue import EXPERIMENTS
 from maskrestore.lab.paper.cells import Cell, Scale, expand
 from maskrestore.lab.paper.layouts import Curves, Experiment, Pictures, Table
 from maskrestore.lab.victims import VictimConfig
@@ -93,9 +93,9 @@ SPEEDS: dict[str, float] = {
 
 def experiment(name: str) -> Experiment:
     """Look a table or figure up. Raises UnknownNameError, which lists the known ones."""
-    if name not in GRIDS:
-        raise UnknownNameError("table or figure", name, GRIDS)
-    return GRIDS[name]
+    if name not in EXPERIMENTS:
+        raise UnknownNameError("table or figure", name, EXPERIMENTS)
+    return EXPERIMENTS[name]
 
 
 def scale_of(name: str) -> Scale:
@@ -118,7 +118,7 @@ def cells_of(
     Points of curves take fewer images than cells of tables, and share their work.
     """
     if isinstance(chosen, Curves):
-        scale = dataclasses.replace(scale, images=scale.curve_images, recalls=True)
+        scale = dataclasses.replace(scale, images=scale.curve_images, shares_restorations=True)
     elif scale.images is None and isinstance(chosen, Table):
         scale = dataclasses.replace(scale, images=chosen.most_images)
     return expand(chosen.entries(scale.most_cases), scale, repeats=repeats, restorer=restorer, diffusion=diffusion)
@@ -142,7 +142,7 @@ def estimated_seconds(cells: Sequence[Cell], measured: Mapping[str, float] | Non
         parts = 1 if cell.case.attack is None else 2
         images = parts * (cell.count or _WHOLE.get(cell.case.dataset, 10_000))
         alone = images * (measured or {}).get(cell.variant.defense, 2 / SPEEDS.get(cell.variant.defense, 300))
-        return alone / _SHARED if cell.scale.recalls else alone
+        return alone / _SHARED if cell.scale.shares_restorations else alone
 
     return sum(seconds(cell) for cell in cells)
 

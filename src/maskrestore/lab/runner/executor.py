@@ -1,41 +1,33 @@
-"""Where the cells of a grid are measured: what they are made of, and what becomes of each."""
+"""Measures one cell at a time: what a cell is made of, and what becomes of it."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from maskrestore.errors import MaskRestoreError
 from maskrestore.lab.attacks import Attack
 from maskrestore.lab.data.dataset import ImageDataset
-from maskrestore.lab.measure.defenses import DefenseUnderTest, VictimUnderTest
-from maskrestore.lab.measure.detection import DetectorUnderTest, detect
-from maskrestore.lab.measure.records import Record, read_record
-from maskrestore.lab.measure.restoration_cache import RecallingClassifier
+from maskrestore.lab.measure.defenses import VictimUnderTest
+from maskrestore.lab.measure.detection import DetectionRecord, detect
+from maskrestore.lab.measure.records import Record
+from maskrestore.lab.measure.restoration_cache import CachedClassifier
 from maskrestore.lab.measure.run import EvaluationProgress, evaluate
 from maskrestore.lab.paper.cells import Cell
-from maskrestore.lab.runner.locks import claim
+from maskrestore.lab.runner.resources import Resources
+from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.victims import TrainingProgress, VictimConfig
-from maskrestore.runtime.environment import current_environment
-from maskrestore.runtime.files import write_text_atomically
+from maskrestore.runtime.locks import try_lock
 
 __all__ = [
     "Answer",
-    "Bench",
-    "Laboratory",
+    "Executor",
     "Note",
     "Outcome",
     "State",
     "Task",
-    "Trainer",
-    "failure_path",
-    "forget_failure",
-    "note_failure",
 ]
 
 State = Literal["kept", "measured", "failed", "missing", "elsewhere"]
@@ -49,33 +41,6 @@ Task = Cell | VictimConfig
 
 Note = Callable[[str], None]
 """Is told how far a task is."""
-
-Trainer = Callable[[VictimConfig, Callable[[TrainingProgress], None]], object]
-"""Trains a victim unless it is there already, keeps it, and tells how far it is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Laboratory:
-    """Where the things come from that a cell is made of."""
-
-    dataset: Callable[[str], ImageDataset]
-    """The test split of a data set."""
-    attack: Callable[[Cell], Attack | None]
-    victim: Callable[[VictimConfig], VictimUnderTest | None]
-    """``None`` for one that is not trained."""
-    trained: Callable[[VictimConfig], bool]
-    """Whether there is such a victim, without loading it."""
-    victim_file: Callable[[VictimConfig], Path]
-    """Where the victim is kept: it is claimed there while it is trained."""
-    defense: Callable[[Cell], DefenseUnderTest]
-    detector: Callable[[Cell], DetectorUnderTest]
-    forget: Callable[[], None] = lambda: None
-    """Is called when another victim is loaded: what points of a curve shared is of no use any more."""
-    train: Trainer | None = None
-    """``None`` leaves cells without a victim out."""
-    known: Mapping[str, Record] = field(default_factory=dict)
-    """Records of ``evaluate`` by their digest: a cell that is one of them is not measured again."""
-    device: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,19 +74,18 @@ class Answer:
 
 
 @dataclass(kw_only=True)
-class Bench:
-    """One process's place of work, with the victim that it used last at hand."""
+class Executor:
+    """Measures cells and trains victims, one task after the other, in one process; keeps the last victim loaded."""
 
-    folder: Path
-    """Of the records."""
-    laboratory: Laboratory
+    results: ResultsFolder
+    resources: Resources
     loaded: tuple[tuple[str, bool], VictimUnderTest] | None = field(default=None, init=False)
-    """The last victim, the next cell's as a rule, by its digest and whether it recalls its answers."""
+    """The last victim, which the next cell usually needs too, by its digest and whether its labels are cached."""
 
     def kept(self, cell: Cell) -> bool:
-        """Whether there is a record of this cell that holds."""
-        path = self.folder / cell.path
-        return path.exists() and not self._stale(cell, path)
+        """Whether there is a valid record of this cell."""
+        record = self.results.record_of(cell)
+        return record is not None and not self._stale(cell, record)
 
     def do(self, task: Task, note: Note) -> Answer:
         """Measure a cell or train a victim, unless another process is at it; an error becomes a failed answer."""
@@ -130,33 +94,33 @@ class Bench:
         except Exception as error:  # whatever it is, the other tasks go on
             return Answer(state="failed", message=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
-    def _stale(self, cell: Cell, path: Path) -> bool:
+    def _stale(self, cell: Cell, record: Record | DetectionRecord) -> bool:
         """Whether a record was made with other weights of the masked autoencoder than there are now."""
-        if cell.variant.detects or cell.diffuses:
+        if isinstance(record, DetectionRecord) or cell.diffuses:
             return False  # the weights of a diffusion model are part of the cell's name
-        weights = read_record(path).defense.restorer_weights
+        weights = record.defense.restorer_weights
         if weights is None:
             return False
         try:
-            return weights != self.laboratory.defense(cell).entry.restorer_weights
+            return weights != self.resources.defense(cell).entry.restorer_weights
         except MaskRestoreError:
             return False  # there are none now, so the record is the best there is
 
     def _measured(self, cell: Cell, note: Note) -> Answer:
-        with claim((self.folder / cell.path).with_suffix(".claim")) as ours:
+        with self.results.lock(cell) as ours:
             if self.kept(cell):  # somebody has finished it in the meantime
                 return Answer(state="kept")
             if not ours:
                 return Answer(state="elsewhere")
-            victim = self._victim(cell.victim, recalls=cell.scale.recalls)
+            victim = self._victim(cell.victim, shares_restorations=cell.scale.shares_restorations)
             if victim is None:
                 return Answer(state="missing")
             self._measure(cell, victim, note)
             return Answer(state="measured")
 
     def _measure(self, cell: Cell, victim: VictimUnderTest, note: Note) -> None:
-        lab, path = self.laboratory, self.folder / cell.path
-        dataset, attack = lab.dataset(cell.case.dataset), lab.attack(cell)
+        resources = self.resources
+        dataset, attack = resources.dataset(cell.case.dataset), resources.attack(cell)
         clean, triggered = _counts(cell, dataset, attack)
 
         def show(state: EvaluationProgress) -> None:
@@ -168,12 +132,13 @@ class Bench:
                 dataset,
                 attack,
                 victim,
-                lab.detector(cell),
+                resources.detector(cell),
                 clean_count=clean,
                 triggered_count=triggered,
                 seed=cell.repeat,
-                out=path,
-                device=lab.device,
+                out=self.results.detections,
+                name=cell.name,
+                device=resources.device,
                 progress=show,
             )
             return
@@ -181,64 +146,43 @@ class Bench:
             dataset,
             attack,
             victim,
-            lab.defense(cell),
+            resources.defense(cell),
             clean_count=clean,
             triggered_count=triggered,
             seed=cell.repeat,
-            out=path.parent,
-            name=path.stem,
-            known=lab.known,
-            device=lab.device,
+            out=self.results.cells,
+            name=cell.name,
+            known=resources.known,
+            device=resources.device,
             progress=show,
         )
 
-    def _victim(self, config: VictimConfig, *, recalls: bool) -> VictimUnderTest | None:
-        name = (config.digest(), recalls)
+    def _victim(self, config: VictimConfig, *, shares_restorations: bool) -> VictimUnderTest | None:
+        name = (config.digest(), shares_restorations)
         if self.loaded is None or self.loaded[0] != name:
-            self.laboratory.forget()
-            self.loaded, victim = None, self.laboratory.victim(config)
+            self.resources.forget()
+            self.loaded, victim = None, self.resources.victim(config)
             if victim is None:
                 return None
-            if recalls:
-                victim = dataclasses.replace(victim, classifier=RecallingClassifier(victim.classifier))
+            if shares_restorations:
+                victim = dataclasses.replace(victim, classifier=CachedClassifier(victim.classifier))
             self.loaded = (name, victim)
         return self.loaded[1]
 
     def _trained(self, config: VictimConfig, note: Note) -> Answer:
-        lab = self.laboratory
-        assert lab.train is not None
+        resources = self.resources
+        assert resources.train is not None
         name = f"training {config.dataset} {config.attack or 'clean'}"
 
         def show(state: TrainingProgress) -> None:
             note(f"{name}: {100 * state.step / state.steps:.0f} %, {state.images_per_second:.0f} images/s")
 
-        with claim(lab.victim_file(config).with_suffix(".claim")) as ours:
+        with try_lock(resources.victim_file(config).with_suffix(".lock")) as ours:
             if not ours:
                 return Answer(state="elsewhere")
             note(name)
-            lab.train(config, show)
+            resources.train(config, show)
         return Answer(state="measured")
-
-
-def failure_path(record: Path) -> Path:
-    """Where the error of a cell is kept, beside its record."""
-    return record.with_suffix(".failed.json")
-
-
-def note_failure(folder: Path, cell: Cell, message: str) -> None:
-    """Keep the error of a cell."""
-    note = {
-        "cell": cell.name,
-        "error": message,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": current_environment().commit,
-    }
-    write_text_atomically(failure_path(folder / cell.path), json.dumps(note, indent=2) + "\n")
-
-
-def forget_failure(folder: Path, cell: Cell) -> None:
-    """Delete the error of a cell that has been measured."""
-    failure_path(folder / cell.path).unlink(missing_ok=True)
 
 
 def _counts(cell: Cell, dataset: ImageDataset, attack: Attack | None) -> tuple[int, int]:

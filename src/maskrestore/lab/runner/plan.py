@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from maskrestore.lab.measure.detection import DetectionRecord, read_detection
-from maskrestore.lab.measure.records import Record, read_record
+from maskrestore.lab.measure.detection import DetectionRecord
+from maskrestore.lab.measure.records import Record
 from maskrestore.lab.paper.cells import Cell
 from maskrestore.lab.paper.scales import estimated_seconds, measured_speeds
-from maskrestore.lab.runner.executor import Bench, Laboratory, failure_path
+from maskrestore.lab.runner.executor import Executor
+from maskrestore.lab.runner.resources import Resources
+from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.runner.scheduler import untrained_victims
 from maskrestore.lab.victims import VictimConfig
 from maskrestore.runtime.environment import current_environment
@@ -37,29 +38,24 @@ class PlanLine:
 def plan_line(
     cells: Sequence[Cell],
     victims: Sequence[VictimConfig],
-    folder: Path,
-    laboratory: Laboratory,
+    results: ResultsFolder,
+    resources: Resources,
     speeds: Mapping[str, float],
 ) -> PlanLine:
     """What is left of some cells. victims: needed beside those of the cells. speeds: as of ``known_speeds``."""
-    bench = Bench(folder=folder, laboratory=laboratory)
-    left = [cell for cell in cells if not bench.kept(cell)]
+    executor = Executor(results=results, resources=resources)
+    left = [cell for cell in cells if not executor.kept(cell)]
     return PlanLine(
         cells=len(cells),
         recorded=len(cells) - len(left),
-        failed=sum(failure_path(folder / cell.path).exists() for cell in left),
-        victims=tuple(untrained_victims([*(cell.victim for cell in left), *victims], laboratory)),
+        failed=sum(results.failures.get(cell.name) is not None for cell in left),
+        victims=tuple(untrained_victims([*(cell.victim for cell in left), *victims], resources)),
         core_hours=estimated_seconds(left, speeds) / 3600,
         guessed=tuple(dict.fromkeys(one.variant.defense for one in left if one.variant.defense not in speeds)),
     )
 
 
-def known_speeds(folder: Path, laboratory: Laboratory) -> dict[str, float]:
-    """Core-seconds per image of the defenses that have records in ``folder`` from this machine. Raises DataError."""
-    records: list[Record | DetectionRecord] = [read_record(path) for path in _records(folder / "cells")]
-    records += [read_detection(path) for path in _records(folder / "detections")]
-    return measured_speeds(records, current_environment(laboratory.device))
-
-
-def _records(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*.json")) if not path.name.endswith(".failed.json")]
+def known_speeds(results: ResultsFolder, resources: Resources) -> dict[str, float]:
+    """Core-seconds per image of the defenses that have records from this machine. Raises DataError."""
+    records: list[Record | DetectionRecord] = [*results.cells.read().values(), *results.detections.read().values()]
+    return measured_speeds(records, current_environment(resources.device))

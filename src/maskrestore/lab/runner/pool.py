@@ -12,15 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
-from maskrestore.lab.runner.executor import Answer, Bench, Laboratory, Task
+from maskrestore.lab.runner.executor import Answer, Executor, Task
+from maskrestore.lab.runner.resources import Resources
+from maskrestore.lab.runner.results_folder import ResultsFolder
 
-__all__ = ["Crew", "available_cores", "threads_of_a_worker"]
+__all__ = ["Pool", "available_cores", "threads_of_a_worker"]
 
 _PATIENCE = 10.0
 """Seconds that a process gets to end by itself before it is killed."""
@@ -35,21 +36,23 @@ class _Worker:
     task: Task | None = None
 
 
-class Crew:
+class Pool:
     """Up to ``size`` processes, started when they are needed; none is left when the context ends.
 
-    Each makes its own laboratory and has its share of this process's threads. Ctrl-C does not reach them: they end when
+    Each makes its own resources and has its share of this process's threads. Ctrl-C does not reach them: they end when
     this process ends them, or is gone.
     """
 
-    def __init__(self, size: int, folder: Path, make_laboratory: Callable[[], Laboratory], start_method: str) -> None:
+    def __init__(
+        self, size: int, results: ResultsFolder, make_resources: Callable[[], Resources], start_method: str
+    ) -> None:
         """size: how many processes at most. start_method: as of ``multiprocessing``."""
         self._size = size
         self._context: Any = multiprocessing.get_context(start_method)
-        self._arguments = (folder, make_laboratory, threads_of_a_worker(size))
+        self._arguments = (results, make_resources, threads_of_a_worker(size))
         self._workers: dict[int, _Worker] = {}
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -139,11 +142,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _work(line: Connection, folder: Path, make_laboratory: Callable[[], Laboratory], threads: int) -> None:
+def _work(line: Connection, results: ResultsFolder, make_resources: Callable[[], Resources], threads: int) -> None:
     """What a process does: one task after the other, until the line is closed at the other end."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that claims are given back
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that locks are given back
     torch.set_num_threads(threads)
-    bench = Bench(folder=folder, laboratory=make_laboratory())
+    executor = Executor(results=results, resources=make_resources())
     with contextlib.suppress(EOFError, OSError):  # nobody is there any more
         while True:
-            line.send(bench.do(line.recv(), line.send))
+            line.send(executor.do(line.recv(), line.send))

@@ -1,11 +1,12 @@
-"""The real laboratory: data sets, victims of the cache, and defenses, each loaded once."""
+"""What cells are made of: data sets, victims of the cache, defenses, each loaded once."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from maskrestore.classifiers import ModuleClassifier
@@ -14,21 +15,49 @@ from maskrestore.lab.attacks import Attack
 from maskrestore.lab.baselines.diffusion_models import DiffusionSettings
 from maskrestore.lab.data import ImageDataset, load_dataset
 from maskrestore.lab.measure.defenses import DefenseUnderTest, VictimUnderTest, make_defense
-from maskrestore.lab.measure.detection import make_detector
-from maskrestore.lab.measure.records import DefenseEntry, VictimEntry, read_records
-from maskrestore.lab.measure.restoration_cache import RecallingRestorer
+from maskrestore.lab.measure.detection import DetectorUnderTest, make_detector
+from maskrestore.lab.measure.record_files import read_records
+from maskrestore.lab.measure.records import DefenseEntry, Record, VictimEntry
+from maskrestore.lab.measure.restoration_cache import CachedRestorer
 from maskrestore.lab.paper.cells import Cell, Variant
-from maskrestore.lab.runner.executor import Laboratory, Trainer
-from maskrestore.lab.victims import VictimConfig, load_victim, read_record, victim_attack, victim_path
+from maskrestore.lab.victims import TrainingProgress, VictimConfig, load_victim, read_record, victim_attack, victim_path
 from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.restorer import MAERestorer, load_restorer
 from maskrestore.runtime.digests import digest, raw_digest
 from maskrestore.runtime.precision import fast_arithmetic
 
-__all__ = ["diffusion_digest", "make_laboratory", "victim_under_test"]
+__all__ = ["Resources", "Trainer", "diffusion_digest", "make_resources", "victim_under_test"]
 
 
-def make_laboratory(
+Trainer = Callable[[VictimConfig, Callable[[TrainingProgress], None]], object]
+"""Trains a victim unless it is there already, keeps it, and tells how far it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where the things come from that a cell is made of."""
+
+    dataset: Callable[[str], ImageDataset]
+    """The test split of a data set."""
+    attack: Callable[[Cell], Attack | None]
+    victim: Callable[[VictimConfig], VictimUnderTest | None]
+    """``None`` for one that is not trained."""
+    trained: Callable[[VictimConfig], bool]
+    """Whether there is such a victim, without loading it."""
+    victim_file: Callable[[VictimConfig], Path]
+    """Where the victim is kept; the lock of its training lies beside it."""
+    defense: Callable[[Cell], DefenseUnderTest]
+    detector: Callable[[Cell], DetectorUnderTest]
+    forget: Callable[[], None] = lambda: None
+    """Is called when another victim is loaded: what points of a curve shared is of no use any more."""
+    train: Trainer | None = None
+    """``None`` leaves cells without a victim out."""
+    known: Mapping[str, Record] = field(default_factory=dict)
+    """Records of ``evaluate`` by their digest: a cell that is one of them is not measured again."""
+    device: str = "cpu"
+
+
+def make_resources(
     *,
     data: Path | None = None,
     cache: Path | None = None,
@@ -36,12 +65,12 @@ def make_laboratory(
     device: str = "cpu",
     train: Trainer | None = None,
     known: Sequence[Path] = (),
-) -> Laboratory:
+) -> Resources:
     """Data of ``data`` (else as ``load_dataset`` finds them), victims of ``cache``.
 
     diffusion: a folder with a diffusion model in place of the defenses' own; its cells carry its ``diffusion_digest``.
-    device: where networks run. train: trains a victim that the cache lacks. known: folders with records of
-    ``evaluate``, which stand for the cells that they are. Raises DataError if such a folder has none or one is broken.
+    device: where networks run. train: trains a victim that the cache lacks. known: record files of ``evaluate``, or
+    folders with one; these records stand for the cells that they are. Raises DataError if one has none or is broken.
     """
 
     @functools.cache
@@ -55,37 +84,43 @@ def make_laboratory(
     def attack(cell: Cell) -> Attack | None:
         return victim_attack(cell.poisoned, cache)
 
-    recalling: dict[str, RecallingRestorer] = {}
+    caches: dict[str, CachedRestorer] = {}
 
-    def recalling_restorer(name: str) -> RecallingRestorer:
-        return recalling.setdefault(name, RecallingRestorer(restorer(name)))
+    def cached_restorer(name: str) -> CachedRestorer:
+        return caches.setdefault(name, CachedRestorer(restorer(name)))
 
     def forget() -> None:
-        for one in recalling.values():
+        for one in caches.values():
             one.forget()
 
     @functools.cache
     def build(
-        variant: Variant, architecture: str, repeat: int, name: str, *, recalls: bool
+        variant: Variant, architecture: str, repeat: int, name: str, *, shared: bool
     ) -> DefenseUnderTest | MaskRestoreError:
         config = variant.config(architecture)
         folder = diffusion if isinstance(config, DiffusionSettings) else None
         own = dataclasses.replace(config, model=str(folder)) if folder is not None else config
-        load = functools.partial(recalling_restorer if recalls else restorer, name)
+        load = functools.partial(cached_restorer if shared else restorer, name)
         try:
             built = make_defense(variant.defense, own, restorer=load, restorer_name=name, key=repeat, device=device)
         except MaskRestoreError as error:  # kept: the next cell would wait for the same error
             return error
-        built = dataclasses.replace(built, recalls=recalls)
+        built = dataclasses.replace(built, shares_restorations=shared)
         return built if folder is None else dataclasses.replace(built, entry=_portable(built.entry, variant, folder))
 
     def defense(cell: Cell) -> DefenseUnderTest:
-        built = build(cell.variant, cell.case.architecture, cell.repeat, cell.restorer, recalls=cell.scale.recalls)
+        built = build(
+            cell.variant,
+            cell.case.architecture,
+            cell.repeat,
+            cell.restorer,
+            shared=cell.scale.shares_restorations,
+        )
         if isinstance(built, MaskRestoreError):
             raise built
         return built
 
-    return Laboratory(
+    return Resources(
         dataset=test_split,
         attack=attack,
         victim=lambda config: victim_under_test(config, cache, device=device),

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from maskrestore.lab.paper.cells import Cell
-from maskrestore.lab.runner.executor import (
-    Answer,
-    Bench,
-    Laboratory,
-    Outcome,
-    Task,
-    failure_path,
-    forget_failure,
-    note_failure,
-)
-from maskrestore.lab.runner.pool import Crew
-from maskrestore.lab.runner.scheduler import WAIT, Agenda
+from maskrestore.lab.runner.executor import Answer, Executor, Outcome, Task
+from maskrestore.lab.runner.pool import Pool
+from maskrestore.lab.runner.resources import Resources
+from maskrestore.lab.runner.results_folder import ResultsFolder
+from maskrestore.lab.runner.scheduler import WAIT, Scheduler
 from maskrestore.lab.victims import VictimConfig
 
 __all__ = ["run_cells", "run_cells_in_processes"]
@@ -34,7 +26,7 @@ Progress = Callable[[int, str], None]
 def run_cells(
     cells: Sequence[Cell],
     folder: Path,
-    laboratory: Laboratory,
+    resources: Resources,
     *,
     victims: Sequence[VictimConfig] = (),
     retry: bool = False,
@@ -43,25 +35,25 @@ def run_cells(
 ) -> list[Outcome]:
     """Measure the cells that ``folder`` has no record of. Several programs may do so at once.
 
-    Cells whose victims are ready come first, and the ones of a victim together; the other victims are trained if the
-    laboratory trains at all, and those of ``victims``, which need not have cells. A cell that raises is noted in a
-    ``.failed.json`` beside its record, and the others go on; it is tried again with ``retry`` only. An interrupted cell
-    goes on where it stopped. Returns an outcome for each cell.
+    Cells whose victims are ready come first, and the ones of a victim together; the other victims are trained if
+    ``resources`` can train, and so are ``victims``, which need not have cells. The error of a cell that raises is kept
+    in ``failures.jsonl``, and the others go on; it is tried again only with ``retry``. An interrupted cell goes on
+    where it stopped. Returns an outcome for each cell.
     """
-    run = _Run(cells, Bench(folder=folder, laboratory=laboratory), victims, retry=retry, report=report)
-    while run.agenda:
-        task = run.agenda.next(0)
+    run = _Run(cells, Executor(results=ResultsFolder(folder), resources=resources), victims, retry=retry, report=report)
+    while run.scheduler:
+        task = run.scheduler.next(0)
         if task is None:
             time.sleep(WAIT)
         else:
-            run.take(task, run.bench.do(task, lambda text: progress(0, text)))
+            run.take(task, run.executor.do(task, lambda text: progress(0, text)))
     return run.outcomes()
 
 
 def run_cells_in_processes(
     cells: Sequence[Cell],
     folder: Path,
-    make_laboratory: Callable[[], Laboratory],
+    make_resources: Callable[[], Resources],
     *,
     jobs: int,
     victims: Sequence[VictimConfig] = (),
@@ -72,17 +64,19 @@ def run_cells_in_processes(
 ) -> list[Outcome]:
     """The same as ``run_cells`` by ``jobs`` processes, which share the threads of this one.
 
-    make_laboratory: is pickled, and called in each process. A process that dies (killed, out of memory) fails its task
+    make_resources: is pickled, and called in each process. A process that dies (killed, out of memory) fails its task
     only; another one takes its place. When this function is left, by an exception too, all processes have ended.
     start_method: as of ``multiprocessing``.
     """
-    run = _Run(cells, Bench(folder=folder, laboratory=make_laboratory()), victims, retry=retry, report=report)
-    with Crew(jobs, folder, make_laboratory, start_method) as crew:
-        while run.agenda or crew.working:
-            for worker in crew.idle:
-                if (task := run.agenda.next(worker)) is not None:
-                    crew.give(worker, task)
-            for worker, task, message in crew.wait(WAIT):
+    run = _Run(
+        cells, Executor(results=ResultsFolder(folder), resources=make_resources()), victims, retry=retry, report=report
+    )
+    with Pool(jobs, ResultsFolder(folder), make_resources, start_method) as pool:
+        while run.scheduler or pool.working:
+            for worker in pool.idle:
+                if (task := run.scheduler.next(worker)) is not None:
+                    pool.give(worker, task)
+            for worker, task, message in pool.wait(WAIT):
                 if isinstance(message, Answer):
                     run.take(task, message)
                 progress(worker, "" if isinstance(message, Answer) else message)
@@ -93,20 +87,19 @@ class _Run:
     """Cells on their way: what is left, and what became of the others."""
 
     def __init__(
-        self, cells: Sequence[Cell], bench: Bench, victims: Sequence[VictimConfig], *, retry: bool, report: Report
+        self, cells: Sequence[Cell], executor: Executor, victims: Sequence[VictimConfig], *, retry: bool, report: Report
     ) -> None:
-        self.bench, self._cells, self._report = bench, cells, report
+        self.executor, self._cells, self._report = executor, cells, report
         self._outcomes: dict[str, Outcome] = {}
         left = []
         for cell in cells:
-            failure = failure_path(bench.folder / cell.path)
-            if bench.kept(cell):
+            if executor.kept(cell):
                 self._settle(Outcome(task=cell, state="kept"))
-            elif failure.exists() and not retry:
-                self._settle(Outcome(task=cell, state="failed", message=_message(failure)))
+            elif not retry and (failure := executor.results.failures.get(cell.name)) is not None:
+                self._settle(Outcome(task=cell, state="failed", message=failure.error))
             else:
                 left.append(cell)
-        self.agenda = Agenda(left, bench.laboratory, victims)
+        self.scheduler = Scheduler(left, executor.resources, victims)
 
     def take(self, task: Task, answer: Answer) -> None:
         """Note what became of a task."""
@@ -114,35 +107,29 @@ class _Run:
             self._take_training(task, answer)
             return
         if answer.state == "failed":
-            note_failure(self.bench.folder, task, answer.message)
+            self.executor.results.note_failure(task, answer.message)
         elif answer.state == "measured":
-            forget_failure(self.bench.folder, task)
+            self.executor.results.failures.remove(task.name)
         self._settle(Outcome(task=task, state=answer.state, message=answer.message))
 
     def outcomes(self) -> list[Outcome]:
-        """In the order of the cells."""
-        return [self._outcomes[cell.path] for cell in self._cells]
+        """In the order of the cells. Sorts the records."""
+        self.executor.results.compact()
+        return [self._outcomes[cell.name] for cell in self._cells]
 
     def _take_training(self, victim: VictimConfig, answer: Answer) -> None:
         if answer.state == "measured":
-            self.agenda.trained(victim)
+            self.scheduler.trained(victim)
         elif answer.state == "elsewhere":
-            self.agenda.busy(victim)
+            self.scheduler.busy(victim)
         else:
             message = f"training {victim.dataset} {victim.attack or 'clean'} failed: {answer.message}"
-            lost = self.agenda.lost(victim)
+            lost = self.scheduler.lost(victim)
             for cell in lost:
                 self.take(cell, Answer(state="failed", message=message))
             if not lost:
                 self._report(Outcome(task=victim, state="failed", message=answer.message))
 
     def _settle(self, outcome: Outcome) -> None:
-        self._outcomes[outcome.cell.path] = outcome
+        self._outcomes[outcome.cell.name] = outcome
         self._report(outcome)
-
-
-def _message(path: Path) -> str:
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["error"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{path.name} is not readable"

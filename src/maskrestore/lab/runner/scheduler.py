@@ -7,29 +7,30 @@ from collections import deque
 from collections.abc import Sequence
 
 from maskrestore.lab.paper.cells import Cell
-from maskrestore.lab.runner.executor import Laboratory, Task
+from maskrestore.lab.runner.executor import Task
+from maskrestore.lab.runner.resources import Resources
 from maskrestore.lab.victims import VictimConfig
 
-__all__ = ["WAIT", "Agenda", "untrained_victims"]
+__all__ = ["WAIT", "Scheduler", "untrained_victims"]
 
 WAIT = 5.0
 """Seconds before another look at a victim that another program trains."""
 
 
-class Agenda:
+class Scheduler:
     """Hands out tasks: first the cells whose victims are ready, a worker's own victim before any other, then training.
 
     A victim is trained by one worker, after the clean one that it starts from. A worker that finds nothing else to do
     takes cells of a victim that others are at.
     """
 
-    def __init__(self, cells: Sequence[Cell], laboratory: Laboratory, victims: Sequence[VictimConfig] = ()) -> None:
-        """victims: to be trained even without a cell. Without ``laboratory.train`` all victims count as ready."""
+    def __init__(self, cells: Sequence[Cell], resources: Resources, victims: Sequence[VictimConfig] = ()) -> None:
+        """victims: to be trained even without a cell. Without ``resources.train`` all victims count as ready."""
         self._cells: dict[str, deque[Cell]] = {}
         for cell in cells:
             self._cells.setdefault(cell.victim.digest(), deque()).append(cell)
-        wanted = untrained_victims([*(cell.victim for cell in cells), *victims], laboratory)
-        self._untrained = {config.digest(): config for config in wanted} if laboratory.train is not None else {}
+        wanted = untrained_victims([*(cell.victim for cell in cells), *victims], resources)
+        self._untrained = {config.digest(): config for config in wanted} if resources.train is not None else {}
         self._at: dict[int, str] = {}
         self._training: set[str] = set()
         self._not_before: dict[str, float] = {}
@@ -85,11 +86,11 @@ class Agenda:
         return None
 
 
-def untrained_victims(victims: Sequence[VictimConfig], laboratory: Laboratory) -> list[VictimConfig]:
+def untrained_victims(victims: Sequence[VictimConfig], resources: Resources) -> list[VictimConfig]:
     """Each victim that is not trained, once, after the one that it starts from if that is not trained either."""
-    missing = {one.digest(): one for one in victims if not laboratory.trained(one)}
+    missing = {one.digest(): one for one in victims if not resources.trained(one)}
     lineage = {one.digest(): one for config in missing.values() for one in _lineage(config)}
-    return [one for digest, one in lineage.items() if digest in missing or not laboratory.trained(one)]
+    return [one for digest, one in lineage.items() if digest in missing or not resources.trained(one)]
 
 
 def _lineage(config: VictimConfig) -> list[VictimConfig]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from maskrestore.lab.measure.detection import DetectionRecord, read_detection
+from maskrestore.lab.measure.detection import DetectionRecord
 from maskrestore.lab.paper.cells import Case, Cell, Variant
 from maskrestore.lab.paper.layouts import Column, Row
+from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.show.sheets import Sheet
-from maskrestore.lab.show.summary import find_record, hardware_of
+from maskrestore.lab.show.summary import find_records, hardware_of
 from maskrestore.statistics import Estimate, estimate
 
 __all__ = ["DetectionLine", "auroc_sheet", "detection_cost_sheet", "detection_lines", "read_detection_cells"]
@@ -77,9 +78,8 @@ class DetectionLine:
 
 
 def read_detection_cells(cells: Sequence[Cell], folders: Sequence[Path]) -> Detections:
-    """Read the records of those detectors' cells that have one. Raises DataError for one that is broken."""
-    paths = {(c.case, c.variant, c.repeat): find_record(c, folders) for c in cells if c.variant.detects}
-    return {key: read_detection(path) for key, path in paths.items() if path is not None}
+    """The records of those cells with a detector that have one. Raises DataError if a file is broken."""
+    return find_records(cells, [ResultsFolder(folder).detections for folder in folders])
 
 
 def detection_lines(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskrestore.errors import DataError
-from maskrestore.lab.measure.records import Record, read_records_by_path
+from maskrestore.lab.measure.records import Record
+from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.show.sheets import Sheet, bold
 from maskrestore.lab.show.summary import costs_of
 
@@ -47,11 +48,10 @@ def read_folders(folders: Sequence[Path]) -> list[Record]:
     """
     found: dict[str, Record] = {}
     for folder in folders:
-        cells = folder / "cells"
-        if not cells.is_dir():
+        records = ResultsFolder(folder).cells.read()
+        if not records:
             raise DataError(f"{folder} holds no records; make some with `maskrestore reproduce table2 --out {folder}`")
-        for path, record in read_records_by_path(cells).items():
-            found.setdefault(path.name, record)
+        found |= {name: record for name, record in records.items() if name not in found}
     return list(found.values())
 
 

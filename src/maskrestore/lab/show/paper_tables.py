@@ -1,16 +1,13 @@
-"""Tables of grids: from records to sheets and to a long CSV, with the paper's own figures beside ours."""
+"""Tables of the catalogue: from records to sheets and to a long CSV, with the paper's own figures beside ours."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 
-from maskrestore.lab.measure.records import Record
 from maskrestore.lab.paper.cells import Case, Cell
 from maskrestore.lab.paper.layouts import Column, Row, Table
 from maskrestore.lab.paper.published import paper_rates
@@ -21,19 +18,21 @@ from maskrestore.lab.show.detection_tables import (
     read_detection_cells,
 )
 from maskrestore.lab.show.sheets import Sheet, bold
-from maskrestore.lab.show.summary import (
-    RATES,
-    Costs,
-    Records,
-    Summary,
-    best_variant,
-    costs_of,
-    read_cells,
-    summarise,
+from maskrestore.lab.show.summary import RATES, Costs, Records, costs_of, read_cells, summarise
+from maskrestore.lab.show.table_notes import (
+    Summaries,
+    Verdict,
+    complete_scores,
+    cross_triggers,
+    mean_score,
+    records_of_row,
+    retrained,
+    row_means,
+    verdict,
 )
 from maskrestore.statistics import Estimate
 
-__all__ = ["GridTable", "grid_table"]
+__all__ = ["FilledTable", "fill_table"]
 
 _TIE = 0.005
 """Rows within half a point of the best mean of CA and BA are bold, too."""
@@ -42,8 +41,8 @@ _HEADS = ("CA", "BA", "ASR")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridTable:
-    """A table of a grid in all its forms."""
+class FilledTable:
+    """A table with the numbers of its records, in all its forms."""
 
     name: str
     title: str
@@ -51,11 +50,13 @@ class GridTable:
     sheets: tuple[Sheet, ...]
     long: tuple[dict[str, str], ...]
     """A row for each rate, for spreadsheets and plots."""
+    verdict: Verdict | None = None
+    """How our best row compares with the best of the others."""
 
     def markdown(self) -> str:
-        """A section with all sheets."""
+        """A page with all sheets."""
         notes = "".join(f"{note}\n\n" for note in self.notes)
-        return f"## {self.title}\n\n{notes}" + "\n".join(sheet.markdown() for sheet in self.sheets)
+        return f"# {self.title}\n\n{notes}" + "\n".join(sheet.markdown(level=2) for sheet in self.sheets)
 
     def latex(self) -> str:
         """All sheets, one after the other."""
@@ -71,7 +72,7 @@ class GridTable:
         return text.getvalue()
 
 
-def grid_table(name: str, table: Table, cells: Sequence[Cell], folders: Sequence[Path]) -> GridTable:
+def fill_table(name: str, table: Table, cells: Sequence[Cell], folders: Sequence[Path]) -> FilledTable:
     """Make the table of those records of ``cells`` that lie in ``folders``. Raises DataError for one that is broken."""
     known = {cell.case for cell in cells}
     columns = [(column, tuple(case for case in column.cases if case in known)) for column in table.columns]
@@ -94,12 +95,10 @@ def grid_table(name: str, table: Table, cells: Sequence[Cell], folders: Sequence
     sheets += [_column_sheet(name, column, rows, summaries) for column in shown]
     sheets += [_cost_sheet(rows, records)]
     long = _long(name, rows, columns, summaries, records)
-    said = (_cross_triggers(records), _retrained(rows, records), _verdict(rows, shown, summaries))
-    return _finished(name, table, columns, sheets, long, found=[text for text in said if text])
-
-
-Summaries = dict[tuple[str, str], Summary]
-"""By row and column."""
+    compared = verdict(rows, shown, summaries)
+    said = (cross_triggers(records), retrained(rows, records), compared.sentence() if compared else None)
+    filled = _finished(name, table, columns, sheets, long, found=[text for text in said if text])
+    return replace(filled, verdict=compared)
 
 
 def _finished(
@@ -110,14 +109,14 @@ def _finished(
     long: tuple[dict[str, str], ...],
     *,
     found: Sequence[str] = (),
-) -> GridTable:
+) -> FilledTable:
     """found: notes that come from the records."""
     notes = [*table.notes, *found]
     if table.unavailable:
         notes.append(f"Not here for want of the data: {', '.join(table.unavailable)}.")
     if not sheets and columns:
         notes.append(f"No records yet: run `maskrestore reproduce {name}`.")
-    return GridTable(name=name, title=table.title, notes=tuple(notes), sheets=tuple(sheets), long=long)
+    return FilledTable(name=name, title=table.title, notes=tuple(notes), sheets=tuple(sheets), long=long)
 
 
 def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> Sheet:
@@ -125,8 +124,8 @@ def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: 
     paper's in brackets. Rows that lack cases, of the column or of any, are not compared with the others.
     """
     titles = [column.title for column in columns]
-    whole = _whole(found)
-    means = _means(rows, columns, found)
+    whole = complete_scores(found)
+    means = row_means(rows, columns, found)
 
     def marked(score: float, column: Sequence[float]) -> str:
         text = f"{100 * score:.1f}"
@@ -139,7 +138,7 @@ def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: 
         theirs = paper_rates(name, row.paper, title)
         beside = "" if theirs is None or None in theirs[:2] else f" ({sum(map(float, theirs[:2])) / 2:.1f})"  # type: ignore[arg-type]
         if (row.label, title) not in whole:
-            return f"{100 * _score(summary):.1f}, {summary.cases} of {summary.wanted} attacks" + beside
+            return f"{100 * mean_score(summary):.1f}, {summary.cases} of {summary.wanted} attacks" + beside
         return (
             marked(whole[row.label, title], [score for (_, other), score in whole.items() if other == title]) + beside
         )
@@ -155,78 +154,6 @@ def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: 
     ]
     heads = ("defense", *(("mean",) if several else ()), *titles)
     return Sheet(title="Mean of CA and BA in % (the paper's)", heads=heads, rows=tuple(body))
-
-
-def _cross_triggers(records: Records) -> str | None:
-    """What the victims of input-aware attacks make of other images' triggers, which should do nothing to them."""
-    rates = {
-        case.label: f"{case.label} {100 * record.victim.cross_trigger:.1f} %"
-        for (case, _, _), record in records.items()
-        if record.victim.cross_trigger is not None
-    }
-    return f"Accuracy with the triggers of other images: {', '.join(rates.values())}." if rates else None
-
-
-def _retrained(rows: Sequence[Row], records: Records) -> str | None:
-    """Which rows asked victims with other weights than most rows did."""
-    weights: dict[tuple[Case, int], Counter[str]] = defaultdict(Counter)
-    for (case, _, repeat), record in records.items():
-        weights[case, repeat][record.victim.weights] += 1
-    usual = {counts.most_common(1)[0][0] for counts in weights.values()}
-    cases = {case for case, _, _ in records}
-    others = {
-        row.label: count
-        for row in rows
-        if (count := sum(record.victim.weights not in usual for record in _taken(row, cases, records)))
-    }
-    if not others:
-        return None
-    named = ", ".join(f"{label} ({count})" for label, count in others.items())
-    return f"Some victims were trained twice by the same recipe. Cells with other weights than most rows: {named}."
-
-
-def _whole(found: Summaries) -> dict[tuple[str, str], float]:
-    """The mean of CA and BA by row and column, of those that lack no case."""
-    return {key: _score(summary) for key, summary in found.items() if summary.cases == summary.wanted}
-
-
-def _means(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> dict[str, float]:
-    """The mean over the columns of each row that has all of them, by its label."""
-    whole = _whole(found)
-    scores = {row.label: [whole.get((row.label, column.title)) for column in columns] for row in rows}
-    return {
-        label: sum(known) / len(known)
-        for label, values in scores.items()
-        if len(known := [value for value in values if value is not None]) == len(columns)
-    }
-
-
-def _verdict(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> str | None:
-    """A sentence that compares our best row with the best of the others; ``None`` where a side is missing.
-
-    Another row that lacks some columns is compared over those that it has: the best is the one that leads ours by most,
-    or is least behind.
-    """
-    whole, means = _whole(found), _means(rows, columns, found)
-    ours = [row.label for row in rows if row.ours and row.label in means]
-    if not ours:
-        return None
-    best = max(ours, key=lambda label: means[label])
-    rivals = []
-    for row in rows:
-        titles = [column.title for column in columns if (row.label, column.title) in whole]
-        if titles and not row.ours:
-            theirs, own = (fmean(whole[label, title] for title in titles) for label in (row.label, best))
-            rivals.append((theirs - own, theirs, own, row.label, titles))
-    if not rivals:
-        return None
-    _, theirs, own, other, titles = max(rivals)
-    over = f"over the {len(columns)} columns that were measured, " if len(columns) > 1 else ""
-    said = f"Mean of CA and BA, {over}ours at its best: {100 * means[best]:.1f} ({best}); best of the others: "
-    said += f"{100 * theirs:.1f} ({other})"
-    if len(titles) < len(columns):
-        said += f", over {', '.join(titles)} alone, where ours has {100 * own:.1f}"
-    return f"{said}."
 
 
 def _column_sheet(name: str, column: Column, rows: Sequence[Row], found: Summaries) -> Sheet:
@@ -258,16 +185,10 @@ def _column_sheet(name: str, column: Column, rows: Sequence[Row], found: Summari
 def _cost_sheet(rows: Sequence[Row], records: Records) -> Sheet:
     body = []
     for row in rows:
-        costs = costs_of(_taken(row, {case for case, _, _ in records}, records))
+        costs = costs_of(records_of_row(row, {case for case, _, _ in records}, records))
         body.append((row.label, *(text or "–" for text in _costs(costs).values())))
     heads = ("defense", "queries/image", "generator passes/image", "s/image", "lowest peak memory, MiB", "hardware")
     return Sheet(title="Cost", heads=heads, rows=tuple(body))
-
-
-def _taken(row: Row, cases: Iterable[Case], records: Records) -> list[Record]:
-    """The records of a row that its rates come from: where it has several variants, those of each case's best."""
-    best = {case: best_variant(row.variants, case, records) for case in cases}
-    return [record for (case, variant, _), record in records.items() if case in best and variant == best[case]]
 
 
 def _costs(costs: Costs) -> dict[str, str]:
@@ -295,7 +216,7 @@ def _long(
             if summary is None:
                 continue
             theirs = paper_rates(name, row.paper, column.title) or (None, None, None)
-            costs = _costs(costs_of(_taken(row, cases, records)))
+            costs = _costs(costs_of(records_of_row(row, cases, records)))
             for position, rate in enumerate(RATES):
                 value = summary.rates[rate]
                 if value is not None:
@@ -313,12 +234,6 @@ def _long(
                         }
                     )
     return tuple(lines)
-
-
-def _score(summary: Summary) -> float:
-    """The mean of CA and BA."""
-    values = [one.mean for one in (summary.rates["ca"], summary.rates["ba"]) if one is not None]
-    return sum(values) / len(values)
 
 
 def _interval(value: Estimate | None) -> str:

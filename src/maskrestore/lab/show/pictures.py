@@ -13,7 +13,7 @@ from maskrestore.errors import DataError, MaskRestoreError
 from maskrestore.lab.measure.run import choose_images, triggered_images
 from maskrestore.lab.paper.cells import Case, Cell, Scale, Variant
 from maskrestore.lab.paper.layouts import Pictures
-from maskrestore.lab.runner.executor import Laboratory
+from maskrestore.lab.runner.resources import Resources
 from maskrestore.lab.show.mosaic import Tile, mosaic
 from maskrestore.lab.show.plots import COLOURS, new_figure, save
 from maskrestore.mae.restorer import DEFAULT_RESTORER
@@ -56,7 +56,7 @@ def draw_pictures(
     path: Path,
     pictures: Pictures,
     scale: Scale,
-    laboratory: Laboratory,
+    resources: Resources,
     *,
     restorer: str = DEFAULT_RESTORER,
     report: Callable[[str], None] = lambda _: None,
@@ -67,7 +67,7 @@ def draw_pictures(
     nothing is left, MissingDependencyError without matplotlib.
     """
     count = min(pictures.images, scale.images or pictures.images)
-    studio = _Studio(scale=scale, laboratory=laboratory, restorer=restorer, report=report)
+    studio = _Studio(scale=scale, resources=resources, restorer=restorer, report=report)
     draw = {
         "process": _draw_process,
         "refinement": _draw_refinement,
@@ -87,7 +87,7 @@ class _Studio:
     """Purifies what is to be shown."""
 
     scale: Scale
-    laboratory: Laboratory
+    resources: Resources
     restorer: str
     report: Callable[[str], None]
 
@@ -109,7 +109,7 @@ class _Studio:
         return found
 
     def _purified(self, cell: Cell, part: str, count: int) -> _Shown | None:
-        lab = self.laboratory
+        lab = self.resources
         victim = lab.victim(cell.victim)
         if victim is None:
             return None

@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from maskrestore.lab.measure.records import Record, read_record
+from maskrestore.lab.measure.record_files import Named, RecordFile
+from maskrestore.lab.measure.records import Record
 from maskrestore.lab.paper.cells import Case, Cell, Variant
 from maskrestore.lab.paper.layouts import Row
+from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.runtime.environment import Environment
 from maskrestore.statistics import Estimate, estimate, mean
 
@@ -18,11 +21,13 @@ __all__ = [
     "Summary",
     "best_variant",
     "costs_of",
-    "find_record",
+    "find_records",
     "hardware_of",
     "read_cells",
     "summarise",
 ]
+
+T = TypeVar("T", bound=Named)
 
 RATES = ("ca", "ba", "asr")
 """Fields of ``Metrics`` in the order of all tables."""
@@ -62,15 +67,23 @@ Records = Mapping[tuple[Case, Variant, int], Record]
 """Records by case, variant and repeat."""
 
 
-def find_record(cell: Cell, folders: Sequence[Path]) -> Path | None:
-    """The record of a cell in the first folder that has one."""
-    return next((folder / cell.path for folder in folders if (folder / cell.path).exists()), None)
-
-
 def read_cells(cells: Sequence[Cell], folders: Sequence[Path]) -> dict[tuple[Case, Variant, int], Record]:
-    """Read the records of those cells that have one; detectors have records of their own kind. Raises DataError."""
-    paths = {(c.case, c.variant, c.repeat): find_record(c, folders) for c in cells if not c.variant.detects}
-    return {key: read_record(path) for key, path in paths.items() if path is not None}
+    """The records of those cells with a defense that have one, each from the first folder that has it.
+
+    Raises DataError if a file is broken.
+    """
+    files = [ResultsFolder(folder).cells for folder in folders]
+    return find_records(cells, files)
+
+
+def find_records(cells: Sequence[Cell], files: Sequence[RecordFile[T]]) -> dict[tuple[Case, Variant, int], T]:
+    """The records of cells in the first file that has them, by case, variant and repeat."""
+    found = {(cell.case, cell.variant, cell.repeat): _first(cell.name, files) for cell in cells}
+    return {key: record for key, record in found.items() if record is not None}
+
+
+def _first(name: str, files: Sequence[RecordFile[T]]) -> T | None:
+    return next((record for file in files if (record := file.get(name)) is not None), None)
 
 
 def summarise(row: Row, cases: Sequence[Case], records: Records) -> Summary | None:

@@ -1,0 +1,100 @@
+"""Measuring the cells of ``maskrestore reproduce`` under one progress display, and what is said about it."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from maskrestore.cli.lab.train_victim import restoration
+from maskrestore.cli.terminal import progress, say
+from maskrestore.lab.paper.cells import Cell
+from maskrestore.lab.runner.executor import Outcome
+from maskrestore.lab.runner.resources import Resources
+from maskrestore.lab.runner.results_folder import ResultsFolder
+from maskrestore.lab.runner.run_cells import run_cells, run_cells_in_processes
+from maskrestore.lab.victims import TrainingProgress, VictimConfig, VictimData
+from maskrestore.lab.victims import train_victim as train_network
+from maskrestore.runtime.environment import current_environment
+
+__all__ = ["measure_cells", "train_victim"]
+
+
+def measure_cells(
+    cells: Sequence[Cell],
+    victims: Sequence[VictimConfig],
+    folder: Path,
+    make: Callable[[], Resources],
+    *,
+    jobs: int,
+    retry: bool,
+) -> int:
+    """Measure cells and train victims under one progress display; returns how many of them failed or lack a victim."""
+    done: list[Outcome] = []
+    notes: dict[int, str] = {}
+    with progress("cells") as update:
+
+        def show(worker: int, note: str) -> None:
+            notes[worker] = note
+            update(len(done), len(cells), "; ".join(text for _, text in sorted(notes.items()) if text))
+
+        def report(outcome: Outcome) -> None:
+            done.append(outcome)
+            if outcome.state == "failed":
+                say(f"failed: {outcome.name}: {outcome.message}")
+            show(-1, "")
+
+        if jobs == 1:
+            run_cells(cells, folder, make(), victims=victims, retry=retry, report=report, progress=show)
+        else:
+            run_cells_in_processes(
+                cells, folder, make, jobs=jobs, victims=victims, retry=retry, report=report, progress=show
+            )
+    counts = Counter(outcome.state for outcome in done if isinstance(outcome.task, Cell))
+    untrained = len(done) - counts.total()
+    if cells:
+        say(f"{', '.join(f'{count} {state}' for state, count in counts.items())} of {len(cells)} cells")
+    _say_if_old([one.cell for one in done if one.state == "kept"], ResultsFolder(folder))
+    if untrained:
+        say(f"{untrained} victims that no cell needs could not be trained; the same command tries again")
+    if counts["missing"]:
+        lacking = dict.fromkeys(one.cell.case.label for one in done if one.state == "missing")
+        say(f"victims that are not trained (add --train): {'; '.join(lacking)}")
+    if counts["failed"]:
+        say("failed cells are tried again with --retry")
+    return counts["missing"] + counts["failed"] + untrained
+
+
+def _say_if_old(cells: Sequence[Cell], results: ResultsFolder) -> None:
+    """Say how many records other revisions of the code made: a cell's name knows its settings, not what they do."""
+    now = current_environment().commit
+    records = [record for cell in cells if (record := results.record_of(cell)) is not None]
+    old = Counter(commit for record in records if (commit := record.environment.commit) != now)
+    if old:
+        named = ", ".join(f"{commit} ({count})" for commit, count in old.most_common())
+        say(f"kept records of other revisions, this is {now}: {named}; to measure a cell again, delete its line")
+
+
+def train_victim(
+    config: VictimConfig,
+    report: Callable[[TrainingProgress], None],
+    *,
+    data: Path | None,
+    cache: Path | None,
+    device: str,
+) -> object:
+    """Train a victim unless it is there."""
+    return train_network(
+        config,
+        _images(config.dataset, data),
+        cache=cache,
+        report=lambda _, state, __: report(state),
+        restoration=restoration(config, device),
+        device=device,
+    )
+
+
+@functools.lru_cache(maxsize=1)  # a process trains one victim after the other, and decoding takes a minute
+def _images(dataset: str, folder: Path | None) -> VictimData:
+    return VictimData.load(dataset, folder)
