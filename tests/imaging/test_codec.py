@@ -178,7 +178,9 @@ def test_grey_is_kept_if_asked() -> None:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_16_bit_grey_files_keep_their_precision(kind: str) -> None:
     values = np.arange(0, 65536, 97, dtype=np.uint16)[:600].reshape(20, 30)
-    image = decode_image(encoded(Image.fromarray(values), kind), keep_grey=True)
+    # The lowest version of Pillow that is supported does not write this kind of PPM.
+    ppm = b"P5 30 20 65535\n" + values.astype(">u2").tobytes()
+    image = decode_image(ppm if kind == "PPM" else encoded(Image.fromarray(values), kind), keep_grey=True)
     torch.testing.assert_close(image[0] * 65535, torch.from_numpy(values.astype(np.float32)), rtol=0, atol=0.01)
 
 
