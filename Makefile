@@ -35,6 +35,7 @@ format: $(STAMP)
 
 # Builds the site into site/; warnings are errors.
 docs: $(STAMP)
+	$(BIN)/python -m scripts.docs
 	$(BIN)/zensical build --strict
 
 # The tests with their coverage, which slows them down.
@@ -46,7 +47,7 @@ lowest:
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet uv
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --editable '.[test]'
-	$(LOWEST)/bin/python -m pytest
+	$(LOWEST)/bin/python -m pytest --ignore tests/docs
 
 # Builds the source distribution and the wheel, and tries the wheel in a bare environment.
 wheel: $(STAMP)
