@@ -166,7 +166,7 @@ def test_what_is_no_diffusion_model_is_refused(tmp_path: Path) -> None:
 def test_without_diffusers_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     for load in (DiffusionSettings(model=str(tmp_path)).load, lambda: build_unet(TINY)):
-        with pytest.raises(MissingDependencyError, match=r"pip install 'maskrestore\[diffusion\]'"):
+        with pytest.raises(MissingDependencyError, match=r"pip install 'maskrestore\[lab\]'"):
             load()
 
 

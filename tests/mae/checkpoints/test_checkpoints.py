@@ -444,7 +444,7 @@ def test_offline_and_without_the_hub_the_errors_say_what_to_do(monkeypatch) -> N
     with pytest.raises(CheckpointError, match=r"facebook/vit-mae-base.*no connection.*local folder"):
         load_network("facebook/vit-mae-base")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingDependencyError, match=r"maskrestore\[data\]"):
+    with pytest.raises(MissingDependencyError, match=r"maskrestore\[hub\]"):
         load_network("facebook/vit-mae-base")
 
 
