@@ -37,7 +37,7 @@ def show_plan(
 ) -> None:
     """How many cells there are, how many are done, which victims are missing, and about how long the rest takes."""
     threads = threads_of_a_worker(jobs) if jobs > 1 else torch.get_num_threads()
-    cores = min(jobs * threads, max(threads, available_cores()))  # more processes than processors take turns
+    cores = min(jobs * threads, max(threads, available_cores()))  # more processes than cores take turns
     speeds = known_speeds(results, resources)
     listing = Listing("name", "cells", "recorded", "failed", "victims to train", "hours left")
     for column in listing.columns[1:]:
@@ -51,7 +51,7 @@ def show_plan(
     each = f"{'each ' if jobs > 1 else ''}with {threads} thread{'s' if threads > 1 else ''}"
     say(f"hours: of {jobs} process{'es' if jobs > 1 else ''}, {each}, without the training of victims")
     if together.guessed:
-        say(f"a rough guess, for want of records from this machine: {', '.join(together.guessed)}")
+        say(f"a rough guess, without records from this machine: {', '.join(together.guessed)}")
     if together.victims:
         say(f"victims to train: {'; '.join(_named(victim) for victim in together.victims)}")
 

@@ -53,7 +53,7 @@ class PassCounter:
 def counted_passes(defense: object) -> Iterator[PassCounter | None]:
     """Count what goes through the generator of ``defense``; ``None`` for a defense that has none.
 
-    Images that only fill up a micro-batch count for a denoiser, which gets them like all others.
+    Images that only pad a micro-batch count as passes of a denoiser.
     """
     name = next((name for name in _GENERATORS if getattr(defense, name, None) is not None), None)
     if name is None:

@@ -165,7 +165,7 @@ class _Plan:
 
 
 class _ScoreLog(ChunkLog):
-    """Scores of the images of each part, in the order in which they were chosen."""
+    """Scores of the images of each part, in the order in which the images were chosen."""
 
     def __init__(self, path: Path | None, key: str) -> None:
         self._scores: dict[str, list[float]] = {"clean": [], "triggered": []}
@@ -176,7 +176,7 @@ class _ScoreLog(ChunkLog):
         return sum(map(len, self._scores.values()))
 
     def scores(self, part: str) -> Tensor:
-        """``(N,)`` float64: what is known of a part so far."""
+        """``(N,)`` float64: the scores of a part so far."""
         return torch.tensor(self._scores[part], dtype=torch.float64)
 
     def add(self, part: str, result: Detection, seconds: float) -> None:
@@ -192,7 +192,7 @@ class _ScoreLog(ChunkLog):
 
 
 def _score(plan: _Plan, log: _ScoreLog, chunk_size: int, progress: Callable[[EvaluationProgress], None]) -> None:
-    """Fill ``log`` with what is missing, chunk by chunk."""
+    """Score the images that ``log`` lacks, chunk by chunk."""
 
     def report() -> None:
         queries = log.queries / max(1, len(log))
@@ -213,7 +213,7 @@ def _score(plan: _Plan, log: _ScoreLog, chunk_size: int, progress: Callable[[Eva
 
 
 def _digest(plan: _Plan) -> str:
-    """Sixteen hex digits that stand for everything that was asked for, images included."""
+    """Sixteen hex digits that identify everything that was asked for, images included."""
     asked = [
         *(plan.dataset.name, plan.attack.name, dataclasses.asdict(plan.victim.entry)),
         *(plan.detector.name, plan.detector.config, plan.detector.key_fingerprint),

@@ -1,4 +1,4 @@
-"""Predictions of an evaluation, kept on disk as they come."""
+"""Predictions of an evaluation, written to disk after each chunk of images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Prediction:
     """What happened to one image."""
 
     original: int
-    """The victim's label of the image as it came."""
+    """The victim's label of the unpurified image."""
     label: int
     """The defense's answer."""
     queries: int

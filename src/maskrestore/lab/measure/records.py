@@ -46,7 +46,7 @@ class VictimEntry:
     weights: str
     """Digest of the weights themselves."""
     precision: str
-    """What it computed in while it was evaluated."""
+    """Numeric precision during the evaluation."""
     ca: float | None
     """Clean accuracy on the whole test split, measured when it was trained; in [0, 1]."""
     asr: float | None
@@ -68,7 +68,7 @@ class DefenseEntry:
     restorer_weights: str | None
     """Digest of its weights."""
     restorer_precision: str | None
-    """What it computed in."""
+    """Numeric precision during the evaluation."""
     key_fingerprint: str | None
     """Identifies the key that seeded the masks; the key itself is never written."""
 
@@ -84,15 +84,15 @@ class Cost:
     seconds: float
     images_per_second: float
     passes_mean: float | None = None
-    """Images that went through the defense's generator for each image; ``None`` without one, and in old records."""
+    """Generator passes per image; ``None`` for defenses without a generator, and in old records."""
     peak_memory: int | None = None
-    """Bytes at the highest, in the last run of those that the record was made in; ``None`` where it is not known."""
+    """Bytes, in the last run if the evaluation was interrupted; ``None`` where it is not known."""
     memory_scope: str | None = None
     """What ``peak_memory`` was measured over: see ``costs.MemoryMeter``."""
     queries_median_clean: float | None = None
     """For a clean image; ``None`` in old records."""
     recalled: bool = False
-    """Whether restorations and labels may have come from earlier measurements (``recall.py``): then ``seconds`` and
+    """Whether restorations and labels may have come from the cache (``restoration_cache.py``): then ``seconds`` and
     ``peak_memory`` say nothing about the defense."""
 
 
@@ -155,7 +155,7 @@ def decode(kind: type[T], values: Any) -> T:
 
 
 def _decode(annotation: Any, value: Any, where: str) -> Any:
-    """Turn parsed JSON into the annotated type; raise ValueError that says where it does not fit."""
+    """Turn parsed JSON into the annotated type; raise ValueError that says which entry does not fit."""
     if annotation is Any:
         return value
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):

@@ -1,7 +1,8 @@
-"""Points of a curve ask for many of the same restorations and labels: here each of them is made once.
+"""Cached restorations and labels, shared by the points of a parameter sweep.
 
-Two thresholds differ after all passes of the restorer, ten steps of refinement begin as five do. Neither a restoration
-nor a label depends on what else is in the batch, so what is recalled is the same bit for bit.
+Many settings need the same restorations: thresholds apply after all passes of the restorer, and ten refinement steps
+begin with the same five. Restorations and labels are bit-identical regardless of batch composition, so cached results
+are exactly those that would be computed.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ __all__ = ["CachedClassifier", "CachedRestorer"]
 
 _CAPACITY = 2**30
 _ENTRY = 600
-"""Bytes that an entry takes beside its pixels, about."""
+"""Approximate bytes of an entry in addition to its pixels."""
 
 
 class CachedRestorer:
-    """A restorer that keeps what it restored, up to ``capacity`` bytes; then it begins anew."""
+    """Caches restorations, up to ``capacity`` bytes; a full cache is emptied."""
 
     def __init__(self, restorer: Restorer, capacity: int = _CAPACITY) -> None:
         self._restorer = restorer
@@ -37,7 +38,7 @@ class CachedRestorer:
         return self._restorer.grid
 
     def forget(self) -> None:
-        """Give the memory back."""
+        """Empty the cache."""
         self._left = self._capacity
         self._pixels: dict[bytes, Tensor] = {}  # (C, P): the hidden pixels of an image under a mask
 
@@ -50,7 +51,7 @@ class CachedRestorer:
         where = tokens_to_pixels(flat, *images.shape[-2:]).squeeze(1).to(images.device)  # (N, H, W)
         kept = {row: self._pixels[name] for row, name in enumerate(names) if name in self._pixels}
         missing = torch.tensor([row for row in range(len(names)) if row not in kept], dtype=torch.int64)
-        if len(missing) == len(names):  # all masks of an image together, which share some work
+        if len(missing) == len(names):  # all masks of an image together: the restorer shares work between them
             fresh = self._restorer.restore(images, masks).flatten(0, 1)
         else:
             fresh = self._restorer.restore(images[owner[missing]], flat[missing]) if len(missing) else images[:0]
@@ -72,7 +73,7 @@ class CachedRestorer:
 
 
 class CachedClassifier:
-    """A classifier that is asked about each picture once."""
+    """Caches labels: the classifier is queried once for each distinct image."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
@@ -81,7 +82,7 @@ class CachedClassifier:
     def __call__(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` in [0, 1] -> ``(B,)`` int64 labels."""
         names = _names(images)
-        # Each of the new pictures once, although a batch may hold it twice.
+        # A batch may contain the same new image twice.
         new = {name: row for row, name in enumerate(names) if name not in self._labels}
         if new:
             labels = self._classifier(images[list(new.values())])

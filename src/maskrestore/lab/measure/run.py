@@ -1,4 +1,4 @@
-"""Measure one defense on one victim, blind, on a fixed choice of test images."""
+"""Measure one defense on one victim, on a fixed choice of test images. The defense never sees true labels."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationProgress:
-    """What a run tells its caller after each chunk of images."""
+    """What a run reports after each chunk of images."""
 
     done: int
     total: int
     seconds: float
-    """Spent on the images that are done, in this run and in those that it goes on from."""
+    """Spent on the images that are done, in this run and in interrupted runs that it continues."""
     queries: float
     """Mean per image."""
 
@@ -163,7 +163,7 @@ def _choose_parts(
 
 
 def _predict(plan: _Plan, log: PredictionLog, chunk_size: int, progress: Callable[[EvaluationProgress], None]) -> None:
-    """Fill ``log`` with what is missing, chunk by chunk."""
+    """Purify the images that ``log`` lacks, chunk by chunk."""
     total = sum(len(part.indices) for part in plan.parts)
     _report(log, total, progress)
     for part in plan.parts:
@@ -240,7 +240,7 @@ def _cost(plan: _Plan, log: PredictionLog, memory: MemoryMeter) -> Cost:
 
 
 def _digest(plan: _Plan) -> str:
-    """Sixteen hex digits that stand for everything that was asked for, images included."""
+    """Sixteen hex digits that identify everything that was asked for, images included."""
     victim = dataclasses.asdict(plan.victim.entry)
     del victim["cross_trigger"]  # the victim's own, and unknown to older records
     asked = [

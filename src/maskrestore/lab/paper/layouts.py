@@ -1,4 +1,4 @@
-"""Shapes of what a grid becomes: a table, curves, bars, or pictures. Each knows the entries that it needs."""
+"""Layouts of an experiment: a table, curves, bars, or pictures. Each knows the entries that it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Column:
     """A column of a table; the rates of its cases are averaged."""
 
     title: str
-    """As the key of the paper's figures in ``paper.PAPER``, too."""
+    """Also the key of the paper's numbers in ``published.PAPER``."""
     cases: tuple[Case, ...]
 
 
@@ -80,7 +80,7 @@ class Panel:
     x_label: str
     lines: tuple[Line, ...]
     standard: float | None = None
-    """Where the paper's own setting lies, if it is one."""
+    """The paper's own setting, if it is one of the values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Curves:
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """A figure of images, drawn from the victims themselves: it has no records."""
+    """A figure of images. It is drawn with the victims at hand and has no records."""
 
     title: str
     kind: Literal["process", "refinement", "scores", "side-by-side"]

@@ -1,8 +1,8 @@
-"""The paper's own figures for CIFAR-10 and GTSRB, to stand beside ours.
+"""The paper's own numbers for CIFAR-10 and GTSRB, shown beside ours.
 
 Source: Sun et al., Mask and Restore: Blind Backdoor Defense at Test Time with Masked Autoencoder, arXiv:2303.15564,
 tables 1-3 and A.1-A.4; the table "all-to-all" is from the authors' answer in the public review of the paper. CA, BA and
-ASR in percent. Figures that the copy at hand shows incompletely are ``None`` or left out: Februus on the trigger
+ASR in percent. Numbers that our copy of the paper shows incompletely are ``None`` or left out: Februus on the trigger
 1x1-white in table A.3, and the rows Base-i and Base-l of table A.4, which repeat rows of Februus.
 """
 

@@ -1,4 +1,4 @@
-"""How much is spent on a table or figure, what it takes, and the cells that it comes to."""
+"""The scales of a reproduction, the cells of a table or figure at a scale, and estimates of their time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DIFFUSION = frozenset({"diffpure-ddpm", "diffpure-sde", "zip", "sampdetox"})
 _ONE_BY_ONE = frozenset({"patchcleanser", "patchcleanser-variant", "patchcleanser-second-round", "strip"})
 
 SCALES: dict[str, Scale] = {
-    # Does everything work? Tiny victims that have hardly learned anything, and a handful of images.
+    # A check that everything works: tiny victims that have learned little, and a handful of images.
     "smoke": Scale(
         images=4,
         slow_images=2,
@@ -66,7 +66,7 @@ SCALES: dict[str, Scale] = {
         repeats_large=6,
     ),
 }
-"""How much is spent, by name."""
+"""Scales by name."""
 
 SPEEDS: dict[str, float] = {
     "bdmae": 16,
@@ -151,7 +151,7 @@ def measured_speeds(records: Iterable[Record | DetectionRecord], environment: En
     """Mean core-seconds per image of each defense and detector over the records that this hardware made: as if all
     threads of a run were busy.
 
-    The settings in brackets behind a name are passed over: what a setting costs shows in the mean only.
+    Settings in brackets after a name are ignored: all settings of a defense share one mean.
     """
     found: dict[str, list[float]] = {}
     for record in records:
@@ -167,6 +167,6 @@ def measured_speeds(records: Iterable[Record | DetectionRecord], environment: En
 
 
 _SHARED = 3
-"""Times that a point of a curve is cheaper than a cell of its own: 62 of one victim took about a quarter of that."""
+"""How many times cheaper a point of a curve is than a cell of its own: 62 points of one victim took about a quarter."""
 _WHOLE = {"cifar10": 10_000, "gtsrb": 12_630}
 """Images of whole test splits."""

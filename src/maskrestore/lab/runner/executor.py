@@ -1,4 +1,4 @@
-"""Measures one cell at a time: what a cell is made of, and what becomes of it."""
+"""Does one task at a time in one process: measures a cell, or trains a victim."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ __all__ = [
 ]
 
 State = Literal["kept", "measured", "failed", "missing", "elsewhere"]
-"""kept: there was a record; missing: the victim is not trained; elsewhere: another process is at it.
+"""kept: there was a record; missing: the victim is not trained; elsewhere: another process has the task.
 
-A victim that is trained now counts as measured, because training ends with that.
+A victim that has been trained counts as measured: training ends with a measurement.
 """
 
 Task = Cell | VictimConfig
 """A cell to measure, or a victim to train."""
 
 Note = Callable[[str], None]
-"""Is told how far a task is."""
+"""Receives a text on the progress of a task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a cell, or of the training of a victim that failed and was not for a cell."""
+    """The outcome of a cell, or of the training of a victim that failed and that no cell needs."""
 
     task: Task
     state: State
     message: str = ""
-    """The error of a failed one."""
+    """The error of a failed task."""
 
     @property
     def cell(self) -> Cell:
-        """The cell; only for one."""
+        """The cell; only for the outcome of a cell."""
         assert isinstance(self.task, Cell)
         return self.task
 
     @property
     def name(self) -> str:
-        """Of the cell, or what was trained."""
+        """The name of the cell, or what was trained."""
         task = self.task
         return task.name if isinstance(task, Cell) else f"training {task.dataset} {task.attack or 'clean'}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What became of a task: of a cell its state, or likewise of a victim."""
+    """The outcome of a task as a worker reports it."""
 
     state: State
     message: str = ""
@@ -88,10 +88,10 @@ class Executor:
         return record is not None and not self._stale(cell, record)
 
     def do(self, task: Task, note: Note) -> Answer:
-        """Measure a cell or train a victim, unless another process is at it; an error becomes a failed answer."""
+        """Measure a cell or train a victim, unless another process does; an error becomes a failed answer."""
         try:
             return self._measured(task, note) if isinstance(task, Cell) else self._trained(task, note)
-        except Exception as error:  # whatever it is, the other tasks go on
+        except Exception as error:  # whatever it is, the other tasks continue
             return Answer(state="failed", message=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
     def _stale(self, cell: Cell, record: Record | DetectionRecord) -> bool:
@@ -108,7 +108,7 @@ class Executor:
 
     def _measured(self, cell: Cell, note: Note) -> Answer:
         with self.results.lock(cell) as ours:
-            if self.kept(cell):  # somebody has finished it in the meantime
+            if self.kept(cell):  # another process has finished it in the meantime
                 return Answer(state="kept")
             if not ours:
                 return Answer(state="elsewhere")

@@ -1,4 +1,4 @@
-"""What a reproduction still lacks: cells, victims, and roughly how long the rest takes."""
+"""What a reproduction still needs: cells, victims, and roughly how long they take."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PlanLine:
     cells: int
     recorded: int
     failed: int
-    """Of those without a record: tried, and failed."""
+    """Cells without a record that were tried and failed."""
     victims: tuple[VictimConfig, ...]
     """Those that must be trained."""
     core_hours: float

@@ -1,4 +1,4 @@
-"""Processes that measure cells and train victims as they are told; one that dies takes only its task with it."""
+"""Worker processes. A worker that dies fails only its own task."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from maskrestore.lab.runner.results_folder import ResultsFolder
 __all__ = ["Pool", "available_cores", "threads_of_a_worker"]
 
 _PATIENCE = 10.0
-"""Seconds that a process gets to end by itself before it is killed."""
+"""Seconds that a process has to end by itself before it is killed."""
 
 
 @dataclass(kw_only=True)
 class _Worker:
-    """A process with our end of the line to it."""
+    """A process, and our end of the pipe to it."""
 
     process: Any
     line: Connection
@@ -39,8 +39,8 @@ class _Worker:
 class Pool:
     """Up to ``size`` processes, started when they are needed; none is left when the context ends.
 
-    Each makes its own resources and has its share of this process's threads. Ctrl-C does not reach them: they end when
-    this process ends them, or is gone.
+    Each makes its own resources and gets its share of this process's threads. Ctrl-C does not reach the workers: they
+    end when this process ends them, or ends itself.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Pool:
 
     @property
     def idle(self) -> list[int]:
-        """The numbers of those without a task."""
+        """The numbers of the workers without a task."""
         busy = {number for number, worker in self._workers.items() if worker.task is not None}
         return [number for number in range(self._size) if number not in busy]
 
@@ -83,11 +83,11 @@ class Pool:
         if worker is None or not worker.process.is_alive():
             worker = self._start(number)
         worker.task = task
-        with contextlib.suppress(OSError):  # it has died just now, as the next reading will show
+        with contextlib.suppress(OSError):  # it has just died; the next read will show that
             worker.line.send(task)
 
     def wait(self, seconds: float) -> list[tuple[int, Task, Answer | str]]:
-        """Wait for news of the tasks at most so long: how far one is, or what became of it."""
+        """Wait up to ``seconds`` for messages of the workers: progress as text, or the final answer."""
         busy = {worker.line: number for number, worker in self._workers.items() if worker.task is not None}
         if not busy:
             time.sleep(seconds)
@@ -109,9 +109,9 @@ class Pool:
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
-        # Starting the first process would start the tracker, too, which lets the signal through again.
+        # Otherwise starting the first process would start the tracker too, and that unblocks the signal.
         resource_tracker.ensure_running()
-        # A process that is started now never sees Ctrl-C: it inherits that the signal is blocked.
+        # A child process inherits that SIGINT is blocked, so it never sees Ctrl-C.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
@@ -122,31 +122,31 @@ class Pool:
         return self._workers[number]
 
     def _buried(self, number: int) -> Answer:
-        """Take leave of a process that died: the next task of this number gets a new one."""
+        """Clean up after a process that died; the next task of this number gets a new process."""
         worker = self._workers.pop(number)
         worker.line.close()
         worker.process.join()
         code = worker.process.exitcode
         reason = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
-        killed = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+        killed = ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
         return Answer(state="failed", message=f"the process ended {reason}{killed}")
 
 
 def threads_of_a_worker(workers: int) -> int:
-    """The processors divided by the workers, but no more than this process itself would use."""
+    """The available cores divided by the workers, but at most the threads of this process."""
     return max(1, min(torch.get_num_threads(), available_cores() // workers))
 
 
 def available_cores() -> int:
-    """The processors that this process may use."""
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _work(line: Connection, results: ResultsFolder, make_resources: Callable[[], Resources], threads: int) -> None:
-    """What a process does: one task after the other, until the line is closed at the other end."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that locks are given back
+    """The main loop of a worker: one task after the other, until the pipe is closed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that locks are released
     torch.set_num_threads(threads)
     executor = Executor(results=results, resources=make_resources())
-    with contextlib.suppress(EOFError, OSError):  # nobody is there any more
+    with contextlib.suppress(EOFError, OSError):  # the other end is closed
         while True:
             line.send(executor.do(line.recv(), line.send))

@@ -30,12 +30,12 @@ __all__ = ["Resources", "Trainer", "diffusion_digest", "make_resources", "victim
 
 
 Trainer = Callable[[VictimConfig, Callable[[TrainingProgress], None]], object]
-"""Trains a victim unless it is there already, keeps it, and tells how far it is."""
+"""Trains a victim unless the cache has it, keeps it, and reports its progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Where the things come from that a cell is made of."""
+    """Loads what a cell needs: data, attack, victim, defense. Tests replace it by small fakes."""
 
     dataset: Callable[[str], ImageDataset]
     """The test split of a data set."""
@@ -43,17 +43,17 @@ class Resources:
     victim: Callable[[VictimConfig], VictimUnderTest | None]
     """``None`` for one that is not trained."""
     trained: Callable[[VictimConfig], bool]
-    """Whether there is such a victim, without loading it."""
+    """Whether there is such a victim; does not load it."""
     victim_file: Callable[[VictimConfig], Path]
     """Where the victim is kept; the lock of its training lies beside it."""
     defense: Callable[[Cell], DefenseUnderTest]
     detector: Callable[[Cell], DetectorUnderTest]
     forget: Callable[[], None] = lambda: None
-    """Is called when another victim is loaded: what points of a curve shared is of no use any more."""
+    """Called when another victim is loaded: empties the cache of restorations."""
     train: Trainer | None = None
     """``None`` leaves cells without a victim out."""
     known: Mapping[str, Record] = field(default_factory=dict)
-    """Records of ``evaluate`` by their digest: a cell that is one of them is not measured again."""
+    """Records of ``evaluate`` by their digest; a cell with the same digest is not measured again."""
     device: str = "cpu"
 
 
@@ -103,7 +103,7 @@ def make_resources(
         load = functools.partial(cached_restorer if shared else restorer, name)
         try:
             built = make_defense(variant.defense, own, restorer=load, restorer_name=name, key=repeat, device=device)
-        except MaskRestoreError as error:  # kept: the next cell would wait for the same error
+        except MaskRestoreError as error:  # cached: the next cell would wait for the same error
             return error
         built = dataclasses.replace(built, shares_restorations=shared)
         return built if folder is None else dataclasses.replace(built, entry=_portable(built.entry, variant, folder))
@@ -155,7 +155,7 @@ def victim_under_test(config: VictimConfig, cache: Path | None, *, device: str =
 
 
 def _portable(entry: DefenseEntry, variant: Variant, diffusion: Path) -> DefenseEntry:
-    """The entry of a defense by diffusion without what only this machine knows: the model's whole path."""
+    """The entry of a defense by diffusion without the absolute path of its model."""
     changed = ",".join(f"{name}={value}" for name, value in variant.settings)
     name = variant.defense + (f"[{changed}]" if changed else "")
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Run the cells of a grid: each record is made once, by one of several processes; failures are kept and passed over."""
+"""Run cells in one or several processes: each is measured once; failures are noted and do not stop the others."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from maskrestore.lab.victims import VictimConfig
 __all__ = ["run_cells", "run_cells_in_processes"]
 
 Report = Callable[[Outcome], None]
-"""Is told what became of each cell, and of victims without cells that could not be trained."""
+"""Receives the outcome of each cell, and of victims without cells that could not be trained."""
 
 Progress = Callable[[int, str], None]
-"""Is told how far each worker is: its number, counted from 0, and a text, which is empty when it is done."""
+"""Receives the progress of each worker: its number from 0, and a text, which is empty when the task is done."""
 
 
 def run_cells(
@@ -84,7 +84,7 @@ def run_cells_in_processes(
 
 
 class _Run:
-    """Cells on their way: what is left, and what became of the others."""
+    """The state of a run: cells that are left, and the outcomes of the others."""
 
     def __init__(
         self, cells: Sequence[Cell], executor: Executor, victims: Sequence[VictimConfig], *, retry: bool, report: Report
@@ -102,7 +102,7 @@ class _Run:
         self.scheduler = Scheduler(left, executor.resources, victims)
 
     def take(self, task: Task, answer: Answer) -> None:
-        """Note what became of a task."""
+        """Record the outcome of a task."""
         if isinstance(task, VictimConfig):
             self._take_training(task, answer)
             return

@@ -1,4 +1,4 @@
-"""What is left to do: cells by their victims, and the victims that must be trained before."""
+"""Decides which task comes next: cells grouped by victim, and victims that must be trained first."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from maskrestore.lab.victims import VictimConfig
 __all__ = ["WAIT", "Scheduler", "untrained_victims"]
 
 WAIT = 5.0
-"""Seconds before another look at a victim that another program trains."""
+"""Seconds before checking again on a victim that another process trains."""
 
 
 class Scheduler:
     """Hands out tasks: first the cells whose victims are ready, a worker's own victim before any other, then training.
 
-    A victim is trained by one worker, after the clean one that it starts from. A worker that finds nothing else to do
-    takes cells of a victim that others are at.
+    A victim is trained by one worker, after the clean victim that it starts from. A worker without other work takes
+    cells of a victim that other workers use.
     """
 
     def __init__(self, cells: Sequence[Cell], resources: Resources, victims: Sequence[VictimConfig] = ()) -> None:
@@ -36,7 +36,7 @@ class Scheduler:
         self._not_before: dict[str, float] = {}
 
     def __bool__(self) -> bool:
-        """Whether anything is left that is not handed out, or victims that are being trained."""
+        """Whether there are cells that are not handed out, or victims that are not trained yet."""
         return bool(self._cells or self._untrained)
 
     def next(self, worker: int) -> Task | None:
@@ -58,12 +58,12 @@ class Scheduler:
         del self._untrained[victim.digest()]
 
     def busy(self, victim: VictimConfig) -> None:
-        """Another program trains this victim: ask again later."""
+        """Another process trains this victim: offer it again later."""
         self._training.discard(victim.digest())
         self._not_before[victim.digest()] = time.monotonic() + WAIT
 
     def lost(self, victim: VictimConfig) -> list[Cell]:
-        """A victim cannot be trained: returns the cells that need it, or one that starts from it, and drops them."""
+        """A victim cannot be trained: drop and return the cells that need it, or need a victim that starts from it."""
         gone = [one for one in self._untrained.values() if victim in _lineage(one)]
         for one in gone:
             del self._untrained[one.digest()]

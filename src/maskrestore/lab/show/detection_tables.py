@@ -51,7 +51,7 @@ class DetectionLine:
 
     @property
     def peak_mib(self) -> str:
-        """The lowest peak of memory of the records that tell: each holds what earlier work left, too."""
+        """The lowest peak of memory of the records that have it: each includes what earlier work left."""
         known = [record.peak_memory for record in self.records if record.peak_memory is not None]
         return f"{min(known) / 2**20:.0f}" if known else ""
 

@@ -18,7 +18,7 @@ __all__ = ["diffusion_model_of", "leaderboard", "read_folders"]
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a column of the leaderboard is about."""
+    """The attack of a column of the leaderboard."""
 
     attack: str
     mode: str
@@ -56,7 +56,7 @@ def read_folders(folders: Sequence[Path]) -> list[Record]:
 
 
 def diffusion_model_of(records: Sequence[Record]) -> str | None:
-    """The digest of the diffusion model that most of the records were made with, if any: its cells carry it."""
+    """The digest of the diffusion model of most records, if any; it is part of the digest of their cells."""
     models = Counter(
         record.defense.restorer_weights
         for record in records
@@ -103,7 +103,7 @@ def _title(record: Record) -> str:
 
 
 def _kind(record: Record) -> _Kind | None:
-    """The column of a record; ``None`` when it belongs into no leaderboard."""
+    """The column of a record; ``None`` if it belongs to no leaderboard."""
     config = record.victim.config
     if record.attack is None or config.get("attack") is None or config.get("architecture") != "resnet18":
         return None
@@ -114,7 +114,7 @@ def _kind(record: Record) -> _Kind | None:
 
 
 def _whole(record: Record) -> bool:
-    """Whether a defense ran with its own settings, and on its own: a point of a curve shares its seconds."""
+    """Whether a defense ran with its own settings and without cached restorations, so that its seconds count."""
     return "[" not in record.defense.name and not record.cost.recalled
 
 
@@ -132,12 +132,12 @@ def _comparable(records: Sequence[Record]) -> list[Record]:
     for record in sorted(current, key=lambda one: (one.clean_images + one.triggered_images, one.created)):
         if record.victim.digest == victims[_column(record)]:
             latest[*_column(record), record.defense.name] = record
-    # In the order of the names, not of the clock: the page stays the same when a record is made again.
+    # Ordered by name, not by time: the page stays the same when a record is made again.
     return sorted(latest.values(), key=lambda one: (one.dataset, one.attack or "", one.defense.name, one.seed))
 
 
 def _column(record: Record) -> tuple[object, ...]:
-    """What stands in one column, repeat by repeat."""
+    """What identifies a column and a repeat."""
     return _title(record), record.attack, _kind(record), record.seed
 
 

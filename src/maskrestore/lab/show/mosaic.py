@@ -18,15 +18,15 @@ _GOOD, _BAD = COLOURS[0], COLOURS[1]
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One picture of a mosaic; nothing is drawn without an image and scores."""
+    """One picture of a mosaic; empty without an image and scores."""
 
     image: Tensor | None = None
     scores: Tensor | None = None
     """``(g, g)``, shown from 0 to 1."""
     text: tuple[str, bool] | None = None
-    """What stands below, and whether it is right, which a mark tells, too."""
+    """The text below, and whether it is right, which a mark shows as well."""
     side: str = ""
-    """What stands to the left."""
+    """The text to the left."""
 
 
 def mosaic(table: Sequence[Sequence[Tile]], heads: Sequence[str]) -> Any:

@@ -1,4 +1,4 @@
-"""Tables of the catalogue: from records to sheets and to a long CSV, with the paper's own figures beside ours."""
+"""Tables of the catalogue: from records to sheets and to a long CSV, with the paper's numbers beside ours."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _finished(
     """found: notes that come from the records."""
     notes = [*table.notes, *found]
     if table.unavailable:
-        notes.append(f"Not here for want of the data: {', '.join(table.unavailable)}.")
+        notes.append(f"Not measured, because the data are not available here: {', '.join(table.unavailable)}.")
     if not sheets and columns:
         notes.append(f"No records yet: run `maskrestore reproduce {name}`.")
     return FilledTable(name=name, title=table.title, notes=tuple(notes), sheets=tuple(sheets), long=long)
@@ -192,7 +192,7 @@ def _cost_sheet(rows: Sequence[Row], records: Records) -> Sheet:
 
 
 def _costs(costs: Costs) -> dict[str, str]:
-    """As texts, which are empty for what is not known."""
+    """As texts; unknown numbers are empty."""
     return {
         "queries": f"{costs.queries:.1f}",
         "passes": "" if costs.passes is None else f"{costs.passes:.1f}",

@@ -25,7 +25,7 @@ __all__ = ["draw_pictures"]
 
 @dataclass(frozen=True, kw_only=True)
 class _Shown:
-    """Images of a case, with what a defense made of them."""
+    """Images of a case, and the result of a defense on them."""
 
     case: Case
     variant: Variant
@@ -84,7 +84,7 @@ def draw_pictures(
 
 @dataclass(frozen=True, kw_only=True)
 class _Studio:
-    """Purifies what is to be shown."""
+    """Purifies the images of a figure."""
 
     scale: Scale
     resources: Resources
@@ -141,7 +141,7 @@ def _draw_process(path: Path, pictures: Pictures, shown: dict[str, list[_Shown]]
             true_labels=one.labels,
             notes=[(one.case.attack or "clean").removeprefix("badnets:")] * len(one.images),
         )
-        # The panel knows one list of classes: those of all data sets, one after the other.
+        # The panel takes a single list of classes: those of all data sets, one after the other.
         entries += [_moved(entry, len(names)) for entry in made]
         names += one.names
     write_figure(path, entries, class_names=names, max_rows=len(entries))

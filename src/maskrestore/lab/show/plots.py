@@ -20,8 +20,8 @@ from maskrestore.statistics import Estimate, estimate
 __all__ = ["COLOURS", "curve_numbers", "draw_bars", "draw_curves", "new_figure", "save"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-"""Okabe and Ito's colours, which all kinds of colour vision tell apart (jfly.uni-koeln.de/color), darkest first, with
-grey in place of their yellow, which is too faint for lines."""
+"""Okabe and Ito's colours, which people with any kind of colour vision can tell apart (jfly.uni-koeln.de/color), the
+darkest first. Grey replaces their yellow, which is too faint for lines."""
 
 _MARKERS = "osD^vPX*"
 _STANDARD: dict[str, Any] = {"color": "#666666", "linestyle": ":", "linewidth": 1.2}
@@ -135,7 +135,7 @@ def draw_bars(path: Path, table: Table, cells: Sequence[Cell], folder: Path) -> 
 
 
 def new_figure(*, width: float, height: float) -> Any:
-    """An empty figure, inches a side, that no window shows. Raises MissingDependencyError without matplotlib."""
+    """An empty figure without a window; sides in inches. Raises MissingDependencyError without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an optional dependency
         from matplotlib.figure import Figure  # noqa: PLC0415
@@ -182,13 +182,13 @@ def _curve_axes(
 
 
 def _bands(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
-    """Rows of panels of the same number, as far as it goes: more than four side by side are too small to read."""
+    """Panels in rows of equal length, if possible: more than four side by side are too small to read."""
     side = -(-len(panels) // -(-len(panels) // 4))  # ceil
     return [panels[start : start + side] for start in range(0, len(panels), side)]
 
 
 def _whole(panel: Panel) -> bool:
-    """Whether only whole numbers make sense on the horizontal axis."""
+    """Whether all values on the horizontal axis are whole numbers."""
     return all(float(point.x).is_integer() for line in panel.lines for point in line.points)
 
 
@@ -200,7 +200,7 @@ def _styles(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
 
 
 def _task(line: Line) -> str:
-    """What a line is about: its only case, or else its label."""
+    """What decides the colour of a line: its only case, or else its label."""
     cases = {point.case for point in line.points}
     return cases.pop().label if len(cases) == 1 else line.label
 

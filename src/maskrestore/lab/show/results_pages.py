@@ -179,4 +179,4 @@ def _missing_pictures(one: Pictures, shown: set[tuple[str, str]]) -> tuple[str, 
         for case, defense in wanted
         if (case, defense) not in shown
     )
-    return (f"Left out, for want of a victim or a model: {', '.join(missing)}.",) if missing else ()
+    return (f"Left out, because a victim or a model is missing: {', '.join(missing)}.",) if missing else ()

@@ -1,4 +1,4 @@
-"""From records to the numbers of a table: means with 95 % intervals over repeats. Nothing else is computed later."""
+"""From records to the numbers of a table: means over repeats with 95 % intervals. All computation happens here."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Costs:
 
     queries: float
     passes: float | None
-    """Of its generator; ``None`` where there is none, or a record does not tell."""
+    """Generator passes; ``None`` without a generator, or if a record lacks them."""
     seconds: float
-    """On the hardware that most of the records were made on; so is what follows."""
+    """On the hardware that most of the records were made on, like the fields below."""
     peak_memory: int | None
-    """Bytes, the lowest of the records that tell: each holds what the process had left of earlier work, too."""
+    """Bytes, the lowest of the records that have it: each includes what the process still held of earlier work."""
     hardware: str
 
 
@@ -60,7 +60,7 @@ class Summary:
     images: int
     """Test images of all its records, clean and triggered."""
     variants: tuple[Variant, ...]
-    """The settings that were taken, where there was a choice."""
+    """The settings that were chosen, one for each case."""
 
 
 Records = Mapping[tuple[Case, Variant, int], Record]

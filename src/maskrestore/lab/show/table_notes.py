@@ -1,4 +1,4 @@
-"""What stands above a table: sentences that are made from its records, and the means that they compare."""
+"""The notes above a table that come from its records, and the means that they compare."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Summaries = dict[tuple[str, str], Summary]
 
 
 def cross_triggers(records: Records) -> str | None:
-    """What the victims of input-aware attacks make of other images' triggers, which should do nothing to them."""
+    """Accuracy of the victims of input-aware attacks on triggers of other images, which should have no effect."""
     rates = {
         case.label: f"{case.label} {100 * record.victim.cross_trigger:.1f} %"
         for (case, _, _), record in records.items()
@@ -39,7 +39,7 @@ def cross_triggers(records: Records) -> str | None:
 
 
 def retrained(rows: Sequence[Row], records: Records) -> str | None:
-    """Which rows asked victims with other weights than most rows did."""
+    """Which rows used victims with other weights than most rows."""
     weights: dict[tuple[Case, int], Counter[str]] = defaultdict(Counter)
     for (case, _, repeat), record in records.items():
         weights[case, repeat][record.victim.weights] += 1
@@ -76,8 +76,8 @@ class Verdict:
 def verdict(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> Verdict | None:
     """Compare our best row with the best of the others; ``None`` where a side is missing.
 
-    Another row that lacks some columns is compared over those that it has: the best is the one that leads ours by most,
-    or is least behind.
+    A row that lacks some columns is compared over the columns that it has. The best of the others is the one with the
+    largest lead over ours, or the smallest gap.
     """
     whole, means = complete_scores(found), row_means(rows, columns, found)
     ours = [row.label for row in rows if row.ours and row.label in means]

@@ -1,4 +1,4 @@
-"""Markdown tables from records. Nothing is computed here but means."""
+"""Markdown tables from records of ``maskrestore evaluate``; computes only means."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def accuracy_table(records: Sequence[Record]) -> str:
 
 
 def cost_table(records: Sequence[Record]) -> str:
-    """Queries and speed of each defense, mean over its records (those that tell), with the processor."""
+    """Queries and speed of each defense with the processor, means over the records that have the number."""
     heads = ("defense", "queries, mean", "median, clean", "max", "tokens restored", "images/s", "processor", "threads")
     rows = [list(heads)]
     for name in _ordered(record.defense.name for record in records):
