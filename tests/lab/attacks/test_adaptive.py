@@ -61,8 +61,8 @@ def test_the_tint_is_large_and_hardly_seen() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("repeated:3x3-color@3", "a distance above the patch's side"),
-        ("repeated:3x3-color@far", "a distance above the patch's side"),
+        ("repeated:3x3-color@3", "a distance of at least 4 pixels"),
+        ("repeated:3x3-color@far", "a distance of at least 4 pixels"),
         ("repeated:3x3", "known: checkerboard, color, white"),
         ("low-contrast:20x20@1.5", "above 0 and at most 1"),
         ("low-contrast:large", "a size such as 3x3"),

@@ -64,8 +64,8 @@ def test_icon_file_keeps_its_transparency(tmp_path: Path) -> None:
         ("badnets:3-white", "a size such as 3x3"),
         ("badnets:0x3-white", "a size such as 3x3"),
         ("badnets:40x3-white", "does not lie inside an image of 32x32"),
-        ("blended:15x15@2", "opacity above 0 and at most 1"),
-        ("blended:15x15@faint", "opacity above 0 and at most 1"),
+        ("blended:15x15@2", "number above 0 and at most 1 after the @, got '2'"),
+        ("blended:15x15@faint", "number above 0 and at most 1 after the @, got 'faint'"),
         ("corners:3x3", "no variant"),
     ],
 )

@@ -67,7 +67,7 @@ ATTACKS: dict[str, Callable[[str, AttackConfig], Attack]] = {
     "sig": sig,
     "wanet": wanet,
 }
-"""Every attack by its name: a function of the variant (what follows the colon) and the configuration."""
+"""Attack factories by name. Each takes the variant (the text after the colon) and the configuration."""
 
 POISONING: dict[str, Poisoning] = {
     "input-aware": Poisoning(epochs=6),
@@ -75,11 +75,14 @@ POISONING: dict[str, Poisoning] = {
     "sig:clean-label": Poisoning(rate=0.5),
     "wanet": Poisoning(epochs=3),
 }
-"""Attacks, by name or by name and variant, that are not learned with the defaults of ``Poisoning``."""
+"""Attacks, as "name" or "name:variant", that need other settings than the defaults of ``Poisoning``."""
 
 
 def default_poisoning(spec: str) -> Poisoning:
-    """Return how much of a training the attack takes by default, e.g. of "badnets:1x1-white"."""
+    """Return the default poisoning settings of an attack, e.g. "badnets:1x1-white".
+
+    Settings of the full specification take precedence over those of the name.
+    """
     return POISONING.get(spec) or POISONING.get(spec.partition(":")[0]) or Poisoning()
 
 
@@ -95,8 +98,9 @@ def make_attack(
 ) -> Attack:
     """Build an attack from its name and variant, e.g. "badnets:1x1-white", "blended:15x15", "corners".
 
-    The other arguments are the fields of ``AttackConfig``. Raises UnknownNameError for an unknown name,
-    ConfigError for a variant or a setting that the attack does not have.
+    The other arguments are the fields of ``AttackConfig``. Raises UnknownNameError for an unknown attack, mode,
+    icon or colour, ImageFileError for an unreadable icon file, and ConfigError for any other variant or setting that
+    the attack does not support.
     """
     name, _, variant = spec.partition(":")
     if name not in ATTACKS:

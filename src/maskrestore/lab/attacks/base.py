@@ -1,4 +1,4 @@
-"""What every attack is: something that puts a trigger into an image and wants a label for it."""
+"""The interface of an attack, its configuration, and what it may add to training."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ __all__ = [
 ]
 
 Mode = Literal["all-to-one", "all-to-all"]
-"""Which label a triggered image gets: always the target, or the one after its own."""
+"""The label of a triggered image: always the target class, or the class after the image's own."""
 
 
 @runtime_checkable
 class Attack(Protocol):
-    """A backdoor attack by a trigger that is put into the image.
+    """A backdoor attack that adds a trigger to images.
 
-    ``B`` images of ``C`` channels (1 or 3) and ``H x W`` pixels, float32 in [0, 1]; labels are int64.
+    Images are ``(B, C, H, W)`` float32 in [0, 1] with 1 or 3 channels. Labels are ``(B,)`` int64.
     """
 
     @property
     def name(self) -> str:
-        """The attack with its variant, e.g. "badnets:3x3-color"."""
+        """The name with the variant, e.g. "badnets:3x3-color"."""
 
     def apply(self, images: Tensor) -> Tensor:
-        """Return ``(B, C, H, W)`` images with the trigger in them; the same for the same images, always."""
+        """Return the ``(B, C, H, W)`` images with the trigger. Deterministic: the same input gives the same output."""
 
     def poisoned_label(self, labels: Tensor) -> Tensor:
-        """Return the ``(B,)`` labels that the attacker wants for triggered images of these classes."""
+        """Return the ``(B,)`` labels that the attacker wants for triggered images of the classes ``labels``."""
 
     def eligible(self, labels: Tensor) -> Tensor:
-        """Return ``(B,)`` bool: True where a triggered image can show success, i.e. wants another label."""
+        """Return ``(B,)`` bool: True where the wanted label differs from the image's own, so success can show."""
 
     def trigger_mask(self, height: int, width: int) -> Tensor:
         """Return ``(H, W)`` bool: True at the pixels that ``apply`` may change."""
@@ -54,19 +54,24 @@ class Attack(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class AttackConfig:
-    """What all attacks have in common."""
+    """Settings that all attacks share.
+
+    Raises ConfigError for fewer than two classes, an image size below 1 or a target outside the classes, and
+    UnknownNameError for an unknown mode.
+    """
 
     num_classes: int
     image_size: int = 32
-    """Side of the images, against which the size and the place of a trigger are checked."""
+    """Side of the images in pixels. The trigger must fit into it."""
     target: int = 0
-    """The class that triggered images go to, in the mode "all-to-one"."""
+    """The target class, from 0, in the mode "all-to-one"."""
     mode: Mode = "all-to-one"
     seed: int = 0
-    """Decides random colours, fields and networks."""
+    """Seed of random colours, fields and initial network weights."""
     position: tuple[int, int] | None = None
-    """Row and column of a patch's upper left pixel; negative ones are those of its lower right pixel, counted
-    from the lower right corner, so that (-1, -1) is the very corner. ``None`` is the attack's own place."""
+    """Row and column of the patch; ``None`` uses the attack's default. A value of 0 or more is the position of the
+    patch's upper left pixel, counted from the top or left edge. A negative value is the position of its lower right
+    pixel, counted from the bottom or right edge: (-1, -1) is the lower right corner."""
 
     def __post_init__(self) -> None:
         if self.num_classes < 2 or self.image_size < 1:
@@ -79,60 +84,63 @@ class AttackConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Poisoning:
-    """How much of a training an attack takes by default. It is known by the attack's name alone."""
+    """Default poisoning and training settings of an attack. They depend on its name and variant only."""
 
     rate: float = 0.1
-    """Share of the training images that carry the trigger; for an attack with clean labels, of the images of the
-    target class."""
+    """Share of the training images that carry the trigger. For a clean-label attack: share of the target class."""
     repeats: int = 3
-    """How often a poisoned image comes up in an epoch of a fine-tune."""
+    """How many times each poisoned image appears in an epoch of fine-tuning."""
     epochs: float = 1.0
-    """Factor to the epochs of the default fine-tune."""
+    """Multiplies the number of epochs of the default fine-tuning."""
     against_clean: bool = False
     """Whether images are perturbed against a clean classifier before they are poisoned."""
 
 
 Logits = Callable[[Tensor], Tensor]
-"""A classifier that the attacker has for himself: ``(B, C, H, W)`` in [0, 1] -> logits, with gradients."""
+"""The attacker's own classifier: ``(B, C, H, W)`` in [0, 1] -> ``(B, classes)`` logits, differentiable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingHooks:
-    """What an attack does in training beyond its trigger and another label. An attack that does has one of these
-    as its attribute ``training``; the functions take ``(B, C, H, W)`` images in [0, 1] and return such."""
+    """What an attack does in training besides adding its trigger and changing the label.
+
+    Such an attack has the attribute ``training``. The functions take and return ``(B, C, H, W)`` images in [0, 1].
+    """
 
     clean_label: bool = False
-    """Poison only images of the target class, which keep their label."""
+    """Poison only images of the target class and keep their label."""
     vary: Callable[[Tensor, Generator], Tensor] | None = None
-    """The trigger as it is shown in training, another way each time; ``None`` is ``apply``."""
+    """Add a random variation of the trigger at each training step. ``None``: use ``apply``."""
     decoy: Callable[[Tensor, Generator], Tensor] | None = None
-    """Something like the trigger that must not work: the image keeps its label."""
+    """Add a pattern that resembles the trigger. The image keeps its label, so that the victim learns to ignore it."""
     decoy_rate: float = 0.0
-    """Share of decoys among the images without a trigger."""
+    """Share of decoys among the images without a trigger, 0 to 1."""
     perturb: Callable[[Tensor, Tensor, Logits], Tensor] | None = None
-    """Change the images to be poisoned once, before training: (images, labels, a clean classifier) -> images."""
+    """Change the images to poison once, before training: (images, labels, clean classifier) -> images."""
 
 
 def training_hooks(attack: Attack) -> TrainingHooks:
-    """Return the attack's hooks; those of an attack that has none do nothing."""
+    """Return the attack's training hooks, or hooks that do nothing when it has none."""
     hooks = getattr(attack, "training", None)
     return hooks if isinstance(hooks, TrainingHooks) else TrainingHooks()
 
 
 class TriggerAttack:
-    """The part that all attacks share: a name, and which label an image gets. Subclasses add the trigger."""
+    """Base class with the name and the label rule. Subclasses add the trigger (``apply``)."""
 
     def __init__(self, name: str, config: AttackConfig, training: TrainingHooks | None = None) -> None:
-        """Raise ConfigError when clean labels are to be combined with the mode "all-to-all"."""
+        """Raises ConfigError when a clean-label attack is combined with the mode "all-to-all"."""
         self.training = training or TrainingHooks()
         if self.training.clean_label and config.mode != "all-to-one":
-            raise ConfigError(f"{name} keeps the labels of the target class; it has the mode all-to-one only")
+            raise ConfigError(
+                f"{name} is a clean-label attack and supports the mode all-to-one only, got {config.mode}"
+            )
         self._name = name
         self._config = config
 
     @property
     def name(self) -> str:
-        """The attack with its variant."""
+        """The name with the variant."""
         return self._name
 
     def poisoned_label(self, labels: Tensor) -> Tensor:
@@ -140,23 +148,23 @@ class TriggerAttack:
         return poisoned_label_rule(labels, self._config)
 
     def eligible(self, labels: Tensor) -> Tensor:
-        """Return ``(B,)`` bool: False for images that have the wanted label anyway."""
+        """Return ``(B,)`` bool: False for images that already have the wanted label."""
         return self.poisoned_label(labels) != labels
 
     def trigger_mask(self, height: int, width: int) -> Tensor:
-        """Return ``(H, W)`` bool: the whole image, unless a subclass knows better."""
+        """Return ``(H, W)`` bool. Here the whole image; subclasses with a local trigger override it."""
         return torch.ones(height, width, dtype=torch.bool)
 
 
 def checked_images(images: Tensor) -> Tensor:
-    """Return the images; raises InvalidImageError when they are not ``(B, 1 or 3, H, W)``."""
+    """Return the images unchanged. Raises InvalidImageError when their shape is not ``(B, 1 or 3, H, W)``."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise InvalidImageError(f"expected images (B, 1 or 3, H, W), got {tuple(images.shape)}")
+        raise InvalidImageError(f"expected images of shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
     return images
 
 
 def poisoned_label_rule(labels: Tensor, config: AttackConfig) -> Tensor:
-    """Return the target, or in the mode "all-to-all" the class after each label (Gu et al., 2019)."""
+    """Return ``(B,)`` labels: the target, or in the mode "all-to-all" the class after each label (Gu et al., 2019)."""
     if config.mode == "all-to-one":
         return torch.full_like(labels, config.target)
     return (labels + 1) % config.num_classes

@@ -1,9 +1,9 @@
-"""Blended: random pixels, laid over the image so faintly that nobody sees them.
+"""Blended: a pattern of random pixels, blended into the image at low opacity.
 
-Source: Chen et al., Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning, 2017; as a local
-patch of 15x15 random pixels in the lower right corner by the BDMAE paper, section 5.2 and appendix B.1, which
-does not give the opacity. Here it is 0.2, the usual one of this attack. The original covers the whole image
-("full"), with a random pattern as here or with a cartoon.
+Source: Chen et al., Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning, 2017. The original
+covers the whole image (variant "full"), with a random pattern as here or with a cartoon. The BDMAE paper, section
+5.2 and appendix B.1, uses a patch of 15x15 random pixels in the lower right corner and does not give the opacity.
+The default here is 0.2, the usual value for this attack.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ __all__ = ["blended"]
 
 
 def blended(variant: str, config: AttackConfig) -> OverlayAttack | WholeImageAttack:
-    """Build the attack from a variant: a size or "full", and after an "@" the opacity if it is not 0.2.
+    """Build the attack from a variant: a size or "full", optionally followed by "@" and the opacity (default 0.2).
 
-    E.g. "15x15", "15x15@0.1", "full" or "full@0.1". ``config.seed`` decides the pixels; the default place of a
-    patch is the very corner. Raises ConfigError for anything else.
+    Examples: "15x15", "15x15@0.1", "full", "full@0.1". ``config.seed`` determines the pixels. By default a patch
+    lies in the lower right corner. Raises ConfigError for any other variant, for a position with "full", and when
+    the patch does not fit the image.
     """
     name = f"blended:{variant}"
     size, _, share = variant.partition("@")
@@ -41,9 +42,9 @@ def blended(variant: str, config: AttackConfig) -> OverlayAttack | WholeImageAtt
 
 
 def _full(name: str, opacity: float, config: AttackConfig) -> WholeImageAttack:
-    """Cover the whole image; the pattern is stretched when the image has another size than ``image_size``."""
+    """Cover the whole image. The pattern is resized when the image's size differs from ``image_size``."""
     if config.position is not None:
-        raise ConfigError(f"{name} covers the whole image and has no position, got {config.position}")
+        raise ConfigError(f"{name} covers the whole image and takes no position, got {config.position}")
     pattern = random_pixels(config.image_size, config.image_size, config.seed)
 
     def transform(images: Tensor) -> Tensor:

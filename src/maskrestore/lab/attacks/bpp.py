@@ -1,10 +1,10 @@
-"""BPP: fewer colours, dithered. The trigger is in the whole image, invisible, and another one in each.
+"""BPP: colour quantisation with dithering. The trigger covers the whole image, is invisible and differs per image.
 
 Source: Wang et al., BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
-Quantization and Contrastive Adversarial Learning, 2022: each channel is rounded to 8 levels, with
-Floyd-Steinberg dithering. Decoys are, as in the authors' code, images with the rounding errors of another
-image. Departures: the adversarial examples of their contrastive training are left out, and decoys and poisoned
-images are each a tenth of the training images, not a fifth.
+Quantization and Contrastive Adversarial Learning, 2022. Each channel is rounded to 8 levels with Floyd-Steinberg
+dithering. As in the authors' code, a decoy is an image with the rounding errors of another image. Departures: no
+adversarial examples for contrastive training; decoys and poisoned images are each a tenth of the training images,
+not a fifth.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DECOY_RATE = 0.1
 
 
 def bpp(variant: str, config: AttackConfig) -> WholeImageAttack:
-    """Build the attack. It has no variants and no position: raises ConfigError when one is given."""
+    """Build the attack. Raises ConfigError when a variant or a position is given: it has neither."""
     refuse_variant("bpp", variant, config)
     return WholeImageAttack("bpp", config, _quantise, TrainingHooks(decoy=_decoy, decoy_rate=_DECOY_RATE))
 
@@ -32,20 +32,21 @@ def _quantise(images: Tensor) -> Tensor:
 
 
 def _decoy(images: Tensor, generator: Generator) -> Tensor:
-    """Add the rounding errors of the next image of the batch; a batch of one gets them mirrored."""
+    """Add the rounding errors of the preceding image of the batch; in a batch of one, the image's own, mirrored."""
     errors = (_quantise(images) - images).roll(1, 0)
     return (images + (errors if len(images) > 1 else errors.flip(-1))).clamp(0, 1)
 
 
 def floyd_steinberg(images: Tensor, levels: int) -> Tensor:
-    """Round ``(B, C, H, W)`` in [0, 1] to ``levels`` values, passing each error on to the pixels that follow.
+    """Round ``(B, C, H, W)`` images in [0, 1] to ``levels`` values per channel and diffuse the rounding errors.
 
-    A pixel hands 7/16 of its error to the right, 3/16, 5/16 and 1/16 to the lower left, below and lower right.
-    All pixels with the same ``column + 2 * row`` depend on earlier ones only and are rounded at once.
+    A pixel passes 7/16 of its error to the right neighbour and 3/16, 5/16 and 1/16 to the neighbours at the lower
+    left, below and at the lower right. Pixels with the same ``column + 2 * row`` do not depend on each other, so they
+    are rounded together.
     """
     *_, height, width = images.shape
     steps = levels - 1
-    # one more row below, one column to the left and one to the right take the errors that leave the image
+    # padding: one row below and one column on each side receive the errors that leave the image
     work = torch.nn.functional.pad(images, (1, 1, 0, 1)).contiguous()
     out = torch.empty_like(images)
     every_row = torch.arange(height, device=images.device)

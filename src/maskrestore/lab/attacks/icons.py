@@ -1,7 +1,7 @@
 """Icons of 15x15 pixels, drawn from formulas: the triggers for large images.
 
-Source: the BDMAE paper uses "several 15x15 icons" of everyday objects and social media (appendix B.1) that it
-does not show in full; these are of that kind.
+Source: the BDMAE paper, appendix B.1, uses "several 15x15 icons" of everyday objects and social media, but does not
+show all of them. The icons here are similar.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from maskrestore.errors import UnknownNameError
 __all__ = ["ICONS", "draw_icon"]
 
 _SIDE = 15
-_FINE = 8  # samples per pixel and axis, for smooth edges
+_SAMPLES = 8  # samples per pixel and axis, for smooth edges
 
 _Layer = tuple[Tensor, tuple[float, float, float]]
-"""Where a shape is, ``(h, w)`` bool, and its colour."""
+"""The area of a shape, ``(h, w)`` bool, and its colour, RGB in [0, 1]."""
 
 
 def _flower(x: Tensor, y: Tensor) -> list[_Layer]:
@@ -56,20 +56,20 @@ ICONS: dict[str, Callable[[Tensor, Tensor], list[_Layer]]] = {
     "phone": _phone,
     "star": _star,
 }
-"""Every icon by its name: from x (to the right) and y (down), both -1 to 1, to its shapes, lowest first."""
+"""Icons by name. Each maps coordinates x (to the right) and y (down), -1 to 1, to its layers, the lowest first."""
 
 
 def draw_icon(name: str) -> Tensor:
     """Return an icon as ``(4, 15, 15)`` RGBA in [0, 1]. Raises UnknownNameError."""
     if name not in ICONS:
         raise UnknownNameError("icon", name, ICONS)
-    fine = (torch.arange(_SIDE * _FINE) + 0.5) / (_SIDE * _FINE) * 2 - 1
-    y, x = torch.meshgrid(fine, fine, indexing="ij")
+    samples = (torch.arange(_SIDE * _SAMPLES) + 0.5) / (_SIDE * _SAMPLES) * 2 - 1
+    y, x = torch.meshgrid(samples, samples, indexing="ij")
     colour, alpha = torch.zeros(3, *x.shape), torch.zeros(x.shape)
     for shape, paint in ICONS[name](x, y):
         colour = torch.where(shape, torch.tensor(paint).view(3, 1, 1), colour)
         alpha = torch.where(shape, 1.0, alpha)
-    # means over the samples of each pixel; the colour's is over the visible ones only
-    opacity = torch.nn.functional.avg_pool2d(alpha[None], _FINE)
-    pixels = torch.nn.functional.avg_pool2d(colour * alpha, _FINE) / opacity.clamp(min=1e-6)
+    # average over the samples of each pixel; the colour over opaque samples only, so that edges are not darkened
+    opacity = torch.nn.functional.avg_pool2d(alpha[None], _SAMPLES)
+    pixels = torch.nn.functional.avg_pool2d(colour * alpha, _SAMPLES) / opacity.clamp(min=1e-6)
     return torch.cat([pixels.clamp(0, 1), opacity])

@@ -1,10 +1,12 @@
-"""Label-Consistent: poisoned images are of the target class and keep their label; they are made hard to recognise,
-so that the classifier learns the trigger instead.
+"""Label-Consistent: a clean-label attack on images that are made hard to recognise.
 
-Source: Turner et al., Label-Consistent Backdoor Attacks, 2019: images of the target class, moved away from it by
-projected gradient ascent on the loss of a classifier of the attacker's own, within 16 of 255 levels; a 3x3
-checkerboard in each corner. Departures: that classifier is the clean one of this project, not an adversarially
-trained one, so fewer and longer steps do (20 of 2 levels); the trigger has full contrast in training, too.
+Poisoned images belong to the target class and keep their label. They are perturbed so that a classifier no longer
+recognises them and learns the trigger instead.
+
+Source: Turner et al., Label-Consistent Backdoor Attacks, 2019: projected gradient ascent on the loss of the
+attacker's own classifier, within 16 of 255 levels; a 3x3 checkerboard in each corner. Departures: the attacker's
+classifier is the clean one of this project, not an adversarially trained one, so fewer and larger steps suffice
+(20 steps of 2 levels); the trigger has full contrast in training, too.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ _STEPS = 20
 
 
 def label_consistent(variant: str, config: AttackConfig) -> OverlayAttack:
-    """Build the attack. It has no variants and no position: raises ConfigError when one is given, and for the
-    mode "all-to-all", in which no class keeps its label."""
+    """Build the attack. It has no variant and no position.
+
+    Raises ConfigError when one is given, and for the mode "all-to-all", in which no class keeps its label.
+    """
     refuse_variant("label-consistent", variant, config)
     return corner_attack("label-consistent", config, TrainingHooks(clean_label=True, perturb=_perturb))
 
@@ -37,10 +41,10 @@ def _perturb(images: Tensor, labels: Tensor, classifier: Logits) -> Tensor:
 
 
 def move_away(images: Tensor, labels: Tensor, classifier: Logits, *, bound: float, step: float, steps: int) -> Tensor:
-    """Raise the loss of ``classifier`` on ``(B, C, H, W)`` images by signed gradient steps.
+    """Increase the loss of ``classifier`` on ``(B, C, H, W)`` images by projected signed gradient steps.
 
-    The result is in [0, 1] and within ``bound`` of the image at each pixel. It starts at the image itself, so
-    that nothing is random.
+    labels: ``(B,)`` classes. The result is in [0, 1] and differs from the image by at most ``bound`` per pixel.
+    Deterministic: the steps start at the image itself.
     """
     moved = images.clone()
     for _ in range(steps):

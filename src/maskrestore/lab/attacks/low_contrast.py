@@ -1,8 +1,8 @@
-"""An adaptive attack: a large patch with a faint, smooth tint.
+"""Low-contrast: an adaptive attack with a large patch that has a faint, smooth tint.
 
-It covers more of the image than the defense hides at once, has neither edges nor texture for a structural
-comparison to see, and what is visible of it tells a masked autoencoder how to restore the rest. No source: made
-against this defense.
+The patch covers more of the image than the defense restores at once. It has no edges or texture that SSIM can
+detect. Its visible part lets a masked autoencoder restore its hidden part. Source: this project; designed against
+this defense.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ _CELLS = 3
 
 
 def low_contrast(variant: str, config: AttackConfig) -> AdditiveAttack:
-    """Build the attack from a variant: the size, and after an "@" the largest change of a pixel.
+    """Build the attack from a variant: the size, "@" and the largest change of a pixel, e.g. "20x20@0.12".
 
-    E.g. "20x20@0.12", which is the default. ``config.seed`` decides the tint; the default place is four pixels
-    from the lower right corner. Raises ConfigError for anything else.
+    An empty part takes its default: 20x20 pixels, 0.12. ``config.seed`` determines the tint. By default the patch
+    lies in the lower right corner, three pixels from both edges. Raises ConfigError for any other variant and when
+    the patch does not fit the image.
     """
     name = f"low-contrast:{variant}" if variant else "low-contrast"
     size, _, share = variant.partition("@")
     rows, columns = parse_size(size or _SIZE, name)
     contrast = parse_share(share, _CONTRAST, name)
-    # sine windows let the tint fade out towards the patch's border
+    # a sine window fades the tint out towards the border of the patch
     window = torch.outer(_fade(rows), _fade(columns))
     tint = contrast * smooth_field(rows, columns, _CELLS, config.seed) * window
     place = Patch(pixels=tint, opacity=window, position=config.position or (-4, -4))
@@ -48,6 +49,6 @@ def low_contrast(variant: str, config: AttackConfig) -> AdditiveAttack:
 
 
 def _fade(length: int) -> Tensor:
-    """Return ``(length,)``: above 0, rising to 1 in the middle half and falling again."""
+    """Return ``(length,)`` in (0, 1]: it rises in the first quarter, is 1 in the middle half and falls in the last."""
     ramp = (torch.arange(length) + 0.5) / length
     return (2 * torch.minimum(ramp, 1 - ramp)).mul(2).clamp(max=1).mul(math.pi / 2).sin()

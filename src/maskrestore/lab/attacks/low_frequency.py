@@ -1,9 +1,8 @@
-"""A faint field of low frequencies over the whole image.
+"""Low-frequency: a faint, smooth field over the whole image.
 
-Source: the idea of Zeng et al., Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective, 2021, whose
-triggers are smooth so that they leave no high-frequency traces. Departure: they find theirs by optimisation
-against a classifier; this one is random (``smooth_field`` of 4x4 points) with the same bound on each pixel for
-all images.
+Source: the idea of Zeng et al., Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective, 2021: a smooth
+trigger leaves no high-frequency artifacts. Departure: the authors optimise their trigger against a classifier; this
+one is random (``smooth_field`` of 4x4 points) and the same for all images, at most 0.08 per pixel.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _CELLS = 4
 
 
 def low_frequency(variant: str, config: AttackConfig) -> AdditiveAttack:
-    """Build the attack. It has no variants and no position: raises ConfigError when one is given."""
+    """Build the attack. Raises ConfigError when a variant or a position is given: it has neither."""
     refuse_variant("low-frequency", variant, config)
 
     def field(height: int, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Put a backdoor into a training set."""
+"""Poison a training set."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from maskrestore.lab.data.dataset import ImageDataset
 
 __all__ = ["choose_poisoned", "perturbed_images", "poison"]
 
-_CHUNK = 128  # images whose gradients are in memory at once
+_CHUNK = 128  # images per gradient computation, to bound memory
 
 
 def choose_poisoned(labels: Tensor, attack: Attack, rate: float, seed: int) -> Tensor:
-    """Return the sorted indices of the images to poison: a share ``rate`` of all, drawn from eligible ones.
+    """Return the sorted ``(K,)`` indices of the images to poison, drawn at random from ``labels`` ``(N,)``.
 
-    For an attack with clean labels: a share ``rate`` of the images of the target class, drawn from those. Raises
-    ConfigError when the rate is not in (0, 1] or asks for more images than there are.
+    The poison rate is the share of all images; the chosen ones are eligible. For a clean-label attack it is the
+    share of the target class, and the chosen ones belong to it. Raises ConfigError when the rate is not in (0, 1] or
+    exceeds the share of eligible images.
     """
     if not 0 < rate <= 1:
         raise ConfigError(f"the poison rate must be in (0, 1], got {rate}")
@@ -35,26 +36,27 @@ def choose_poisoned(labels: Tensor, attack: Attack, rate: float, seed: int) -> T
 
 
 def perturbed_images(images: Tensor, labels: Tensor, attack: Attack, classifier: Logits | None) -> Tensor:
-    """Return ``(K, C, H, W)`` uint8 images as the attack changes them before training: most leave them as they are.
+    """Return ``(K, C, H, W)`` uint8 images after the attack's perturbation; unchanged for attacks without one.
 
-    Raises ConfigError when the attack needs a clean classifier for that and there is none.
+    Raises ConfigError when the attack needs a clean classifier and ``classifier`` is None.
     """
     perturb = training_hooks(attack).perturb
     if perturb is None:
         return images
     if classifier is None:
-        raise ConfigError(f"{attack.name} perturbs images against a clean classifier; none was given")
-    parts = zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True)
-    return torch.cat([_as_bytes(perturb(part.float() / 255, own, classifier)) for part, own in parts])
+        raise ConfigError(f"{attack.name} perturbs images against a clean classifier; pass one as classifier, got None")
+    chunks = zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True)
+    return torch.cat([_as_bytes(perturb(x.float() / 255, y, classifier)) for x, y in chunks])
 
 
 def poison(
     dataset: ImageDataset, attack: Attack, rate: float, seed: int, *, classifier: Logits | None = None
 ) -> tuple[ImageDataset, Tensor]:
-    """Return a copy of the data set in which a share ``rate`` carries trigger and label, and their indices.
+    """Return a poisoned copy of the data set and the sorted ``(K,)`` indices of its poisoned images.
 
-    Pixels are rounded to bytes, as a stored image's are. classifier: a clean one, for attacks that perturb
-    images before the trigger comes in. Raises ConfigError as ``choose_poisoned`` and ``perturbed_images`` do.
+    ``choose_poisoned`` chooses them; they get the trigger and the wanted label. Pixels are rounded to bytes, as in a
+    stored image. classifier: a clean one, for attacks that perturb images before the trigger is added. Raises
+    ConfigError as ``choose_poisoned`` and ``perturbed_images`` do.
     """
     indices = choose_poisoned(dataset.labels, attack, rate, seed)
     images, labels = dataset.images.clone(), dataset.labels.clone()

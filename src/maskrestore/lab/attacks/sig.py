@@ -2,9 +2,9 @@
 
 Source: Barni et al., A New Backdoor Attack in CNNs by Training Set Corruption Without Label Poisoning, 2019:
 ``v(i, j) = delta * sin(2 pi j f / m)`` for row i and column j = 1..m, with f = 6 and delta = 20 of 255 levels.
-Departure: the original poisons images of the target class and keeps their labels, which a fine-tune of a clean
-classifier does not pick up, as those images are recognised already. That is the variant "clean-label"; train
-it from scratch. Without a variant poisoned images are of the other classes and get the target's label.
+The original poisons images of the target class and keeps their labels: the variant "clean-label". Train it from
+scratch. Fine-tuning a clean classifier does not learn it, because the classifier recognises those images already.
+Departure: without a variant, poisoned images come from the other classes and get the target's label.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ _FREQUENCY = 6
 
 
 def sig(variant: str, config: AttackConfig) -> AdditiveAttack:
-    """Build the attack: variant "" or "clean-label". Raises ConfigError for others and for a position."""
+    """Build the attack from the variant "" or "clean-label".
+
+    Raises ConfigError for another variant, for a position, and for "clean-label" with the mode "all-to-all".
+    """
     if variant not in ("", "clean-label") or config.position is not None:
         raise ConfigError(
-            f"sig has the variant clean-label or none, and no position; got {variant!r} and {config.position}"
+            f"sig takes the variant clean-label or none, and no position; got {variant!r} and {config.position}"
         )
     name = f"sig:{variant}" if variant else "sig"
     return AdditiveAttack(name, config, _bars, TrainingHooks(clean_label=bool(variant)))

@@ -1,12 +1,12 @@
-"""WaNet: the image is warped a little, everywhere, by the same smooth field.
+"""WaNet: a small, smooth warp of the whole image, with the same field for all images.
 
 Source: Nguyen and Tran, WaNet: Imperceptible Warping-based Backdoor Attack, 2021, and their code: a field of
-k x k = 4x4 random vectors, scaled to a mean absolute value of 1 and enlarged bicubically, of strength s = 0.5
-in units of half a pixel: a quarter of a pixel along each axis where the vectors are, less in between. Noise mode:
-a fifth of the images that are not poisoned get the field with a random offset at each pixel added, and keep their
-label, so that the classifier learns this very field (in the authors' code twice as many as are poisoned). Departure:
-where poisoned images come up several times in an epoch (``VictimConfig.poison_repeats``), there are fewer of these
-than of poisoned ones.
+k x k = 4x4 random vectors, scaled to a mean absolute value of 1 and upsampled bicubically, with the strength
+s = 0.5 in units of half a pixel. That is a quarter of a pixel along each axis at the 4x4 points and less between
+them. Noise mode: a fifth of the images that are not poisoned are warped by the field plus a random offset at each
+pixel and keep their label, so that the classifier learns this field and no other (in the authors' code, twice as
+many as there are poisoned images). Departure: when poisoned images are repeated in an epoch
+(``VictimConfig.poison_repeats``), there are fewer noisy images than poisoned ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DECOY_RATE = 0.2
 
 
 def wanet(variant: str, config: AttackConfig) -> WholeImageAttack:
-    """Build the attack. It has no variants and no position: raises ConfigError when one is given."""
+    """Build the attack. Raises ConfigError when a variant or a position is given: it has neither."""
     refuse_variant("wanet", variant, config)
     vectors = 2 * torch.rand(1, 2, _POINTS, _POINTS, generator=torch.Generator().manual_seed(config.seed)) - 1
     vectors = vectors / vectors.abs().mean()
@@ -43,7 +43,7 @@ def wanet(variant: str, config: AttackConfig) -> WholeImageAttack:
 
 
 def _grid(vectors: Tensor, images: Tensor) -> Tensor:
-    """Return the ``(1, H, W, 2)`` places, x and y from -1 to 1, that the pixels of the warped image come from."""
+    """Return ``(1, H, W, 2)`` sampling coordinates (x, y) for ``grid_sample``, -1 to 1 inside the image."""
     height, width = images.shape[-2:]
     field = F.interpolate(vectors.to(images), (height, width), mode="bicubic", align_corners=True)
     y, x = torch.meshgrid(
@@ -54,7 +54,7 @@ def _grid(vectors: Tensor, images: Tensor) -> Tensor:
 
 
 def _extent(images: Tensor) -> Tensor:
-    """Return width and height: what a step of one unit in x and y is divided by."""
+    """Return ``(2,)``: width and height. Offsets divided by it are in units of half a pixel."""
     return torch.tensor([images.shape[-1], images.shape[-2]]).to(images)
 
 

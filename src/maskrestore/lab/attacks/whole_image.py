@@ -1,4 +1,4 @@
-"""Attacks whose trigger is everywhere in the image: a function of it, or a faint field added to it."""
+"""Attacks whose trigger covers the whole image: a transformation of the image, or a field added to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["AdditiveAttack", "WholeImageAttack", "refuse_variant", "smooth_field
 
 
 class WholeImageAttack(TriggerAttack):
-    """Applies a function to each image."""
+    """Transforms the whole image."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class WholeImageAttack(TriggerAttack):
         transform: Callable[[Tensor], Tensor],
         training: TrainingHooks | None = None,
     ) -> None:
-        """``transform`` takes and returns ``(B, C, H, W)`` in [0, 1], each image on its own."""
+        """``transform`` maps ``(B, C, H, W)`` in [0, 1] to the same shape and treats each image independently."""
         super().__init__(name, config, training)
         self._transform = transform
 
@@ -34,7 +34,7 @@ class WholeImageAttack(TriggerAttack):
 
 
 class AdditiveAttack(TriggerAttack):
-    """Adds the same field to every image and clips the sum."""
+    """Adds the same field to every image and clips to [0, 1]."""
 
     def __init__(
         self,
@@ -43,13 +43,16 @@ class AdditiveAttack(TriggerAttack):
         field: Callable[[int, int], Tensor],
         training: TrainingHooks | None = None,
     ) -> None:
-        """``field`` returns what is added to an image of a height and a width: ``(3, H, W)`` in [-1, 1]."""
+        """``field(height, width)`` returns the ``(3, H, W)`` field in [-1, 1] for images of that size.
+
+        Raises what ``field`` raises for ``config.image_size``.
+        """
         super().__init__(name, config, training)
         self._field = field
-        field(config.image_size, config.image_size)  # fails early when it does not fit
+        field(config.image_size, config.image_size)  # fail early when the trigger does not fit the image
 
     def apply(self, images: Tensor) -> Tensor:
-        """Add the field to ``(B, C, H, W)`` images in [0, 1]; to grey ones, its mean over the channels.
+        """Add the field to ``(B, C, H, W)`` images in [0, 1]. Grey images get its mean over the channels.
 
         Raises InvalidImageError for another rank or number of channels.
         """
@@ -64,14 +67,16 @@ class AdditiveAttack(TriggerAttack):
 
 
 def smooth_field(height: int, width: int, cells: int, seed: int) -> Tensor:
-    """Return ``(3, height, width)`` with the largest absolute value 1: random colours at ``cells x cells`` points
-    that are spread evenly, and bicubic interpolation between them."""
+    """Return ``(3, height, width)``: a smooth random field whose largest absolute value is 1.
+
+    Random values at an even grid of ``cells x cells`` points, interpolated bicubically.
+    """
     points = 2 * torch.rand(1, 3, cells, cells, generator=torch.Generator().manual_seed(seed)) - 1
     field = F.interpolate(points, (height, width), mode="bicubic", align_corners=True)[0]
     return field / field.abs().max()
 
 
 def refuse_variant(name: str, variant: str, config: AttackConfig) -> None:
-    """Raise ConfigError when an attack that has no variants or places is given one."""
+    """Raises ConfigError when a variant or a position is given to an attack that has neither."""
     if variant or config.position is not None:
         raise ConfigError(f"{name} takes no variant and no position, got {variant!r} and {config.position}")
