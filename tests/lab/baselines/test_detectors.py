@@ -127,5 +127,5 @@ def test_settings_are_checked() -> None:
         ScaleUpConfig(multiples=())
     with pytest.raises(ConfigError, match="overlays"):
         StripConfig(overlays=0)
-    with pytest.raises(ConfigError, match="need 100 pictures to lay over, got 3"):
+    with pytest.raises(ConfigError, match="need at least 100 overlay pictures, got 3"):
         StripConfig().build(pictures=torch.zeros(3, 3, 8, 8))

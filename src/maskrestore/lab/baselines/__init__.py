@@ -1,4 +1,4 @@
-"""The defenses and detectors that the method is compared with, by name."""
+"""The baseline defenses and detectors, by name."""
 
 from maskrestore.lab.baselines.base import BaselineConfig, Detection, Detector, DetectorConfig
 from maskrestore.lab.baselines.blur import BlurConfig
@@ -45,19 +45,19 @@ BASELINES: dict[str, BaselineConfig] = {
     "affine": AffineConfig(),
     "median": MedianConfig(),
     "jpeg": JpegConfig(),
-    # White box. The layer is that of the residual networks here whose map is fine enough to find a small trigger.
+    # White box. In the residual networks here, the map of this layer is fine enough to find a small trigger.
     "februus-xgradcam": FebruusConfig(cam="xgradcam", layer="stages.2"),
     "februus-gradcam++": FebruusConfig(cam="gradcam++", layer="stages.2"),
-    # These need weights of a diffusion model: a name on the hub, or a folder.
+    # These need the weights of a diffusion model: a name on the hub, or a folder.
     "diffpure-ddpm": DiffPureConfig(sampler="ddpm"),
     "diffpure-sde": DiffPureConfig(sampler="sde"),
     "zip": ZIPConfig(),
     "sampdetox": SampDetoxConfig(),
 }
-"""Every baseline defense by name; ``BASELINES[name].build(key)`` builds it."""
+"""Baseline defenses by name. ``BASELINES[name].build(key)`` builds one."""
 
 DETECTORS: dict[str, DetectorConfig] = {
     "strip": StripConfig(),
     "scale-up": ScaleUpConfig(),
 }
-"""Every detector by name; ``DETECTORS[name].build(key)`` builds it."""
+"""Detectors by name. ``DETECTORS[name].build(key)`` builds one."""

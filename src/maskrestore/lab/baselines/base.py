@@ -1,4 +1,4 @@
-"""What the baselines share: their protocols, the defense that only transforms images, and votes."""
+"""What the baselines share: protocols, the defense by image transformation, majority votes, checks of settings."""
 
 from __future__ import annotations
 
@@ -29,54 +29,57 @@ __all__ = [
 ]
 
 Transform = Callable[[Tensor, Key], Tensor]
-"""``(B, C, H, W)`` images in [0, 1] and the operator's key -> images of the same shape in [0, 1]."""
+"""``(B, C, H, W)`` images in [0, 1] and the operator's secret key -> images of the same shape in [0, 1]."""
 
 
 class BaselineConfig(Protocol):
-    """Settings of a baseline, a frozen dataclass, that know what to build from themselves."""
+    """The settings of a baseline defense: a frozen dataclass that builds the defense."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def build(self, key: Key = 0) -> Defense:
-        """Build the defense. key: the operator's secret; defenses without randomness do not use it."""
+        """Build the defense. key: the operator's secret; deterministic defenses ignore it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """What a detector says about a batch of images."""
+    """The result of a detector for a batch of images."""
 
     scores: Tensor
     """``(B,)`` float64: higher is more suspicious."""
     queries: Tensor
-    """``(B,)`` int64: how often the classifier was asked about each image."""
+    """``(B,)`` int64: number of queries to the classifier for each image."""
 
 
 @runtime_checkable
 class Detector(Protocol):
-    """Tells triggered images from clean ones; does not purify."""
+    """Scores how suspicious an image is. It does not purify."""
 
     def score(self, images: object, classifier: Classifier) -> Detection:
-        """Score ``(B, C, H, W)`` images, each on its own, with hard labels of ``classifier`` only."""
+        """Score each of the ``(B, C, H, W)`` images independently, from hard labels of ``classifier`` only."""
 
 
 class DetectorConfig(Protocol):
-    """Settings of a detector, a frozen dataclass, that know what to build from themselves."""
+    """The settings of a detector: a frozen dataclass that builds the detector."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def build(self, key: Key = 0) -> Detector:
-        """Build the detector. key: the operator's secret; detectors without randomness do not use it."""
+        """Build the detector. key: the operator's secret; deterministic detectors ignore it."""
 
 
 class TransformDefense:
-    """Answer with the label of the transformed image. Two queries per image, before and after."""
+    """Returns the label of the transformed image. Two queries per image: the original and the transformed one."""
 
     def __init__(self, transform: Transform, *, key: Key = 0) -> None:
         self.transform = transform
         self.key = key
 
     def purify(self, images: object, classifier: Classifier) -> Purification:
-        """Transform ``(B, C, H, W)`` images, each on its own, and label them. Raises InvalidImageError."""
+        """Transform each of the ``(B, C, H, W)`` images in [0, 1] independently and label it.
+
+        Raises InvalidImageError for images that ``as_batch`` does not accept.
+        """
         batch, ask = as_batch(images), as_classifier(classifier)
         purified = self.transform(batch, self.key)
         original = ask(batch)
@@ -89,10 +92,10 @@ class TransformDefense:
 
 
 def one_by_one(images: Tensor, key: Key, change: Callable[[Tensor, Stream], Tensor]) -> Tensor:
-    """Change each image of ``(B, C, H, W)`` alone, with its own random numbers, and stack the results.
+    """Apply ``change`` to each image ``(C, H, W)`` with its own random stream and stack to ``(B, C, H, W)``.
 
-    Not only for the random numbers: vectorised powers, sums and matrix products may round an image differently in
-    different company.
+    Images are processed one at a time because vectorised powers, sums and matrix products may round differently
+    depending on the batch.
     """
     return torch.stack([change(image, Stream(key, image)) for image in images])
 
@@ -104,25 +107,28 @@ def in_chunks(
     *,
     chunk_size: int,
 ) -> Purification:
-    """Purify a few images at a time; that bounds memory and changes no result. Raises InvalidImageError."""
+    """Purify ``chunk_size`` images at a time to bound memory. The results do not depend on it.
+
+    Raises InvalidImageError for images that ``as_batch`` does not accept.
+    """
     ask = as_classifier(classifier)
     return Purification.concatenate([purify(chunk, ask) for chunk in as_batch(images).split(chunk_size)])
 
 
 def majority(votes: Tensor, asked: Tensor | None = None) -> Tensor:
-    """The most frequent label in each row; a tie goes to the largest of them.
+    """Return ``(B,)`` the most frequent label of each row; of equally frequent labels, the largest.
 
-    votes: ``(B, N)`` int64. asked: ``(B, N)`` bool, the votes that count; ``None`` for all. Returns ``(B,)``.
+    votes: ``(B, N)`` int64. asked: ``(B, N)`` bool, True for the votes that count; ``None`` counts all.
     """
     labels, index = votes.unique(return_inverse=True)
     weights = torch.ones_like(votes) if asked is None else asked.long()
     counts = torch.zeros(len(votes), len(labels), dtype=torch.int64).scatter_add_(1, index, weights)
-    # argmax takes the first of equals, so look from the end.
+    # argmax returns the first of equal counts; flip, so that this is the largest label.
     winner: Tensor = labels[len(labels) - 1 - counts.flip(1).argmax(dim=1)]
     return winner
 
 
 def check(valid: bool, name: str, expected: str, actual: object) -> None:
-    """Raise ConfigError unless ``valid``, for a setting that is not as ``expected``."""
+    """Raises ConfigError with the name, the expected and the actual value of a setting unless ``valid``."""
     if not valid:
         raise ConfigError(f"{name} must be {expected}, got {actual!r}")

@@ -1,4 +1,4 @@
-"""Blur: a small Gaussian over the whole image."""
+"""Blur: a Gaussian blur with a small kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class BlurConfig:
 
     Source: Li et al., Backdoor Attack in the Physical World, 2021; settings of the BDMAE paper, appendix C: a 3x3
     kernel with a standard deviation of 0.5 (weak) or 1.0 (strong).
-    Departures: none known; the paper does not say how borders are filled, here as in torchvision's GaussianBlur.
+    Departures: none known. The paper does not say how borders are padded; here they are mirrored, as in torchvision's
+    GaussianBlur.
     """
 
     size: int = 3
@@ -33,14 +34,16 @@ class BlurConfig:
         check(0 < self.sigma < math.inf, "sigma", "positive", self.sigma)
 
     def build(self, key: Key = 0) -> TransformDefense:
-        """Build the defense; there is no randomness."""
+        """Build the defense. It is deterministic: ``key`` is not used."""
         return TransformDefense(lambda images, _: gaussian_blur(images, self.size, self.sigma), key=key)
 
 
 def gaussian_blur(images: Tensor, size: int, sigma: float) -> Tensor:
-    """Separable Gaussian; borders mirrored without repeating the edge pixel. ``(B, C, H, W)`` -> the same shape.
+    """Blur ``(B, C, H, W)`` images with a separable Gaussian; the result has the same shape, in [0, 1].
 
-    A sum of shifted copies rather than a convolution, so that an image gets the same bits in every batch.
+    size: side of the kernel, odd; sigma: standard deviation, both in pixels. Borders are mirrored without repeating
+    the edge pixel. Computed as a sum of shifted copies instead of a convolution, so that the result is bit-identical
+    regardless of batch composition.
     """
     radius = size // 2
     taps = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-radius, radius + 1)]
@@ -51,9 +54,9 @@ def gaussian_blur(images: Tensor, size: int, sigma: float) -> Tensor:
 
 
 def shifted(images: Tensor, dim: int, radius: int) -> list[Tensor]:
-    """Copies shifted by ``-radius ... radius`` pixels along ``dim``: ``2 radius + 1`` tensors of the same shape.
+    """Return ``2 radius + 1`` copies of the same shape, shifted by ``-radius ... radius`` pixels along ``dim``.
 
-    Beyond the border the image is mirrored, without repeating the edge pixel: ``2 1 | 0 1 2 ... n-1 | n-2 n-3``.
+    The border is mirrored without repeating the edge pixel: ``2 1 | 0 1 2 ... n-1 | n-2 n-3``.
     """
     side = images.shape[dim]
     period = max(1, 2 * (side - 1))

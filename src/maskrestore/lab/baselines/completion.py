@@ -1,4 +1,4 @@
-"""The inpainting network that Februus trains as a GAN, to run the weights of others."""
+"""The inpainting network of Februus, to run weights that others trained."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from maskrestore.mae.checkpoints.weight_files import as_tensors, read_pickle, re
 __all__ = ["CIFAR10_MEAN", "CompletionNetwork", "CompletionRestorer", "load_completion"]
 
 CIFAR10_MEAN = (0.4914655575, 0.4821903321, 0.4465675537)
-"""Mean colour of CIFAR-10's training images: what the authors' code fills the hole with."""
+"""Mean colour of CIFAR-10's training images, RGB in [0, 1]. The authors' code fills hidden pixels with it."""
 
-_DOWN = 4  # the network halves the image twice
-# Layers 1 to 12: channels in and out, kernel, stride, dilation.
+_DOWN = 4  # two layers of stride 2
+# Layers 1 to 12: input channels, output channels, kernel, stride, dilation.
 _CONVOLUTIONS = (
     (4, 64, 5, 1, 1),
     (64, 128, 3, 2, 1),
@@ -40,10 +40,11 @@ _CONVOLUTIONS = (
 
 
 class CompletionNetwork(nn.Module):
-    """Image and mask, ``(B, 4, S, S)`` with ``S`` a multiple of 4 -> completed image ``(B, 3, S, S)`` in [0, 1].
+    """Maps image and mask, ``(B, 4, S, S)`` with ``S`` a multiple of 4, to a completed ``(B, 3, S, S)`` in [0, 1].
 
-    Source: Iizuka et al., Globally and Locally Consistent Image Completion, 2017, table 1, in the form of
-    AdelaideAuto-IDLab/Februus ``scene/models.py`` (batch norm after the activation), whose names of weights it keeps.
+    Source: Iizuka et al., Globally and Locally Consistent Image Completion, 2017, table 1, as implemented in
+    AdelaideAuto-IDLab/Februus ``scene/models.py`` (batch norm after the activation). The names of the weights are the
+    same as there.
     """
 
     def __init__(self) -> None:
@@ -61,7 +62,7 @@ class CompletionNetwork(nn.Module):
             self.add_module(f"bn{number}", nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Complete the image; the mask is the fourth channel, 1 where the image is hidden."""
+        """Complete the images. The fourth channel is the mask: 1 where the image is hidden, else 0."""
         for number in range(1, 17):
             kind = "deconv" if number in (13, 15) else "conv"
             x = self.get_submodule(f"bn{number}")(F.relu(self.get_submodule(f"{kind}{number}")(x)))
@@ -70,7 +71,7 @@ class CompletionNetwork(nn.Module):
 
 
 class CompletionRestorer:
-    """A completion network as a :class:`~maskrestore.types.Restorer`: every pixel of its input is a token."""
+    """Adapts a completion network to :class:`~maskrestore.types.Restorer`. Each pixel of its input is a token."""
 
     def __init__(
         self,
@@ -81,13 +82,14 @@ class CompletionRestorer:
         micro_batch: int = 32,
         device: str | torch.device = "cpu",
     ) -> None:
-        """image_size: S that the network was trained on, a multiple of 4; fill: colour of the hole, in [0, 1].
+        """image_size: side S of the training images in pixels, a multiple of 4; fill: RGB of hidden pixels in [0, 1].
 
-        Raises CheckpointError for another size.
+        micro_batch: images per forward pass; smaller batches are padded to it. Raises CheckpointError when
+        ``image_size`` is not a positive multiple of 4.
         """
         if image_size < _DOWN or image_size % _DOWN:
             raise CheckpointError(
-                f"a completion network takes images of a multiple of {_DOWN} pixels, not {image_size}"
+                f"the image size of a completion network must be a multiple of {_DOWN} pixels, got {image_size}"
             )
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
@@ -97,40 +99,40 @@ class CompletionRestorer:
 
     @property
     def grid(self) -> int:
-        """Tokens along each side."""
+        """Number of tokens along each side."""
         return self.image_size
 
     @torch.inference_mode()
     def restore(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """Complete the hidden pixels of ``(B, C, H, W)`` images; every other pixel is returned bit for bit.
+        """Complete the hidden pixels of ``(B, C, H, W)`` images in [0, 1]. Visible pixels stay bit-identical.
 
-        hidden: ``(B, S, S)`` bool. Departure: the completion is pasted; the authors blend it in (Poisson blending).
+        hidden: ``(B, S, S)`` bool. Departure: the completion is pasted; the authors use Poisson blending. Raises
+        InvalidImageError when ``hidden`` has another shape.
         """
         size, (channels, height, width) = self.image_size, images.shape[1:]
         if tuple(hidden.shape) != (len(images), size, size):
             raise InvalidImageError(f"expected hidden of shape {(len(images), size, size)}, got {tuple(hidden.shape)}")
-        done = []
+        completed = []
         for index, count in fixed_chunks(torch.arange(len(images)), self.micro_batch):
             mask = hidden[index].float().unsqueeze(1)  # (B, S, S) -> (B, 1, S, S)
-            holed = torch.where(mask > 0, self.fill, resize(images[index], size, size).expand(-1, 3, -1, -1))
-            output = self.network(torch.cat([holed, mask], dim=1).to(self.device)).float().cpu()[:count]
+            filled = torch.where(mask > 0, self.fill, resize(images[index], size, size).expand(-1, 3, -1, -1))
+            output = self.network(torch.cat([filled, mask], dim=1).to(self.device)).float().cpu()[:count]
             output = output.mean(dim=1, keepdim=True) if channels == 1 else output
-            done.append(resize(output, height, width).clamp(0, 1))
-        return torch.where(tokens_to_pixels(hidden, height, width), torch.cat(done), images)
+            completed.append(resize(output, height, width).clamp(0, 1))
+        return torch.where(tokens_to_pixels(hidden, height, width), torch.cat(completed), images)
 
 
 def load_completion(path: str | Path) -> CompletionNetwork:
-    """Read a foreign generator's state dict: ``.safetensors``, or PyTorch's format read with ``weights_only=True``.
+    """Load a third-party generator's state dict from ``.safetensors`` or, with ``weights_only=True``, a PyTorch file.
 
-    Files of the authors' ``CompletionNetwork`` fit, also when saved from ``DataParallel`` or under ``model``.
-    TorchScript archives are refused, because they are programs, as are pickles that run code: save the
-    ``state_dict()`` instead.
+    Accepts files of the authors' ``CompletionNetwork``, also when saved from ``DataParallel`` or under the key
+    ``model``. TorchScript archives and pickles that run code are refused: save the ``state_dict()`` instead.
     Raises CheckpointError for these, for a missing or damaged file, and for weights of another architecture.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no generator {str(path)!r}: expected a file with the weights of a completion network")
-    if _is_program(path):
+    if _is_torchscript(path):
         raise CheckpointError(f"{path} is refused: it is a TorchScript program; save the state_dict() of the module")
     if path.suffix == ".safetensors":
         tensors = read_safetensors(path)[0]
@@ -138,7 +140,7 @@ def load_completion(path: str | Path) -> CompletionNetwork:
         content = read_pickle(path)
         tensors = as_tensors(content.get("model", content), path)
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    # The initial weights are overwritten; drawing them must not disturb the caller's random numbers.
+    # Initialising the network must not change the state of the caller's random generator.
     with torch.random.fork_rng(devices=[]):
         network = CompletionNetwork()
     try:
@@ -148,8 +150,8 @@ def load_completion(path: str | Path) -> CompletionNetwork:
     return network.eval()
 
 
-def _is_program(path: Path) -> bool:
-    """Whether the file is a TorchScript archive: a zip that holds code and its constants."""
+def _is_torchscript(path: Path) -> bool:
+    """Return whether the file is a TorchScript archive: a zip file with code and its constants."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""The networks of the defenses by diffusion: ``diffusers`` models, from the hub or a folder."""
+"""The networks of the diffusion defenses: ``diffusers`` models from the Hugging Face hub or a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["DiffusionSettings", "UNetDenoiser", "load_denoiser"]
 
 
 class UNetDenoiser:
-    """A ``diffusers`` network with its device and precision."""
+    """A ``diffusers`` network with its device and precision; implements ``diffusion.Denoiser``."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class UNetDenoiser:
         precision: Arithmetic = "float32",
         device: str | torch.device = "cpu",
     ) -> None:
-        """network: ``(B, 3, S, S)`` in [-1, 1] and steps ``(B,)`` -> noise, or noise and variance (unused)."""
+        """network: maps ``(B, 3, S, S)`` in [-1, 1] and steps ``(B,)`` to noise, or to noise and variance (ignored)."""
         self.device = torch.device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.precision = precision
@@ -39,12 +39,12 @@ class UNetDenoiser:
 
     @property
     def image_size(self) -> int:
-        """Pixels along each side."""
+        """Side S of the images in pixels."""
         return self._image_size
 
     @torch.inference_mode()
     def __call__(self, noisy: Tensor, step: int) -> Tensor:
-        """The predicted noise, ``(B, 3, S, S)`` on the CPU."""
+        """Predict the noise in ``(B, 3, S, S)`` images at level ``step + 1``: the same shape, float32 on the CPU."""
         inputs = noisy.to(self.device, memory_format=torch.channels_last)
         steps = torch.full((len(noisy),), step, device=self.device)
         with autocast(self.device, self.precision):
@@ -55,14 +55,15 @@ class UNetDenoiser:
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionSettings:
-    """Which diffusion network to purify with, and how to run it."""
+    """The diffusion network and how to run it. Raises ConfigError for a setting out of range."""
 
     model: str = "google/ddpm-cifar10-32"
     """A ``UNet2DModel`` of diffusers: a name on the Hugging Face hub, or a local folder."""
     micro_batch: int | None = None
-    """Images in a forward pass; always filled up. ``None`` is 8 on a CPU and 32 elsewhere."""
+    """Images per forward pass; smaller batches are padded to it. ``None``: 8 on a CPU, 32 on other devices."""
     precision: Arithmetic = "float32"
     device: str = "cpu"
+    """A PyTorch device, e.g. "cuda:0"."""
 
     def __post_init__(self) -> None:
         check(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", "at least 1", self.micro_batch)
@@ -70,11 +71,11 @@ class DiffusionSettings:
 
     @property
     def at_a_time(self) -> int:
-        """Images in a forward pass."""
+        """Images per forward pass, with the default of the device when ``micro_batch`` is None."""
         return self.micro_batch or default_micro_batch(on_cpu=torch.device(self.device).type == "cpu")
 
     def load(self) -> UNetDenoiser:
-        """Load the network; see :func:`load_denoiser`."""
+        """Load the network. Raises what :func:`load_denoiser` raises."""
         return load_denoiser(self.model, precision=self.precision, device=self.device)
 
 
@@ -86,9 +87,10 @@ def load_denoiser(
 ) -> UNetDenoiser:
     """Load a ``UNet2DModel``, from safetensors only.
 
-    name_or_path: a local folder, with ``config.json`` in it or in its ``unet`` (a saved ``DDPMPipeline``), or a hub
-    name such as ``google/ddpm-cifar10-32``. Raises MissingDependencyError without diffusers; CheckpointError when
-    nothing is found, the network is not for square RGB images, or it was trained with another noise schedule.
+    name_or_path: a local folder with ``config.json`` in it or in its subfolder ``unet`` (a saved ``DDPMPipeline``), or
+    a name on the hub such as ``google/ddpm-cifar10-32``. Raises MissingDependencyError without diffusers, and
+    CheckpointError when nothing is found, the network is not for square RGB images, or it was trained with another
+    noise schedule.
     """
     try:
         from diffusers import DDPMScheduler, UNet2DModel  # noqa: PLC0415 - an optional dependency
@@ -103,21 +105,21 @@ def load_denoiser(
         network: Any = UNet2DModel.from_pretrained(
             str(name_or_path), use_safetensors=True, low_cpu_mem_usage=False, **subfolders
         )
-    except Exception as error:  # diffusers and the hub's client have no common base for their errors
+    except Exception as error:  # the errors of diffusers and of the hub's client have no common base class
         raise CheckpointError(
             f"cannot load a UNet2DModel from {str(name_or_path)!r} ({type(error).__name__}: {error}); "
-            "check the name and the network, or give a folder with config.json and safetensors"
+            "check the name and the connection, or give a folder with config.json and safetensors"
         ) from error
     try:
         schedule = DDPMScheduler.load_config(str(name_or_path), **({"subfolder": "scheduler"} if pipeline else {}))
     except OSError:
-        schedule = {}  # none was saved beside the network
+        schedule = {}  # no scheduler was saved with the network
     _check_schedule(schedule, name_or_path)
     size, inputs, outputs = (network.config[name] for name in ("sample_size", "in_channels", "out_channels"))
     if not isinstance(size, int) or inputs != 3 or outputs not in (3, 6):
         raise CheckpointError(
-            f"{name_or_path}: expected a network for square images of 3 channels, got sample_size {size}, "
-            f"{inputs} channels in, {outputs} out"
+            f"{name_or_path}: expected a network for square images with 3 input and 3 or 6 output channels, got "
+            f"sample_size {size}, {inputs} input and {outputs} output channels"
         )
     return UNetDenoiser(network, image_size=size, precision=precision, device=device)
 
@@ -130,7 +132,7 @@ def _check_schedule(found: dict[str, Any], source: str | Path) -> None:
         "num_train_timesteps": STEPS,
         "prediction_type": "epsilon",
     }
-    # Old files say `timesteps`; what a file leaves out has the value that diffusers takes, which is the one expected.
+    # Old files use the name `timesteps`. Missing entries mean the defaults of diffusers, which are the expected values.
     found = {"num_train_timesteps": found.get("timesteps", STEPS), **found}
     wrong = {name: found[name] for name, value in expected.items() if found.get(name, value) != value}
     if wrong:

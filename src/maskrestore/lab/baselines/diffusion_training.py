@@ -1,7 +1,7 @@
-"""Train a small diffusion model on unlabeled images, for the defenses by diffusion.
+"""Train a small diffusion model on unlabeled images, for the diffusion defenses.
 
-Good models are published (``google/ddpm-cifar10-32``); this one is for data sets that have none, and for machines
-without a network. It writes a folder for :func:`maskrestore.lab.baselines.diffusion_models.load_denoiser`.
+Good models are published (``google/ddpm-cifar10-32``). This one is for data sets without a published model and for
+machines without internet access. :func:`maskrestore.lab.baselines.diffusion_models.load_denoiser` loads the result.
 """
 
 from __future__ import annotations
@@ -28,27 +28,30 @@ __all__ = ["DiffusionProgress", "DiffusionTrainingConfig", "build_unet", "denois
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionTrainingConfig(TrainingConfig):
-    """What to train and how. The defaults are a network of 6.1 M parameters for images of 32 pixels.
+    """The network and its training. The defaults give 6.1 M parameters for images of 32x32 pixels.
 
-    The learning rate stays at its peak (Ho et al. 2020, appendix B).
+    After the warm-up the learning rate is constant (Ho et al. 2020, appendix B). Raises ConfigError for a setting out
+    of range.
     """
 
     image_size: int = 32
+    """Side of the images in pixels, a multiple of ``2 ** (len(channels) - 1)``."""
     channels: tuple[int, ...] = (64, 128, 128)
-    """Width at each resolution, each half of the one before."""
+    """Channels at each resolution. Each resolution is half of the one before."""
     layers_per_block: int = 2
     attention_at: tuple[int, ...] = ()
-    """Resolutions in pixels at which positions attend to each other; the middle of the network always does. Attention
-    at 16 pixels, as Ho et al. have it, halves the speed of training on a CPU."""
+    """Resolutions in pixels with self-attention; the middle block always has it. Attention at 16 pixels, as in Ho et
+    al., halves the training speed on a CPU."""
     norm_groups: int = 32
-    """Groups of group normalisation; must divide every width."""
+    """Groups of group normalisation; must divide every entry of ``channels``."""
     steps: int = 50_000
     learning_rate: float = 2e-4
     warmup_steps: int = 500
     level_power: float = 1.0
-    """Levels of noise are drawn as ``u ** level_power`` of the diffusion: above 1, low ones more often. Purification
-    starts at a tenth of it, so that a small network has its capacity where it is used."""
+    """Noise levels are ``1000 * u ** level_power`` with uniform u in [0, 1). Values above 1 draw low levels more often:
+    purification starts at a tenth of the diffusion, so a small network should spend its capacity there."""
     flip: bool = True
+    """Mirror training images left to right with probability 0.5."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,10 +67,10 @@ class DiffusionTrainingConfig(TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionProgress(TrainingProgress):
-    """What a training run tells its caller now and then."""
+    """The state of a training run, reported at intervals."""
 
     held_out_error: float | None = None
-    """See :func:`denoising_error`; only at checkpoints and when held-out images were given."""
+    """See :func:`denoising_error`. Set only at checkpoints and when held-out images were given."""
 
 
 def train_diffusion(
@@ -79,14 +82,14 @@ def train_diffusion(
     device: str | torch.device = "cpu",
     progress: Callable[[DiffusionProgress], None] = lambda _: None,
 ) -> Path:
-    """Train, or go on training what ``out_dir`` holds, and keep the averaged weights.
+    """Train a diffusion model, or resume the training in ``out_dir``, and save the averaged weights.
 
-    images, held_out: ``(N, 3, S, S)`` uint8. Computes in bfloat16 where the device is fast in it.
+    images, held_out: ``(N, 3, S, S)`` uint8. Computes in bfloat16 on devices where it is fast.
 
-    Writes at each checkpoint ``state.pt`` (to resume), a line of ``curve.jsonl``, and the folder ``model``, whose path
-    it returns: a ``UNet2DModel`` in safetensors with its noise schedule, laid out as ``google/ddpm-cifar10-32`` is.
-    Raises MissingDependencyError without diffusers, CheckpointError when ``out_dir`` belongs to another
-    configuration, DataError when the images do not fit the network.
+    At each checkpoint it writes ``state.pt`` (to resume), a line of ``curve.jsonl`` and the folder ``model``, whose
+    path it returns: a ``UNet2DModel`` in safetensors with its noise schedule, in the layout of
+    ``google/ddpm-cifar10-32``. Raises MissingDependencyError without diffusers, CheckpointError when ``out_dir``
+    belongs to another configuration, and DataError when the images do not fit the network.
     """
     for pixels in (images,) if held_out is None else (images, held_out):
         check_images(pixels, config.image_size)
@@ -110,7 +113,10 @@ def train_diffusion(
 
 
 def build_unet(config: DiffusionTrainingConfig) -> Any:
-    """A fresh ``UNet2DModel``, drawn from PyTorch's global generator. Raises MissingDependencyError."""
+    """Build an untrained ``UNet2DModel``, initialised from PyTorch's global random generator.
+
+    Raises MissingDependencyError without diffusers.
+    """
     try:
         from diffusers import UNet2DModel  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
@@ -131,9 +137,10 @@ def build_unet(config: DiffusionTrainingConfig) -> Any:
 
 @torch.inference_mode()
 def denoising_error(network: nn.Module, images: Tensor, *, levels: int = 100, seed: int = 0) -> float:
-    """Mean squared error of the predicted noise at levels 1 to ``levels``; 1 is the error of predicting none.
+    """Return the mean squared error of the predicted noise at levels 1 to ``levels``.
 
-    images: ``(N, 3, S, S)`` uint8. The default looks where DiffPure does (t* = 0.1). The same noise for every network.
+    A network that predicts zero has the error 1. images: ``(N, 3, S, S)`` uint8. The default covers the levels of
+    DiffPure (t* = 0.1). Levels and noise depend on ``seed`` only, so errors of different networks are comparable.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(network.parameters()).device
@@ -146,7 +153,7 @@ def denoising_error(network: nn.Module, images: Tensor, *, levels: int = 100, se
 
 
 def _loss(run: Training, images: Tensor, config: DiffusionTrainingConfig, device: torch.device) -> Tensor:
-    """Of the noise that is predicted in ``(B, 3, S, S)`` uint8 images at random levels."""
+    """Return the mean squared error of the noise predicted in ``(B, 3, S, S)`` uint8 images at random levels."""
     clean = _pixels(images)
     if config.flip:
         mirrored = torch.rand(len(clean), 1, 1, 1, generator=run.generator) < 0.5
@@ -158,7 +165,10 @@ def _loss(run: Training, images: Tensor, config: DiffusionTrainingConfig, device
 
 
 def _squared_error(network: nn.Module, clean: Tensor, step: Tensor, noise: Tensor, device: torch.device) -> Tensor:
-    """Of the predicted noise, ``(B, 3, S, S)``. clean: in [-1, 1]; step: ``(B,)``."""
+    """Return the squared errors ``(B, 3, S, S)`` of the predicted noise.
+
+    clean: images in [-1, 1]; noise: standard normal, both ``(B, 3, S, S)``; step: ``(B,)`` int64.
+    """
     noisy = noised(clean, (step + 1)[:, None, None, None], noise).to(device, memory_format=torch.channels_last)
     with autocast(device):
         predicted = network(noisy, step.to(device)).sample
@@ -166,15 +176,14 @@ def _squared_error(network: nn.Module, clean: Tensor, step: Tensor, noise: Tenso
 
 
 def _pixels(images: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1]."""
+    """Convert uint8 to float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
 def _save_model(network: Any, out_dir: Path) -> None:
-    """Write the folder ``model``; an interruption leaves whole files."""
+    """Write the folder ``model``. Each file is replaced atomically, so an interruption leaves complete files."""
     from diffusers import DDPMScheduler  # noqa: PLC0415 - an optional dependency
 
-    # Each file is written elsewhere and moved into place.
     temporary, model = out_dir / "model.tmp", out_dir / "model"
     network.save_pretrained(temporary, safe_serialization=True)
     schedule = DDPMScheduler(

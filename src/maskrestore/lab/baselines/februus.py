@@ -1,4 +1,4 @@
-"""Februus: cut out what the network looks at, and paint it in again."""
+"""Februus: hide the region that the network relies on, and restore it."""
 
 from __future__ import annotations
 
@@ -23,32 +23,37 @@ __all__ = ["Februus", "FebruusConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class FebruusConfig:
-    """Settings of :class:`Februus`."""
+    """Settings of :class:`Februus`. Raises ConfigError for a setting out of range."""
 
     cam: Literal["xgradcam", "gradcam++"] = "xgradcam"
-    """The heat map; the BDMAE paper reports both."""
+    """The heat map. The BDMAE paper reports both."""
     threshold: float = 0.7
-    """Heat at or above this is cut out: 0.7 in the authors' code for CIFAR-10; the BDMAE paper tries 0.6, 0.7, 0.8."""
+    """Tokens with at least this heat, in (0, 1], are hidden: 0.7 in the authors' code for CIFAR-10; the BDMAE paper
+    tries 0.6, 0.7 and 0.8."""
     layer: str | None = None
-    """Name of the layer to look at, as in ``named_modules()``; None: see ``gradcam.target_layer``. It matters: the last
-    stage of a ResNet has 4x4 positions for images of 32 pixels, whose map peaks one cell away from a trigger in the
-    corner, so that thresholds of 0.7 and 0.8 miss it; ``stages.2``, of 8x8, finds it. On GTSRB it is the other way
-    round: the last stage finds what ``stages.2`` misses."""
+    """Name of the layer for the heat map, as in ``named_modules()``; None: see ``gradcam.target_layer``. The choice
+    matters. For images of 32 pixels the last stage of a ResNet has 4x4 positions; its map peaks one cell away from a
+    trigger in the corner, so thresholds of 0.7 and 0.8 miss the trigger. ``stages.2`` with 8x8 positions finds it. On
+    GTSRB the opposite holds: the last stage finds triggers that ``stages.2`` misses."""
     restorer: str = DEFAULT_RESTORER
-    """The masked autoencoder that paints in: a packaged name, a file, a folder or a hub name."""
+    """The masked autoencoder that restores: a packaged name, a file, a folder or a hub name."""
     generator: str | None = None
-    """A file with the weights of a completion network, to use it instead: see ``completion.load_completion``."""
+    """A file with the weights of a completion network, used instead of ``restorer``: see
+    ``completion.load_completion``."""
     generator_size: int = 32
-    """Side in pixels of the images that the generator was trained on."""
+    """Side of the generator's training images in pixels."""
     generator_fill: tuple[float, float, float] = CIFAR10_MEAN
-    """Mean colour of the generator's training images, in [0, 1]; holes are filled with it."""
+    """Mean colour of the generator's training images, RGB in [0, 1]. Hidden pixels are filled with it."""
 
     def __post_init__(self) -> None:
         check(self.cam in CAMS, "cam", f"one of {', '.join(CAMS)}", self.cam)
         check(0 < self.threshold <= 1, "threshold", "in (0, 1]", self.threshold)
 
     def build(self, key: Key = 0) -> Februus:
-        """Load the inpainting network and build the defense, which draws no random numbers: ``key`` is not used."""
+        """Load the inpainting network and build the defense. It is deterministic: ``key`` is not used.
+
+        Raises what ``load_restorer`` or ``load_completion`` raises.
+        """
         if self.generator is None:
             return Februus(load_restorer(self.restorer), self)
         network = load_completion(self.generator)
@@ -57,17 +62,17 @@ class FebruusConfig:
 
 
 class Februus:
-    """Take the heat map of the predicted label, hide the hottest region, restore it, ask again.
+    """Computes the heat map of the predicted label, hides the hottest region, restores it and queries again.
 
-    White box: the classifier must be a ``ModuleClassifier``, counted or not. Asks it twice per image, before and
-    after, and once if nothing is hot; the pass for the gradients is no query.
+    White box: the classifier must be a ``torch.nn.Module`` or a ``ModuleClassifier``, counted or not. Two queries per
+    image, before and after, or one if no token reaches the threshold. The pass for the gradients is not counted.
 
     Source: Doan et al., Februus: Input Purification Defense Against Trojan Attacks, 2020, section 4;
     github.com/AdelaideAuto-IDLab/Februus ``scene/Februus.py``; BDMAE paper, appendices B and G.
 
-    Departures: XGradCAM or GradCAM++ as in the BDMAE paper, instead of GradCAM. By default a masked autoencoder paints
-    in: the authors train a GAN for every data set, on clean data that a blind defense does not have; ``generator``
-    takes theirs. The region is rounded outwards to whole tokens. The restoration is pasted, not blended in.
+    Departures: XGradCAM or GradCAM++ as in the BDMAE paper, not GradCAM. By default a masked autoencoder restores: the
+    authors train a GAN for every data set, on clean data that a blind defense does not have; ``generator`` loads such
+    a GAN's generator. The region is extended to whole tokens. The restoration is pasted, not blended.
     """
 
     def __init__(self, restorer: Restorer, config: FebruusConfig | None = None) -> None:
@@ -75,10 +80,10 @@ class Februus:
         self.config = FebruusConfig() if config is None else config
 
     def purify(self, images: object, classifier: Classifier) -> Purification:
-        """Purify ``(B, C, H, W)`` images in [0, 1], each on its own, and label them.
+        """Purify each of the ``(B, C, H, W)`` images in [0, 1] independently and label it.
 
-        ``scores`` of the result is the heat of each token, ``hidden`` what was painted in. Raises ConfigError for a
-        black box.
+        In the result, ``scores`` ``(B, g, g)`` is the heat of each token in [0, 1] and ``hidden`` the restored tokens.
+        Raises ConfigError for a black box or a layer without a heat map, InvalidImageError for invalid images.
         """
         module = white_box(classifier)
         batch, ask = as_batch(images), as_classifier(classifier)
@@ -101,5 +106,5 @@ class Februus:
         )
 
     def _by_token(self, heat: Tensor) -> Tensor:
-        """The hottest pixel of each token. ``(B, H, W)`` -> ``(B, g, g)``."""
+        """Return the maximum heat over the pixels of each token. ``(B, H, W)`` -> ``(B, g, g)``."""
         return F.adaptive_max_pool2d(heat.unsqueeze(1), self.restorer.grid).squeeze(1)

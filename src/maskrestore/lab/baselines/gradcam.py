@@ -1,4 +1,4 @@
-"""Where a network looks: GradCAM++ and XGradCAM heat maps. White box: they need the network's gradients."""
+"""GradCAM++ and XGradCAM: heat maps of what a network's prediction relies on. White box: they need its gradients."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     """GradCAM++: channels weighted by ``sum of alpha * relu(gradient)``.
 
     activations: ``(B, K, h, w)`` of a convolutional layer; gradients: of the class's logit with respect to them, the
-    same shape. Returns ``(B, h, w)``, at least 0, in no particular unit.
+    same shape. Returns ``(B, h, w)``, at least 0, with arbitrary scale.
 
-    Source: Chattopadhay et al. 2018, Eq. 5, 7 and 19: ``alpha = g^2 / (2 g^2 + g^3 * sum of activations)``, here
-    divided by g^2, so that small gradients need no epsilon. The factor exp(logit) is left out: it is one for the image.
+    Source: Chattopadhay et al. 2018, Eq. 5, 7 and 19: ``alpha = g^2 / (2 g^2 + g^3 * sum of activations)``. Here the
+    fraction is reduced by g^2, so that small gradients need no epsilon. The factor exp(logit) is left out: it is the
+    same for the whole image.
     """
-    slope = 2 + gradients * activations.sum(dim=(2, 3), keepdim=True)
-    # Negative sums of activations, which a ReLU excludes, could bring the denominator to 0.
-    usable = (gradients > 0) & (slope.abs() > 1e-6)
-    weights = torch.where(usable, gradients / slope, 0.0).sum(dim=(2, 3))
+    denominator = 2 + gradients * activations.sum(dim=(2, 3), keepdim=True)
+    # The denominator can be 0 when activations have a negative sum, i.e. without a ReLU.
+    usable = (gradients > 0) & (denominator.abs() > 1e-6)
+    weights = torch.where(usable, gradients / denominator, 0.0).sum(dim=(2, 3))
     return _weighted(activations, weights)
 
 
 def x_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """XGradCAM: channels weighted by the mean of their gradients, weighted in turn by their activations.
+    """XGradCAM: channels weighted by the average of their gradients, each gradient weighted by its activation.
 
-    Shapes as :func:`grad_cam_plus_plus`; a channel whose activations sum to 0 has no weight. Source: Fu et al. 2020,
-    Eq. 8; departure: no epsilon is added to the sum.
+    Shapes as in :func:`grad_cam_plus_plus`. A channel whose activations sum to 0 has the weight 0. Source: Fu et al.
+    2020, Eq. 8. Departure: no epsilon is added to the sum.
     """
     total = activations.sum(dim=(2, 3))
     weights = torch.where(total != 0, (gradients * activations).sum(dim=(2, 3)) / total, 0.0)
@@ -43,23 +44,23 @@ def x_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 CAMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"xgradcam": x_grad_cam, "gradcam++": grad_cam_plus_plus}
-"""Heat maps by name: activations and gradients ``(B, K, h, w)`` -> ``(B, h, w)``."""
+"""Heat maps by name. Each maps activations and gradients, both ``(B, K, h, w)``, to ``(B, h, w)``."""
 
 
 def _weighted(activations: Tensor, weights: Tensor) -> Tensor:
-    """``relu(sum of weight * channel)``; ``(B, K, h, w)`` and ``(B, K)`` -> ``(B, h, w)``."""
+    """Return ``relu(sum of weight * channel)``. ``(B, K, h, w)`` and ``(B, K)`` -> ``(B, h, w)``."""
     return (activations * weights[:, :, None, None]).sum(dim=1).relu()
 
 
 def normalised(cams: Tensor, height: int, width: int) -> Tensor:
-    """Resize maps ``(B, h, w)`` to ``(B, height, width)`` and stretch each to [0, 1]; a constant map becomes 0."""
+    """Resize maps ``(B, h, w)`` to ``(B, height, width)`` and rescale each to [0, 1]. A constant map becomes 0."""
     maps = resize(cams.unsqueeze(1), height, width).squeeze(1)
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return torch.where(high > low, (maps - low) / (high - low), 0.0)
 
 
 def white_box(classifier: object) -> ModuleClassifier:
-    """The module's adapter behind counters. Raises ConfigError for a black box, whose gradients nobody can take."""
+    """Return the module's adapter without query counters. Raises ConfigError for a black box: it has no gradients."""
     inner = classifier
     while isinstance(inner, CountingClassifier):
         inner = inner.classifier
@@ -74,9 +75,9 @@ def white_box(classifier: object) -> ModuleClassifier:
 
 
 def target_layer(module: nn.Module, name: str | None = None) -> nn.Module:
-    """The layer whose activations are looked at: the one named, as in ``named_modules()``.
+    """Return the layer whose activations give the heat map: the one called ``name`` in ``named_modules()``.
 
-    By default the last of ``module.stages`` (as the residual networks of ``victims`` have them), else the last
+    The default is the last of ``module.stages`` (the residual networks of ``victims`` have them), else the last
     ``Conv2d``. Raises ConfigError if there is no such layer.
     """
     layers: dict[str, nn.Module] = dict(module.named_modules())
@@ -91,16 +92,17 @@ def target_layer(module: nn.Module, name: str | None = None) -> nn.Module:
         return last
     convolutions = [layer for layer in layers.values() if isinstance(layer, nn.Conv2d)]
     if not convolutions:
-        raise ConfigError(f"{type(module).__name__} has neither stages nor a Conv2d; name the layer to look at")
+        raise ConfigError(f"{type(module).__name__} has neither stages nor a Conv2d; name the layer for the heat map")
     return convolutions[-1]
 
 
 def heat_maps(classifier: ModuleClassifier, images: Tensor, labels: Tensor, *, cam: str, layer: str | None) -> Tensor:
-    """What speaks for each image's label: ``(B, H, W)`` in [0, 1].
+    """Return ``(B, H, W)`` in [0, 1]: how much each pixel supports its image's label.
 
     images: ``(B, C, H, W)`` in [0, 1]; labels: ``(B,)``; cam: a name of :data:`CAMS`; layer: see :func:`target_layer`.
-    The module sees exactly ``classifier.micro_batch`` images at a time, in float32. Raises ConfigError when the layer
-    or the module's output is not of the kind that is needed.
+    The module processes exactly ``classifier.micro_batch`` images at a time, in float32. Raises ConfigError when there
+    is no such layer, its output is not ``(B, K, h, w)``, or the module's output is not differentiable ``(B, K)``
+    logits.
     """
     target = target_layer(classifier.module, layer)
     classifier.module.eval()
@@ -111,28 +113,34 @@ def heat_maps(classifier: ModuleClassifier, images: Tensor, labels: Tensor, *, c
     return normalised(torch.cat(cams), *images.shape[-2:])
 
 
-# Gradients cannot be taken in a caller's inference mode.
+# Gradients are not available in inference mode, which the caller may have enabled.
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
 def _activations_and_gradients(
     classifier: ModuleClassifier, images: Tensor, labels: Tensor, target: nn.Module
 ) -> tuple[Tensor, Tensor]:
-    """Of the layer ``target``, for the logits of ``labels``: twice ``(B, K, h, w)`` on the module's device."""
+    """Return activations of the layer ``target`` and gradients of the logits of ``labels`` with respect to them.
+
+    Both are ``(B, K, h, w)`` on the module's device.
+    """
     seen: list[Tensor] = []
     handle = target.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     inputs = classifier.normalise(images.clone()).to(classifier.device, memory_format=torch.channels_last)
     try:
-        # With inputs that want gradients, the module's own parameters may be frozen.
+        # Inputs with requires_grad make the output differentiable even when the module's parameters are frozen.
         output = classifier.module(inputs.requires_grad_())
     finally:
         handle.remove()
     logits = getattr(output, "logits", output)
     if logits.ndim != 2 or not logits.requires_grad:
-        raise ConfigError(f"expected differentiable logits (B, K), got {logits.dtype} of shape {tuple(logits.shape)}")
+        raise ConfigError(
+            "expected the module to return differentiable logits (B, K), "
+            f"got {logits.dtype} of shape {tuple(logits.shape)}"
+        )
     if not seen or not isinstance(seen[-1], Tensor) or seen[-1].ndim != 4:
         found = f"shape {tuple(seen[-1].shape)}" if seen and isinstance(seen[-1], Tensor) else "no tensor"
-        raise ConfigError(f"expected the layer to give (B, K, h, w), it gave {found}; name a convolutional layer")
+        raise ConfigError(f"expected the layer to return (B, K, h, w), it gave {found}; name a convolutional layer")
     score = logits.gather(1, labels.clone().to(logits.device).unsqueeze(1)).sum()
-    # One image does not touch another's logits, so the gradient of the sum holds the gradient of each.
+    # An image does not influence another image's logits, so the gradient of the sum contains each image's gradient.
     (gradients,) = torch.autograd.grad(score, seen[-1])
     return seen[-1].detach(), gradients

@@ -1,4 +1,4 @@
-"""ShrinkPad: make the image smaller and put it somewhere on black."""
+"""ShrinkPad: shrink the image and pad it with black at a random position."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ __all__ = ["ShrinkPadConfig", "shrink_pad"]
 
 @dataclass(frozen=True, kw_only=True)
 class ShrinkPadConfig:
-    """Shrink every image and pad it with black at a random place.
+    """Shrinks every image and pads it with black to its original size, at a random position.
 
     Source: Li et al., Backdoor Attack in the Physical World, 2021; github.com/THUYimingLi/BackdoorBox
     ``core/defenses/ShrinkPad.py``; settings of the BDMAE paper, appendix C: padding of 4 (weak) or 8 (strong) pixels
-    for images of 32, of 28 or 56 for images of 224, which is the same share of the side.
-    Departures: images shrink with antialiasing, torchvision's default now but not when that code was written; images
-    that are not square keep their proportions; the place is drawn for each image, not once for a data set.
+    for images of 32 pixels, 28 or 56 for images of 224, which is the same share of the side.
+    Departures: images are shrunk with antialiasing, which is torchvision's default now but was not when that code was
+    written; images that are not square keep their aspect ratio; the position is drawn per image, not once per data set.
     """
 
     padding: float = 1 / 8
-    """Share of each side that becomes padding."""
+    """Share of each side that becomes padding, in (0, 1)."""
 
     def __post_init__(self) -> None:
         check(0 < self.padding < 1, "padding", "in (0, 1)", self.padding)
 
     def build(self, key: Key = 0) -> TransformDefense:
-        """Build the defense; ``key`` decides the places."""
+        """Build the defense. ``key`` determines the positions."""
         return TransformDefense(lambda images, secret: shrink_pad(images, self.padding, secret), key=key)
 
 
 def shrink_pad(images: Tensor, padding: float, key: Key) -> Tensor:
-    """``(B, C, H, W)`` -> the same shape. ``round(padding * side)`` rows and columns become black."""
+    """Shrink ``(B, C, H, W)`` images and pad them to the same shape.
+
+    ``round(padding * side)`` rows and columns become black; at least one row and column of the image remains.
+    """
     height, width = images.shape[-2:]
     rows = min(round(padding * height), height - 1)
     columns = min(round(padding * width), width - 1)

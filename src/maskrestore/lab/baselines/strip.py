@@ -1,4 +1,4 @@
-"""STRIP: a trigger's label survives other pictures laid over the image."""
+"""STRIP: a detector. The label of a triggered image stays the same when other pictures are added to it."""
 
 from __future__ import annotations
 
@@ -24,50 +24,53 @@ _RENDERED_SIZE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class StripConfig:
-    """Settings of :class:`Strip`."""
+    """Settings of :class:`Strip`. Raises ConfigError for fewer than one overlay."""
 
     overlays: int = 100
-    """N: pictures laid over each image, one at a time (``n_sample`` of the authors' code)."""
+    """N: number of pictures added to each image, one at a time (``n_sample`` in the authors' code)."""
 
     def __post_init__(self) -> None:
         check(self.overlays >= 1, "overlays", "at least 1", self.overlays)
 
     def build(self, key: Key = 0, *, pictures: object = None) -> Strip:
-        """Build the detector; ``key`` decides which pictures an image gets. pictures: see :class:`Strip`."""
+        """Build the detector. ``key`` determines the overlays of each image; pictures: see :class:`Strip`."""
         return Strip(self, pictures=pictures, key=key)
 
 
 class Strip:
-    """Add other pictures to an image and see whether the label varies: minus the entropy of the labels, in bits.
+    """Adds other pictures to an image. The score is minus the entropy of the resulting labels, in bits.
 
-    Asks ``overlays`` times per image.
+    ``overlays`` queries per image.
 
     Source: Gao et al., STRIP, ACSAC 2019; github.com/garrisongys/STRIP.
-    Departures: hard labels. The original averages the entropies of the probabilities under each overlay, which a
-    black box does not give; the entropy of the labels under all of them is what is left of it. The sum of image and
-    overlay is clipped to [0, 1], as in an 8-bit image, because nothing else may be sent to the black box. The overlays
-    are clean images of the task in the original; a blind user has none, so unless some are given as ``pictures`` they
-    are rendered (:func:`dead_leaves`).
+    Departures: the original averages the entropies of the class probabilities under each overlay. A black box returns
+    hard labels only, so the score here is the entropy of the labels under all overlays. The sum of image and overlay
+    is clipped to [0, 1], because a classifier takes only such images. In the original the overlays are clean images of
+    the task. In the blind setting there are none, so by default the overlays are rendered (:func:`dead_leaves`);
+    ``pictures`` replaces them.
     """
 
     def __init__(
         self, config: StripConfig | None = None, *, pictures: object = None, key: Key = 0, chunk_size: int = 16
     ) -> None:
-        """Raises ConfigError when there are fewer pictures than overlays.
+        """pictures: the overlays, anything that :func:`as_batch` accepts; resized to the images. None: rendered.
 
-        pictures: what to lay over, anything :func:`as_batch` takes; resized to the image, each image gets its own
-        choice. chunk_size: images worked on at a time; it bounds memory and changes no result.
+        Each image gets a random choice of them. chunk_size: images processed at a time, to bound memory; results do
+        not depend on it. Raises ConfigError when there are fewer pictures than overlays, and InvalidImageError for
+        invalid pictures.
         """
         self.config = StripConfig() if config is None else config
         count = self.config.overlays
         self.pictures = dead_leaves(count, _RENDERED_SIZE, key) if pictures is None else as_batch(pictures)
         if len(self.pictures) < count:
-            raise ConfigError(f"need {count} pictures to lay over, got {len(self.pictures)}; give more or set overlays")
+            raise ConfigError(
+                f"need at least {count} overlay pictures, got {len(self.pictures)}; give more or lower overlays"
+            )
         self.key = key
         self.chunk_size = chunk_size
 
     def score(self, images: object, classifier: Classifier) -> Detection:
-        """Scores ``(B,)``, 0 at most, of ``(B, C, H, W)`` images, each on its own. Raises InvalidImageError."""
+        """Score each of the ``(B, C, H, W)`` images independently, at most 0. Raises InvalidImageError."""
         batch, ask = as_batch(images), as_classifier(classifier)
         pictures = _fitted(self.pictures, batch)
         votes = []
@@ -80,16 +83,16 @@ class Strip:
         )
 
     def _mixed(self, image: Tensor, pictures: Tensor) -> Tensor:
-        """``(C, H, W)`` -> ``(N, C, H, W)``: the image plus each of its overlays."""
+        """Return the image plus each of its N overlays, clipped to [0, 1]. ``(C, H, W)`` -> ``(N, C, H, W)``."""
         order = Stream(self.key, image).uniform(0, shape=(len(pictures),)).argsort(stable=True)
         return (image + pictures[order[: self.config.overlays]]).clamp(0, 1)
 
 
 def label_entropy(votes: Tensor) -> Tensor:
-    """Entropy in bits of the labels in each row. ``(B, N)`` int64 -> ``(B,)`` float64 from 0 to log2 N."""
+    """Return the entropy of the labels in each row, in bits. ``(B, N)`` int64 -> ``(B,)`` float64 from 0 to log2 N."""
 
     def entropy(row: list[int]) -> float:
-        # Sorted, so that equal counts give equal bits.
+        # Sorted, so that the floating-point sum depends on the counts only, not on the order of the labels.
         shares = sorted(count / len(row) for count in Counter(row).values())
         return abs(sum(share * math.log2(share) for share in shares))
 
@@ -97,10 +100,11 @@ def label_entropy(votes: Tensor) -> Tensor:
 
 
 def dead_leaves(count: int, size: int, key: Key, *, leaves: int = 64) -> Tensor:
-    """Render pictures: discs of random place, size and colour that hide each other.
+    """Render pictures of overlapping discs with random positions, sizes and colours.
 
-    Edges and sizes of objects as in photographs, nothing else of them. Returns ``(count, 3, size, size)`` in [0, 1].
-    Source: Lee, Mumford and Huang, Occlusion Models for Natural Images, 2001, with sizes uniform in their logarithm.
+    They have edges and object sizes as in photographs, but no other content. leaves: number of discs per picture.
+    Returns ``(count, 3, size, size)`` in [0, 1]. Source: Lee, Mumford and Huang, Occlusion Models for Natural Images,
+    2001; the logarithm of the sizes is uniform.
     """
     stream = Stream(key, torch.zeros(1, 1, 1))
     places, radii, colours = (
@@ -117,6 +121,6 @@ def dead_leaves(count: int, size: int, key: Key, *, leaves: int = 64) -> Tensor:
 
 
 def _fitted(pictures: Tensor, images: Tensor) -> Tensor:
-    """The pictures in the size and with the channels of the images."""
+    """Return the pictures with the size and the number of channels of the images ``(B, C, H, W)``."""
     fitted = resize(pictures, *images.shape[-2:]).clamp(0, 1)
     return fitted.mean(dim=1, keepdim=True) if images.shape[1] == 1 else fitted.expand(-1, images.shape[1], -1, -1)

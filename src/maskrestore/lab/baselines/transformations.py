@@ -1,8 +1,8 @@
-"""The test-time transformations of the BDMAE paper's appendix F.5 (figure A.4) that are not defenses by name.
+"""The test-time transformations of the BDMAE paper's appendix F.5 (figure A.4) that have no module of their own.
 
-Source: Gao et al. 2019, Sarkar et al. 2020, Qiu et al. 2021 (DeepSweep), as summed up in that appendix. The paper gives
-no strengths; the ones here are the project's, mild unless the name says strong. Departures: none of these fine-tunes
-the classifier first, as DeepSweep does, because it is a black box.
+Source: Gao et al. 2019, Sarkar et al. 2020, Qiu et al. 2021 (DeepSweep), as summarised in that appendix. The paper
+does not give their strengths. The defaults are chosen by this project; they are mild unless the name says strong.
+Departures: DeepSweep fine-tunes the classifier first; here it is a black box, so nothing is fine-tuned.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """Add Gaussian noise to every value and clip."""
+    """Adds Gaussian noise to every value and clips to [0, 1]."""
 
     std: float = 0.02
-    """Standard deviation, in units of [0, 1] pixels."""
+    """Standard deviation for pixels in [0, 1]."""
 
     def __post_init__(self) -> None:
         check(0 < self.std < math.inf, "std", "positive", self.std)
 
     def build(self, key: Key = 0) -> TransformDefense:
-        """Build the defense; ``key`` decides the noise."""
+        """Build the defense. ``key`` determines the noise."""
 
         def change(image: Tensor, stream: Stream) -> Tensor:
             return (image + self.std * gaussian_noise(stream, 0, shape=tuple(image.shape))).clamp(0, 1)
@@ -59,17 +59,17 @@ class NoiseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastConfig:
-    """Multiply the distance of every value from the image's mean by a random factor."""
+    """Multiplies the difference of every value from the image's mean by a random factor and clips to [0, 1]."""
 
     low: float = 0.8
     high: float = 1.2
-    """The factor is uniform between these two."""
+    """The factor is uniform between ``low`` and ``high``."""
 
     def __post_init__(self) -> None:
         check(0 <= self.low <= self.high < math.inf, "low, high", "0 <= low <= high", (self.low, self.high))
 
     def build(self, key: Key = 0) -> TransformDefense:
-        """Build the defense; ``key`` decides the factors."""
+        """Build the defense. ``key`` determines the factors."""
 
         def change(image: Tensor, stream: Stream) -> Tensor:
             (factor,) = _between(stream, (self.low, self.high))
@@ -81,17 +81,17 @@ class ContrastConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GammaConfig:
-    """Raise every value to a random power."""
+    """Raises every value to a random power."""
 
     low: float = 0.8
     high: float = 1.2
-    """The power is uniform between these two."""
+    """The power is uniform between ``low`` and ``high``."""
 
     def __post_init__(self) -> None:
         check(0 < self.low <= self.high < math.inf, "low, high", "0 < low <= high", (self.low, self.high))
 
     def build(self, key: Key = 0) -> TransformDefense:
-        """Build the defense; ``key`` decides the powers."""
+        """Build the defense. ``key`` determines the powers."""
 
         def change(image: Tensor, stream: Stream) -> Tensor:
             (power,) = _between(stream, (self.low, self.high))
@@ -102,25 +102,25 @@ class GammaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FlipConfig:
-    """Mirror left and right, always; there is nothing to set."""
+    """Mirrors every image left to right. It has no settings."""
 
     def build(self, key: Key = 0) -> TransformDefense:
-        """Build the defense; there is no randomness."""
+        """Build the defense. It is deterministic: ``key`` is not used."""
         return TransformDefense(lambda images, _: images.flip(-1), key=key)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DownscaleConfig:
-    """Shrink and enlarge again, both bilinear, with antialiasing on the way down."""
+    """Downscales and upscales again, both bilinear; downscaling uses antialiasing."""
 
     factor: float = 0.75
-    """Share of each side that is left in between."""
+    """Share of each side after downscaling, in (0, 1)."""
 
     def __post_init__(self) -> None:
         check(0 < self.factor < 1, "factor", "in (0, 1)", self.factor)
 
     def build(self, key: Key = 0) -> TransformDefense:
-        """Build the defense; there is no randomness."""
+        """Build the defense. It is deterministic: ``key`` is not used."""
 
         def change(image: Tensor, _: Stream) -> Tensor:
             height, width = image.shape[-2:]
@@ -132,14 +132,14 @@ class DownscaleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AffineConfig:
-    """Rotate, scale and shift at random; what comes from outside the image is black."""
+    """Rotates, scales and shifts at random. Pixels from outside the image are black."""
 
     degrees: float = 15.0
-    """The angle is uniform between minus and plus this."""
+    """The angle in degrees is uniform in [-degrees, degrees]; 0 to 180."""
     shift: float = 0.1
-    """The shift along each axis is uniform between minus and plus this share of the side."""
+    """The shift along each axis, as a share of the side, is uniform in [-shift, shift]; 0 to 1."""
     zoom: float = 0.1
-    """The scale is uniform between 1 minus and 1 plus this."""
+    """The scale is uniform in [1 - zoom, 1 + zoom]; 0 or more, below 1."""
 
     def __post_init__(self) -> None:
         check(0 <= self.degrees <= 180, "degrees", "in [0, 180]", self.degrees)
@@ -147,7 +147,7 @@ class AffineConfig:
         check(0 <= self.zoom < 1, "zoom", "in [0, 1)", self.zoom)
 
     def build(self, key: Key = 0) -> TransformDefense:
-        """Build the defense; ``key`` decides the angles, scales and shifts."""
+        """Build the defense. ``key`` determines the angles, scales and shifts."""
 
         def change(image: Tensor, stream: Stream) -> Tensor:
             spans = [(-self.degrees, self.degrees), (1 - self.zoom, 1 + self.zoom), *[(-self.shift, self.shift)] * 2]
@@ -159,7 +159,7 @@ class AffineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MedianConfig:
-    """Replace every value by the median of its surroundings."""
+    """Replaces every value by the median of its neighbourhood."""
 
     size: int = 3
     """Side of the square window in pixels, odd."""
@@ -168,13 +168,13 @@ class MedianConfig:
         check(self.size >= 1 and self.size % 2 == 1, "size", "odd and at least 1", self.size)
 
     def build(self, key: Key = 0) -> TransformDefense:
-        """Build the defense; there is no randomness."""
+        """Build the defense. It is deterministic: ``key`` is not used."""
         return TransformDefense(lambda images, _: median(images, self.size), key=key)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JpegConfig:
-    """Compress as JPEG and decompress."""
+    """Compresses as JPEG and decompresses."""
 
     quality: int = 50
     """Pillow's scale, 1 (worst) to 95."""
@@ -183,22 +183,26 @@ class JpegConfig:
         check(1 <= self.quality <= 95, "quality", "in 1..95", self.quality)
 
     def build(self, key: Key = 0) -> TransformDefense:
-        """Build the defense; there is no randomness."""
+        """Build the defense. It is deterministic: ``key`` is not used."""
         return TransformDefense(lambda images, _: torch.stack([jpeg(x, self.quality) for x in images]), key=key)
 
 
 def gaussian_noise(stream: Stream, *path: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal float32 numbers; the same ``path`` (see :class:`Stream`) always gives the same ones."""
-    uniform = stream.uniform(*path, shape=shape).double() + 2**-25  # in (0, 1): never infinite
+    """Return standard normal float32 numbers of ``shape``. A ``path`` (see :class:`Stream`) has fixed numbers."""
+    uniform = stream.uniform(*path, shape=shape).double() + 2**-25  # in (0, 1), so that the quantile is finite
     normal: Tensor = torch.special.ndtri(uniform)
     return normal.float()
 
 
 def affine(image: Tensor, *, degrees: float, scale: float, down: float, right: float) -> Tensor:
-    """Turn ``(C, H, W)`` counter-clockwise about its centre, scale, then shift by shares of the sides; bilinear."""
+    """Rotate ``(C, H, W)`` counter-clockwise about its centre, scale, then shift. Returns the same shape, in [0, 1].
+
+    down, right: shift as a share of the height and of the width. Interpolation is bilinear; pixels from outside the
+    image are black.
+    """
     height, width = image.shape[-2:]
     cos, sin = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
-    # From each output pixel back to its source, in pixels from the centre: undo the shift, then turn the other way.
+    # Source of each output pixel, in pixels from the centre: undo the shift, then rotate the other way.
     y = (torch.arange(height) - (height - 1) / 2 - down * height).unsqueeze(1)
     x = torch.arange(width) - (width - 1) / 2 - right * width
     source_x, source_y = cos * x - sin * y, sin * x + cos * y  # (H, W) each
@@ -207,14 +211,17 @@ def affine(image: Tensor, *, degrees: float, scale: float, down: float, right: f
 
 
 def median(images: Tensor, size: int) -> Tensor:
-    """Median over ``size x size`` pixels of each channel, borders mirrored. ``(B, C, H, W)`` -> the same shape."""
+    """Take the median over ``size x size`` pixels of each channel, ``size`` odd; borders are mirrored.
+
+    ``(B, C, H, W)`` -> the same shape.
+    """
     radius = size // 2
     window = [copy for rows in shifted(images, -2, radius) for copy in shifted(rows, -1, radius)]
     return torch.stack(window).median(dim=0).values
 
 
 def jpeg(image: Tensor, quality: int) -> Tensor:
-    """``(C, H, W)`` in [0, 1], rounded to 8 bits, through Pillow's JPEG encoder and decoder."""
+    """Round ``(C, H, W)`` in [0, 1] to 8 bits, encode and decode it as JPEG with Pillow; the same shape, in [0, 1]."""
     pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
     buffer = io.BytesIO()
     Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(buffer, "JPEG", quality=quality)
@@ -223,6 +230,6 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
 
 
 def _between(stream: Stream, *spans: tuple[float, float]) -> list[float]:
-    """One uniform number from each span."""
+    """Draw one uniform number from each span (low, high)."""
     numbers = stream.uniform(0, shape=(len(spans),)).tolist()
     return [low + (high - low) * number for number, (low, high) in zip(numbers, spans, strict=True)]
