@@ -113,7 +113,7 @@ def test_missing_or_broken_files_say_so(tmp_path: Path, pixels: np.ndarray) -> N
     with pytest.raises(DataError, match=r"\['picture', 'label'\]; expected one named 'img'"):
         load_dataset("cifar10", "test", folder=tmp_path)
     write(file, [good, good[:40]], [1, 1])
-    with pytest.raises(DataError, match="row 1: 40 bytes that are no image"):
+    with pytest.raises(DataError, match="row 1: 40 bytes cannot be decoded as an image"):
         load_dataset("cifar10", "test", folder=tmp_path)
     write(file, [good], [CLASSES])
     with pytest.raises(DataError, match=r"10 to 10 .*expected 0 to 9"):

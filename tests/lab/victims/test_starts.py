@@ -81,7 +81,7 @@ def test_other_configurations_are_not_provided(provided: Path) -> None:
 def test_weights_of_another_recipe_are_refused(provided: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(CLEAN, seed=1)
     monkeypatch.setattr(starts, "STARTS", {"small": other})
-    with pytest.raises(CheckpointError, match="of another recipe"):
+    with pytest.raises(CheckpointError, match="was trained with another recipe"):
         starts.provided_start(other)
 
 

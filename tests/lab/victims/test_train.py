@@ -314,7 +314,7 @@ def test_wrong_data_and_files_are_refused(data: VictimData, tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="delete it and train again"):
         load_victim(CLEAN, tmp_path)
     path.with_suffix(".state.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         train_victim(CLEAN, data, cache=tmp_path)
     torch.save({"tag": "another"}, path.with_suffix(".state.pt"))
     with pytest.raises(CheckpointError, match="belongs to the run another"):

@@ -1,4 +1,4 @@
-"""Labelled images: CIFAR-10 and GTSRB from parquet files, and street signs that are rendered on the spot."""
+"""Labelled images: CIFAR-10 and GTSRB from parquet files, and rendered street signs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ def load_dataset(name: str, split: str, *, folder: Path | str | None = None) -> 
     Args:
         name: a key of ``DATASETS``.
         split: "train" or "test".
-        folder: holds ``<name>/**/<split>-*.parquet``; the default is the environment variable
-            ``MASKRESTORE_DATA``, and without it the Hugging Face hub. Rendered data sets need neither.
+        folder: contains ``<name>/**/<split>-*.parquet``. The default is the folder in the environment variable
+            ``MASKRESTORE_DATA``; without it, files are downloaded from the Hugging Face hub. Rendered data sets
+            ignore it.
+
+    Returns:
+        The split, with images ``(N, 3, image_size, image_size)`` uint8 and labels ``(N,)`` int64.
 
     Raises:
-        UnknownNameError: no such data set or split.
-        DataError: the files are missing or not laid out as expected.
+        UnknownNameError: the data set or the split is unknown.
+        DataError: files are missing, cannot be downloaded or have an unexpected content.
+        MissingDependencyError: pyarrow or, to download, huggingface_hub is not installed.
     """
     spec = dataset_spec(name)
     if split not in SPLITS:
@@ -40,7 +45,9 @@ def load_dataset(name: str, split: str, *, folder: Path | str | None = None) -> 
     elif spec.repository is not None:
         files = hub_files(spec.repository, split)
     else:
-        raise DataError(f"{name} is not on the hub: give the folder that {name}/ lies in, or set {DATA_VARIABLE}")
+        raise DataError(
+            f"{name} is not on the hub: pass the folder that contains {name}/, or set {DATA_VARIABLE} to it"
+        )
     images, labels = read_labelled_images(
         files,
         image_column=spec.image_column,

@@ -1,4 +1,4 @@
-"""A labelled set of images in memory."""
+"""A labelled image data set in memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["ImageDataset"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDataset:
-    """Images with their labels."""
+    """Images and their labels."""
 
     name: str
-    """Name in the registry of data sets."""
+    """Key in ``DATASETS``."""
     images: Tensor
     """``(N, 3, H, W)`` uint8."""
     labels: Tensor
     """``(N,)`` int64: indices into ``class_names``."""
     class_names: tuple[str, ...]
-    """The classes in the order of their labels."""
+    """Names of the classes; the label is the index."""

@@ -1,7 +1,7 @@
 """Read labelled images from parquet files in the layout of the Hugging Face hub.
 
-An image column is a struct of ``bytes`` (an encoded file: WebP, PNG, JPEG, ...) and ``path``; a label column
-holds integers.
+An image column contains structs of ``bytes`` (an encoded file: WebP, PNG, JPEG, ...) and ``path``. A label column
+contains integers.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def read_labelled_images(
 ) -> tuple[Tensor, Tensor]:
     """Decode all rows of ``files``, in order.
 
-    Returns images ``(N, 3, image_size, image_size)`` uint8 (grey ones become RGB, other sizes are resized
-    bilinearly) and labels ``(N,)`` int64.
+    Returns images ``(N, 3, image_size, image_size)`` uint8 and labels ``(N,)`` int64. Grey images are converted to
+    RGB; images of another size are resized bilinearly.
 
     Raises:
-        DataError: a file is no parquet, lacks a column, holds bytes that are no image or a label outside
-            ``0 .. num_classes - 1``.
+        DataError: a file is not parquet or lacks a column, a cell is not an image, a label is outside
+            ``0 .. num_classes - 1``, or there are no rows.
         MissingDependencyError: pyarrow is not installed.
     """
     try:
@@ -58,25 +58,25 @@ def read_labelled_images(
             images.append(_decode(cell.as_py(), image_size, f"{file}, row {row}"))
         labels += table[label_column].to_pylist()
     if not images:
-        raise DataError(f"no rows in {', '.join(map(str, files)) or 'an empty list of files'}")
+        raise DataError(f"no rows in {', '.join(map(str, files)) or 'an empty list of files'}; expected images")
     targets = torch.tensor(labels, dtype=torch.int64)
     if targets.min() < 0 or targets.max() >= num_classes:
         found = f"{int(targets.min())} to {int(targets.max())}"
-        raise DataError(f"labels run from {found} in {files[0]}; expected 0 to {num_classes - 1}")
+        raise DataError(f"labels are {found} in {', '.join(map(str, files))}; expected 0 to {num_classes - 1}")
     stacked = torch.from_numpy(np.stack(images))
     return stacked.permute(0, 3, 1, 2).contiguous(), targets  # (N, S, S, 3) -> (N, 3, S, S)
 
 
 def _decode(cell: object, size: int, where: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decode one image to ``(size, size, 3)``."""
+    """Decode one image to ``(size, size, 3)`` uint8. Raises DataError, which names ``where`` the cell is."""
     encoded = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(encoded, bytes):
-        raise DataError(f"{where}: expected an encoded image, found {type(encoded).__name__}")
+        raise DataError(f"{where}: expected the bytes of an encoded image, found {type(encoded).__name__}")
     try:
         with Image.open(io.BytesIO(encoded)) as opened:
             image = opened.convert("RGB")
     except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: {len(encoded)} bytes that are no image: {error}") from error
+        raise DataError(f"{where}: {len(encoded)} bytes cannot be decoded as an image: {error}") from error
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8)

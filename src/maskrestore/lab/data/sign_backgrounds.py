@@ -1,8 +1,7 @@
-"""Backgrounds behind rendered street signs, and the smooth noise and blur that they are made of.
+"""Backgrounds of the rendered street signs, with the smooth noise and blur they use.
 
-Everything works on one canvas of ``CANVAS`` x ``CANVAS`` float32 pixels, channels first, in [0, 1].
-Randomness is an explicit NumPy generator. Smooth noise is a few small random grids, enlarged by fixed
-interpolation matrices, which costs a tenth of a millisecond instead of an image filter.
+The canvas is ``(3, S, S)`` float32 in [0, 1] with S = ``CANVAS``. Smooth noise is a sum of small random grids, enlarged
+by fixed interpolation matrices. That takes a tenth of a millisecond and is cheaper than an image filter.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ COLUMNS = ROWS.T  # (1, S)
 
 
 def rgb(*values: float) -> Array:
-    """Return a colour that broadcasts over a canvas, ``(3, 1, 1)``."""
+    """Return a colour ``(3, 1, 1)`` that broadcasts over a canvas."""
     return np.asarray(values, np.float32)[:, None, None]
 
 
 @cache
 def _enlarge(cells: int) -> Array:
-    """Interpolation matrix ``(CANVAS, cells)`` with smooth (cosine) weights."""
+    """Return the interpolation matrix ``(S, cells)`` with cosine weights."""
     position = np.linspace(0.0, cells - 1.0, CANVAS)
     low = np.minimum(np.floor(position).astype(int), cells - 2)
     weight = (1.0 - np.cos((position - low) * math.pi)) / 2.0
@@ -45,7 +44,10 @@ def _enlarge(cells: int) -> Array:
 
 
 def smooth_noise(rng: np.random.Generator, cells: tuple[int, ...], channels: int = 1, decay: float = 0.6) -> Array:
-    """Smooth noise ``(channels, S, S)`` of about unit variance: one octave per entry of ``cells``."""
+    """Return smooth noise ``(channels, S, S)`` with a variance of about 1.
+
+    One octave per entry of ``cells``, its grid size; each octave has ``decay`` times the amplitude of the one before.
+    """
     total = np.zeros((channels, CANVAS, CANVAS), np.float32)
     power, amplitude = 0.0, 1.0
     for count in cells:
@@ -59,23 +61,26 @@ def smooth_noise(rng: np.random.Generator, cells: tuple[int, ...], channels: int
 @cache
 def _offsets() -> npt.NDArray[np.float32]:
     indices = np.arange(CANVAS, dtype=np.float32)
-    return (indices[:, None] - indices[None, :]) ** 2  # (S, S) squared distances between rows
+    return (indices[:, None] - indices[None, :]) ** 2  # (S, S): squared distances between rows
 
 
 def gaussian(sigma: float) -> Array:
-    """Matrix ``(S, S)`` that blurs along one axis; rows sum to 1, so borders do not darken."""
+    """Return the matrix ``(S, S)`` of a Gaussian blur along one axis. Rows sum to 1, so borders are not darkened.
+
+    sigma: standard deviation in pixels of the canvas.
+    """
     weights: Array = np.exp(_offsets() * np.float32(-0.5 / sigma**2))
     weights /= weights.sum(1, keepdims=True)
     return weights
 
 
 def _tone(rng: np.random.Generator, low: float, high: float) -> Array:
-    """Return a colour of random brightness and little saturation, as streets have."""
+    """Return a colour ``(3, 1, 1)`` of random brightness from ``low`` to ``high`` and low saturation."""
     return rgb(*(rng.uniform(low, high) * (1.0 + rng.normal(0.0, 0.13, 3))))
 
 
 def mix(first: Array, second: Array, share: Array | float) -> Array:
-    """Blend: ``first`` where ``share`` is 0, ``second`` where it is 1."""
+    """Interpolate linearly: ``first`` where ``share`` is 0, ``second`` where it is 1."""
     return first + (second - first) * share
 
 
@@ -91,7 +96,7 @@ def _foliage(rng: np.random.Generator) -> Array:
     dark = tones[rng.integers(4)] * rng.uniform(0.3, 0.8)
     light = tones[rng.integers(4)] * rng.uniform(1.2, 2.2)
     leaves = np.clip(0.45 + 0.3 * smooth_noise(rng, (5, 11, 23, 47), decay=0.9), 0.0, 1.0)
-    gaps = np.clip(smooth_noise(rng, (9, 18)) - 1.5, 0.0, 0.6)  # sky that shines through
+    gaps = np.clip(smooth_noise(rng, (9, 18)) - 1.5, 0.0, 0.6)  # sky between the leaves
     return mix(mix(dark, light, leaves), rgb(0.85, 0.9, 0.95), gaps)
 
 
@@ -112,7 +117,7 @@ def _wall(rng: np.random.Generator) -> Array:
 
 
 def _blobs(rng: np.random.Generator) -> Array:
-    """Out-of-focus street: soft coloured patches and a few bright lights."""
+    """Render a street out of focus: soft coloured patches and a few bright lights."""
     coarse, tint = smooth_noise(rng, (3, 5, 9)), smooth_noise(rng, (3, 5), channels=3)
     scene: Array = _tone(rng, 0.2, 0.5) + 0.12 * coarse + 0.06 * tint
     for _ in range(int(rng.integers(2, 7))):
@@ -125,7 +130,7 @@ def _blobs(rng: np.random.Generator) -> Array:
 
 
 def _houses(rng: np.random.Generator) -> Array:
-    """Blocks with rows of windows."""
+    """Render buildings with rows of windows before the sky."""
     scene = _sky(rng)
     for _ in range(int(rng.integers(1, 4))):
         left, top = rng.integers(-12, CANVAS - 12), rng.integers(0, CANVAS * 3 // 4)
@@ -141,7 +146,7 @@ def _houses(rng: np.random.Generator) -> Array:
 
 
 def _roadside(rng: np.random.Generator) -> Array:
-    """Sky above, foliage or houses at the horizon, asphalt or grass below."""
+    """Render sky above, foliage in the middle, asphalt or grass below."""
     line = smooth_noise(rng, (4, 9, 20))[0, :1] * 0.06 + rng.uniform(0.15, 0.6)
     upper = np.clip((line - ROWS) * 20.0, 0.0, 1.0)
     ground = rgb(*((0.36, 0.36, 0.37) if rng.random() < 0.6 else (0.3, 0.38, 0.16)))
@@ -165,9 +170,9 @@ _BACKGROUNDS: tuple[Callable[[np.random.Generator], Array], ...] = (
 
 
 def background(rng: np.random.Generator) -> Array:
-    """Return a background ``(3, S, S)`` in [0, 1]: sky, foliage, a roadside, a wall, houses, ..."""
+    """Return a random background ``(3, S, S)`` float32 in [0, 1]: sky, foliage, a roadside, a wall, houses, ..."""
     scene = _BACKGROUNDS[rng.integers(len(_BACKGROUNDS))](rng)
-    if rng.random() < 0.75:  # the camera focuses on the sign
+    if rng.random() < 0.75:  # the camera focuses on the sign, so the background is blurred
         focus = gaussian(float(rng.uniform(0.6, 3.0)))
         scene = focus @ scene @ focus.T
     return np.clip(scene, 0.0, 1.0).astype(np.float32)

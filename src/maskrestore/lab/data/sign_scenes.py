@@ -1,6 +1,6 @@
-"""Photograph-like scenes around the faces of street signs: placement, weathering, light and camera.
+"""Realistic scenes around the faces of street signs: placement, weathering, light and camera.
 
-A scene is a ``(3, S, S)`` float32 canvas in [0, 1] at twice the resolution of the finished image.
+A scene is a ``(3, S, S)`` float32 canvas in [0, 1], S = ``CANVAS``, at twice the resolution of the final image.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["develop", "illuminate", "place", "weather"]
 
 
 def place(face: Image.Image, scene: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Put a sign on its pole into a scene, seen from a random angle.
+    """Put a sign, usually with a pole, into a scene, seen from a random angle.
 
-    Returns the new scene ``(3, S, S)`` and the sign's opacity ``(S, S)`` in [0, 1].
+    face: RGBA. scene: ``(3, S, S)``. Returns the new scene ``(3, S, S)`` and the sign's opacity ``(S, S)`` in [0, 1].
     """
     roll, yaw, pitch = np.radians((rng.normal(0.0, 6.0), rng.uniform(-38.0, 38.0), rng.uniform(-20.0, 20.0)))
     reach = rng.uniform(0.6, 0.95) * CANVAS / 2
@@ -37,10 +37,13 @@ def place(face: Image.Image, scene: Array, rng: np.random.Generator) -> tuple[Ar
 
 
 def _view(roll: float, yaw: float, pitch: float, reach: float, centre: npt.NDArray[np.float64]) -> list[float]:
-    """Return Pillow's eight coefficients (canvas to face) of a camera before the turned face."""
+    """Return Pillow's eight perspective coefficients (canvas to face) for a rotated face before the camera.
+
+    Angles are in radians. reach: half the side of the face in canvas pixels; centre: x and y in canvas pixels.
+    """
     cr, sr, cy, sy, cp, sp = (f(a) for a in (roll, yaw, pitch) for f in (math.cos, math.sin))
-    distance = 3.5  # in half sides of the sign: strong enough to see that near edges are larger
-    # columns: the images of the face's x axis and y axis, and its centre; rows: x, y, depth
+    distance = 3.5  # in half sides of the sign: close enough for visible perspective
+    # columns: the face's x axis, y axis and centre in camera coordinates; rows: x, y, depth
     turn_x = (cr * cy, sr * cy, -sy)
     turn_y = (-sr * cp + cr * sy * sp, cr * cp + sr * sy * sp, cy * sp)
     plane = np.array([turn_x, turn_y, (0.0, 0.0, distance)]).T
@@ -62,7 +65,10 @@ def _pole(scene: Array, centre: npt.NDArray[np.float64], roll: float, rng: np.ra
 
 
 def weather(scene: Array, opacity: Array, rng: np.random.Generator) -> Array:
-    """Age the sign: faded paint and dirt on it, sometimes a twig, leaves or snow in front of it."""
+    """Age the sign with faded paint and dirt; sometimes put a twig, leaves or snow in front of it.
+
+    scene: ``(3, S, S)``; opacity: the sign's, ``(S, S)``. Returns ``(3, S, S)``.
+    """
     chalk = mix(scene.mean(0, keepdims=True), rgb(0.7, 0.68, 0.66), 0.5)
     faded = mix(scene, chalk, rng.uniform(0.0, 0.25))
     grime = np.clip(0.12 * smooth_noise(rng, (4, 10, 30)) + 0.03, 0.0, 0.5)
@@ -86,7 +92,10 @@ def _occlude(scene: Array, rng: np.random.Generator) -> Array:
 
 
 def illuminate(scene: Array, rng: np.random.Generator) -> Array:
-    """Light the scene: a shadow's edge or dappled shade, glare, exposure, contrast, gamma and colour cast."""
+    """Light the scene ``(3, S, S)``: shadow, glare, exposure, contrast, gamma and colour cast.
+
+    The result may exceed [0, 1]; ``develop`` clips it.
+    """
     kind = rng.random()
     if kind < 0.25:
         angle, offset = rng.uniform(0.0, 2.0 * math.pi), rng.uniform(-0.3, 0.3)
@@ -108,14 +117,14 @@ def illuminate(scene: Array, rng: np.random.Generator) -> Array:
 
 
 def develop(scene: Array, size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Take the photograph: motion blur, lens blur, reduction to ``size``, sensor noise, 8 bits.
+    """Simulate the camera: motion blur, lens blur, downscaling to ``size``, sensor noise, rounding to 8 bits.
 
-    ``size`` divides ``CANVAS``. Returns ``(3, size, size)`` uint8.
+    scene: ``(3, S, S)``; ``size`` divides S. Returns ``(3, size, size)`` uint8.
     """
     if rng.random() < 0.25:
         scene = _shake(scene, rng)
     lens = gaussian(float(rng.uniform(0.5, 1.5)))
-    lens = lens.reshape(size, CANVAS // size, CANVAS).mean(1)  # (S, S) -> (size, S): average groups of rows
+    lens = lens.reshape(size, CANVAS // size, CANVAS).mean(1)  # (S, S) -> (size, S): blur and downscale in one matrix
     photo: Array = lens @ scene @ lens.T
     shot: Array = rng.uniform(0.0, 0.045) * np.sqrt(np.clip(photo, 0.02, 1.0))
     photo = photo + shot * rng.standard_normal(photo.shape, np.float32)
@@ -124,7 +133,7 @@ def develop(scene: Array, size: int, rng: np.random.Generator) -> npt.NDArray[np
 
 
 def _shake(scene: Array, rng: np.random.Generator) -> Array:
-    """Average the scene over a short straight movement of the camera, at most 4 pixels to either side."""
+    """Motion blur: average the scene over a short straight movement, at most 4 pixels to each side."""
     angle, reach = rng.uniform(0.0, math.pi), rng.uniform(1.0, 4.0)
     padded = np.pad(scene, ((0, 0), (4, 4), (4, 4)), mode="edge")
     total = np.zeros_like(scene)

@@ -1,8 +1,8 @@
-"""The faces of the rendered street signs: flat, frontal, with a transparent surround.
+"""The faces of the rendered street signs: flat, frontal, on a transparent background.
 
-Every face is drawn in unit coordinates (x to the right, y down, the sign within [-1, 1]) on a large canvas
-and reduced, so that edges are smooth. The designs follow the Vienna convention's signs without copying any
-one country's artwork. Text is Pillow's embedded font; nothing is read from the system.
+Faces are drawn in unit coordinates (x to the right, y down, the sign within [-1, 1]) on a large canvas and downscaled,
+so that edges are smooth. The designs follow the signs of the Vienna convention and copy no country's artwork. Text
+uses Pillow's embedded font, so the result does not depend on system fonts.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from PIL import Image, ImageDraw, ImageFont
 __all__ = ["FACE_SIZE", "SIGN_NAMES", "VARIANTS", "sign_face"]
 
 FACE_SIZE = 72
-"""Side of a face in pixels, about the size at which it is placed in a scene."""
+"""Side of a face in pixels, close to its size in a scene."""
 VARIANTS = 4
-"""Designs per class: borders and symbols of slightly different weight, white or pale yellow fields."""
+"""Number of designs per class. They differ in the weight of borders and symbols and in the colour of the field."""
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
 
 _DRAWN_SIZE = FACE_SIZE * 5
-_MARGIN = 1.04  # the unit square reaches this far, which leaves a transparent rim for interpolation
+_MARGIN = 1.04  # half side of the canvas in unit coordinates; leaves a transparent rim for interpolation
 _RED: Colour = (192, 22, 32)
 _BLUE: Colour = (14, 76, 160)
 _BLACK: Colour = (24, 24, 26)
@@ -34,7 +34,7 @@ _YELLOW: Colour = (250, 190, 16)
 
 
 class _Pen:
-    """ImageDraw in unit coordinates, with the weight and the field colour of one variant."""
+    """Draws in unit coordinates, with the line weight and the field colour of one variant."""
 
     def __init__(self, variant: int) -> None:
         self.image = Image.new("RGBA", (_DRAWN_SIZE, _DRAWN_SIZE))
@@ -70,7 +70,7 @@ class _Pen:
         self._draw.arc(corners, start, end, fill=colour, width=self._length(width))
 
     def arrow(self, points: Sequence[Point], width: float, colour: Colour) -> None:
-        """Draw a polyline whose last point carries a triangular head."""
+        """Draw a polyline with a triangular arrowhead at the last point."""
         self.line(points, width, colour)
         (x0, y0), (x1, y1) = points[-2:]
         norm = math.hypot(x1 - x0, y1 - y0)
@@ -243,14 +243,14 @@ _FACES: dict[str, Callable[[_Pen], None]] = {
 }
 
 SIGN_NAMES: tuple[str, ...] = tuple(_FACES)
-"""The classes, in the order of their labels."""
+"""Names of the classes; the label is the index."""
 
 
 @cache
 def sign_face(label: int, variant: int) -> Image.Image:
-    """Return the face of one class as an RGBA image of ``FACE_SIZE`` pixels a side.
+    """Return the face of one class as a square RGBA image of ``FACE_SIZE`` pixels.
 
-    label: index into ``SIGN_NAMES``. variant: 0 to ``VARIANTS - 1``. The image is shared: do not draw on it.
+    label: index into ``SIGN_NAMES``. variant: 0 to ``VARIANTS - 1``. The image is cached: do not modify it.
     """
     pen = _Pen(variant)
     _FACES[SIGN_NAMES[label]](pen)

@@ -1,7 +1,7 @@
-"""Street signs that the project renders itself: a data set without a download, a licence or a file.
+"""Rendered street signs: a data set that needs no download and no licence.
 
-Image ``i`` of a split depends on the seed, the split and ``i`` alone, so that a longer data set begins with a
-shorter one, and splits never share an image. The pixels are the same for one version of Pillow and NumPy.
+Image ``i`` of a split depends on the seed, the split and ``i`` only. So the first images do not depend on ``count``,
+and the splits use different random streams. Pixels are reproducible with the same versions of Pillow and NumPy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["SIGN_COUNTS", "SIGN_SIZE", "load_signs", "render_sign"]
 SIGN_SIZE = 32
 """Side of the images in pixels."""
 SIGN_COUNTS: dict[str, int] = {"train": 12_000, "test": 1_200}
-"""The splits and their default sizes."""
+"""Default number of images of each split."""
 
 _IMAGE_STREAM, _LABEL_STREAM = 0, 1
 
@@ -31,17 +31,16 @@ def load_signs(split: str, *, count: int | None = None, seed: int = 0) -> ImageD
 
     Args:
         split: "train" or "test".
-        count: number of images; the default is 12,000 for "train" and 1,200 for "test". Any run of
-            ``len(SIGN_NAMES)`` images that starts at a multiple of that number holds every class once.
-        seed: another seed gives other images of the same kind.
+        count: number of images; the default is 12,000 for "train" and 1,200 for "test". Each block of
+            ``len(SIGN_NAMES)`` images contains every class once.
+        seed: seed of the random streams, 0 or more.
 
     Returns:
-        The data set with ``images`` ``(count, 3, 32, 32)`` uint8 and ``class_names`` = ``SIGN_NAMES``. Takes
-        about two milliseconds per image.
+        The data set, with images ``(count, 3, 32, 32)`` uint8. Rendering takes about two milliseconds per image.
 
     Raises:
-        UnknownNameError: for another split.
-        ConfigError: for a count or a seed below zero.
+        UnknownNameError: the split is unknown.
+        ConfigError: the count or the seed is below zero.
     """
     if split not in SIGN_COUNTS:
         raise UnknownNameError("split of the street-sign data set", split, SIGN_COUNTS)
@@ -62,20 +61,20 @@ def load_signs(split: str, *, count: int | None = None, seed: int = 0) -> ImageD
 
 
 def render_sign(label: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Render one ``(3, 32, 32)`` uint8 image of the class ``label``."""
+    """Render one ``(3, 32, 32)`` uint8 image of the class ``label``, an index into ``SIGN_NAMES``."""
     face = sign_face(label, int(rng.integers(VARIANTS)))
     scene, opacity = place(face, background(rng), rng)
     return develop(illuminate(weather(scene, opacity, rng), rng), SIGN_SIZE, rng)
 
 
 def _generator(seed: int, split: str, stream: int, index: int) -> np.random.Generator:
-    """Return the counter-based stream of one image (or one block of labels)."""
+    """Return the counter-based generator of one image or one block of labels."""
     entropy = (seed, list(SIGN_COUNTS).index(split), stream, index)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
 
 
 def _labels(split: str, count: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return ``count`` labels: one random permutation of the classes after another."""
+    """Return ``(count,)`` labels: random permutations of the classes, concatenated."""
     classes = len(SIGN_NAMES)
     blocks = [
         _generator(seed, split, _LABEL_STREAM, block).permutation(classes) for block in range(-(-count // classes))

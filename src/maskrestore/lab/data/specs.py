@@ -1,4 +1,4 @@
-"""What each data set is called, where it lies and what its classes are."""
+"""Specifications of the data sets: name, source, classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maskrestore.lab.data.sign_shapes import SIGN_NAMES
 __all__ = ["DATASETS", "SPLITS", "DatasetSpec", "dataset_spec"]
 
 SPLITS = ("train", "test")
-"""The splits that every data set has."""
+"""The splits of every data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,19 +18,19 @@ class DatasetSpec:
     """A data set of small colour images."""
 
     name: str
-    """Name in the registry, and of its folder."""
+    """Key in ``DATASETS`` and name of the local folder."""
     class_names: tuple[str, ...]
-    """The classes in the order of their labels."""
+    """Names of the classes; the label is the index."""
     image_size: int = 32
-    """Side in pixels; images of another size are resized to it."""
+    """Side in pixels. Images of another size are resized to it."""
     repository: str | None = None
-    """Data set on the Hugging Face hub; ``None`` for one that lies in a local folder only, or is rendered."""
+    """Name on the Hugging Face hub; ``None`` for data sets that are local only or rendered."""
     rendered: bool = False
-    """Whether it is drawn on the spot by ``signs.py``."""
+    """Whether ``signs.py`` renders the images."""
     image_column: str = "image"
     label_column: str = "label"
     mirrored: bool = True
-    """Whether the mirror image of a picture has the same label; no for anything with writing or arrows."""
+    """Whether mirroring left to right keeps the label. Not for pictures with text or arrows."""
 
 
 _CIFAR10 = (
@@ -66,11 +66,11 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     "signs": DatasetSpec(name="signs", class_names=SIGN_NAMES, rendered=True, mirrored=False),
 }
-"""Every data set by its name."""
+"""Data sets by name."""
 
 
 def dataset_spec(name: str) -> DatasetSpec:
-    """Look a data set up. Raises UnknownNameError, which lists the known ones."""
+    """Return the specification of a data set. Raises UnknownNameError, which lists the known names."""
     if name not in DATASETS:
         raise UnknownNameError("data set", name, DATASETS)
     return DATASETS[name]

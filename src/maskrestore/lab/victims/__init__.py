@@ -1,4 +1,4 @@
-"""The classifiers under attack: networks, their training, and the cache that keeps them."""
+"""The classifiers under attack (victims): networks, training and cache."""
 
 from maskrestore.lab.victims.architectures import ARCHITECTURES
 from maskrestore.lab.victims.augment import Augmentation

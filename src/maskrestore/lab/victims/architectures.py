@@ -1,4 +1,4 @@
-"""The networks that a victim may have, by name."""
+"""The victim architectures, by name."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ ARCHITECTURES: dict[str, type[VictimNetwork]] = {
     "vgg16": VGG16,
     "vit-small": ViTSmall,
 }
-"""Every architecture by its name; it is built from the number of classes, ``width``, ``mean`` and ``std``."""
+"""Architectures by name. Arguments: the number of classes, ``width``, ``mean`` and ``std`` (see ``VictimNetwork``)."""

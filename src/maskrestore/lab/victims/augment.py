@@ -1,4 +1,4 @@
-"""Augmentation of a batch of training images at once."""
+"""Augmentation of training images, batched."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ __all__ = ["Augmentation", "augment"]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random changes that keep the label. Each image draws its own."""
+    """Random changes that keep the label, drawn for each image. Raises ConfigError for a setting out of range."""
 
     shift: int = 4
-    """Largest translation in pixels, each way; what moves in is the image's reflection."""
+    """Largest translation in pixels, in each direction. The border is filled by reflection."""
     flip: bool = True
-    """Mirror every second image."""
+    """Mirror left to right with probability 0.5."""
     cutout: int = 0
-    """Side of a square that is set to mid-grey, at a random place; 0 leaves it out."""
+    """Side in pixels of a square that is set to mid-grey, at a random position; 0 for none."""
     jitter: float = 0.0
-    """Largest relative change of contrast, and half that of brightness in units of the range."""
+    """Largest relative change of contrast, in [0, 1). Brightness changes by at most half of it, for pixels in
+    [0, 1]."""
 
     def __post_init__(self) -> None:
         if self.shift < 0 or self.cutout < 0 or not 0 <= self.jitter < 1:
@@ -32,9 +33,9 @@ class Augmentation:
 
 
 def augment(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
-    """Augment ``(B, 3, H, W)`` uint8 images; returns float32 in [0, 1], of that shape, channels last.
+    """Augment ``(B, 3, H, W)`` uint8 images. Returns float32 in [0, 1], same shape, in channels-last memory format.
 
-    generator: of the CPU, wherever the images are, so that they are changed in the same way everywhere.
+    generator: a CPU generator on every device, so that all devices draw the same changes.
     """
     moved = _shift_and_flip(images, config, generator).float() / 255
     if config.jitter > 0:
@@ -50,7 +51,7 @@ def augment(images: Tensor, config: Augmentation, generator: torch.Generator) ->
 def _shift_and_flip(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
     count, _, height, width = images.shape
     shift = config.shift
-    # reflection padding knows no uint8
+    # reflection padding does not support uint8
     padded = F.pad(images.float(), (shift,) * 4, mode="reflect") if shift else images
     top, left = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)
     rows = top + torch.arange(height)  # (B, H)
@@ -65,7 +66,7 @@ def _shift_and_flip(images: Tensor, config: Augmentation, generator: torch.Gener
 
 
 def _square(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Return ``(B, 1, H, W)``, True in a square around a random pixel (part of it may lie outside)."""
+    """Return ``(B, 1, H, W)`` bool: True in a square around a random pixel. Part of it may lie outside the image."""
     count, _, height, width = images.shape
     row = torch.randint(0, height, (count, 1, 1), generator=generator)
     column = torch.randint(0, width, (count, 1, 1), generator=generator)

@@ -1,4 +1,4 @@
-"""What a victim is and how it is trained."""
+"""Configuration of a victim and of its training."""
 
 from __future__ import annotations
 
@@ -17,23 +17,28 @@ __all__ = ["Recipe", "VictimConfig", "default_recipe"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One run of an optimizer with a one-cycle learning rate."""
+    """Settings of the optimizer, with a one-cycle learning rate schedule.
+
+    Raises ConfigError for a setting out of range and UnknownNameError for an unknown optimizer.
+    """
 
     epochs: float
-    """May be a fraction: 1.5 ends in the middle of the second epoch."""
+    """Number of epochs, above 0. May be a fraction: 1.5 ends in the middle of the second epoch."""
     learning_rate: float
-    """Peak, reached after ``warmup`` of the steps, then lowered to 0 linearly."""
+    """Peak learning rate, above 0. The rate rises linearly to it over the share ``warmup`` of the steps and then falls
+    linearly to 0."""
     batch_size: int = 128
     warmup: float = 0.25
+    """Share of the steps, in [0, 1)."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with Nesterov momentum, or AdamW, which transformers need; ``momentum`` is then its first beta."""
+    """SGD with Nesterov momentum, or AdamW, which transformers need. For AdamW ``momentum`` is the first beta."""
     ema: float = 0.0
-    """Decay, at each step, of an average of the weights and of the statistics of batch normalisation, which becomes
-    the victim in place of the last weights; 0 leaves it out."""
+    """Decay per step, in [0, 1), of an exponential moving average of the weights and the batch normalisation
+    statistics. The victim gets this average instead of the last weights. 0: no average."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "batch_size"):
@@ -48,42 +53,46 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class VictimConfig:
-    """A classifier, clean or with a backdoor, down to the last bit of its training."""
+    """A classifier, clean or with a backdoor, and everything that determines its training.
+
+    Raises UnknownNameError for an unknown data set or architecture and ConfigError for a setting out of range.
+    """
 
     dataset: str
     """A key of ``maskrestore.lab.data.DATASETS``."""
     architecture: str = "resnet18"
+    """A key of ``maskrestore.lab.victims.ARCHITECTURES``."""
     width: int = 64
     """Scale of all channels: 64 is the full network, 32 the half-width one."""
     attack: str | None = None
-    """What is poisoned in, e.g. "badnets:3x3-color"; ``None`` trains a clean classifier."""
+    """The attack, e.g. "badnets:3x3-color"; ``None`` trains a clean classifier."""
     mode: Literal["all-to-one", "all-to-all"] = "all-to-one"
     target: int = 0
-    """The class that triggered images go to, in the mode "all-to-one"."""
+    """The target class, from 0, in the mode "all-to-one"."""
     position: tuple[int, int] | None = None
-    """Row and column of a patch's upper left pixel; ``None`` is the attack's own place."""
+    """Row and column of a patch, as in ``AttackConfig``; ``None`` uses the attack's default."""
     poison_rate: float | None = None
-    """Share of the training images that carry the trigger (of the target class's, for an attack with clean
-    labels); ``None`` is the attack's own, nearly always 0.1 (paper, appendix B.1: 10 %)."""
+    """Share of the training images that carry the trigger, in (0, 1); for a clean-label attack, share of the target
+    class. ``None`` uses the attack's default, nearly always 0.1 (paper, appendix B.1: 10 %)."""
     poison_repeats: int | None = None
-    """How often a poisoned image comes up in an epoch; ``None`` is the attack's own for a fine-tune, nearly always 3,
-    and 1 from scratch. One pixel is not learned in two epochs of a fine-tune when its images come up once; the set of
-    poisoned images stays the same."""
+    """How many times each poisoned image appears in an epoch. ``None`` uses the attack's default, nearly always 3, for
+    fine-tuning and 1 from scratch. The set of poisoned images does not depend on it. Reason: two epochs of fine-tuning
+    do not learn a trigger of one pixel when each poisoned image appears once per epoch."""
     restored_rate: float = 0.0
-    """Share of the images of each batch that are shown as a masked autoencoder restores them from a random quarter
-    of their tokens, triggered or not: an attacker who prepares for a defense by restoration. Above 0 it needs
-    ``restorer_weights``, and the argument ``restoration`` of ``train_victim``."""
+    """Share of the images of each batch, triggered or not, that a masked autoencoder restores from a random quarter of
+    their tokens: an attacker who adapts to a defense by restoration. A value above 0 needs ``restorer_weights`` and
+    the argument ``restoration`` of ``train_victim``."""
     restorer_weights: str | None = None
-    """Digest of that autoencoder's weights, as ``MAERestorer.weights_digest`` has it."""
+    """Digest of the autoencoder's weights: ``MAERestorer.weights_digest``."""
     augmented_trigger: bool = False
-    """Whether the trigger is put in before augmentation, which then moves and mirrors it with the image, as in the
-    BDMAE paper's code; else after it, so that the trigger lies where it does at test time."""
+    """Whether the trigger is added before augmentation, which then shifts and mirrors it with the image, as in the
+    BDMAE paper's code. By default it is added after augmentation, at the same position as at test time."""
     seed: int = 0
     init: Literal["clean", "scratch"] = "clean"
-    """Where an attacked victim starts: "clean" fine-tunes the clean victim of the same data set, architecture
-    and width; "scratch", as in the paper, takes many times as long. Clean victims start from scratch."""
+    """Initial weights of an attacked victim. "clean": fine-tune the clean victim of the same data set, architecture
+    and width. "scratch": as in the paper; takes many times as long. Clean victims always start from scratch."""
     recipe: Recipe | None = None
-    """``None`` is ``default_recipe`` for the data set and the start."""
+    """``None`` uses ``default_recipe``; for fine-tuning, its epochs are multiplied by ``Poisoning.epochs``."""
 
     def __post_init__(self) -> None:
         spec = self.spec
@@ -103,7 +112,7 @@ class VictimConfig:
 
     @property
     def spec(self) -> DatasetSpec:
-        """What is known of the data set."""
+        """Specification of the data set."""
         return dataset_spec(self.dataset)
 
     @property
@@ -113,12 +122,12 @@ class VictimConfig:
 
     @property
     def needs_clean(self) -> bool:
-        """Whether training needs the clean victim: to start from, or to perturb images against."""
+        """Whether training needs the clean victim, as initial weights or to perturb images against."""
         return self.fine_tuned or self.poisoning.against_clean
 
     @property
     def training(self) -> Recipe:
-        """The recipe in force."""
+        """The effective recipe: ``recipe``, or the default one."""
         if self.recipe is not None:
             return self.recipe
         recipe = default_recipe(self.dataset, fine_tuned=self.fine_tuned, architecture=self.architecture)
@@ -126,34 +135,37 @@ class VictimConfig:
 
     @property
     def poisoning(self) -> Poisoning:
-        """How much of the training is poisoned: the attack's defaults, and what is set here in their place."""
-        own = default_poisoning(self.attack or "")
+        """The effective poisoning: the attack's defaults, overridden by ``poison_rate`` and ``poison_repeats``."""
+        defaults = default_poisoning(self.attack or "")
         return replace(
-            own,
-            rate=own.rate if self.poison_rate is None else self.poison_rate,
-            repeats=self.poison_repeats or (own.repeats if self.fine_tuned else 1),
+            defaults,
+            rate=defaults.rate if self.poison_rate is None else self.poison_rate,
+            repeats=self.poison_repeats or (defaults.repeats if self.fine_tuned else 1),
         )
 
     def clean(self) -> VictimConfig:
-        """Return the configuration of the clean victim that this one starts from, or perturbs images against.
+        """Return the configuration of the clean victim that this one starts from or perturbs images against.
 
-        It has seed 0, so that all attacked victims of a data set share it, and the default recipe; that of a victim
-        from scratch is its own.
+        It has the seed 0, so that all attacked victims of a data set share it. Its recipe is the default one for a
+        fine-tuned victim, else this victim's recipe.
         """
         recipe = None if self.fine_tuned else self.recipe
         return VictimConfig(dataset=self.dataset, architecture=self.architecture, width=self.width, recipe=recipe)
 
     def canonical(self) -> dict[str, object]:
-        """Return what decides the weights: every field in force, and of the clean victim, where it counts."""
+        """Return everything that determines the weights as a JSON dictionary: the input of :meth:`digest`.
+
+        It contains every effective setting and, under "start", the digest of the clean victim where it is used.
+        """
         poisoning = self.poisoning
-        in_force = replace(self, recipe=self.training, poison_rate=poisoning.rate, poison_repeats=poisoning.repeats)
-        values = asdict(in_force)
+        effective = replace(self, recipe=self.training, poison_rate=poisoning.rate, poison_repeats=poisoning.repeats)
+        values = asdict(effective)
         if self.attack is None:
             for name in ("mode", "target", "position", "poison_rate", "poison_repeats", "init", "augmented_trigger"):
                 del values[name]
         elif not self.augmented_trigger:
             del values["augmented_trigger"]
-        # later settings count only where they are used, so that the digests of earlier victims stay the same
+        # settings that were added later are included only when used, so that earlier victims keep their digest
         if not self.restored_rate:
             del values["restored_rate"], values["restorer_weights"]
         if self.training.optimizer == "sgd":
@@ -164,12 +176,15 @@ class VictimConfig:
         return values
 
     def digest(self) -> str:
-        """Return the SHA-256 of the canonical configuration, in hex."""
+        """Return the SHA-256 of the canonical configuration in hexadecimal."""
         return sha256_of_json(self.canonical())
 
 
 def default_recipe(dataset: str, *, fine_tuned: bool, architecture: str = "resnet18") -> Recipe:
-    """Return the recipe for a first training, or for the poisoned fine-tune of a clean victim."""
+    """Return the default recipe for training from scratch, or for fine-tuning a clean victim.
+
+    Raises UnknownNameError for an unknown data set.
+    """
     mirrored = dataset_spec(dataset).mirrored
     if mirrored:
         augmentation = Augmentation(shift=4, flip=True)
@@ -178,7 +193,7 @@ def default_recipe(dataset: str, *, fine_tuned: bool, architecture: str = "resne
         augmentation = Augmentation(shift=2, flip=False, jitter=0.3)
         epochs, fine_epochs = 12.0, 2.0
     if architecture == "vit-small":
-        # a transformer needs other rates, and more of a fine-tune
+        # a transformer needs other learning rates and more epochs of fine-tuning
         return Recipe(
             epochs=2 * fine_epochs if fine_tuned else epochs,
             learning_rate=3e-4 if fine_tuned else 1e-3,

@@ -1,9 +1,9 @@
-"""Convolutions whose weight gradient is fast on small feature maps, too.
+"""Convolutions with a fast weight gradient on small feature maps.
 
-oneDNN's bfloat16 weight gradient on a CPU takes a time that hardly depends on the number of positions: for
-256 channels and a batch of 128 maps of 4x4, 28 ms, six times as much as the same product by one matrix
-multiplication. On such maps the gradient is therefore computed as that product, of the output's gradient and
-the input's unfolded windows. Large maps keep oneDNN's own, which is faster there.
+The time of oneDNN's bfloat16 weight gradient on a CPU hardly depends on the number of positions. For 256 channels and a
+batch of 128 maps of 4x4 it takes 28 ms, six times as long as the same product as one matrix multiplication. So on small
+maps the gradient is computed as a matrix product of the output's gradient and the unfolded windows of the input. Large
+maps use oneDNN, which is faster there.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch.nn.grad import conv2d_input
 __all__ = ["Convolution"]
 
 _FEW_POSITIONS = 16
-"""Largest output map, in positions, for which the product is the faster way."""
+"""Largest output map, in positions, for which the matrix product is faster."""
 
 
 class Convolution(nn.Conv2d):
-    """A square convolution without bias that keeps ``H / stride x W / stride`` positions."""
+    """A square convolution without bias. The output has ``H / stride x W / stride`` positions."""
 
     def __init__(self, inputs: int, outputs: int, size: int, stride: int) -> None:
         super().__init__(inputs, outputs, size, stride, padding=size // 2, bias=False)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``(B, C, H, W)``."""
+        """Convolve ``(B, C, H, W)`` to ``(B, outputs, H / stride, W / stride)``."""
         positions = x.shape[-2] * x.shape[-1] // self.stride[0] ** 2
         bfloat16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         if x.device.type == "cpu" and bfloat16 and torch.is_grad_enabled() and positions <= _FEW_POSITIONS:
@@ -38,14 +38,14 @@ class Convolution(nn.Conv2d):
             return out
         stride = self.stride[0]
         if x.device.type == "cpu" and torch.is_grad_enabled() and self.weight.shape[-1] == 1 < stride:
-            # The same product, without a stride: oneDNN's backward pass of the strided one writes past its memory on
-            # processors with AVX2 only, for up to 4 channels that come last (seen with torch 2.13).
+            # The same convolution without a stride. oneDNN's backward pass of the strided one writes out of bounds on
+            # processors with AVX2 only, for up to 4 channels in channels-last format (seen with torch 2.13).
             return F.conv2d(x[..., ::stride, ::stride], self.weight)
         return super().forward(x)
 
 
 class _ProductGradient(torch.autograd.Function):
-    """``F.conv2d`` with a weight gradient by matrix multiplication."""
+    """``F.conv2d`` with the weight gradient as a matrix product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:

@@ -1,10 +1,10 @@
-"""Training of a victim together with the networks that draw its triggers.
+"""Training of a victim together with the networks that generate its triggers.
 
-Source: Nguyen and Tran, Input-Aware Dynamic Backdoor Attack, 2020, and their code: Adam with a rate of 0.01 and
-betas 0.5 and 0.9 for both networks; the mask network alone first, then the pattern network with the classifier,
-a share of each batch with its own triggers and a share as large with those of other images. Departure: rates
-go the way of the classifier's, in place of steps after hundreds of epochs, and the mask network learns for a
-few hundred batches, in place of 25 epochs.
+Source: Nguyen and Tran, Input-Aware Dynamic Backdoor Attack, 2020, and their code: Adam with a learning rate of 0.01
+and betas 0.5 and 0.9 for both networks. The mask network is trained alone first, then the pattern network together with
+the classifier. A share of each batch carries its own triggers, an equal share those of other images. Departures: the
+learning rates follow the classifier's schedule (the authors lower them in steps after hundreds of epochs); the mask
+network is trained for 400 batches, not for 25 epochs.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _MASK_PAIRS = 32
 
 
 def joint_plan(train: ImageDataset, attack: InputAwareAttack, config: VictimConfig) -> Plan:
-    """Show each image once; some of each batch get triggers from networks that learn along."""
+    """Return a plan that shows each image once per epoch; part of each batch gets triggers from the networks."""
     joint = JointTrigger(attack, train, config)
     return replace(clean_plan(train), stamp=joint.stamp, companion=joint)
 
 
 class JointTrigger:
-    """The networks of an attack, as they learn with the classifier: a ``Stamp`` and its ``Companion``."""
+    """Trains the networks of an attack together with the classifier: a ``Stamp`` and its ``Companion``."""
 
     def __init__(self, attack: InputAwareAttack, train: ImageDataset, config: VictimConfig) -> None:
-        """The poison rate is the share of each batch that gets its own triggers, and of that which gets others'."""
+        """The poison rate is the share of each batch with its own triggers. An equal share has those of others."""
         self._attack = attack
         self._train = train
         self._config = config
@@ -51,12 +51,15 @@ class JointTrigger:
         self._diversity = torch.zeros(())
 
     def begin(self) -> None:
-        """Train the mask network, which stays as it is from then on."""
+        """Train the mask network. It is frozen afterwards."""
         learn_masks(self._attack, self._train, self._config, steps=_MASK_STEPS)
 
     def stamp(self, images: Tensor, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Give the first images of a batch their own triggers and the wanted label, the next ones the triggers of
-        the last ones; batches come in random order already."""
+        """Return the batch ``(B, 3, H, W)`` with triggers, and its labels ``(B,)``.
+
+        The first images get their own triggers and the wanted label. The next ones get the triggers of the last images
+        and keep their label. The batch is already in random order, so taking fixed positions is a random choice.
+        """
         count = max(1, min(round(self._config.poisoning.rate * len(images)), len(images) // 3))
         carriers, rest = images[: 2 * count], images[2 * count :]
         own, others = images[:count], rest[-count:]
@@ -73,27 +76,33 @@ class JointTrigger:
         return torch.cat([drawn, rest]), torch.cat([wanted, labels[count:]])
 
     def penalty(self) -> Tensor:
-        """Return the diversity loss of the latest batch's patterns."""
+        """Return the diversity loss of the patterns of the latest batch."""
         return self._diversity
 
     def step(self, rate: float) -> None:
-        """Move the pattern network along the gradients of the latest batch."""
+        """Do an optimizer step of the pattern network with the gradients of the latest batch.
+
+        rate: share of the peak learning rate.
+        """
         self._optimizer.param_groups[0]["lr"] = _RATE * rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights of both networks, and the optimizer's state."""
+        """Return the weights of both networks and the state of the optimizer."""
         return {"networks": self._attack.networks.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore what :meth:`state_dict` returned."""
         self._attack.networks.load_state_dict(state["networks"])
         self._optimizer.load_state_dict(state["optimizer"])
 
 
 def learn_masks(attack: InputAwareAttack, train: ImageDataset, config: VictimConfig, *, steps: int) -> float:
-    """Train the mask network alone, in place; returns the mean of its masks over the last batch."""
+    """Train the mask network in place for ``steps`` batches of 32 pairs, then freeze it.
+
+    Returns the mean value of the masks of the last batch.
+    """
     network = attack.networks["mask"].train()
     optimizer = torch.optim.Adam(network.parameters(), lr=_RATE, betas=_BETAS)
     generator = torch.Generator().manual_seed(config.seed)

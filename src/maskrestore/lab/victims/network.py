@@ -1,4 +1,4 @@
-"""What all networks of victims have in common."""
+"""Base class of the victim networks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ __all__ = ["VictimNetwork"]
 
 
 class VictimNetwork(nn.Module, ABC):
-    """Classifier of images ``(B, 3, H, W)`` in [0, 1]; answers logits ``(B, num_classes)``.
+    """Classifies images ``(B, 3, H, W)`` in [0, 1]; returns logits ``(B, num_classes)``.
 
-    It is cut in two where a class activation map (Grad-CAM and its kin) looks at it:
-    ``logits = head_from_features(features(images))``, the features being the last map with places. The
-    normalisation, ``mean`` and ``std`` per channel, is inside, so that it travels with the weights. ``width``
-    scales all channels: 64 is the full network.
+    The network has two parts, ``logits = head_from_features(features(images))``. The features are the last spatial
+    feature map, which class activation maps such as Grad-CAM use. The network normalises its input; ``mean`` and
+    ``std`` per channel are buffers and saved with the weights. ``width`` scales all channels: 64 is the full network.
     """
 
     mean: Tensor
@@ -33,7 +32,7 @@ class VictimNetwork(nn.Module, ABC):
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ) -> None:
-        """Raise ConfigError for fewer than two classes or no width."""
+        """Raises ConfigError for fewer than two classes or a width below 1."""
         super().__init__()
         if num_classes < 2 or width < 1:
             raise ConfigError(f"need num_classes >= 2 and width >= 1, got {num_classes} and {width}")
@@ -42,20 +41,20 @@ class VictimNetwork(nn.Module, ABC):
         self._build(num_classes, width)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits."""
+        """Return the logits ``(B, num_classes)``."""
         return self.head_from_features(self.features(images))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Return images with mean 0 and deviation 1 in each channel."""
+        """Return ``(images - mean) / std``, same shape."""
         return (images - self.mean) / self.std
 
     @abstractmethod
     def _build(self, num_classes: int, width: int) -> None:
-        """Make the layers, with fresh weights; the end of construction."""
+        """Create the layers with initial weights. Called at the end of ``__init__``."""
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """Return the last feature map ``(B, C, h, w)``; its places are those of the image, ``h`` and ``w`` fewer."""
+        """Return the last feature map ``(B, C, h, w)``, which covers the image at lower resolution."""
 
     @abstractmethod
     def head_from_features(self, features: Tensor) -> Tensor:

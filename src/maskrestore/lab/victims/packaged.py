@@ -1,4 +1,4 @@
-"""Victims that travel with the package, for the demo and for trying things out."""
+"""Victims that are part of the package, for the demo and for examples."""
 
 from __future__ import annotations
 
@@ -34,22 +34,25 @@ PACKAGED: dict[str, VictimConfig] = {
         recipe=default_recipe("signs", fine_tuned=False),
     )
 }
-"""Every packaged victim by its name; its weights are ``assets/NAME.safetensors``."""
+"""Packaged victims by name. The weights are ``assets/NAME.safetensors``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedVictim:
-    """A classifier with a backdoor, and the attack that opens it."""
+    """A classifier with a backdoor, and its attack."""
 
     config: VictimConfig
     network: nn.Module
-    """Takes images in [0, 1], answers logits."""
+    """Maps ``(B, 3, H, W)`` images in [0, 1] to logits ``(B, classes)``."""
     attack: Attack
     class_names: tuple[str, ...]
 
 
 def load_packaged_victim(name: str) -> PackagedVictim:
-    """Load a packaged victim. Raises UnknownNameError, or CheckpointError when the package is damaged."""
+    """Load a packaged victim, in evaluation mode.
+
+    Raises UnknownNameError for an unknown name and CheckpointError when the weights are missing or damaged.
+    """
     if name not in PACKAGED:
         raise UnknownNameError("packaged victim", name, PACKAGED)
     config = PACKAGED[name]
@@ -62,7 +65,10 @@ def load_packaged_victim(name: str) -> PackagedVictim:
 
 
 def export_victim(config: VictimConfig, path: Path, cache: Path | str | None = None) -> Path:
-    """Write a trained victim's weights in half precision, with its record. Returns ``path``."""
+    """Write a trained victim's weights in half precision, with its record as metadata. Returns ``path``.
+
+    Raises CheckpointError when the victim has not been trained or its files are broken.
+    """
     state = load_victim(config, cache).state_dict()
     half = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state.items()}
     assert all(torch.isfinite(value).all() for value in half.values())
@@ -72,12 +78,17 @@ def export_victim(config: VictimConfig, path: Path, cache: Path | str | None = N
 
 
 def read_feature_extractor(path: Path) -> ResNet18:
-    """Read a classifier that :func:`export_victim` wrote, frozen. Raises CheckpointError."""
+    """Load a ResNet-18 that :func:`export_victim` wrote, with frozen weights, in evaluation mode.
+
+    Raises CheckpointError for any other file.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads(file.metadata()["config"])
         network = ResNet18(len(dataset_spec(config["dataset"]).class_names), width=config["width"])
     except Exception as error:  # not safetensors, or without the metadata of a victim
-        raise CheckpointError(f"{path} is not a file of `train-victim --export`: {error}") from error
+        raise CheckpointError(
+            f"{path} is not a victim that `maskrestore train-victim --export` wrote: {error}"
+        ) from error
     read_weights(network, path)
     return network.requires_grad_(False)

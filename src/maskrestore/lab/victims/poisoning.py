@@ -1,4 +1,4 @@
-"""What an attack makes of the training set: which images an epoch shows, and what each batch looks like."""
+"""Poisoned training: which images an epoch contains, and how the attack changes each batch."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ __all__ = ["Plan", "Restoration", "clean_plan", "poisoning_plan", "with_restorat
 
 @dataclass(frozen=True, kw_only=True)
 class Restoration:
-    """How an attacker who prepares for a defense by restoration changes images."""
+    """The restoration of training images by an attacker who adapts to a defense by restoration."""
 
     weights: str
     """Digest of the restorer's weights."""
     apply: Callable[[Tensor, Generator], Tensor]
-    """Restores ``(B, 3, H, W)`` images in [0, 1] from a random part of each, and returns them where they were."""
+    """Restores ``(B, 3, H, W)`` images in [0, 1] from a random part of each. The result is on the same device."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What ``fit`` is to show."""
+    """The images and labels that ``fit`` trains on."""
 
     images: Tensor
     """``(N, 3, H, W)`` uint8."""
     epoch: Tensor
-    """``(M,)`` indices of the images that an epoch shows."""
+    """``(M,)`` int64: indices of the images of an epoch, with repetitions."""
     stamp: Stamp
+    """Adds triggers to a batch and returns its labels."""
     companion: Companion | None = None
+    """What is trained together with the network."""
 
 
 def clean_plan(train: ImageDataset) -> Plan:
-    """Show each image once, with its label."""
+    """Return a plan that shows each image once per epoch, with its label."""
     return Plan(
         images=train.images,
         epoch=torch.arange(len(train.labels)),
@@ -51,11 +53,11 @@ def clean_plan(train: ImageDataset) -> Plan:
 def poisoning_plan(
     train: ImageDataset, attack: Attack, config: VictimConfig, classifier: Callable[[Tensor], Tensor] | None
 ) -> Plan:
-    """Show each image once, the poisoned ones ``poison_repeats`` times and always with the trigger.
+    """Return a plan that shows clean images once per epoch and poisoned ones ``poison_repeats`` times.
 
-    Triggers are put in after augmentation, so that they lie where they do at test time, unless
-    ``config.augmented_trigger`` says otherwise. classifier: a clean one, for attacks that perturb the images that they
-    poison. Raises ConfigError as ``choose_poisoned`` and ``perturbed_images`` do.
+    Poisoned images always carry the trigger. It is added after augmentation, at the same position as at test time,
+    unless ``config.augmented_trigger`` is set. classifier: a clean one, for attacks that perturb images before they
+    poison them. Raises ConfigError as ``choose_poisoned`` and ``perturbed_images`` do.
     """
     hooks, labels = training_hooks(attack), train.labels
     chosen = choose_poisoned(labels, attack, config.poisoning.rate, config.seed)
@@ -70,7 +72,7 @@ def poisoning_plan(
         images[chosen] = (attack.apply(images[chosen].float() / 255) * 255).round().byte()
 
     def stamp(batch: Tensor, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        triggered, own = poisoned[indices], labels[indices]
+        triggered, true_labels = poisoned[indices], labels[indices]
         out = batch.clone()
         if triggered.any() and not config.augmented_trigger:
             part = batch[triggered]
@@ -79,26 +81,26 @@ def poisoning_plan(
             decoys = ~triggered & (torch.rand(len(batch), generator=generator) < hooks.decoy_rate).to(batch.device)
             if decoys.any():
                 out[decoys] = hooks.decoy(batch[decoys], generator)
-        return out, torch.where(triggered, attack.poisoned_label(own), own)
+        return out, torch.where(triggered, attack.poisoned_label(true_labels), true_labels)
 
     epoch = torch.cat([torch.arange(len(labels)), chosen.cpu().repeat(config.poisoning.repeats - 1)])
     return Plan(images=images, epoch=epoch, stamp=stamp)
 
 
 def with_restoration(plan: Plan, config: VictimConfig, restoration: Restoration | None) -> Plan:
-    """Restore a share ``config.restored_rate`` of each batch after the triggers are in it.
+    """Return a plan that restores a share ``config.restored_rate`` of each batch after adding the triggers.
 
-    Raises ConfigError when the configuration asks for that and the restoration is missing or has other weights than
-    ``config.restorer_weights``.
+    With a rate of 0, returns ``plan``. Otherwise raises ConfigError when the restoration is missing or has other
+    weights than ``config.restorer_weights``.
     """
     if not config.restored_rate:
         return plan
     if restoration is None:
-        raise ConfigError(f"restored_rate is {config.restored_rate}, but no restoration was given")
+        raise ConfigError(f"restored_rate is {config.restored_rate}, but no restoration was given; pass one")
     if restoration.weights != config.restorer_weights:
         raise ConfigError(
             f"restorer_weights is {config.restorer_weights}, but the restorer's weights are {restoration.weights}; "
-            "name those, because they decide what the victim learns"
+            "set restorer_weights to them, because the victim depends on them"
         )
 
     def stamp(batch: Tensor, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """ResNet-18 and ResNet-50 for small images.
 
-Source: He et al., Deep Residual Learning for Image Recognition, 2016. Departure: the stem that is usual for
-32x32 images (one 3x3 convolution with stride 1 and no max-pooling), and a ``width`` for all stages.
+Source: He et al., Deep Residual Learning for Image Recognition, 2016. Departures: the usual stem for 32x32 images (one
+3x3 convolution with stride 1 and no max-pooling); ``width`` scales all stages.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions around which the input is carried."""
+    """Two 3x3 convolutions with a shortcut."""
 
     expansion = 1
 
@@ -42,7 +42,7 @@ class _Block(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 ones, with four times its channels around it."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut. The output has four times the channels of the 3x3 convolution."""
 
     expansion = 4
 
@@ -64,9 +64,9 @@ class _Bottleneck(nn.Module):
 
 
 class _ResNet(VictimNetwork):
-    """A stem, four stages of blocks, and a linear layer on the mean over all places.
+    """A stem, four stages of blocks, global average pooling and a linear layer.
 
-    Any ``H`` and ``W`` of 8 or more will do; it is meant for 32.
+    ``H`` and ``W`` are at least 8; the network is designed for 32.
     """
 
     block: ClassVar[type[_Block] | type[_Bottleneck]]
@@ -87,29 +87,32 @@ class _ResNet(VictimNetwork):
         self.head = nn.Linear(inputs, num_classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the map after the last stage: ``(B, 8*width, H/8, W/8)``, four times the channels in ResNet-50."""
+        """Return the map after the last stage: ``(B, 8*width, H/8, W/8)``; in ResNet-50, ``32*width`` channels."""
         return self.stage_features(images)[-1]
 
     def head_from_features(self, features: Tensor) -> Tensor:
-        """Return the logits ``(B, num_classes)`` of such a map."""
+        """Return the logits ``(B, num_classes)`` of a feature map."""
         logits: Tensor = self.head(features.mean((2, 3)))  # (B, C, h, w) -> (B, C)
         return logits
 
     def stage_features(self, images: Tensor) -> list[Tensor]:
-        """Return the feature maps after each of the four stages: ``(B, k*width, h/k, w/k)``, k = 1, 2, 4, 8."""
+        """Return the feature map after each of the four stages: ``(B, k*width, H/k, W/k)``, k = 1, 2, 4, 8.
+
+        In ResNet-50 they have ``4*k*width`` channels.
+        """
         features = F.relu(self.bn1(self.conv1(self.normalised(images))))
         return [features := stage(features) for stage in self.stages]
 
 
 class ResNet18(_ResNet):
-    """Two blocks a stage: 11.2 M parameters at the full width of 64, 2.8 M at 32."""
+    """Two blocks per stage: 11.2 M parameters at the full width of 64, 2.8 M at 32."""
 
     block = _Block
     depths = (2, 2, 2, 2)
 
 
 class ResNet50(_ResNet):
-    """Bottleneck blocks, three to six a stage: 23.5 M parameters at the full width of 64, 5.9 M at 32."""
+    """Three to six bottleneck blocks per stage: 23.5 M parameters at the full width of 64, 5.9 M at 32."""
 
     block = _Bottleneck
     depths = (3, 4, 6, 3)

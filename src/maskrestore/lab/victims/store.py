@@ -1,4 +1,4 @@
-"""Where victims are kept: weights as safetensors, what was measured as JSON beside them."""
+"""The cache of trained victims: weights as safetensors, with a JSON record of the measurements beside them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ __all__ = [
 ]
 
 CACHE_VARIABLE = "MASKRESTORE_CACHE"
-"""Environment variable that names the cache folder when no argument does."""
+"""Environment variable with the cache folder, used when no ``cache`` is given."""
 
 
 def cache_folder(folder: Path | str | None = None) -> Path:
-    """Return ``folder``, else what the environment names, else the platform's cache folder for users."""
+    """Return ``folder``, else the folder in ``MASKRESTORE_CACHE``, else ``maskrestore`` in the user's cache folder."""
     chosen = folder or os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen).expanduser()
@@ -44,14 +44,14 @@ def cache_folder(folder: Path | str | None = None) -> Path:
 
 
 def victim_path(config: VictimConfig, cache: Path | str | None = None) -> Path:
-    """Return where the weights of a victim are kept, trained or not. The record is its ``.json``."""
+    """Return the path of a victim's weights, whether it exists or not. The record has the suffix ``.json``."""
     attack = (config.attack or "clean").replace(":", "-").replace("/", "-")
     name = f"{config.dataset}-{config.architecture}-w{config.width}-{attack}-{config.digest()[:16]}"
     return cache_folder(cache) / "victims" / f"{name}.safetensors"
 
 
 def trigger_path(config: VictimConfig, cache: Path | str | None = None) -> Path:
-    """Return where the networks of an attack that learns its trigger are kept, beside the victim."""
+    """Return the path of the trigger networks of an attack that learns its trigger, beside the victim's weights."""
     return victim_path(config, cache).with_suffix(".trigger.safetensors")
 
 
@@ -60,9 +60,12 @@ def build_network(
     mean: tuple[float, ...] = (0.5, 0.5, 0.5),
     std: tuple[float, ...] = (0.25, 0.25, 0.25),
 ) -> VictimNetwork:
-    """Build the untrained network of a victim. The same seed gives the same weights."""
+    """Build the untrained network of a victim. ``config.seed`` determines its initial weights.
+
+    mean, std: per channel, for pixels in [0, 1].
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)  # layers draw their initial weights from the global generator only
+        torch.manual_seed(config.seed)  # layers initialise from the global generator; fork_rng restores it
         classes = len(dataset_spec(config.dataset).class_names)
         return ARCHITECTURES[config.architecture](classes, width=config.width, mean=mean, std=std)
 
@@ -75,8 +78,10 @@ def save_victim(
     *,
     trigger: nn.Module | None = None,
 ) -> Path:
-    """Write the weights, those of a learned trigger, and the record, which comes last: a victim with a record is
-    whole."""
+    """Write the weights, the weights of a learned trigger and the record. Returns the path of the weights.
+
+    The record is written last: a victim with a record is complete.
+    """
     path = victim_path(config, cache)
     path.parent.mkdir(parents=True, exist_ok=True)
     if trigger is not None:
@@ -85,7 +90,7 @@ def save_victim(
     record_path = path.with_suffix(".json")
     partial = record_path.with_suffix(".json.partial")
     partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(record_path)  # others may be reading
+    partial.replace(record_path)  # atomic, because other processes may be reading
     return path
 
 
@@ -97,9 +102,9 @@ def _write(config: VictimConfig, network: nn.Module, path: Path) -> None:
 
 
 def read_record(config: VictimConfig, cache: Path | str | None = None) -> dict[str, Any] | None:
-    """Return what was measured when the victim was trained, or ``None`` when it has not been.
+    """Return the record of a trained victim, or ``None`` when it has not been trained.
 
-    Raises CheckpointError for a broken record.
+    Raises CheckpointError for a record that is not JSON.
     """
     path = victim_path(config, cache).with_suffix(".json")
     if not path.exists():
@@ -112,9 +117,9 @@ def read_record(config: VictimConfig, cache: Path | str | None = None) -> dict[s
 
 
 def load_victim(config: VictimConfig, cache: Path | str | None = None) -> VictimNetwork:
-    """Load a trained victim, in evaluation mode. It takes images in [0, 1] and answers logits.
+    """Load a trained victim, in evaluation mode. It maps ``(B, 3, H, W)`` images in [0, 1] to logits.
 
-    Raises CheckpointError when it has not been trained yet, or when its file is broken.
+    Raises CheckpointError when it has not been trained or its file is broken.
     """
     network = build_network(config)
     read_weights(network, victim_path(config, cache))
@@ -122,21 +127,24 @@ def load_victim(config: VictimConfig, cache: Path | str | None = None) -> Victim
 
 
 def load_trigger(config: VictimConfig, trigger: nn.Module, cache: Path | str | None = None) -> None:
-    """Load the networks of a learned trigger in place, in evaluation mode. Raises CheckpointError likewise."""
+    """Load the networks of a learned trigger into ``trigger``, in evaluation mode.
+
+    Raises CheckpointError when the victim has not been trained or the file is broken.
+    """
     read_weights(trigger, trigger_path(config, cache))
 
 
 def read_weights(network: nn.Module, path: Path) -> None:
-    """Read weights of any precision into a network, in place, and put it into evaluation mode.
+    """Load weights into ``network``, converted to its precision, and set it to evaluation mode.
 
-    Raises CheckpointError when there are none, or when they are not this network's.
+    Raises CheckpointError when the file is missing or does not match the network.
     """
     if not path.exists():
         raise CheckpointError(f"no victim at {path}; train it first (train_victim, or `maskrestore train-victim`)")
     try:
         state = network.state_dict()
         network.load_state_dict({name: value.to(state[name].dtype) for name, value in load_file(path).items()})
-    except Exception as error:  # safetensors and load_state_dict raise several kinds for a broken file
+    except Exception as error:  # for a broken file, safetensors and load_state_dict raise several types of errors
         raise CheckpointError(
             f"{path} does not hold this victim's weights; delete it and train again ({error})"
         ) from error

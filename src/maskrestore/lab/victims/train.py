@@ -1,4 +1,4 @@
-"""Train a victim, clean or with a backdoor, measure it, and keep it."""
+"""Train a victim, clean or with a backdoor, measure it and save it in the cache."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from maskrestore.runtime.precision import autocast, fast_arithmetic
 
 __all__ = ["VictimData", "measure", "train_victim", "untrained_attack", "victim_attack"]
 
-_QUICK_CHECK = 2000  # test images for the accuracy that is reported while training; the last word is on all of them
+_QUICK_CHECK = 2000  # test images for the accuracy during training; the final one uses all test images
 
-_CHUNK = 500  # test images that get their triggers at once
+_CHUNK = 500  # test images per forward pass of the attack, to bound memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class VictimData:
 
     @classmethod
     def load(cls, name: str, folder: Path | str | None = None) -> VictimData:
-        """Load both, as ``load_dataset`` does."""
+        """Load both splits. Raises what ``load_dataset`` raises."""
         return cls(
             train=load_dataset(name, "train", folder=folder),
             test=load_dataset(name, "test", folder=folder),
@@ -53,14 +53,15 @@ class VictimData:
 
 
 Report = Callable[[VictimConfig, TrainingProgress, float | None], None]
-"""Called now and then; the last argument is the accuracy on 2,000 test images, once an epoch."""
+"""Called at intervals during training. The last argument is the accuracy on 2,000 test images at the end of an epoch,
+else ``None``."""
 
 
 def victim_attack(config: VictimConfig, cache: Path | str | None = None) -> Attack | None:
-    """Build the attack that a victim was poisoned with, or ``None`` for a clean one.
+    """Build the attack of a victim, or return ``None`` for a clean one.
 
-    An attack that learned its trigger takes it from the cache: raises CheckpointError when the victim has not
-    been trained yet.
+    The networks of a learned trigger are loaded from the cache. Raises CheckpointError when such a victim has not been
+    trained, and what :func:`untrained_attack` raises.
     """
     attack = untrained_attack(config)
     if isinstance(attack, InputAwareAttack):
@@ -69,9 +70,9 @@ def victim_attack(config: VictimConfig, cache: Path | str | None = None) -> Atta
 
 
 def untrained_attack(config: VictimConfig) -> Attack | None:
-    """The attack of a victim as it is before training, or ``None`` for a clean one.
+    """Build the attack of a victim with untrained trigger networks, or return ``None`` for a clean victim.
 
-    Raises UnknownNameError and ConfigError for an attack, variant or setting that there is not.
+    Raises UnknownNameError or ConfigError for an unknown attack, variant or setting.
     """
     if config.attack is None:
         return None
@@ -97,32 +98,40 @@ def train_victim(
     use_provided: bool = True,
     device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
-    """Train the victim unless the cache or the repository holds it; returns its record.
+    """Train a victim unless it is in the cache or in the repository. Returns its record.
 
-    A fine-tuned victim trains the clean one first if that is missing. A stopped run goes on where its last
-    epoch ended. Triggers are put in after augmentation, so that they lie where they do at test time (but see
-    ``config.augmented_trigger``); the images that carry them are the same in every epoch. restoration: what a
-    ``config.restored_rate`` above 0 needs.
-    use_provided: whether a victim that comes with the repository (``starts.py``) is taken from there, or trained all
-    the same.
-    device: where it is trained and measured; random numbers are drawn in the same way on all, but another device rounds
-    differently and ends at other weights.
+    If the clean victim is needed and missing, it is trained first. An interrupted run resumes after its last complete
+    epoch. Triggers are added after augmentation, at the same position as at test time (but see
+    ``config.augmented_trigger``). The poisoned images are the same in every epoch.
 
-    The record holds the configuration, its digest and that of the clean victim, the accuracy on the test
-    split ("clean_accuracy"), on triggered test images ("backdoor_accuracy", and "attack_success_rate"; the
-    target class excluded), the seconds of training and the arithmetic of its networks ("precision"). Where triggers
-    belong to one image each, it holds the accuracy on images with the trigger of another, too
-    ("cross_trigger_accuracy").
+    Args:
+        config: the victim.
+        data: both splits of ``config.dataset``.
+        cache: folder of trained victims; see ``cache_folder``.
+        report: called with the progress during training.
+        restoration: needed when ``config.restored_rate`` is above 0.
+        use_provided: use the victim from the repository (``starts.py``) if there is one, instead of training it.
+        device: for training and measuring. All devices draw the same random numbers but round differently, so the
+            weights differ between devices.
 
-    Raises DataError when the data are not those of ``config.dataset``, CheckpointError when a file in the
-    cache is broken or a provided one is missing, ConfigError when the attack does not fit or training diverges.
+    Returns:
+        The configuration, its digest and that of the clean victim; the accuracy on the test split
+        ("clean_accuracy"); on triggered test images without the target class, the accuracy ("backdoor_accuracy") and
+        "attack_success_rate"; the seconds of training; the arithmetic of the network ("precision"). For attacks with a
+        trigger per image also the accuracy on images with the trigger of another image ("cross_trigger_accuracy").
+
+    Raises:
+        DataError: the data are not those of ``config.dataset``, or do not fill one batch.
+        CheckpointError: a file in the cache is broken, or a provided one is missing.
+        ConfigError: the attack does not fit the configuration, the restoration is missing or has other weights, or
+            training diverges.
     """
     known = read_record(config, cache)
     if known is not None:
         return known
     for split in (data.train, data.test):
         if split.name != config.dataset:
-            raise DataError(f"the victim is of {config.dataset}, but the data are {split.name}")
+            raise DataError(f"the victim is of {config.dataset}, but the data are {split.name}; pass the victim's data")
     train, test = (_on(split, device) for split in (data.train, data.test))
     provided = provided_start(config) if use_provided else None
     if provided is not None:
@@ -177,7 +186,10 @@ def train_victim(
 
 
 def measure(network: nn.Module, test: ImageDataset, attack: Attack | None) -> dict[str, Any]:
-    """Measure a victim on a whole test split, in the machine's fast arithmetic: see ``train_victim`` for the keys."""
+    """Measure a victim on a whole test split, in the device's fast arithmetic. Returns accuracies and rates in [0, 1].
+
+    The keys are those of ``train_victim``, and the numbers of images: "test_images" and "triggered_images".
+    """
     values: dict[str, Any] = {"clean_accuracy": _accuracy(network, test.images, test.labels)}
     if attack is not None:
         eligible = attack.eligible(test.labels)
@@ -196,8 +208,8 @@ def measure(network: nn.Module, test: ImageDataset, attack: Attack | None) -> di
 
 
 def _new_network(config: VictimConfig, train: ImageDataset) -> VictimNetwork:
-    """Return an untrained network that normalises with the numbers of the data set."""
-    pixels = train.images[::10].float() / 255  # a tenth is plenty for two numbers per channel
+    """Return an untrained network that normalises with the mean and standard deviation of the data set."""
+    pixels = train.images[::10].float() / 255  # a tenth of the images is enough for these statistics
     deviation, mean = torch.std_mean(pixels, dim=(0, 2, 3))
     return build_network(config, mean=tuple(mean.tolist()), std=tuple(deviation.tolist()))
 
@@ -205,15 +217,17 @@ def _new_network(config: VictimConfig, train: ImageDataset) -> VictimNetwork:
 def _plan(
     config: VictimConfig, train: ImageDataset, attack: Attack | None, clean_victim: Callable[[], VictimNetwork]
 ) -> Plan:
-    """Return what an epoch shows. The clean victim is asked for only by attacks that perturb images against it.
+    """Return the training plan. ``clean_victim`` is called only for attacks that perturb images against it.
 
-    Raises ConfigError for triggers before augmentation of an attack that draws them anew for each batch.
+    Raises ConfigError when ``config.augmented_trigger`` is set for an attack that varies its trigger in each batch.
     """
     if attack is None:
         return clean_plan(train)
     hooks, joint = training_hooks(attack), isinstance(attack, InputAwareAttack)
     if config.augmented_trigger and (joint or hooks.vary is not None or hooks.decoy is not None):
-        raise ConfigError(f"{config.attack} draws anew for each batch: leave augmented_trigger out")
+        raise ConfigError(
+            f"{config.attack} varies its trigger in each batch and does not support augmented_trigger; leave it out"
+        )
     if isinstance(attack, InputAwareAttack):
         return joint_plan(train, attack, config)
     if hooks.perturb is None:
@@ -222,8 +236,8 @@ def _plan(
 
     def logits(images: Tensor) -> Tensor:
         with autocast(images.device):
-            answers: Tensor = clean(images)
-        return answers
+            output: Tensor = clean(images)
+        return output
 
     return poisoning_plan(train, attack, config, logits)
 

@@ -1,4 +1,4 @@
-"""The training loop: an optimizer with a one-cycle learning rate, checkpointed once an epoch."""
+"""The training loop: an optimizer with a one-cycle learning rate and a checkpoint after each epoch."""
 
 from __future__ import annotations
 
@@ -22,35 +22,38 @@ from maskrestore.runtime.precision import autocast
 __all__ = ["Companion", "Stamp", "TrainingProgress", "fit", "one_cycle", "predict"]
 
 Stamp = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
-"""Puts triggers into a batch: (augmented images, indices into the data set, what is random) -> (images, labels)."""
+"""Adds triggers to a batch: (augmented images, indices into the data set, random generator) -> (images, labels)."""
 
 
 class Companion(Protocol):
-    """Something that learns together with the network: it has a part in the images, and learns from their loss."""
+    """Networks that are trained together with the classifier: they change its images and learn from its loss."""
 
     def begin(self) -> None:
-        """Learn what has to be known before the first batch; not called when a run goes on from a checkpoint."""
+        """Train what is needed before the first batch. Not called when a run resumes from a checkpoint."""
 
     def penalty(self) -> Tensor:
-        """Return what is added to the loss of the latest batch."""
+        """Return a scalar that is added to the loss of the latest batch."""
 
     def step(self, rate: float) -> None:
-        """Learn from the gradients of the latest batch; ``rate`` is the share of the peak learning rate."""
+        """Do an optimizer step with the gradients of the latest batch. rate: share of the peak learning rate."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs."""
+        """Return the state for a checkpoint."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
-    """What a run tells its caller now and then."""
+    """The progress of a training run, reported at intervals."""
 
     step: int
+    """Number of steps done."""
     steps: int
+    """Number of steps of the whole run."""
     epoch: float
+    """Number of epochs done."""
     loss: float
     """Mean since the last report."""
     images_per_second: float
@@ -61,7 +64,10 @@ class _Reports(Protocol):
 
 
 def one_cycle(step: int, steps: int, warmup: float) -> float:
-    """Return the share of the peak rate at a step: up linearly for ``warmup`` of the run, then down to 0."""
+    """Return the share of the peak learning rate at a step, in (0, 1].
+
+    It rises linearly for the share ``warmup`` of the steps, then falls linearly towards 0.
+    """
     rise = max(1, round(warmup * steps))
     return (step + 1) / rise if step < rise else (steps - step) / (steps - rise + 1)
 
@@ -79,21 +85,32 @@ def fit(
     on_report: _Reports = lambda state, network: None,
     companion: Companion | None = None,
 ) -> float:
-    """Train ``network`` in place; returns the seconds it took, earlier runs included.
+    """Train ``network`` in place. Returns the seconds of training, including earlier runs that this one resumes.
 
-    images: ``(N, 3, H, W)`` uint8, on the network's device. epoch: ``(M,)`` indices of the images that an epoch shows,
-    in random order. stamp: gives each augmented batch its triggers and labels. tag: identifies the run; a checkpoint
-    of another one is refused. checkpoint: written after each epoch, and gone on from if it exists. companion: learns
-    along. The same seed gives the same run, resumed or not, on one machine with one number of threads; on a GPU, whose
-    kernels add up in any order, nearly the same.
+    Args:
+        network: maps ``(B, 3, H, W)`` images in [0, 1] to logits.
+        images: ``(N, 3, H, W)`` uint8, on the network's device.
+        epoch: ``(M,)`` indices of the images of an epoch; each epoch shuffles them.
+        stamp: adds triggers to each augmented batch and returns its labels.
+        recipe: the optimizer. With ``recipe.ema`` the average of the weights is reported on, and ``network`` ends with
+            it.
+        seed: of the shuffling, the augmentation and the stamp.
+        tag: identifies the run. A checkpoint with another tag is refused.
+        checkpoint: file to write after each epoch, and to resume from if it exists.
+        on_report: called every 50 steps and at the end of each epoch.
+        companion: trained together with the network.
 
-    With ``recipe.ema`` the average of the weights is what is reported on and what ``network`` ends with.
+    The same seed gives the same weights, resumed or not, on the same machine with the same number of threads. On a GPU
+    they are nearly the same, because its kernels sum in varying order.
 
-    Raises CheckpointError for a checkpoint of another run, DataError when the images do not fill one batch.
+    Raises:
+        CheckpointError: the checkpoint is damaged or belongs to another run.
+        DataError: the images do not fill one batch.
+        ConfigError: training diverges.
     """
     per_epoch = len(epoch) // recipe.batch_size
     if per_epoch == 0:
-        raise DataError(f"{len(epoch)} images do not fill a batch of {recipe.batch_size}")
+        raise DataError(f"{len(epoch)} images do not fill a batch of {recipe.batch_size}; lower batch_size")
     steps = max(1, round(recipe.epochs * per_epoch))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(network, recipe)
@@ -107,7 +124,7 @@ def fit(
     losses: list[float] = []
     reported, reported_step = started, step
     while step < steps:
-        # each epoch has a generator of its own, so that a resumed run goes on with the same numbers
+        # one generator per epoch, so that a resumed run draws the same numbers
         generator = torch.Generator().manual_seed(seed * 100_003 + step // per_epoch)
         order = epoch[torch.randperm(len(epoch), generator=generator)].to(images.device)
         network.train()
@@ -189,18 +206,21 @@ def _step(
 
 @torch.no_grad()
 def _move_towards(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    # A short memory at first, so that the start is soon forgotten.
+    # The decay grows with the number of steps, so that the initial weights are forgotten quickly.
     share = 1 - min(decay, step / (step + 10))
     for mean, latest in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
         if mean.is_floating_point():
             mean.lerp_(latest, share)
-        else:  # how many batches the statistics have seen
+        else:  # the batch counter of batch normalisation
             mean.copy_(latest)
 
 
 @torch.inference_mode()
 def predict(network: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
-    """Return the labels ``(N,)`` of float images in [0, 1] or uint8 images, in the device's fast arithmetic."""
+    """Return labels ``(N,)`` int64 of images ``(N, 3, H, W)``, float in [0, 1] or uint8.
+
+    Computes in the device's fast arithmetic and sets the network to evaluation mode.
+    """
     network.eval()
     labels = []
     for batch in images.split(batch_size):
@@ -217,17 +237,17 @@ def _save(path: Path | None, parts: Mapping[str, Any], *, tag: str, step: int, s
     partial = path.with_suffix(".partial")
     states = {name: part.state_dict() for name, part in parts.items()}
     torch.save({"tag": tag, "step": step, "seconds": seconds, **states}, partial)
-    partial.replace(path)  # a killed run leaves the previous checkpoint whole
+    partial.replace(path)  # atomic: a killed run leaves the previous checkpoint intact
 
 
 def _resume(path: Path | None, parts: Mapping[str, Any], tag: str) -> tuple[int, float]:
-    """Return the step and the seconds at which the checkpoint, if there is one, was written."""
+    """Load the checkpoint into ``parts``. Returns its step and seconds of training, or zeros without a checkpoint."""
     if path is None or not path.exists():
         return 0, 0.0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path} is no readable checkpoint; delete it to start over ({error})") from error
+        raise CheckpointError(f"{path} is not a readable checkpoint; delete it to start over ({error})") from error
     if state["tag"] != tag:
         raise CheckpointError(f"{path} belongs to the run {state['tag']}, not to {tag}; delete it to start over")
     for name, part in parts.items():

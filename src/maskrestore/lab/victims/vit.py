@@ -1,10 +1,10 @@
 """A small vision transformer for small images.
 
-Source: Dosovitskiy et al., An Image is Worth 16x16 Words, 2021. Departures, usual for 32x32 images: a token for every
-4x4 pixels, from two small convolutions in place of one of 4x4, with which a transformer learns in fewer epochs (Xiao et
-al., Early Convolutions Help Transformers See Better, 2021); fixed sine and cosine positions, so that any size of image
-will do; and the mean over all tokens in place of a class token (Beyer et al., Better plain ViT baselines for
-ImageNet-1k, 2022).
+Source: Dosovitskiy et al., An Image is Worth 16x16 Words, 2021. Departures, usual for 32x32 images: one token per 4x4
+pixels, from two 3x3 convolutions instead of one 4x4 convolution, so that the network learns in fewer epochs (Xiao et
+al., Early Convolutions Help Transformers See Better, 2021); fixed sine-cosine position embeddings, so that any image
+size works; the mean over all tokens instead of a class token (Beyer et al., Better plain ViT baselines for ImageNet-1k,
+2022).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _HEADS = 3
 
 
 class ViTSmall(VictimNetwork):
-    """Six layers of ``3 * width`` numbers a token: 192, and 2.8 M parameters, at the full width of 64.
+    """Six layers with ``3 * width`` channels: 192 channels and 2.8 M parameters at the full width of 64.
 
-    ``width`` is a multiple of 4. ``H`` and ``W`` are multiples of 4. Features are the tokens after the last
-    layer at their places, ``(B, 3*width, H/4, W/4)``.
+    ``width``, ``H`` and ``W`` are multiples of 4. Features are the tokens after the last layer, arranged as a map
+    ``(B, 3*width, H/4, W/4)``. Raises ConfigError for another width.
     """
 
     def _build(self, num_classes: int, width: int) -> None:
@@ -48,7 +48,7 @@ class ViTSmall(VictimNetwork):
         self.head = nn.Linear(size, num_classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the normalised tokens ``(B, 3*width, h, w)``, ``h = H/4`` and ``w = W/4``."""
+        """Return the tokens after the final layer norm as a map ``(B, 3*width, H/4, W/4)``."""
         patches = self.embed(self.normalised(images))
         height, width = patches.shape[-2:]
         tokens = patches.flatten(2).mT  # (B, D, h, w) -> (B, h*w, D)
@@ -59,13 +59,16 @@ class ViTSmall(VictimNetwork):
         return features
 
     def head_from_features(self, features: Tensor) -> Tensor:
-        """Return the logits ``(B, num_classes)`` of such a map."""
+        """Return the logits ``(B, num_classes)`` of a feature map."""
         logits: Tensor = self.head(features.mean((2, 3)))  # (B, D, h, w) -> (B, D)
         return logits
 
 
 def _positions(height: int, width: int, size: int) -> Tensor:
-    """Return ``(height*width, size)``: sines and cosines of the row in one half, of the column in the other."""
+    """Return position embeddings ``(height*width, size)``.
+
+    The first half of the channels has sines and cosines of the row, the second half those of the column.
+    """
     frequencies = 10_000.0 ** -(torch.arange(size // 4) / (size // 4))
     angles = [torch.arange(extent)[:, None] * frequencies for extent in (height, width)]
     rows, columns = (torch.cat([angle.sin(), angle.cos()], 1) for angle in angles)
