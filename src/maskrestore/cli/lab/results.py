@@ -1,4 +1,4 @@
-"""How the result of an evaluation is printed."""
+"""Print the progress and the result of an evaluation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ RATES = {
     "ba": ("BA", "triggered images that get their true label"),
     "asr": ("ASR", "triggered images that get the attacker's label"),
 }
-"""Fields of Metrics: their short names and what they count."""
+"""Fields of Metrics, with their short names and what they count."""
 
 
 def progress_of(update: Progress) -> Callable[[EvaluationProgress], None]:
-    """Shows the progress of an evaluation on a bar."""
+    """Return a callback that shows the progress of an evaluation on a progress bar."""
 
     def show(state: EvaluationProgress) -> None:
         speed = state.done / state.seconds if state.seconds else 0.0
@@ -33,7 +33,7 @@ def progress_of(update: Progress) -> Callable[[EvaluationProgress], None]:
 
 
 def show_record(record: Record) -> None:
-    """Print the rates before and after the defense with their 95 % intervals, and the costs."""
+    """Print the rates before and after the defense, with their 95 % intervals, and the costs."""
     table = Table(title=f"{record.dataset}, {record.attack or 'clean model'}, {record.defense.name}")
     for heading in ("", "before [95 %]", "after [95 %]", "images", ""):
         table.add_column(heading, justify="left" if not heading else "right")

@@ -1,4 +1,4 @@
-"""``maskrestore train-victim``: train a classifier to attack and defend."""
+"""``maskrestore train-victim``: train a classifier, clean or with a backdoor."""
 
 from __future__ import annotations
 
@@ -39,15 +39,17 @@ def train_victim(
     attack: Annotated[
         str | None,
         typer.Option(
-            help=f"What to poison with ({', '.join(ATTACKS)}), with a variant after a colon, e.g. "
+            help=f"Attack to poison with ({', '.join(ATTACKS)}) and, after a colon, its variant, e.g. "
             "`badnets:3x3-color`. Without it the classifier is clean.",
         ),
     ] = None,
-    target: Annotated[int, typer.Option(min=0, help="The class that the attack aims at.")] = 0,
+    target: Annotated[int, typer.Option(min=0, help="Target class of the attack.")] = 0,
     export: Annotated[
-        Path | None, typer.Option(help="Also write the weights here, in half precision, as provided ones are.")
+        Path | None, typer.Option(help="Also write the weights to this file, in half precision like the provided ones.")
     ] = None,
-    afresh: Annotated[bool, typer.Option("--afresh", help="Train it even if it comes with the repository.")] = False,
+    afresh: Annotated[
+        bool, typer.Option("--afresh", help="Train it even if the repository provides its weights.")
+    ] = False,
     device: DeviceOption = "cpu",
     settings: TrainingSetOption = None,
     data: DataOption = None,
@@ -55,11 +57,12 @@ def train_victim(
 ) -> None:
     """Train a classifier, clean or with a backdoor, and measure it on the whole test split.
 
-    It is kept in the cache, where `maskrestore evaluate` finds it; one that is there already is not trained
-    again. An attacked classifier is fine-tuned from the clean one, which is trained first if need be; a few of
-    half width (`--set width=32`; ResNet-18 for CIFAR-10 and GTSRB, vit-small for CIFAR-10) come with the
-    repository, in `benchmarks/weights`; the variable MASKRESTORE_WEIGHTS names that folder for an installed package.
-    After Ctrl-C the same command goes on from the last epoch.
+    The classifier is stored in the cache, where `maskrestore evaluate` finds it. A classifier that is already in the
+    cache is not trained again. After Ctrl-C the same command resumes after the last complete epoch.
+
+    An attacked classifier is fine-tuned from the clean one, which is trained first if it is missing. The repository
+    provides some clean ones of half width (`--set width=32`) in `benchmarks/weights`: ResNet-18 for CIFAR-10 and GTSRB,
+    vit-small for CIFAR-10. For an installed package, set MASKRESTORE_WEIGHTS to that folder.
 
     `--set` changes any other setting, e.g. `--set width=32`, `--set poison_rate=0.05`, `--set position=1,1`
     or `--set recipe.epochs=30`.
@@ -74,25 +77,25 @@ def train_victim(
     text = ", ".join(f"{name.replace('_', ' ')} {100 * value:.2f} %" for name, value in rates.items())
     if export is not None:
         say(f"wrote {export_victim(config, export, cache)}")
-    out.print(f"{text}; kept in {victim_path(config, cache)}", highlight=False, soft_wrap=True)
+    out.print(f"{text}; stored in {victim_path(config, cache)}", highlight=False, soft_wrap=True)
 
 
 def victim_config(dataset: str, attack: str | None, target: int, settings: list[str]) -> VictimConfig:
-    """The victim of the options; raises ConfigError or UnknownNameError for settings that make no sense."""
+    """Return the configuration of the victim. Raises ConfigError or UnknownNameError for invalid settings."""
     of_recipe = [setting for setting in settings if setting.startswith("recipe.")]
     others = [setting for setting in settings if setting not in of_recipe]
     config = with_overrides(VictimConfig(dataset=dataset, attack=attack, target=target), others)
-    untrained_attack(config)  # a typing error is to cost no download
+    untrained_attack(config)  # detect an invalid attack before downloading data
     if config.restored_rate and config.restorer_weights is None:
         config = dataclasses.replace(config, restorer_weights=packaged_digest(DEFAULT_RESTORER))
-    # The default recipe depends on the other settings, so its own fields are set last.
+    # The default recipe depends on the other settings, so the fields of the recipe are set last.
     return with_overrides(dataclasses.replace(config, recipe=config.training), of_recipe) if of_recipe else config
 
 
 def train_with_progress(
     config: VictimConfig, *, cache: Path | None, data: Path | None, use_provided: bool = True, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Train a victim, or the rest of it, under a progress bar; returns its record."""
+    """Train a victim, or resume its training, and show a progress bar. Returns the record of the victim."""
     splits = VictimData.load(config.dataset, data)
     accuracies: dict[str, float] = {}
     with progress(f"train {config.attack or 'clean'}") as update:
@@ -117,7 +120,10 @@ def train_with_progress(
 
 
 def restoration(config: VictimConfig, device: str = "cpu") -> Restoration | None:
-    """What a victim that is trained on restored images needs: three quarters of the tokens hidden at random."""
+    """Return the restoration for a victim that is trained on restored images, else ``None``.
+
+    It hides three quarters of the tokens at random and restores them with the default restorer.
+    """
     if not config.restored_rate:
         return None
     restorer = load_restorer(DEFAULT_RESTORER, device=device)
