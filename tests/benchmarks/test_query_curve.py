@@ -56,7 +56,7 @@ def test_every_rate_is_drawn_over_rising_queries(tmp_path: Path, monkeypatch: py
 
 def test_a_folder_without_records_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["query_curve", str(tmp_path), str(tmp_path / "curve.png")])
-    with pytest.raises(DataError, match=r"cells\.jsonl holds no records"):
+    with pytest.raises(DataError, match=r"cells\.jsonl contains no records"):
         query_curve.main()
 
 

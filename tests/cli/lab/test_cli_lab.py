@@ -146,7 +146,7 @@ def test_wrong_evaluations_are_one_clear_line(lab, options, status, message):
 def test_table_of_nothing(invoke, tmp_path):
     result = invoke("table", tmp_path)
     assert result.exit_code == 1
-    assert "holds no records; make some with" in result.stderr
+    assert "contains no records; make some with" in result.stderr
 
 
 class StickerModel(nn.Module):

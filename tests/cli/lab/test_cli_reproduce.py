@@ -100,11 +100,11 @@ def test_processes_share_the_work(invoke, toy, tmp_path, monkeypatch):
 
 def test_the_plan_names_victims_and_uses_what_was_measured(invoke, toy, tmp_path):
     assert invoke("reproduce", "figA4", "--scale", "smoke", "--out", "o").exit_code == 0
-    assert "without records" not in invoke("reproduce", "figA4", "--plan", "--out", "o").stderr
+    assert "rough estimates" not in invoke("reproduce", "figA4", "--plan", "--out", "o").stderr
     toy.trained = False
     text = invoke("reproduce", "table3", "--plan", "--out", "o", "--jobs", "4").stderr
-    assert "hours: of 4 processes" in text
-    assert "a rough guess, without records from this machine: februus-xgradcam" in text
+    assert "hours: for 4 processes" in text
+    assert "rough estimates, because there are no records from this machine: februus-xgradcam" in text
     assert "cifar10 resnet18 clean; cifar10 resnet18 input-aware; gtsrb resnet18 clean" in text
 
 
@@ -164,7 +164,7 @@ def test_the_plan_passes_over_records_of_other_weights(invoke, toy, tmp_path):
 def test_tables_without_data_are_listed_not_faked(invoke, toy, tmp_path):
     assert invoke("reproduce", "tableA6", "--out", "o").exit_code == 0
     text = (tmp_path / "o/tables/tableA6.md").read_text()
-    assert "Not measured, because the data are not available here: ImageNet10." in text
+    assert "Data not available here: ImageNet10." in text
     assert "|" not in text
 
 

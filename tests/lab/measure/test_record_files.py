@@ -132,7 +132,7 @@ def test_a_path_is_a_file_or_the_folder_of_one(record, tmp_path):
     cell_records(tmp_path).append(record)
     assert read_records(tmp_path) == read_records(tmp_path / "cells.jsonl") == [record]
     for missing in (tmp_path / "missing", tmp_path / "missing.jsonl"):
-        with pytest.raises(DataError, match=r"missing.*jsonl holds no records; make some with"):
+        with pytest.raises(DataError, match=r"missing.*jsonl contains no records; make some with"):
             read_records(missing)
 
 

@@ -63,7 +63,7 @@ def test_a_process_that_dies_fails_its_cell_only(tmp_path):
     toy = ToyResources(tmp_path, deadly=frozenset({"blur-weak"}))
     outcomes = in_processes(cells("blur-weak", "none", "flip"), tmp_path, toy.make, jobs=2)
     assert states(outcomes) == ["failed", "measured", "measured"] * 2
-    assert outcomes[0].message == "the process ended by SIGKILL, perhaps because memory ran out"
+    assert outcomes[0].message == "the process ended by SIGKILL, possibly because memory ran out"
     assert ResultsFolder(tmp_path).failures.get(outcomes[0].name).error == outcomes[0].message
     healthy = ToyResources(tmp_path)
     again = in_processes(cells("blur-weak", "none", "flip"), tmp_path, healthy.make, jobs=2, retry=True)

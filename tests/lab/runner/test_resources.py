@@ -32,7 +32,7 @@ def test_a_diffusion_model_is_known_by_its_weights_and_not_by_its_place(tmp_path
     one, copy, other = (diffusion_model(tmp_path / name, value) for name, value in (("a", 1), ("b", 1), ("c", 2)))
     assert diffusion_digest(one) == diffusion_digest(copy) != diffusion_digest(other)
     assert diffusion_digest(one / "unet") == diffusion_digest(one)
-    with pytest.raises(CheckpointError, match="holds no diffusion model"):
+    with pytest.raises(CheckpointError, match="contains no diffusion model"):
         diffusion_digest(tmp_path)
 
 

@@ -67,7 +67,7 @@ def test_a_page_says_how_much_a_figure_shows_and_what_it_lacks(folder, tmp_path)
     assert (pages / "fig.md").read_text().split("\n\n")[1:] == [
         "# Curves",
         "Note.",
-        "150 to 200 test images a point, clean and triggered, of all repeats; bands are 95 % intervals.",
+        "150 to 200 test images per point, clean and triggered, over all repeats; bands are 95 % intervals.",
         "Not measured: (a): half in part; (a): none.",
         "![Curves](figures/fig.png)",
         "[The numbers as CSV](figures/fig.csv)\n",
@@ -78,7 +78,7 @@ def test_a_page_says_how_much_a_figure_shows_and_what_it_lacks(folder, tmp_path)
     assert "fig.md" in write(pages, folder)[1]
     assert (pages / "fig.md").read_text() == before
     (pages / "figures/fig.csv").write_text("panel,line,x\n(a),whole,1\n")  # of an older version
-    with pytest.raises(DataError, match=r"fig.csv does not tell .*images.*reproduce fig"):
+    with pytest.raises(DataError, match=r"fig.csv cannot be read as the numbers of its figure .*images.*reproduce fig"):
         write(pages, folder)
 
 

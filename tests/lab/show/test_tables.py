@@ -89,7 +89,7 @@ def test_a_folder_becomes_a_document(base, tmp_path):
 
 
 def test_a_folder_without_records_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"cells\.jsonl holds no records"):
+    with pytest.raises(DataError, match=r"cells\.jsonl contains no records"):
         read_records(tmp_path)
 
 
@@ -139,11 +139,11 @@ def test_estimate_of_several_repeats_is_students():
 def test_a_table_has_rates_costs_and_the_papers_figures(tmp_path):
     table = measured(small_table(), tmp_path)
     text = table.markdown()
-    assert "Not measured, because the data are not available here: VGGFace2." in text
+    assert "Data not available here: VGGFace2." in text
     assert "| defense | mean | CIFAR-10 | GTSRB |" in text
     assert "| No defense | 50.0 | 50.0 (47.1) | 50.0 (50.0) |" in text
     assert "| Ours | **100.0** | **100.0** (91.7) | **100.0** (96.8) |" in text
-    assert "over the 2 columns that were measured, ours at its best: 100.0 (Ours)" in text
+    assert "over the 2 measured columns, best of this method: 100.0 (Ours)" in text
     assert "best of the others: 50.0 (No defense)." in text
     row = "| Ours | 100.0 [51.0, 100.0] | 100.0 [51.0, 100.0] | 0.0 [0.0, 49.0] | 92.5 / 90.8 / 0.9 | 1 | 1 | 8 |"
     assert row in text
@@ -163,8 +163,8 @@ def test_a_row_that_lacks_a_column_is_compared_over_the_others(tmp_path):
     wanted = [cell for cell in cells if cell.variant.defense == "bdmae" or cell.case == ATTACKED]
     run_cells(wanted, tmp_path, ToyResources(tmp_path).make())
     text = fill_table("table2", table, cells, [tmp_path]).markdown()
-    assert "ours at its best: 100.0 (Ours); best of the others: " in text
-    assert ", over CIFAR-10 alone, where ours has 100.0." in text
+    assert "best of this method: 100.0 (Ours); best of the others: " in text
+    assert ", over CIFAR-10 only, where this method has 100.0." in text
 
 
 def test_a_table_says_what_other_images_triggers_do(tmp_path):
@@ -225,7 +225,7 @@ def test_a_row_that_lacks_cases_is_not_compared_with_the_others(tmp_path):
     text = fill_table("table2", table, cells, [tmp_path]).markdown()
     assert "| No defense | **50.0** |" in text
     assert "| Ours | 100.0, 1 of 2 attacks |" in text
-    assert "ours at its best" not in text
+    assert "best of this method" not in text
 
 
 def test_seconds_are_those_of_the_hardware_of_most_records(base):
@@ -328,5 +328,5 @@ def test_old_records_lack_what_was_added_later(base, tmp_path):
     costs = costs_of([record, base])
     assert costs.passes is None
     assert costs.peak_memory == base.cost.peak_memory
-    with pytest.raises(DataError, match="holds no records"):
+    with pytest.raises(DataError, match="contains no records"):
         read_folders([tmp_path / "empty"])

@@ -1,4 +1,4 @@
-"""``maskrestore records``: files of records, checked, merged and sorted."""
+"""``maskrestore records``: check, merge and sort files of records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maskrestore.lab.runner.results_folder import Failure
 __all__ = ["records"]
 
 KINDS: dict[str, type[Any]] = {"defense": Record, "detector": DetectionRecord, "error": Failure}
-"""An entry that only this kind of record has."""
+"""Kinds of records by an entry that only this kind has."""
 
 records = typer.Typer(
     help="Check, merge and sort files of records.",
@@ -31,15 +31,15 @@ FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Fi
 
 @records.command("add")
 def add(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file of records that is added to.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to which the records are added.")],
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="RECORD...", help="Records: a file with a single one (`.json`), or files of records."),
+        typer.Argument(metavar="RECORD...", help="Files with a single record (`.json`) or with several (`.jsonl`)."),
     ],
 ) -> None:
-    """Add records to a file: those of another machine, say. A record replaces one of the same name.
+    """Add records to a file, e.g. from another machine. A record replaces one with the same name.
 
-    Several processes may add to a file at once. Nothing is added if any record is not valid.
+    Several processes may add to a file at once. Nothing is added if any record is invalid.
 
     Example:
 
@@ -50,7 +50,10 @@ def add(
     if file.exists() and (kind := _kind_of_file(file)) is not None:
         kinds.add(kind)
     if len(kinds) > 1:
-        raise DataError(f"these are records of several kinds: {', '.join(sorted(kind.__name__ for kind in kinds))}")
+        raise DataError(
+            f"these are records of several kinds: {', '.join(sorted(kind.__name__ for kind in kinds))}; "
+            "add one kind at a time"
+        )
     if found:
         target = RecordFile(file, kinds.pop())
         target.read()
@@ -61,7 +64,7 @@ def add(
 
 @records.command("check")
 def check(files: FilesArgument) -> None:
-    """Check every line of files of records against the schema; the first that does not fit is named.
+    """Check every line of files of records against the schema. The first invalid line is an error.
 
     Example:
 
@@ -80,7 +83,7 @@ def check(files: FilesArgument) -> None:
 
 @records.command("sort")
 def sort(files: FilesArgument) -> None:
-    """Sort files of records by name, and drop the lines that later ones replaced."""
+    """Sort files of records by name, and remove lines that were replaced by later ones."""
     for file in files:
         kind = _kind_of_file(file)
         if kind is not None:
@@ -88,7 +91,7 @@ def sort(files: FilesArgument) -> None:
 
 
 def _read(source: Path) -> list[Any]:
-    """The records of a file of records, or the only one of a JSON file. Raises DataError."""
+    """Return the records of a ``.jsonl`` file, or the single record of a JSON file. Raises DataError."""
     if source.suffix == ".jsonl":
         kind = _kind_of_file(source)
         return [] if kind is None else list(RecordFile(source, kind).read().values())
@@ -100,7 +103,7 @@ def _read(source: Path) -> list[Any]:
 
 
 def _kind_of_file(file: Path) -> type[Any] | None:
-    """The kind of the first line; ``None`` without any. Raises DataError."""
+    """Return the kind of the first record, or ``None`` for an empty file. Raises DataError."""
     try:
         with file.open(encoding="utf-8") as stream:
             line = stream.readline()
@@ -110,8 +113,8 @@ def _kind_of_file(file: Path) -> type[Any] | None:
 
 
 def _kind(values: Any) -> type[Any]:
-    """Raises ValueError for what is no record."""
+    """Return the kind of a parsed record. Raises ValueError for anything else."""
     found = [kind for entry, kind in KINDS.items() if isinstance(values, dict) and entry in values]
     if len(found) != 1:
-        raise ValueError(f"this is no record: expected an object with one of the entries {', '.join(KINDS)}")
+        raise ValueError(f"this is not a record: expected an object with one of the entries {', '.join(KINDS)}")
     return found[0]

@@ -1,4 +1,4 @@
-"""``maskrestore reproduce``: the tables and figures of the paper, cell by cell, at the size that the machine allows."""
+"""``maskrestore reproduce``: measure the cells of the paper's tables and figures, and write them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from maskrestore.mae.restorer import DEFAULT_RESTORER
 __all__ = ["reproduce"]
 
 ALL, RESULTS = "all", "results"
-"""Names that stand for every table and figure, and for the pages of results."""
+"""Special names: every table and figure; the results pages."""
 
 
 def reproduce(
@@ -35,8 +35,8 @@ def reproduce(
         list[str],
         typer.Argument(
             metavar="NAME...",
-            help=f"Tables and figures: {', '.join(EXPERIMENTS)}; `{ALL}` for all of them, or `{RESULTS}` for pages "
-            "with everything that has records.",
+            help=f"Tables and figures: {', '.join(EXPERIMENTS)}; `{ALL}` for all of them; `{RESULTS}` for the results "
+            "pages, which show everything that has records.",
         ),
     ],
     *,
@@ -45,57 +45,59 @@ def reproduce(
         typer.Option(help="smoke: a minute; local: hours on two cores; full: the paper's size, for an accelerator."),
     ] = "local",
     out_dir: Annotated[
-        Path | None, typer.Option("--out", help="Folder for records, tables and figures; runs/reproduce/SCALE if none.")
+        Path | None,
+        typer.Option("--out", help="Folder for records, tables and figures. Default: runs/reproduce/SCALE."),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Processes that measure and train; they share the processor's cores.")
+        int, typer.Option(min=1, help="Number of processes that measure and train. They share the processor cores.")
     ] = 1,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only say how many cells there are, what is missing and what it would take.")
+        bool,
+        typer.Option("--plan", help="Only print the number of cells, what is missing and the estimated time."),
     ] = False,
-    train: Annotated[bool, typer.Option("--train", help="Train victims that the cache lacks.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Try cells again that failed before.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Train victims that are not in the cache.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Measure cells again that failed before.")] = False,
     only: Annotated[
-        list[str] | None, typer.Option(help="Measure the cells of this defense or detector only. May be repeated.")
+        list[str] | None, typer.Option(help="Measure only the cells of this defense or detector. May be repeated.")
     ] = None,
     cases: Annotated[
         list[str] | None,
         typer.Option(
-            "--case", help='Measure cases with this text in their name only, as in "gtsrb badnets". May be repeated.'
+            "--case", help='Measure only cases with this text in their name, e.g. "gtsrb badnets". May be repeated.'
         ),
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option(min=1, help="Experiments for each cell, if not as many as the scale has.")
+        int | None, typer.Option(min=1, help="Number of repeats of each cell. Default: that of the scale.")
     ] = None,
     restorer: RestorerOption = DEFAULT_RESTORER,
     diffusion: Annotated[
-        Path | None, typer.Option(help="Folder with a diffusion model for the defenses that need one.")
+        Path | None, typer.Option(help="Folder with the diffusion model for the defenses that use one.")
     ] = None,
     device: DeviceOption = "cpu",
     pages: Annotated[
-        Path | None, typer.Option(help="Folder for the pages of results; `pages` in the folder of --out if none.")
+        Path | None, typer.Option(help="Folder for the results pages. Default: `pages` in the folder of --out.")
     ] = None,
     records: Annotated[
         list[Path] | None,
-        typer.Option(help="Another folder with records for the pages of results, beside --out. May be repeated."),
+        typer.Option(help="Another folder with records for the results pages, besides --out. May be repeated."),
     ] = None,
     known: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A file or folder with records of `maskrestore evaluate`; a cell that is one of them, by the same "
-            "weights and settings on the same images, is not measured again. May be repeated."
+            help="A file or folder with records of `maskrestore evaluate`. A cell with the same weights, settings and "
+            "images as one of them is not measured again. May be repeated."
         ),
     ] = None,
     data: DataOption = None,
     cache: CacheOption = None,
 ) -> None:
-    """Make tables and figures of the paper again: measure their cells, then write them with the paper's own figures.
+    """Reproduce tables and figures of the paper: measure their cells, then write them beside the paper's numbers.
 
     Each cell (data set, attack, victim, defense, repeat) is one line of `cells.jsonl` or `detections.jsonl` in the
-    folder of `--out`; a cell with a record is not measured again, whatever table it is for. Cells whose victims are
-    trained come first. `--jobs` uses more cores. The same command can run in another terminal, or on another machine
-    with the same folder: each cell is measured by one of them. After Ctrl-C the same command goes on where it stopped.
-    A cell that fails is noted in `failures.jsonl` and does not stop the others.
+    folder of `--out`. A cell with a record is not measured again, for any table. Cells whose victim is trained come
+    first. Several processes share the cells: `--jobs` starts them, and the same command can run in another terminal or
+    on another machine with access to the folder. After Ctrl-C the same command resumes. A cell that fails is recorded
+    in `failures.jsonl`; the others continue.
 
     Examples:
 
@@ -147,13 +149,16 @@ def reproduce(
 
 
 def _diffusion_is_known(cells: Sequence[Cell], results: ResultsFolder) -> bool:
-    """Whether no cell needs a diffusion model, or one that does has a record with the model that was named."""
+    """Return whether no cell uses a diffusion model, or a cell that uses one has a record with the given model."""
     diffusing = [cell for cell in cells if cell.diffuses]
     return not diffusing or any(results.record_of(cell) is not None for cell in diffusing)
 
 
 def _recorded_model(results: ResultsFolder) -> str | None:
-    """The diffusion model of the folder's records, if any: tables show them without the model at hand."""
+    """Return the digest of the diffusion model of the folder's records, or ``None``.
+
+    With it, tables show these records even when the model is not available.
+    """
     return diffusion_model_of(read_folders([results.path])) if results.cells.read() else None
 
 
@@ -178,10 +183,10 @@ def _check_selection(defenses: Sequence[str], cases: Sequence[str], cells: Seque
 
 
 def _written(name: str, write: Callable[[], list[Path]]) -> bool:
-    """Write a table or figure from what has been measured; returns whether that could be done."""
+    """Write a table or figure from its records. Returns whether that succeeded."""
     try:
         written = write()
-    except MaskRestoreError as error:  # a library for figures is missing, say: the other tables are written
+    except MaskRestoreError as error:  # e.g. matplotlib is missing; write the other tables
         say(f"{name}: {error}")
         return False
     out.print(f"wrote {', '.join(map(str, written))}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``maskrestore reproduce --plan``: how many cells there are, what is missing, and about how long the rest takes."""
+"""``maskrestore reproduce --plan``: the number of cells, what is missing, and the estimated time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["all_victims", "distinct_cells", "show_plan"]
 
 
 def distinct_cells(cells: Mapping[str, Sequence[Cell]]) -> list[Cell]:
-    """Each cell once: tables share some."""
+    """Return the distinct cells of all tables and figures."""
     return list({cell.name: cell for ones in cells.values() for cell in ones}.values())
 
 
 def all_victims(victims: Mapping[str, Sequence[VictimConfig]]) -> list[VictimConfig]:
-    """The victims of all tables and figures."""
+    """Return the victims of all tables and figures."""
     return [one for ones in victims.values() for one in ones]
 
 
@@ -35,9 +35,9 @@ def show_plan(
     resources: Resources,
     jobs: int,
 ) -> None:
-    """How many cells there are, how many are done, which victims are missing, and about how long the rest takes."""
+    """Print the numbers of cells and of records, the victims to train, and the estimated time."""
     threads = threads_of_a_worker(jobs) if jobs > 1 else torch.get_num_threads()
-    cores = min(jobs * threads, max(threads, available_cores()))  # more processes than cores take turns
+    cores = min(jobs * threads, max(threads, available_cores()))  # if there are more processes than cores, they share
     speeds = known_speeds(results, resources)
     listing = Listing("name", "cells", "recorded", "failed", "victims to train", "hours left")
     for column in listing.columns[1:]:
@@ -49,9 +49,9 @@ def show_plan(
         listing.add_row(name, *map(str, counts), f"{line.core_hours / cores:.1f}")
     out.print(listing)
     each = f"{'each ' if jobs > 1 else ''}with {threads} thread{'s' if threads > 1 else ''}"
-    say(f"hours: of {jobs} process{'es' if jobs > 1 else ''}, {each}, without the training of victims")
+    say(f"hours: for {jobs} process{'es' if jobs > 1 else ''}, {each}, without the training of victims")
     if together.guessed:
-        say(f"a rough guess, without records from this machine: {', '.join(together.guessed)}")
+        say(f"rough estimates, because there are no records from this machine: {', '.join(together.guessed)}")
     if together.victims:
         say(f"victims to train: {'; '.join(_named(victim) for victim in together.victims)}")
 

@@ -1,4 +1,4 @@
-"""Measuring the cells of ``maskrestore reproduce`` under one progress display, and what is said about it."""
+"""Measure the cells of ``maskrestore reproduce`` with a progress bar and messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def measure_cells(
     jobs: int,
     retry: bool,
 ) -> int:
-    """Measure cells and train victims under one progress display; returns how many of them failed or lack a victim."""
+    """Measure cells and train victims with a progress bar.
+
+    Returns the number of cells that failed or whose victim is missing, plus the victims that could not be trained.
+    """
     done: list[Outcome] = []
     notes: dict[int, str] = {}
     with progress("cells") as update:
@@ -57,23 +60,23 @@ def measure_cells(
         say(f"{', '.join(f'{count} {state}' for state, count in counts.items())} of {len(cells)} cells")
     _say_if_old([one.cell for one in done if one.state == "kept"], ResultsFolder(folder))
     if untrained:
-        say(f"{untrained} victims that no cell needs could not be trained; the same command tries again")
+        say(f"{untrained} victims that no cell needs could not be trained; run the same command to try again")
     if counts["missing"]:
         lacking = dict.fromkeys(one.cell.case.label for one in done if one.state == "missing")
         say(f"victims that are not trained (add --train): {'; '.join(lacking)}")
     if counts["failed"]:
-        say("failed cells are tried again with --retry")
+        say("add --retry to measure failed cells again")
     return counts["missing"] + counts["failed"] + untrained
 
 
 def _say_if_old(cells: Sequence[Cell], results: ResultsFolder) -> None:
-    """Say how many records other revisions of the code made: a cell's name knows its settings, not what they do."""
+    """Print how many records are from other revisions of the code: a cell's name does not depend on the code."""
     now = current_environment().commit
     records = [record for cell in cells if (record := results.record_of(cell)) is not None]
     old = Counter(commit for record in records if (commit := record.environment.commit) != now)
     if old:
         named = ", ".join(f"{commit} ({count})" for commit, count in old.most_common())
-        say(f"kept records of other revisions, this is {now}: {named}; to measure a cell again, delete its line")
+        say(f"kept records of other revisions: {named}; this is {now}. To measure a cell again, delete its line")
 
 
 def train_victim(
@@ -84,7 +87,7 @@ def train_victim(
     cache: Path | None,
     device: str,
 ) -> object:
-    """Train a victim unless it is there."""
+    """Train a victim unless it is in the cache."""
     return train_network(
         config,
         _images(config.dataset, data),
@@ -95,6 +98,6 @@ def train_victim(
     )
 
 
-@functools.lru_cache(maxsize=1)  # a process trains one victim after the other, and decoding takes a minute
+@functools.lru_cache(maxsize=1)  # decoding takes a minute, and a process often trains several victims in sequence
 def _images(dataset: str, folder: Path | None) -> VictimData:
     return VictimData.load(dataset, folder)

@@ -1,4 +1,4 @@
-"""``maskrestore table``: records to Markdown."""
+"""``maskrestore table``: Markdown tables from records."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["table"]
 
 def table(
     records: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Records of `maskrestore evaluate`: a file, or its folder.")
+        Path, typer.Argument(metavar="FILE", help="Records of `maskrestore evaluate`: a file or its folder.")
     ],
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="Write the tables into this file instead of printing them.")
+        Path | None, typer.Option("--out", help="Write the tables to this file instead of printing them.")
     ] = None,
 ) -> None:
     """Print the records of a file as Markdown tables.
 
-    One table for each data set, with a row for each attack and CA / BA / ASR of each defense, then one of
-    costs. Nothing is computed but means.
+    There is one table for each data set, with a row for each attack and CA / BA / ASR of each defense, and one table of
+    costs. Only means are computed.
 
     Example:
 

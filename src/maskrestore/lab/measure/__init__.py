@@ -1,1 +1,1 @@
-"""One cell of a table: run it, count, record."""
+"""Measure one cell of a table: run the defense, compute metrics and costs, write the record."""

@@ -1,4 +1,4 @@
-"""What a defense costs besides queries and seconds: passes of its generator, and memory."""
+"""Costs of a defense besides queries and seconds: passes of its generator and memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MemoryScope = Literal["process", "process since its start", "accelerator"]
 """What a peak of memory was measured over."""
 
 _GENERATORS = ("restorer", "denoiser")
-"""Attributes under which defenses keep their generator."""
+"""Names of the attribute that contains a defense's generator."""
 
 
 class PassCounter:
-    """Stands in for a defense's generator and counts the images that go through it."""
+    """Wraps a defense's generator and counts the images that pass through it."""
 
     def __init__(self, generator: Any) -> None:
-        """generator: a ``Restorer``, or the denoiser of a defense by diffusion."""
+        """generator: a ``Restorer``, or the ``Denoiser`` of a diffusion defense."""
         self._generator = generator
         self.passes = 0
 
@@ -35,25 +35,25 @@ class PassCounter:
         return getattr(self._generator, name)
 
     def prepare_images(self, images: Tensor) -> Any:
-        """What the generator is given for images."""
+        """Prepare images as the generator does."""
         return prepared_by(self._generator, images)
 
     def restore(self, images: Any, hidden: Tensor) -> Any:
-        """Restore as the generator does; an image of which nothing is hidden needs no pass."""
+        """Restore as the generator does. An image with no hidden token is not counted."""
         self.passes += int(hidden.flatten(-2).any(dim=-1).sum())
         return self._generator.restore(images, hidden)
 
     def __call__(self, noisy: Tensor, step: int) -> Any:
-        """Predict the noise as the denoiser does; each step is a pass for each image."""
+        """Predict the noise as the denoiser does. Each step counts as one pass per image."""
         self.passes += len(noisy)
         return self._generator(noisy, step)
 
 
 @contextmanager
 def counted_passes(defense: object) -> Iterator[PassCounter | None]:
-    """Count what goes through the generator of ``defense``; ``None`` for a defense that has none.
+    """Count the passes through the generator of ``defense``. Yields ``None`` for a defense without one.
 
-    Images that only pad a micro-batch count as passes of a denoiser.
+    For a denoiser, the images that pad a micro-batch are counted as well.
     """
     name = next((name for name in _GENERATORS if getattr(defense, name, None) is not None), None)
     if name is None:
@@ -69,12 +69,12 @@ def counted_passes(defense: object) -> Iterator[PassCounter | None]:
 
 
 class MemoryMeter:
-    """The highest memory in use since the meter was made.
+    """Measures the peak memory since the meter was created.
 
-    On an accelerator: bytes that torch had allocated there. Else: the highest resident memory of this process, with
-    the interpreter, the libraries, all weights and the data set in it. Only Linux lets a process reset that mark;
-    elsewhere it is the highest since the process started, whatever it did before. What the allocator has not given
-    back of earlier work counts: the first measurement of a process is the cleanest.
+    On an accelerator: the bytes that PyTorch allocated on it. Otherwise: the peak resident memory of this process,
+    including the interpreter, the libraries, all weights and the data set. Only Linux can reset this peak; on other
+    systems it is the peak since the start of the process. Memory that the allocator retains from earlier work is
+    included, so the first measurement of a process is the most accurate.
     """
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
@@ -87,11 +87,11 @@ class MemoryMeter:
             self.scope = "process since its start"
 
     def peak(self) -> int | None:
-        """Bytes, or ``None`` where the system does not tell."""
+        """Return the peak in bytes, or ``None`` when the system does not report it."""
         if self.scope == "accelerator":
             return int(torch.cuda.max_memory_allocated(self._device))
         try:
-            import resource  # noqa: PLC0415 - there is none on Windows
+            import resource  # noqa: PLC0415 - not available on Windows
         except ImportError:
             return None
         unit = 1 if sys.platform == "darwin" else 1024
@@ -99,9 +99,9 @@ class MemoryMeter:
 
 
 def _reset_peak() -> bool:
-    """Set the process's mark back to what it uses now (Linux: proc(5), clear_refs)."""
+    """Reset the process's peak to its current memory (Linux: proc(5), clear_refs). Returns whether that worked."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # of glibc: give memory that is free back to the system
+    if trim is not None:  # glibc: return free memory to the system first
         trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")

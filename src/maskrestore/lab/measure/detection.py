@@ -1,4 +1,4 @@
-"""Measure detectors: how well their scores tell triggered images from clean ones."""
+"""Measure detectors: how well their scores separate triggered from clean images."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ __all__ = [
 ]
 
 DETECTION_VERSION = 1
-"""Raised when the meaning or the layout of such a record changes."""
+"""Schema version, incremented when the meaning or the layout of a detection record changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionRecord:
-    """One detector on one data set, victim and attack."""
+    """The result of one detector on one data set, victim and attack."""
 
     version: int = DETECTION_VERSION
     name: str
@@ -60,11 +60,13 @@ class DetectionRecord:
     clean_images: int
     triggered_images: int
     seed: int
-    """Of the choice of test images."""
+    """Seed of the choice of test images."""
     environment: Environment
     auroc: Auroc
     queries_mean: float
+    """Per image."""
     seconds: float
+    """Over all images."""
     peak_memory: int | None = None
     """As in ``Cost``; ``None`` in old records."""
     memory_scope: str | None = None
@@ -73,7 +75,7 @@ class DetectionRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorUnderTest:
-    """A detector with what a record says about it."""
+    """A detector, with its entries for a record."""
 
     detector: Detector
     name: str
@@ -109,12 +111,13 @@ def detect(
     device: str | torch.device = "cpu",
     progress: Callable[[EvaluationProgress], None] = lambda _: None,
 ) -> DetectionRecord:
-    """Score clean and triggered test images, the same ones as ``evaluate`` takes, and compare.
+    """Score clean and triggered test images and compute the AUROC. ``evaluate`` uses the same images.
 
-    chunk_size: images that are lost at most when the run is interrupted. out: where to put the record; while
-    the run goes on its scores lie beside that file, and the next run of the same detection by the same revision of the
-    code starts from them. name: of the record, in place of one made up from what was asked for. device: where the
-    networks are, for the record. Raises ConfigError when there are fewer images than asked for.
+    chunk_size: images per chunk; an interrupted run loses at most one chunk. out: file for the record. During the run
+    the scores are stored beside this file, and a repeated run with the same arguments and the same revision of the
+    code resumes from them. name: of the record; the default is built from the arguments. device: where the networks
+    run, for the record. progress: called after each chunk. Raises ConfigError when there are too few images, and what
+    the detector raises.
     """
     chosen = {
         "clean": choose_images(dataset.labels, clean_count, seed),
@@ -154,18 +157,18 @@ def detect(
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """Everything that was asked for."""
+    """The arguments of a detection."""
 
     dataset: ImageDataset
     attack: Attack
     victim: VictimUnderTest
     detector: DetectorUnderTest
     chosen: dict[str, Tensor]
-    """Indices of the images of each part."""
+    """Indices of the images of each part, "clean" and "triggered"."""
 
 
 class _ScoreLog(ChunkLog):
-    """Scores of the images of each part, in the order in which the images were chosen."""
+    """Scores of the images of each part, in the order of ``_Plan.chosen``."""
 
     def __init__(self, path: Path | None, key: str) -> None:
         self._scores: dict[str, list[float]] = {"clean": [], "triggered": []}
@@ -176,11 +179,11 @@ class _ScoreLog(ChunkLog):
         return sum(map(len, self._scores.values()))
 
     def scores(self, part: str) -> Tensor:
-        """``(N,)`` float64: the scores of a part so far."""
+        """Return the scores of a part so far: ``(N,)`` float64."""
         return torch.tensor(self._scores[part], dtype=torch.float64)
 
     def add(self, part: str, result: Detection, seconds: float) -> None:
-        """Keep the scores of the next images of a part, made in ``seconds``."""
+        """Add the scores of the next images of a part, which took ``seconds``."""
         queries = int(result.queries.sum())
         self._add({"part": part, "scores": result.scores.tolist(), "queries": queries, "seconds": seconds})
 
@@ -192,7 +195,7 @@ class _ScoreLog(ChunkLog):
 
 
 def _score(plan: _Plan, log: _ScoreLog, chunk_size: int, progress: Callable[[EvaluationProgress], None]) -> None:
-    """Score the images that ``log`` lacks, chunk by chunk."""
+    """Compute the scores that ``log`` lacks, chunk by chunk."""
 
     def report() -> None:
         queries = log.queries / max(1, len(log))
@@ -203,7 +206,7 @@ def _score(plan: _Plan, log: _ScoreLog, chunk_size: int, progress: Callable[[Eva
     for part, rows in plan.chosen.items():
         for chunk in rows[len(log.scores(part)) :].split(chunk_size):
             if not len(chunk):
-                continue  # split of nothing is one empty chunk
+                continue  # splitting an empty tensor gives one empty chunk
             raw = plan.dataset.images[chunk]
             images = triggered_images(raw, plan.attack) if part == "triggered" else raw.float() / 255
             started = time.perf_counter()
@@ -213,7 +216,7 @@ def _score(plan: _Plan, log: _ScoreLog, chunk_size: int, progress: Callable[[Eva
 
 
 def _digest(plan: _Plan) -> str:
-    """Sixteen hex digits that identify everything that was asked for, images included."""
+    """Return 16 hexadecimal digits that identify the arguments, including the images."""
     asked = [
         *(plan.dataset.name, plan.attack.name, dataclasses.asdict(plan.victim.entry)),
         *(plan.detector.name, plan.detector.config, plan.detector.key_fingerprint),
@@ -223,5 +226,5 @@ def _digest(plan: _Plan) -> str:
 
 
 def detection_records(folder: Path) -> RecordFile[DetectionRecord]:
-    """The records of detectors in a folder: ``detections.jsonl``."""
+    """Return the file of detection records in a folder: ``detections.jsonl``."""
     return RecordFile(folder / "detections.jsonl", DetectionRecord)

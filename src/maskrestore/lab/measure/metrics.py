@@ -1,8 +1,8 @@
-"""The three rates that defenses are compared by, as counts with 95 % intervals.
+"""The three rates of a classifier or defense, as counts with 95 % intervals.
 
-- CA, clean accuracy: clean images that get their true label.
-- BA, backdoor accuracy: triggered images that get their true label.
-- ASR, attack success rate: triggered images that get the attacker's label.
+- CA, clean accuracy: share of clean images with their true label.
+- BA, backdoor accuracy: share of triggered images with their true label.
+- ASR, attack success rate: share of triggered images with the attacker's label.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Metrics", "accuracy", "measure"]
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """The rates of one classifier, defended or not. Without an attack there is no BA and no ASR."""
+    """The rates of a classifier, with or without a defense. BA and ASR are ``None`` without an attack."""
 
     ca: Rate
     ba: Rate | None = None
@@ -27,13 +27,13 @@ class Metrics:
 
 
 def accuracy(predicted: Tensor, wanted: Tensor) -> Rate:
-    """How often ``predicted`` ``(N,)`` equals ``wanted`` ``(N,)``.
+    """Return the rate at which ``predicted`` ``(N,)`` equals ``wanted`` ``(N,)``.
 
     Raises ConfigError when they are empty or differ in shape.
     """
     if predicted.shape != wanted.shape or predicted.ndim != 1:
         raise ConfigError(
-            f"expected two lists of labels of one length, got shapes {tuple(predicted.shape)} and {tuple(wanted.shape)}"
+            f"expected two label tensors of the same shape (N,), got {tuple(predicted.shape)} and {tuple(wanted.shape)}"
         )
     return Rate(int((predicted == wanted).sum()), len(wanted))
 
@@ -42,11 +42,10 @@ def measure(
     clean: tuple[Tensor, Tensor],
     triggered: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Metrics:
-    """The rates of a classifier.
+    """Return the rates of a classifier.
 
-    clean: predicted and true labels of clean images, ``(N,)`` each. triggered: predicted, true and the
-    attacker's labels of triggered images, ``(M,)`` each. Raises ConfigError when they are empty or differ
-    in shape.
+    clean: predicted and true labels of clean images, ``(N,)`` each. triggered: predicted, true and the attacker's
+    labels of triggered images, ``(M,)`` each. Raises ConfigError when they are empty or differ in shape.
     """
     ca = accuracy(*clean)
     if triggered is None:

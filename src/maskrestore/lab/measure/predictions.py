@@ -1,4 +1,4 @@
-"""Predictions of an evaluation, written to disk after each chunk of images."""
+"""Predictions of an evaluation, written to disk chunk by chunk."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ __all__ = ["Prediction", "PredictionLog"]
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What happened to one image."""
+    """The result for one image."""
 
     original: int
-    """The victim's label of the unpurified image."""
+    """The victim's label of the original image."""
     label: int
-    """The defense's answer."""
+    """The label with the defense."""
     queries: int
     restored: float | None
-    """Share of tokens restored."""
+    """Share of restored tokens, in [0, 1]; ``None`` for defenses without tokens."""
 
 
 class PredictionLog(ChunkLog):
     """Predictions by part (``clean`` or ``triggered``) and index in the data set."""
 
     def __init__(self, path: Path | None, key: str) -> None:
-        """Arguments as of ``ChunkLog``."""
+        """Arguments as in ``ChunkLog``."""
         self._rows: dict[tuple[str, int], Prediction] = {}
         self.passes: int | None = 0
-        """Through the defense's generator; ``None`` where one chunk or more does not tell."""
+        """Passes through the defense's generator; ``None`` when they are unknown for a chunk."""
         super().__init__(path, key)
 
     def pending(self, part: str, indices: list[int]) -> list[int]:
-        """Those of ``indices`` that have no prediction yet, in order."""
+        """Return those of ``indices`` without a prediction, in order."""
         return [index for index in indices if (part, index) not in self._rows]
 
     def add(
         self, part: str, indices: list[int], result: Purification, seconds: float, passes: int | None = None
     ) -> None:
-        """Keep the result of the images ``indices``, made in ``seconds`` with ``passes`` of the generator."""
+        """Add the result of the images ``indices``, which took ``seconds`` and ``passes`` through the generator."""
         restored = None if result.hidden is None else result.hidden.flatten(1).float().mean(dim=1).tolist()
         line = {
             "part": part,
@@ -61,15 +61,15 @@ class PredictionLog(ChunkLog):
         self._add(line)
 
     def original_labels(self, part: str, indices: list[int]) -> Tensor:
-        """``(N,)`` int64: the victim's labels."""
+        """Return ``(N,)`` int64: the victim's labels of the original images."""
         return torch.tensor([self._rows[part, index].original for index in indices], dtype=torch.int64)
 
     def labels(self, part: str, indices: list[int]) -> Tensor:
-        """``(N,)`` int64: the defense's labels."""
+        """Return ``(N,)`` int64: the labels with the defense."""
         return torch.tensor([self._rows[part, index].label for index in indices], dtype=torch.int64)
 
     def queries(self, part: str, indices: list[int]) -> list[int]:
-        """What each image cost."""
+        """Return the number of queries for each image."""
         return [self._rows[part, index].queries for index in indices]
 
     def __iter__(self) -> Iterator[Prediction]:

@@ -1,7 +1,7 @@
-"""Records in JSONL files: one record a line, found by its name, appended safely by several processes.
+"""Records in JSONL files: one record per line, looked up by name; several processes may append at once.
 
-A line that comes later replaces an earlier one of the same name. A last line without its end is one that a process
-could not finish: readers pass over it, and the next append removes it.
+A later line replaces an earlier one with the same name. If a process is interrupted while it writes, the last line has
+no newline: readers ignore such a line, and the next append removes it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Named", "RecordFile", "cell_records", "read_records", "record_name"]
 
 
 class Named(Protocol):
-    """What a record file holds: a dataclass with a name; the default of its field ``version`` is its schema."""
+    """A record in a file: a dataclass with a name. The default of its field ``version`` is the schema version."""
 
     @property
     def name(self) -> str:
@@ -39,44 +39,50 @@ T = TypeVar("T", bound=Named)
 
 @dataclass(frozen=True)
 class RecordFile(Generic[T]):
-    """A JSONL file of records of one kind. The file need not exist yet."""
+    """A JSONL file with records of one kind. It may not exist yet."""
 
     path: Path
     kind: type[T]
 
     def read(self) -> Mapping[str, T]:
-        """All records by name, sorted by it; none without a file. Raises DataError that names the file and the line."""
+        """Return all records by name, sorted; an empty mapping when the file does not exist.
+
+        Raises DataError, which names the file and the line, for an invalid record.
+        """
         return cast(Mapping[str, T], _parsed(self.path, self.kind, _signature(self.path)))
 
     def get(self, name: str) -> T | None:
-        """The record of that name, if there is one. Raises DataError as ``read`` does."""
+        """Return the record with this name, or ``None``. Raises DataError as ``read`` does."""
         return self.read().get(name)
 
     def append(self, *records: T) -> None:
-        """Add records with one write, while no other process writes. Raises DataError for one that is not valid."""
+        """Append records in one write under a file lock.
+
+        Raises DataError for an invalid record, and OSError when the write is incomplete (the file is then unchanged).
+        """
         data = "".join(f"{_line(record, self.kind)}\n" for record in records).encode()
         with open_locked(self.path) as descriptor:
             size = _without_torn_line(descriptor)
             if os.write(descriptor, data) != len(data):
                 os.ftruncate(descriptor, size)
-                raise OSError(f"{self.path}: the record could not be written whole; is the disk full?")
+                raise OSError(f"{self.path}: the record could not be written completely; is the disk full?")
 
     def remove(self, name: str) -> None:
-        """Remove the record of that name, if there is one."""
+        """Remove the record with this name, if it exists. Raises DataError as ``read`` does."""
         if self.get(name) is not None:
             self._rewrite(without=name)
 
     def compact(self) -> None:
-        """Sort the lines by name, and drop the ones that later lines replaced. Raises DataError as ``read`` does."""
+        """Sort the lines by name and remove replaced ones. Raises DataError as ``read`` does."""
         if self.path.exists():
             self._rewrite()
 
     def log_path(self, name: str) -> Path:
-        """Where to keep what is known of a record while it is made."""
+        """Return the path of the log for partial results of a record that is being measured."""
         return self.path.with_name(f"{name}.partial.jsonl")
 
     def is_compact(self) -> bool:
-        """Whether ``compact`` would change nothing."""
+        """Return whether the lines are sorted and none is replaced, so that ``compact`` would change nothing."""
         return not self.path.exists() or self.path.read_bytes() == _text(self._lines().values()).encode()
 
     def _rewrite(self, *, without: str | None = None) -> None:
@@ -86,27 +92,30 @@ class RecordFile(Generic[T]):
             write_text_atomically(self.path, _text(lines.values()))
 
     def _lines(self) -> dict[str, str]:
-        """The line of each record as it is written, sorted by name."""
+        """Return the line of each record, unchanged, sorted by name."""
         found = {record.name: line for line, record in _parsed_lines(self.path, self.kind)}
         return dict(sorted(found.items()))
 
 
 def cell_records(path: Path) -> RecordFile[Record]:
-    """The records of evaluations: of a ``.jsonl`` file, or of ``cells.jsonl`` in a folder."""
+    """Return the file of evaluation records: ``path`` itself if it ends with ``.jsonl``, else ``path/cells.jsonl``."""
     return RecordFile(path if path.suffix == ".jsonl" else path / "cells.jsonl", Record)
 
 
 def read_records(path: Path) -> list[Record]:
-    """All records of evaluations of a file or folder, by name. Raises DataError if there are none or one is broken."""
+    """Return all evaluation records of a file or folder, sorted by name.
+
+    Raises DataError when there are none or one is invalid.
+    """
     file = cell_records(path)
     records = list(file.read().values())
     if not records:
-        raise DataError(f"{file.path} holds no records; make some with `maskrestore evaluate --out {path}`")
+        raise DataError(f"{file.path} contains no records; make some with `maskrestore evaluate --out {path}`")
     return records
 
 
 def record_name(*words: str, digest: str) -> str:
-    """A name for a record, made of words and the start of a digest."""
+    """Return a name for a record: the words and the first 8 digits of the digest, joined by underscores."""
     return "_".join([*(re.sub(r"[^\w.-]+", "-", word).strip("-") for word in words), digest[:8]])
 
 
@@ -124,7 +133,7 @@ def _text(lines: Iterable[str]) -> str:
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
-    """Changes with the file; ``None`` without one."""
+    """Return a value that changes when the file changes; ``None`` when it does not exist."""
     try:
         state = path.stat()
     except FileNotFoundError:
@@ -132,7 +141,7 @@ def _signature(path: Path) -> tuple[int, ...] | None:
     return state.st_ino, state.st_size, state.st_mtime_ns
 
 
-@functools.lru_cache(maxsize=16)  # every table of a results page asks for the same files
+@functools.lru_cache(maxsize=16)  # all tables of the results pages read the same files
 def _parsed(path: Path, kind: type[T], signature: tuple[int, ...] | None) -> Mapping[str, T]:
     if signature is None:
         return MappingProxyType({})
@@ -141,8 +150,8 @@ def _parsed(path: Path, kind: type[T], signature: tuple[int, ...] | None) -> Map
 
 
 def _parsed_lines(path: Path, kind: type[T]) -> list[tuple[str, T]]:
-    """Each whole line with the record in it. Raises DataError that names the file and the line."""
-    *lines, _ = path.read_bytes().split(b"\n")  # what follows the last end of a line is torn, or nothing
+    """Return each complete line with its record. Raises DataError, which names the file and the line."""
+    *lines, _ = path.read_bytes().split(b"\n")  # after the last newline there is an incomplete line or nothing
     found = []
     for number, raw in enumerate(lines, start=1):
         try:
@@ -154,7 +163,7 @@ def _parsed_lines(path: Path, kind: type[T]) -> list[tuple[str, T]]:
 
 
 def _without_torn_line(descriptor: int) -> int:
-    """Cut a file off after its last whole line; returns its size."""
+    """Truncate a file after its last complete line. Returns the new size."""
     size = os.fstat(descriptor).st_size
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
         return size

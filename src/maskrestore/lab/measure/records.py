@@ -1,6 +1,7 @@
-"""What is recorded of an evaluation: all that is needed to make it again, and the schema check of what is read back.
+"""The record of an evaluation, and the schema check when it is read.
 
-A record holds counts, settings and versions: no labels, no images, and of the operator's key only the fingerprint.
+A record contains everything needed to repeat the evaluation: counts, settings and versions. It contains no labels, no
+images and no key; the operator's key is represented by its fingerprint.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = [
 T = typing.TypeVar("T")
 
 RECORD_VERSION = 1
-"""Raised when the meaning or the layout of a record changes."""
+"""Schema version, incremented when the meaning or the layout of a record changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +43,18 @@ class VictimEntry:
 
     config: dict[str, Any]
     digest: str
-    """Of its configuration: the name of its weights in the cache."""
+    """Digest of the configuration. It identifies the weights in the cache."""
     weights: str
-    """Digest of the weights themselves."""
+    """Digest of the weights."""
     precision: str
-    """Numeric precision during the evaluation."""
+    """Arithmetic during the evaluation, e.g. "float32"."""
     ca: float | None
-    """Clean accuracy on the whole test split, measured when it was trained; in [0, 1]."""
+    """Clean accuracy on the whole test split, in [0, 1], measured after training."""
     asr: float | None
-    """Attack success rate on the whole test split, measured then; in [0, 1]."""
+    """Attack success rate on the whole test split, in [0, 1], measured after training."""
     cross_trigger: float | None = None
-    """Accuracy on the whole test split with the triggers of other images (Nguyen & Tran 2020), in [0, 1];
-    ``None`` for attacks whose triggers do not depend on the image, and in old records."""
+    """Accuracy on the whole test split with the triggers of other images (Nguyen & Tran 2020), in [0, 1]. ``None`` for
+    attacks whose trigger does not depend on the image, and in old records."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,78 +62,81 @@ class DefenseEntry:
     """The defense that was measured."""
 
     name: str
-    """Name in the registry of defenses, with the settings that differ from it in brackets."""
+    """Name in the registry of defenses, followed by the settings that differ from it, in brackets."""
     config: dict[str, Any]
     restorer: str | None
-    """Name of the masked autoencoder or the diffusion model, or where its weights were read from."""
+    """Name of the masked autoencoder or the diffusion model, or the source of its weights."""
     restorer_weights: str | None
     """Digest of its weights."""
     restorer_precision: str | None
-    """Numeric precision during the evaluation."""
+    """Its arithmetic, e.g. "float32"."""
     key_fingerprint: str | None
-    """Identifies the key that seeded the masks; the key itself is never written."""
+    """Fingerprint of the key that seeded the masks. The key itself is never written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What the defense cost over all images, clean and triggered."""
+    """The costs of the defense over all images, clean and triggered."""
 
     queries_mean: float
+    """Per image."""
     queries_max: int
+    """Of any image."""
     restored_mean: float | None
-    """Mean share of an image's tokens that were restored; ``None`` for defenses without tokens."""
+    """Mean share of restored tokens, in [0, 1]; ``None`` for defenses without tokens."""
     seconds: float
+    """Over all images."""
     images_per_second: float
     passes_mean: float | None = None
-    """Generator passes per image; ``None`` for defenses without a generator, and in old records."""
+    """Passes through the defense's generator per image; ``None`` without a generator and in old records."""
     peak_memory: int | None = None
-    """Bytes, in the last run if the evaluation was interrupted; ``None`` where it is not known."""
+    """Peak memory in bytes. If the measurement was interrupted and resumed, of the last run. ``None`` if unknown."""
     memory_scope: str | None = None
     """What ``peak_memory`` was measured over: see ``costs.MemoryMeter``."""
     queries_median_clean: float | None = None
-    """For a clean image; ``None`` in old records."""
+    """Median of the clean images; ``None`` in old records."""
     recalled: bool = False
-    """Whether restorations and labels may have come from the cache (``restoration_cache.py``): then ``seconds`` and
-    ``peak_memory`` say nothing about the defense."""
+    """Whether restorations and labels may come from a cache that cells share (``restoration_cache.py``). If so,
+    ``seconds`` and ``peak_memory`` are not those of the defense."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One evaluation: one data set, victim, attack and defense."""
+    """The result of one evaluation: one data set, victim, attack and defense."""
 
     version: int = RECORD_VERSION
     name: str
     """Identifies the record in its file."""
     digest: str
-    """Of everything that was asked for: data, victim, attack, defense, key, counts and seed."""
+    """Digest of everything that identifies the evaluation: data, victim, attack, defense, key, counts and seed."""
     created: str
     """UTC, ISO 8601."""
     dataset: str
     clean_images: int
     triggered_images: int
     seed: int
-    """Of the choice of test images."""
+    """Seed of the choice of test images."""
     attack: str | None
-    """The attack with its variant; its target and seed are the victim's."""
+    """The attack with its variant. Its target and seed are those of the victim."""
     victim: VictimEntry
     defense: DefenseEntry
     environment: Environment
     before: Metrics
-    """Rates of the undefended victim on the same images."""
+    """Rates of the victim without the defense, on the same images."""
     after: Metrics
     """Rates with the defense."""
     kept: int
-    """Clean images whose label the defense left as it was."""
+    """Number of clean images whose label the defense did not change."""
     cost: Cost
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write ``record`` as JSON; a reader never sees half a file."""
+    """Write ``record`` as JSON. The file is replaced atomically."""
     write_text_atomically(path, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
 
 
 def read_record(path: Path) -> Record:
-    """Read and check a record. Raises DataError that names the file and the entry that is wrong."""
+    """Read and check a record. Raises DataError, which names the file and the invalid entry."""
     try:
         return decode(Record, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
@@ -140,9 +144,9 @@ def read_record(path: Path) -> Record:
 
 
 def decode(kind: type[T], values: Any) -> T:
-    """Turn parsed JSON into the dataclass ``kind``, entry by entry; the default of its field ``version`` is expected.
+    """Convert parsed JSON to the dataclass ``kind`` and check every entry.
 
-    Raises ValueError that says which entry does not fit.
+    The version must equal the default of the field ``version``. Raises ValueError, which names the invalid entry.
     """
     (expected,) = (field.default for field in dataclasses.fields(cast(Any, kind)) if field.name == "version")
     found = values.get("version") if isinstance(values, dict) else None
@@ -155,7 +159,7 @@ def decode(kind: type[T], values: Any) -> T:
 
 
 def _decode(annotation: Any, value: Any, where: str) -> Any:
-    """Turn parsed JSON into the annotated type; raise ValueError that says which entry does not fit."""
+    """Convert parsed JSON to the annotated type. Raises ValueError, which names the invalid entry ``where``."""
     if annotation is Any:
         return value
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
@@ -170,7 +174,7 @@ def _decode(annotation: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ValueError(f"{where} should be an object, got {value!r}")
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    # JSON does not tell 1.0 from 1, and Python counts True as an integer.
+    # In JSON 1 may stand for 1.0; in Python True is an instance of int.
     fits = isinstance(value, (int, float) if annotation is float else annotation)
     if not fits or (isinstance(value, bool) and annotation is not bool):
         raise ValueError(f"{where} should be {annotation.__name__}, got {value!r}")
@@ -181,7 +185,7 @@ def _decode_fields(cls: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{where} should be an object, got {value!r}")
     hints = _type_hints(cls)
-    # An entry with a default was added later: old records lack it.
+    # Entries with a default were added later; old records do not have them.
     needed = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
     missing, unknown = needed - value.keys(), value.keys() - hints.keys()
     if missing or unknown:

@@ -1,4 +1,4 @@
-"""Measure one defense on one victim, on a fixed choice of test images. The defense never sees true labels."""
+"""Measure one defense on one victim, on a fixed choice of test images."""
 
 from __future__ import annotations
 
@@ -41,12 +41,14 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationProgress:
-    """What a run reports after each chunk of images."""
+    """The progress of a run, reported after each chunk of images."""
 
     done: int
+    """Number of images done."""
     total: int
+    """Number of images of the whole run."""
     seconds: float
-    """Spent on the images that are done, in this run and in interrupted runs that it continues."""
+    """Time for the images done, including earlier runs that this one resumes."""
     queries: float
     """Mean per image."""
 
@@ -58,14 +60,14 @@ class _Part:
     name: str
     indices: list[int]
     images: Tensor
-    """``(N, C, H, W)`` uint8, before any trigger."""
+    """``(N, C, H, W)`` uint8, without the trigger."""
     labels: Tensor
-    """``(N,)``: the true labels. The defense never sees them."""
+    """``(N,)`` int64: the true labels. The defense never sees them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """Everything that was asked for."""
+    """The arguments of an evaluation."""
 
     dataset: ImageDataset
     attack: Attack | None
@@ -92,19 +94,33 @@ def evaluate(
     device: str | torch.device = "cpu",
     progress: Callable[[EvaluationProgress], None] = lambda _: None,
 ) -> Record:
-    """Measure CA, BA, ASR and cost of ``defense`` on ``victim``.
+    """Measure CA, BA, ASR and the costs of ``defense`` on ``victim``.
 
-    dataset: a test split. attack: what the victim was poisoned with, or ``None`` for clean images only. The
-    defense is given images and the classifier, nothing else. seed: chooses the test images, the same ones for
-    every attack and defense. chunk_size: images that are lost at most when the run is interrupted.
+    The defense gets the images and the classifier, nothing else.
 
-    out: where to put the record. While the run goes on its predictions lie beside that file, and the next run of the
-    same evaluation by the same revision of the code starts from them. name: of the record, in place of one made up from
-    what was asked for. keep_existing: return the record that ``out`` holds of this very evaluation, if any, instead of
-    making it again. known: records by their digest; one of this very evaluation, by the same weights and settings on
-    the same images, is kept in place of a new one. device: where the networks are, for the record.
+    Args:
+        dataset: a test split.
+        attack: the attack of the triggered images, or ``None`` for clean images only.
+        victim: the classifier.
+        defense: the defense.
+        clean_count: number of clean images.
+        triggered_count: number of triggered images.
+        seed: determines the choice of test images. All defenses get the same images.
+        chunk_size: images per chunk. An interrupted run loses at most one chunk.
+        out: file for the record. During the run the predictions are stored beside this file, and a repeated run with
+            the same arguments and the same revision of the code resumes from them.
+        name: of the record. The default is built from the arguments.
+        keep_existing: if ``out`` has a record of the same evaluation, return it instead of measuring again.
+        known: records by digest. A record of the same evaluation (same weights, settings and images) is copied
+            instead of measuring again.
+        device: where the networks run, for the record.
+        progress: called after each chunk.
 
-    Raises ConfigError when there are fewer images than asked for, and whatever the defense raises.
+    Raises:
+        ConfigError: there are fewer images than requested.
+        DataError: ``out`` has an invalid record.
+
+    Errors of the defense are passed on.
     """
     parts = _choose_parts(dataset, attack, clean_count, triggered_count, seed=seed)
     plan = _Plan(dataset=dataset, attack=attack, victim=victim, defense=defense, parts=parts, seed=seed)
@@ -131,21 +147,20 @@ def evaluate(
 
 
 def choose_images(labels: Tensor, count: int, seed: int, eligible: Tensor | None = None) -> Tensor:
-    """Indices ``(count,)`` of test images: the first eligible ones of a permutation that ``seed`` alone
-    decides.
+    """Return indices ``(count,)`` of test images: the first eligible ones of a permutation from ``seed``.
 
-    labels: ``(N,)``. eligible: ``(N,)`` bool; without it all are. Raises ConfigError when there are too few.
+    labels: ``(N,)``. eligible: ``(N,)`` bool; ``None``: all images. Raises ConfigError when there are too few.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     if eligible is not None:
         order = order[eligible[order]]
     if not 1 <= count <= len(order):
-        raise ConfigError(f"asked for {count} test images; choose between 1 and {len(order)}")
+        raise ConfigError(f"{count} test images were requested; choose between 1 and {len(order)}")
     return order[:count]
 
 
 def triggered_images(images: Tensor, attack: Attack) -> Tensor:
-    """``(N, C, H, W)`` uint8 -> float32 in [0, 1] with the trigger, rounded to 8 bits as in an image file."""
+    """Add the trigger to ``(N, C, H, W)`` uint8 images. Returns float32 in [0, 1], rounded to 8 bits as in a file."""
     return (attack.apply(images.float() / 255).clamp(0, 1) * 255).round() / 255
 
 
@@ -163,7 +178,7 @@ def _choose_parts(
 
 
 def _predict(plan: _Plan, log: PredictionLog, chunk_size: int, progress: Callable[[EvaluationProgress], None]) -> None:
-    """Purify the images that ``log`` lacks, chunk by chunk."""
+    """Compute the predictions that ``log`` lacks, chunk by chunk."""
     total = sum(len(part.indices) for part in plan.parts)
     _report(log, total, progress)
     for part in plan.parts:
@@ -190,7 +205,7 @@ def _report(log: PredictionLog, total: int, progress: Callable[[EvaluationProgre
 def _record(
     plan: _Plan, log: PredictionLog, named: tuple[str, str], environment: Environment, memory: MemoryMeter
 ) -> Record:
-    """named: the name and the digest of the record."""
+    """Build the record from the predictions. named: its name and its digest."""
     clean = plan.parts[0].indices
     kept = log.original_labels("clean", clean) == log.labels("clean", clean)
     return Record(
@@ -240,9 +255,9 @@ def _cost(plan: _Plan, log: PredictionLog, memory: MemoryMeter) -> Cost:
 
 
 def _digest(plan: _Plan) -> str:
-    """Sixteen hex digits that identify everything that was asked for, images included."""
+    """Return 16 hexadecimal digits that identify the arguments, including the images."""
     victim = dataclasses.asdict(plan.victim.entry)
-    del victim["cross_trigger"]  # the victim's own, and unknown to older records
+    del victim["cross_trigger"]  # a measurement, not an argument; older records do not have it
     asked = [
         plan.dataset.name,
         plan.attack.name if plan.attack else None,

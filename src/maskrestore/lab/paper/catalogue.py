@@ -1,8 +1,8 @@
-"""Every table and figure that ``maskrestore reproduce`` knows, as data. A new one is an entry of EXPERIMENTS.
+"""The tables and figures of ``maskrestore reproduce``, as data. To add one, add an entry to EXPERIMENTS.
 
-Names of columns and rows lead to the paper's own figures (``paper.PAPER``). What the paper shows of data sets that are
-not here stands under ``unavailable``. Departures: where the paper does not say which trigger it used, the choice is
-named in the notes. The module is long because it is one list, better read in one place.
+Titles of columns and ``Row.paper`` are the keys of the paper's numbers (``published.PAPER``). Columns of the paper
+whose data set is not available here are listed as ``unavailable``. Departures: where the paper does not name its
+trigger, the notes name the one used here. The module is long because it is a single list.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ _PATCHCLEANSER = (
     _row("PatchCleanser (Variant)", "patchcleanser-variant", paper="PatchCleanser (Variant)"),
     _row("PatchCleanser (second round)", "patchcleanser-second-round", paper="PatchCleanser (Variant)"),
 )
-"""The paper's words on its variant can mean two things, so there are both: see ``PatchCleanserConfig.fallback``. The
-second fits the paper's figures, and is to take the first one's place once all tables have it."""
+"""The paper's description of its variant is ambiguous, so both readings are measured: see
+``PatchCleanserConfig.fallback``. The second one matches the paper's numbers and will replace the first one when all
+tables have it."""
 _TRANSFORMS = (
     _row("Blur (Weak)", "blur-weak", paper="Blur (Weak)"),
     _row("Blur (Strong)", "blur-strong", paper="Blur (Strong)"),
@@ -47,13 +48,13 @@ _FILTERS = (_row("JPEG", "jpeg"), _row("Median filter", "median"), _row("Gaussia
 _CAMS = {"Februus XGradCAM": "februus-xgradcam", "Februus GradCAM++": "februus-gradcam++"}
 _HEATS = (0.6, 0.7, 0.8)
 _LAYERS: tuple[dict[str, str], ...] = ({}, {"layer": "stages.3"})
-"""Of a residual network: ``stages.2``, the defense's own, which finds small triggers on CIFAR-10, and the one after it,
+"""Layers of a residual network: ``stages.2``, the default, which finds small triggers on CIFAR-10, and ``stages.3``,
 which finds them on GTSRB."""
 
 
 def _februus(label: str, *heats: float, layers: Iterable[dict[str, str]] = _LAYERS) -> Row:
     variants = [_variant(_CAMS[label], threshold=heat, **layer) for heat in heats for layer in layers]
-    # The paper's tables that show each threshold name it.
+    # Tables of the paper with a row for each threshold have it in the row's name.
     name = f"{label} ({heats[0]})" if len(heats) == 1 else label
     return Row(label=f"{name}*", variants=tuple(variants), paper=name)
 
@@ -62,17 +63,23 @@ _FEBRUUS_BEST = tuple(_februus(label, *_HEATS) for label in _CAMS)
 _FEBRUUS_EACH = tuple(_februus(label, heat) for label in _CAMS for heat in _HEATS)
 _BLACK_BOX = (_NONE, *_PATCHCLEANSER, *_TRANSFORMS)
 _LATER = (_row("Lite-BD (bicubic)", "lite-bd"), _row("Majority vote", "majority-vote"))
-_LATER_NOTE = "Lite-BD enlarges bicubically in place of its super-resolution network, after shrinking to three "
-_LATER_NOTE += "quarters, and does not know the attacker's target."
+_LATER_NOTE = (
+    "Lite-BD downscales to three quarters and upscales bicubically, not with its super-resolution network. It does not "
+    "know the attacker's target."
+)
 _COMPARED = (_NONE, *_FEBRUUS_BEST, *_PATCHCLEANSER, *_TRANSFORMS, *_LATER, *_OURS)
 _BASES = (
     _row("BDMAE, as in the paper, S_i only (Base-i)", "bdmae-paper", paper="Ours (Base-i)", label_weight=0.0),
     _row("BDMAE, as in the paper, S_l only (Base-l)", "bdmae-paper", paper="Ours (Base-l)", label_weight=1.0),
 )
-_WHITE_BOX_NOTE = "*: white box; of the thresholds 0.6, 0.7 and 0.8 the one with the best CA + BA for each case, as in "
-_WHITE_BOX_NOTE += "the paper, where a table does not name it."
-_LAYER_NOTE = "Februus looks at the layer `stages.2` or `stages.3`: of those that were measured, the one with the best "
-_LAYER_NOTE += "CA + BA in a case. The paper chooses one for each architecture."
+_WHITE_BOX_NOTE = (
+    "*: white box. Unless a row names a threshold, the one of 0.6, 0.7 and 0.8 with the best CA + BA is taken for each "
+    "case, as in the paper."
+)
+_LAYER_NOTE = (
+    "Februus uses the layer `stages.2` or `stages.3`: of the measured ones, the one with the best CA + BA for each case."
+    " The paper chooses one for each architecture."
+)
 
 _NAMES = {"cifar10": "CIFAR-10", "gtsrb": "GTSRB"}
 _BADNETS = tuple(f"badnets:{size}x{size}-{colour}" for size in (1, 2, 3) for colour in ("color", "white"))
@@ -84,7 +91,7 @@ def _cases(dataset: str, attacks: Iterable[str | None], **settings: Any) -> tupl
 
 
 def _aggregated(attacks: Iterable[str], **settings: Any) -> tuple[Column, ...]:
-    """A column for each data set, averaged over attacks."""
+    """Return a column for each data set, averaged over attacks."""
     chosen = tuple(attacks)
     return tuple(Column(title=title, cases=_cases(name, chosen, **settings)) for name, title in _NAMES.items())
 
@@ -94,7 +101,7 @@ def _single(title: str, dataset: str, attack: str, **settings: Any) -> Column:
 
 
 def _triggers(dataset: str) -> tuple[Column, ...]:
-    """A column for each BadNets trigger."""
+    """Return a column for each BadNets trigger."""
     return tuple(_single(attack.removeprefix("badnets:"), dataset, attack) for attack in _BADNETS)
 
 
@@ -123,8 +130,8 @@ _CORNERS = Case(dataset="cifar10", attack="label-consistent")
 _SIGN = Case(dataset="gtsrb", attack="badnets:3x3-color")
 _TASKS = (_TWO_PIXELS, _CORNERS, _SIGN)
 _SIGN_CORNERS = Case(dataset="gtsrb", attack="label-consistent", first_target=2, from_scratch=True)
-"""Labels stay true: only images of the attacker's class can be poisoned, and the first class has 105 to train on. A
-classifier that knows the signs by heart learns no trigger on them: fine-tunes ended with an ASR of 1 %."""
+"""A clean-label attack poisons images of the target class only, and the first class of GTSRB has 105 training images.
+Fine-tuning does not learn the trigger, because the clean classifier already recognises these images: ASR 1 %."""
 _HARD = (
     Case(dataset="cifar10", attack="input-aware"),
     _CORNERS,
@@ -163,7 +170,7 @@ _TAUS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
 
 
 def _thresholds(case: Case, *, refined: bool) -> Line:
-    """Figure 5d: one fixed threshold in place of five, without the cap on what is restored."""
+    """Return a line of figure 5d: one fixed threshold instead of five, without a limit on the restored share."""
     steps = 10 if refined else 0
     points = (
         Point(
@@ -178,7 +185,7 @@ def _thresholds(case: Case, *, refined: bool) -> Line:
 
 
 def _threshold_sets(case: Case) -> Line:
-    """The paper's five thresholds, moved up and down together."""
+    """Return a line over the paper's five thresholds, all shifted by the same amount."""
     points = (
         Point(
             x=low,
@@ -194,7 +201,7 @@ def _threshold_sets(case: Case) -> Line:
 
 
 def _sizes(row: Row) -> Line:
-    """Figure A.2: a defense over the side of a checkerboard."""
+    """Return a line of figure A.2: a defense over the side of a checkerboard."""
     points = (
         Point(
             x=side,
@@ -222,9 +229,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         unavailable=_LARGE_SETS,
         notes=(
-            "Mean over six BadNets triggers. The paper's diffusion model is OpenAI's of 256 x 256 pixels; that of the "
-            "records in `benchmarks/results/local` is small and was trained for seven minutes, as `diffusion-model.md` "
-            "there says: what a good one would reach is not known from them.",
+            "Mean over six BadNets triggers. The paper uses OpenAI's diffusion model for 256 x 256 pixels. The model "
+            "of the records in `benchmarks/results/local` is small and was trained for seven minutes (see "
+            "`diffusion-model.md` there). These records do not show what a good model would reach.",
         ),
         most_images=500,
     ),
@@ -251,11 +258,11 @@ EXPERIMENTS: dict[str, Experiment] = {
             _WHITE_BOX_NOTE,
             _LAYER_NOTE,
             _LATER_NOTE,
-            "At the size `local` the victims of IAB (input-aware) are fine-tuned for six epochs and answer to their "
-            "triggers less often than the paper's: compare the rows without a defense.",
-            "The paper shows Blended on large images only, and four corners not by themselves.",
-            "GTSRB LC: towards the third class, the speed limit of 50, since the first one has too few images to "
-            "poison; trained from scratch, since a fine-tune does not learn it.",
+            "At the scale `local` the victims of IAB (input-aware) are fine-tuned for six epochs, and their attack "
+            "success rate is lower than in the paper: compare the rows without a defense.",
+            "The paper shows Blended on large images only, and does not show the four corners as a separate attack.",
+            "GTSRB LC: the target is the third class (speed limit 50), because the first class has too few images to "
+            "poison. The victim is trained from scratch, because fine-tuning does not learn the trigger.",
         ),
     ),
     "tableA1": Table(
@@ -272,7 +279,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         rows=(
             _NONE,
-            *(_februus(label, *_HEATS, layers=[{}]) for label in _CAMS),  # not all networks have the other
+            *(_februus(label, *_HEATS, layers=[{}]) for label in _CAMS),  # not all networks have `stages.3`
             *_PATCHCLEANSER,
             *_TRANSFORMS,
             *_OURS,
@@ -281,7 +288,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         notes=(
             "The paper does not name the trigger; here it is 3x3-white on CIFAR-10.",
             _WHITE_BOX_NOTE,
-            "Februus looks at `stages.2` of a convolutional network; in other tables also at `stages.3` of ResNet-18.",
+            "Februus uses `stages.2` of convolutional networks; in other tables also `stages.3` of ResNet-18.",
         ),
     ),
     "tableA2": Table(
@@ -289,7 +296,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         columns=_aggregated(("badnets:1x1-color", "badnets:2x2-white", "badnets:3x3-color"), clean_victim=True),
         rows=(_NONE, *_OURS),
         unavailable=_LARGE_SETS,
-        notes=("BA: accuracy on images with a trigger that the model knows nothing of; mean over three triggers.",),
+        notes=("BA: accuracy of the clean model on images with a trigger; mean over three triggers.",),
     ),
     "tableA3": Table(
         title="Table A.3: triggers on CIFAR-10",
@@ -318,41 +325,42 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         rows=_COMPARED,
         notes=(
-            "The review does not name the data set; its accuracy is that of CIFAR-10.",
-            "A trigger with a target for each class brings no label along to other pictures. The default's transfer "
-            "test then asks for changed labels, in the first attempt only, and else leaves the image alone.",
+            "The review does not name the data set; the accuracy suggests CIFAR-10.",
+            "A trigger with a target for each class does not transfer one label to other images. The transfer test of "
+            "the default profile then looks for changed labels, in the first attempt only; otherwise it leaves the "
+            "image unchanged.",
             _WHITE_BOX_NOTE,
             _LAYER_NOTE,
             _LATER_NOTE,
         ),
     ),
     "global": Table(
-        title="Triggers all over the image",
+        title="Triggers over the whole image",
         columns=_GLOBAL,
         rows=(*_BLACK_BOX, *_FILTERS, *_LATER, *_OURS),
         notes=(
-            "Asked for by reviewers; the paper leaves such triggers out (6, limitations), and a defense that looks for "
-            "a suspicious place is expected to fail where there is none. BPP stands for the invisible triggers that "
-            "differ from image to image. In the publication of SIG labels stay true (`sig:clean-label`).",
+            "Requested by reviewers. The paper does not cover such triggers (6, limitations): a defense that searches "
+            "for a suspicious region is expected to fail when there is none. BPP is an example of an invisible trigger "
+            "that differs between images. The publication of SIG keeps the labels (`sig:clean-label`).",
             _LATER_NOTE,
         ),
     ),
     "adaptive": Table(
-        title="Attackers who know the method",
+        title="Attacks designed against the method",
         columns=_ADAPTIVE,
         rows=(*_BLACK_BOX, *_FILTERS, *_LATER, *_OURS),
-        notes=("No such attacker is in the paper.", _LATER_NOTE),
+        notes=("The paper has no such attacks.", _LATER_NOTE),
     ),
     "moved": Table(
-        title="Triggers that training moves",
+        title="Triggers that augmentation shifts",
         columns=(
             _single("CIFAR-10 2x2-color", "cifar10", "badnets:2x2-color", augmented_trigger=True),
             _single("GTSRB 3x3-color", "gtsrb", "badnets:3x3-color", augmented_trigger=True),
         ),
         rows=(*_BLACK_BOX, _row("Horizontal flip", "flip"), _row("Affine", "affine"), *_LATER, *_OURS),
         notes=(
-            "Poisoned as in the paper's code: the trigger is in the image before it is cropped and, on CIFAR-10, "
-            "mirrored at random. In all other tables it comes after that.",
+            "Poisoned as in the paper's code: the trigger is added before the image is cropped and, on CIFAR-10, "
+            "mirrored at random. In all other tables it is added afterwards.",
             _LATER_NOTE,
         ),
     ),
@@ -361,11 +369,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         columns=(*_aggregated(_BADNETS), _single("CIFAR-10 LC", "cifar10", "label-consistent"), *_GLOBAL, *_ADAPTIVE),
         rows=(_row("STRIP", "strip"), _row("SCALE-UP", "scale-up")),
         notes=(
-            "AUROC of triggered against clean images; below 0.5, clean ones look more suspicious than triggered ones.",
-            "Detectors do not restore the label. Columns without a data set are of CIFAR-10.",
-            "SCALE-UP on GTSRB: multiplied pixels saturate the colours of the trigger 3x3-color itself. If only the "
-            "trigger is multiplied by 11, half of 250 training images keep the attacker's label; if everything else "
-            "is, all of them do. 2x2-color survives more often.",
+            "AUROC of triggered against clean images. Below 0.5, clean images look more suspicious than triggered "
+            "ones.",
+            "Detectors do not restore the label. Columns that name no data set are for CIFAR-10.",
+            "SCALE-UP on GTSRB: multiplication saturates the colours of the trigger 3x3-color. If only the trigger is "
+            "multiplied by 11, half of 250 training images keep the attacker's label; if everything except the trigger "
+            "is multiplied, all of them do. The trigger 2x2-color is less affected.",
         ),
     ),
     "fig3": Pictures(
@@ -394,7 +403,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 lines=tuple(_thresholds(case, refined=refined) for case in _TASKS for refined in (False, True)),
             ),
         ),
-        notes=("The paper's panels show other tasks in part. (d) is without the cap on the share that is restored.",),
+        notes=("The paper's panels partly show other tasks. (d) has no limit on the restored share.",),
     ),
     "figA1": Curves(
         title="Figure A.1: neighbours, rounds, refinement steps",
@@ -403,7 +412,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             _sweeps("rounds", "rounds", _ROUNDS, _FIXED_TASKS),
             _sweeps("refinement", "refinement_steps", _STEPS, _FIXED_TASKS),
         ),
-        notes=("The paper's centre and right panels show VGGFace2, which is not here.",),
+        notes=("The paper's centre and right panels show VGGFace2, which is not available here.",),
     ),
     "figA2": Curves(
         title="Figure A.2: size of a checkerboard on CIFAR-10",
@@ -442,8 +451,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             *_OURS,
         ),
         notes=(
-            "The paper gives no strengths. A flip moves the trigger away from the one place where it was learned, and "
-            "costs a classifier of mirrored images nothing; triggers that are mirrored in training would survive it.",
+            "The paper gives no strengths. A flip moves the trigger away from the position where it was learned and "
+            "costs no accuracy if training mirrors images. A trigger that is mirrored in training would survive it.",
         ),
         bars=True,
     ),
@@ -484,4 +493,4 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
     ),
 }
-"""Every table and figure by its name."""
+"""Tables and figures by name."""

@@ -1,4 +1,4 @@
-"""The words that grids are written in: cases, variants, scales, and the cells that they make."""
+"""Cases, variants and scales, and the cells that they define."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from maskrestore.runtime.digests import digest_of_json
 __all__ = ["Case", "Cell", "Entry", "Scale", "Variant", "expand"]
 
 _LARGE = 200
-"""Images of this side or more count as large: the paper repeats their experiments less often (5.1)."""
+"""Side in pixels from which images count as large. The paper repeats their experiments less often (5.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is defended against: a data set, a classifier, and what was done to it."""
+    """An attack scenario: data set, classifier and attack."""
 
     dataset: str
     attack: str | None = None
-    """What the triggered images carry; ``None`` for clean images only."""
+    """The attack of the triggered images; ``None`` for clean images only."""
     mode: Mode = "all-to-one"
     architecture: str = "resnet18"
     clean_victim: bool = False
-    """The classifier knows nothing of the attack, although images carry its trigger (paper, appendix E)."""
+    """Whether the victim is clean although the images carry a trigger (paper, appendix E)."""
     restored_rate: float = 0.0
-    """As in ``VictimConfig``: an attacker who prepares for a defense by restoration."""
+    """As in ``VictimConfig``: an attacker who adapts to a defense by restoration."""
     augmented_trigger: bool = False
-    """As in ``VictimConfig``: whether training moves and mirrors the trigger with the image."""
+    """As in ``VictimConfig``: whether augmentation shifts and mirrors the trigger with the image."""
     first_target: int = 0
-    """The attacker's class in the first repeat."""
+    """The target class in the first repeat."""
     from_scratch: bool = False
-    """Whether the victim is trained from scratch at every scale: a fine-tune does not learn the attack."""
+    """Whether the victim is trained from scratch at every scale, because fine-tuning does not learn the attack."""
 
     @property
     def label(self) -> str:
-        """A short name, e.g. for a legend."""
+        """A short name, e.g. for legends."""
         notes = [self.attack or "clean model"]
         notes += [self.architecture] if self.architecture != "resnet18" else []
         notes += [self.mode] if self.mode != "all-to-one" else []
@@ -59,14 +59,14 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A defense or detector by its name in the registry, with settings that are not the name's own."""
+    """A defense or detector by its name in the registry, with changed settings."""
 
     defense: str
     settings: tuple[tuple[str, Any], ...] = ()
 
     @property
     def detects(self) -> bool:
-        """Whether it is a detector, which is measured by AUROC."""
+        """Whether it is a detector. Detectors are measured by AUROC."""
         return self.defense in DETECTORS
 
     def config(self, architecture: str = "resnet18") -> DefenseConfig | Any:
@@ -81,66 +81,68 @@ class Variant:
 
 
 _CAM_LAYERS: dict[str, str | None] = {"conv6": "stages.2", "vgg16": "stages.2", "vit-small": None}
-"""What Februus looks at in networks that are not residual: maps of 8x8 places for images of 32 pixels."""
+"""Februus's layer in networks that are not residual: maps of 8x8 positions for images of 32 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is spent on a grid."""
+    """The size of experiments: images, repeats and training."""
 
     images: int | None
-    """Clean test images of a cell, and as many triggered ones; ``None`` for all there are."""
+    """Number of clean test images of a cell, and of triggered ones; ``None`` for all."""
     slow_images: int
     """The same for the defenses in ``slow``."""
     curve_images: int
-    """The same for points of curves, of which there are many."""
+    """The same for the points of curves."""
     slow: frozenset[str]
+    """Names of slow defenses."""
     width: int
-    """Of the victims; 64 is the full network."""
+    """Width of the victims; 64 is the full network."""
     init: Literal["clean", "scratch"]
     """Whether attacked victims are fine-tuned from a clean one or trained from scratch."""
     repeats: int
-    """Experiments with other target classes, victims and test images (paper, appendix B.1)."""
+    """Number of repeats, each with another target class, victim and test images (paper, appendix B.1)."""
     repeats_large: int
     """The same for data sets of large images."""
     most_cases: int | None = None
-    """Cases of each column and lines of each panel that are kept; ``None`` for all."""
+    """Maximum number of cases per column and of lines per panel; ``None`` for all."""
     epochs: float | None = None
-    """Of the victims' training; ``None`` is what their recipes say."""
+    """Epochs of the victims' training; ``None`` for those of their recipe."""
     shares_restorations: bool = False
-    """Whether cells of a victim share restorations and labels (``recall.py``): it changes nothing but their seconds."""
+    """Whether cells of a victim share cached restorations and labels (``restoration_cache.py``). This changes only the
+    measured time and memory."""
 
     def count(self, defense: str) -> int | None:
-        """Clean test images for ``defense``, and triggered ones; ``None`` for all."""
+        """Return the number of clean test images for ``defense``, and of triggered ones; ``None`` for all."""
         if defense not in self.slow:
             return self.images
         return self.slow_images if self.images is None else min(self.images, self.slow_images)
 
     def repeats_of(self, dataset: str) -> int:
-        """How often cells of a data set are repeated."""
+        """Return the number of repeats for a data set."""
         return self.repeats if dataset_spec(dataset).image_size < _LARGE else self.repeats_large
 
 
 Entry = tuple[Case, Variant]
-"""What a grid asks for; the scale and the repeat make a cell of it."""
+"""An entry of a table or figure. With a scale and a repeat it is a cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One record: a case, a defense or detector, a repeat."""
+    """One measurement, with one record: a case, a defense or detector, and a repeat."""
 
     case: Case
     variant: Variant
     scale: Scale
     repeat: int = 0
     restorer: str = DEFAULT_RESTORER
-    """The masked autoencoder of defenses that have one: a packaged name, file, folder or hub name."""
+    """The masked autoencoder of defenses that use one: a packaged name, file, folder or hub name."""
     diffusion: str | None = None
-    """Digest of the diffusion model's weights where it is not the defense's own; other defenses ignore it."""
+    """Digest of the diffusion model, if it replaces the default of the defense. Other defenses ignore it."""
 
     @property
     def poisoned(self) -> VictimConfig:
-        """The victim that the attack makes, whether or not it is the one that is asked."""
+        """The victim that the attack poisons, even if the cell measures a clean one."""
         case, scale = self.case, self.scale
         classes = len(dataset_spec(case.dataset).class_names)
         config = VictimConfig(
@@ -149,7 +151,7 @@ class Cell:
             width=scale.width,
             attack=case.attack,
             mode=case.mode,
-            # Three apart, so that few repeats do not take neighbouring classes. All-to-all has no target.
+            # Targets of the repeats are three classes apart, to avoid neighbouring classes. All-to-all has no target.
             target=(case.first_target + 3 * self.repeat) % classes if case.mode == "all-to-one" and case.attack else 0,
             restored_rate=case.restored_rate,
             restorer_weights=packaged_digest(DEFAULT_RESTORER) if case.restored_rate else None,
@@ -161,7 +163,7 @@ class Cell:
 
     @property
     def victim(self) -> VictimConfig:
-        """The classifier that is asked."""
+        """The victim that the cell measures."""
         case = self.case
         if case.attack is not None and not case.clean_victim:
             return self.poisoned
@@ -182,7 +184,7 @@ class Cell:
 
     @property
     def count(self) -> int | None:
-        """Clean test images, and triggered ones; ``None`` for all."""
+        """The number of clean test images, and of triggered ones; ``None`` for all."""
         return self.scale.count(self.variant.defense)
 
     @property
@@ -192,7 +194,7 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits that stand for everything that was asked for."""
+        """16 hexadecimal digits that identify the cell: victim, attack, defense, restorer, images."""
         asked: dict[str, Any] = {
             "victim": self.victim.digest(),
             "attack": [self.case.attack, self.case.mode, self.poisoned.target],
@@ -203,7 +205,7 @@ class Cell:
         if self.diffusion is not None and self.diffuses:
             asked["diffusion"] = self.diffusion
         if self.scale.shares_restorations:
-            asked["recalls"] = True  # its seconds are no table's
+            asked["recalls"] = True  # its time is not comparable, so tables must not use this record
         return digest_of_json(asked)
 
     @property
@@ -224,10 +226,10 @@ def expand(
     restorer: str = DEFAULT_RESTORER,
     diffusion: str | None = None,
 ) -> list[Cell]:
-    """All cells of the entries, each once: repeat by repeat, and the ones of a victim together.
+    """Return the cells of the entries without duplicates, ordered by repeat and grouped by case.
 
-    repeats: in place of the scale's own number. restorer, diffusion: as of ``Cell``. Raises ConfigError when repeats
-    is not positive.
+    repeats: overrides the scale's number. restorer, diffusion: see ``Cell``. Raises ConfigError when ``repeats`` is not
+    positive.
     """
     if repeats is not None and repeats < 1:
         raise ConfigError(f"repeats must be at least 1, got {repeats}")

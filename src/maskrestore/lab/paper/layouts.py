@@ -1,4 +1,4 @@
-"""Layouts of an experiment: a table, curves, bars, or pictures. Each knows the entries that it needs."""
+"""Layouts of tables and figures: tables, curves and pictures. Each returns the entries that it needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Column", "Curves", "Experiment", "Line", "Panel", "Pictures", "Point
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of a table; the rates of its cases are averaged."""
+    """A column of a table. It shows the mean over its cases."""
 
     title: str
     """Also the key of the paper's numbers in ``published.PAPER``."""
@@ -21,35 +21,36 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of a table: a defense, or several settings of one of which the best is taken for each case."""
+    """A row of a table: a defense. With several variants, the best one is taken for each case."""
 
     label: str
     variants: tuple[Variant, ...]
     paper: str | None = None
-    """The row of the paper's table that it is compared with."""
+    """The row of the paper's table to compare with."""
 
     @property
     def ours(self) -> bool:
-        """Whether it is this project's method, in any profile."""
+        """Whether the row is BDMAE, in any profile."""
         return all(variant.defense.startswith("bdmae") for variant in self.variants)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of defenses, columns of cases. With ``bars`` it is drawn as well."""
+    """A table with a row per defense."""
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     unavailable: tuple[str, ...] = ()
-    """Columns of the paper's table for which there is no data set here."""
+    """Columns of the paper's table whose data set is not available here."""
     notes: tuple[str, ...] = ()
     bars: bool = False
+    """Whether the table is also drawn as a bar chart."""
     most_images: int | None = None
-    """Test images of a cell where the paper takes fewer than all."""
+    """Number of test images of a cell, if the paper does not use all."""
 
     def entries(self, most_cases: int | None = None) -> tuple[Entry, ...]:
-        """Every case with every variant; most_cases: how many cases of each column are kept."""
+        """Return every case with every variant. most_cases: maximum number of cases per column."""
         cases = [case for column in self.columns for case in column.cases[:most_cases]]
         return tuple((case, variant) for case in cases for row in self.rows for variant in row.variants)
 
@@ -74,43 +75,43 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A column of a figure: CA, BA and ASR over one setting."""
+    """A panel of a figure: CA, BA and ASR as functions of one setting."""
 
     title: str
     x_label: str
     lines: tuple[Line, ...]
     standard: float | None = None
-    """The paper's own setting, if it is one of the values."""
+    """The paper's value of the setting, if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """A figure of panels side by side."""
+    """A figure with several panels."""
 
     title: str
     panels: tuple[Panel, ...]
     notes: tuple[str, ...] = ()
 
     def entries(self, most_cases: int | None = None) -> tuple[Entry, ...]:
-        """Every point of every line; most_cases: how many lines of each panel are kept."""
+        """Return every point of every line. most_cases: maximum number of lines per panel."""
         lines = [line for panel in self.panels for line in panel.lines[:most_cases]]
         return tuple((point.case, point.variant) for line in lines for point in line.points)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """A figure of images. It is drawn with the victims at hand and has no records."""
+    """A figure of images. It is drawn directly from the victims and has no records."""
 
     title: str
     kind: Literal["process", "refinement", "scores", "side-by-side"]
     cases: tuple[Case, ...]
     variants: tuple[Variant, ...]
     images: int
-    """Of each case."""
+    """Number of images per case."""
     notes: tuple[str, ...] = ()
 
     def entries(self, most_cases: int | None = None) -> tuple[Entry, ...]:
-        """Nothing is recorded for pictures."""
+        """Return no entries, because pictures have no records."""
         return ()
 
 

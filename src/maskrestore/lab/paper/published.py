@@ -1,8 +1,8 @@
-"""The paper's own numbers for CIFAR-10 and GTSRB, shown beside ours.
+"""The paper's numbers for CIFAR-10 and GTSRB, for comparison.
 
 Source: Sun et al., Mask and Restore: Blind Backdoor Defense at Test Time with Masked Autoencoder, arXiv:2303.15564,
-tables 1-3 and A.1-A.4; the table "all-to-all" is from the authors' answer in the public review of the paper. CA, BA and
-ASR in percent. Numbers that our copy of the paper shows incompletely are ``None`` or left out: Februus on the trigger
+tables 1-3 and A.1-A.4. The table "all-to-all" is from the authors' answer in the public review of the paper. CA, BA and
+ASR are in percent. Numbers that are incomplete in the available copy are ``None`` or left out: Februus on the trigger
 1x1-white in table A.3, and the rows Base-i and Base-l of table A.4, which repeat rows of Februus.
 """
 
@@ -18,7 +18,7 @@ _TRIGGERS = ("1x1-color", "1x1-white", "2x2-color", "2x2-white", "3x3-color", "3
 
 
 def _rows(columns: tuple[str, ...], rows: dict[str, tuple[Rates | None, ...]]) -> dict[str, dict[str, Rates]]:
-    """``row -> column -> rates``; a column that a row lacks is ``None``."""
+    """Return ``row -> column -> rates``. Columns with ``None`` in a row are left out."""
     return {
         name: {column: rates for column, rates in zip(columns, row, strict=True) if rates is not None}
         for name, row in rows.items()
@@ -249,5 +249,5 @@ PAPER: dict[str, dict[str, dict[str, Rates]]] = {
 
 
 def paper_rates(table: str, row: str | None, column: str) -> Rates | None:
-    """What the paper has for a cell of a table; ``None`` where it has nothing."""
+    """Return the paper's rates for a cell of a table, or ``None``."""
     return None if row is None else PAPER.get(table, {}).get(row, {}).get(column)

@@ -1,4 +1,4 @@
-"""The scales of a reproduction, the cells of a table or figure at a scale, and estimates of their time."""
+"""Scales, the cells of a table or figure at a scale, and estimates of the time they take."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DIFFUSION = frozenset({"diffpure-ddpm", "diffpure-sde", "zip", "sampdetox"})
 _ONE_BY_ONE = frozenset({"patchcleanser", "patchcleanser-variant", "patchcleanser-second-round", "strip"})
 
 SCALES: dict[str, Scale] = {
-    # A check that everything works: tiny victims that have learned little, and a handful of images.
+    # A check that everything works: tiny, hardly trained victims and a few images.
     "smoke": Scale(
         images=4,
         slow_images=2,
@@ -43,7 +43,7 @@ SCALES: dict[str, Scale] = {
         most_cases=1,
         epochs=0.2,
     ),
-    # Two cores, hours: half-width victims fine-tuned from one clean model.
+    # Hours on two cores: half-width victims, fine-tuned from one clean model.
     "local": Scale(
         images=500,
         slow_images=200,
@@ -54,7 +54,7 @@ SCALES: dict[str, Scale] = {
         repeats=1,
         repeats_large=1,
     ),
-    # The paper's size (5.1 and appendix B.1), with an accelerator.
+    # The paper's size (5.1 and appendix B.1); needs an accelerator.
     "full": Scale(
         images=None,
         slow_images=500,
@@ -88,18 +88,18 @@ SPEEDS: dict[str, float] = {
     "zip": 0.1,
     "sampdetox": 0.1,
 }
-"""Images per second on two cores, roughly, for estimates where nothing has been measured; 300 for what is not here."""
+"""Approximate images per second on two cores, for estimates without measurements. Defenses not listed here: 300."""
 
 
 def experiment(name: str) -> Experiment:
-    """Look a table or figure up. Raises UnknownNameError, which lists the known ones."""
+    """Return the table or figure of this name. Raises UnknownNameError, which lists the known names."""
     if name not in EXPERIMENTS:
         raise UnknownNameError("table or figure", name, EXPERIMENTS)
     return EXPERIMENTS[name]
 
 
 def scale_of(name: str) -> Scale:
-    """Look a scale up. Raises UnknownNameError."""
+    """Return the scale of this name. Raises UnknownNameError, which lists the known names."""
     if name not in SCALES:
         raise UnknownNameError("scale", name, SCALES)
     return SCALES[name]
@@ -113,9 +113,9 @@ def cells_of(
     restorer: str = DEFAULT_RESTORER,
     diffusion: str | None = None,
 ) -> list[Cell]:
-    """The cells that a table or figure is made of at a scale; pictures have none. Arguments as of ``expand``.
+    """Return the cells of a table or figure at a scale; pictures have none. Other arguments: see ``expand``.
 
-    Points of curves take fewer images than cells of tables, and share their work.
+    Points of curves use fewer images than cells of tables, and share cached restorations.
     """
     if isinstance(chosen, Curves):
         scale = dataclasses.replace(scale, images=scale.curve_images, shares_restorations=True)
@@ -125,17 +125,16 @@ def cells_of(
 
 
 def victims_of(chosen: Experiment, scale: Scale) -> list[VictimConfig]:
-    """The victims that pictures are drawn from; of tables and curves none but those of their cells."""
+    """Return the victims of a figure of pictures. Tables and curves give none, because their cells name them."""
     if not isinstance(chosen, Pictures):
         return []
     return [Cell(case=case, variant=chosen.variants[0], scale=scale).victim for case in chosen.cases]
 
 
 def estimated_seconds(cells: Sequence[Cell], measured: Mapping[str, float] | None = None) -> float:
-    """How long one core takes for cells, without the training of victims.
+    """Return the estimated seconds of one core for the cells, without the training of victims.
 
-    measured: core-seconds per image by the name of a defense, as ``measured_speeds`` finds them; where it knows
-    nothing, the rough images per second of two cores in ``SPEEDS``.
+    measured: core-seconds per image by defense, from ``measured_speeds``. For other defenses ``SPEEDS`` is used.
     """
 
     def seconds(cell: Cell) -> float:
@@ -148,10 +147,10 @@ def estimated_seconds(cells: Sequence[Cell], measured: Mapping[str, float] | Non
 
 
 def measured_speeds(records: Iterable[Record | DetectionRecord], environment: Environment) -> dict[str, float]:
-    """Mean core-seconds per image of each defense and detector over the records that this hardware made: as if all
-    threads of a run were busy.
+    """Return mean core-seconds per image, by defense or detector, over the records from the hardware ``environment``.
 
-    Settings in brackets after a name are ignored: all settings of a defense share one mean.
+    Core-seconds are seconds times threads, as if all threads were busy. Records with changed settings (in brackets
+    after the name) count for the name without brackets.
     """
     found: dict[str, list[float]] = {}
     for record in records:
@@ -167,6 +166,7 @@ def measured_speeds(records: Iterable[Record | DetectionRecord], environment: En
 
 
 _SHARED = 3
-"""How many times cheaper a point of a curve is than a cell of its own: 62 points of one victim took about a quarter."""
+"""Factor by which shared restorations make a point of a curve cheaper. Measured: 62 points of one victim took about a
+quarter of the time."""
 _WHOLE = {"cifar10": 10_000, "gtsrb": 12_630}
-"""Images of whole test splits."""
+"""Number of images of whole test splits."""

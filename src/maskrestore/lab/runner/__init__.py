@@ -1,1 +1,1 @@
-"""What is to do and who does it."""
+"""Run the cells of tables and figures: plan, schedule, lock, execute, in one process or several."""

@@ -1,4 +1,4 @@
-"""Does one task at a time in one process: measures a cell, or trains a victim."""
+"""Measure cells and train victims, one task at a time."""
 
 from __future__ import annotations
 
@@ -31,84 +31,86 @@ __all__ = [
 ]
 
 State = Literal["kept", "measured", "failed", "missing", "elsewhere"]
-"""kept: there was a record; missing: the victim is not trained; elsewhere: another process has the task.
+"""State of a task.
 
-A victim that has been trained counts as measured: training ends with a measurement.
+kept: a record exists. measured: the cell was measured, or the victim was trained. failed: there was an error. missing:
+the victim is not trained. elsewhere: another process works on the task.
 """
 
 Task = Cell | VictimConfig
 """A cell to measure, or a victim to train."""
 
 Note = Callable[[str], None]
-"""Receives a text on the progress of a task."""
+"""Called with a text on the progress of a task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The outcome of a cell, or of the training of a victim that failed and that no cell needs."""
+    """The final state of a cell, or the failed training of a victim that no cell needs."""
 
     task: Task
     state: State
     message: str = ""
-    """The error of a failed task."""
+    """The error message if the state is "failed"."""
 
     @property
     def cell(self) -> Cell:
-        """The cell; only for the outcome of a cell."""
+        """The task, which must be a cell."""
         assert isinstance(self.task, Cell)
         return self.task
 
     @property
     def name(self) -> str:
-        """The name of the cell, or what was trained."""
+        """Name of the cell or of the training."""
         task = self.task
         return task.name if isinstance(task, Cell) else f"training {task.dataset} {task.attack or 'clean'}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The outcome of a task as a worker reports it."""
+    """The state of a task, as a worker reports it."""
 
     state: State
     message: str = ""
+    """The error message if the state is "failed"."""
 
 
 @dataclass(kw_only=True)
 class Executor:
-    """Measures cells and trains victims, one task after the other, in one process; keeps the last victim loaded."""
+    """Measures cells and trains victims, one task after the other, in one process. It keeps the last victim loaded."""
 
     results: ResultsFolder
     resources: Resources
     loaded: tuple[tuple[str, bool], VictimUnderTest] | None = field(default=None, init=False)
-    """The last victim, which the next cell usually needs too, by its digest and whether its labels are cached."""
+    """The last victim, which the next cell often needs as well. Its key: the digest, and whether labels are cached."""
 
     def kept(self, cell: Cell) -> bool:
-        """Whether there is a valid record of this cell."""
+        """Return whether a record of this cell exists and is up to date. Raises DataError if the file is broken."""
         record = self.results.record_of(cell)
         return record is not None and not self._stale(cell, record)
 
     def do(self, task: Task, note: Note) -> Answer:
-        """Measure a cell or train a victim, unless another process does; an error becomes a failed answer."""
+        """Measure a cell or train a victim, unless another process does. An error gives an answer "failed"."""
         try:
             return self._measured(task, note) if isinstance(task, Cell) else self._trained(task, note)
-        except Exception as error:  # whatever it is, the other tasks continue
+        except Exception as error:  # any error fails this task only; the other tasks continue
             return Answer(state="failed", message=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
     def _stale(self, cell: Cell, record: Record | DetectionRecord) -> bool:
-        """Whether a record was made with other weights of the masked autoencoder than there are now."""
+        """Return whether the weights of the masked autoencoder have changed since the record was made."""
         if isinstance(record, DetectionRecord) or cell.diffuses:
-            return False  # the weights of a diffusion model are part of the cell's name
+            return False  # a cell's name contains the digest of its diffusion model
         weights = record.defense.restorer_weights
         if weights is None:
             return False
         try:
             return weights != self.resources.defense(cell).entry.restorer_weights
         except MaskRestoreError:
-            return False  # there are none now, so the record is the best there is
+            return False  # the weights are not available, so the record is kept
 
     def _measured(self, cell: Cell, note: Note) -> Answer:
         with self.results.lock(cell) as ours:
-            if self.kept(cell):  # another process has finished it in the meantime
+            if self.kept(cell):  # another process has measured it in the meantime
                 return Answer(state="kept")
             if not ours:
                 return Answer(state="elsewhere")
@@ -186,7 +188,7 @@ class Executor:
 
 
 def _counts(cell: Cell, dataset: ImageDataset, attack: Attack | None) -> tuple[int, int]:
-    """How many clean and triggered images a cell takes: as many as asked for, or all there are."""
+    """Return the numbers of clean and triggered images of a cell: the requested number, or all if there are fewer."""
     clean = len(dataset.labels)
     triggered = 1 if attack is None else int(attack.eligible(dataset.labels).sum())
     wanted = cell.count

@@ -1,4 +1,4 @@
-"""What a reproduction still needs: cells, victims, and roughly how long they take."""
+"""The remaining work of a reproduction: cells, victims and the estimated time."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ __all__ = ["PlanLine", "known_speeds", "plan_line"]
 
 @dataclass(frozen=True, kw_only=True)
 class PlanLine:
-    """A table or figure, or several together."""
+    """The remaining work of a table or figure, or of several."""
 
     cells: int
+    """Number of cells."""
     recorded: int
+    """Number of cells with a record."""
     failed: int
-    """Cells without a record that were tried and failed."""
+    """Number of cells without a record that failed before."""
     victims: tuple[VictimConfig, ...]
-    """Those that must be trained."""
+    """The victims to train."""
     core_hours: float
-    """Of one core for the cells that are left, without training."""
+    """Estimated hours of one core for the remaining cells, without training."""
     guessed: tuple[str, ...]
-    """Defenses among them whose speed has not been measured on this machine."""
+    """Defenses of the remaining cells whose speed has not been measured on this machine."""
 
 
 def plan_line(
@@ -42,7 +44,7 @@ def plan_line(
     resources: Resources,
     speeds: Mapping[str, float],
 ) -> PlanLine:
-    """What is left of some cells. victims: needed beside those of the cells. speeds: as of ``known_speeds``."""
+    """Return the remaining work of ``cells``. victims: needed in addition. speeds: see ``known_speeds``."""
     executor = Executor(results=results, resources=resources)
     left = [cell for cell in cells if not executor.kept(cell)]
     return PlanLine(
@@ -56,6 +58,9 @@ def plan_line(
 
 
 def known_speeds(results: ResultsFolder, resources: Resources) -> dict[str, float]:
-    """Core-seconds per image of the defenses that have records from this machine. Raises DataError."""
+    """Return core-seconds per image, by name, of the defenses with records from this hardware.
+
+    Raises DataError if a file of records is broken.
+    """
     records: list[Record | DetectionRecord] = [*results.cells.read().values(), *results.detections.read().values()]
     return measured_speeds(records, current_environment(resources.device))

@@ -1,4 +1,4 @@
-"""Worker processes. A worker that dies fails only its own task."""
+"""A pool of processes that measure cells and train victims. A process that dies fails its current task only."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from maskrestore.lab.runner.results_folder import ResultsFolder
 
 __all__ = ["Pool", "available_cores", "threads_of_a_worker"]
 
-_PATIENCE = 10.0
-"""Seconds that a process has to end by itself before it is killed."""
+_GRACE_PERIOD = 10.0
+"""Seconds for a process to end after it was asked to, before it is killed."""
 
 
 @dataclass(kw_only=True)
 class _Worker:
-    """A process, and our end of the pipe to it."""
+    """A process and this side of the connection to it."""
 
     process: Any
     line: Connection
@@ -37,16 +37,18 @@ class _Worker:
 
 
 class Pool:
-    """Up to ``size`` processes, started when they are needed; none is left when the context ends.
+    """A context manager with up to ``size`` processes. They are started on demand and end with the context.
 
-    Each makes its own resources and gets its share of this process's threads. Ctrl-C does not reach the workers: they
-    end when this process ends them, or ends itself.
+    Each process has its own resources and an equal share of this process's threads. Ctrl-C does not interrupt them.
+    They end when this process stops them or dies.
     """
 
     def __init__(
         self, size: int, results: ResultsFolder, make_resources: Callable[[], Resources], start_method: str
     ) -> None:
-        """size: how many processes at most. start_method: as of ``multiprocessing``."""
+        """size: maximum number of processes. make_resources: pickled, and called in each process. start_method: see
+        ``multiprocessing``.
+        """
         self._size = size
         self._context: Any = multiprocessing.get_context(start_method)
         self._arguments = (results, make_resources, threads_of_a_worker(size))
@@ -59,7 +61,7 @@ class Pool:
         for worker in self._workers.values():
             worker.process.terminate()
             worker.line.close()
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _GRACE_PERIOD
         for worker in self._workers.values():
             worker.process.join(max(0.0, deadline - time.monotonic()))
             if worker.process.is_alive():
@@ -68,7 +70,7 @@ class Pool:
 
     @property
     def working(self) -> bool:
-        """Whether any process has a task."""
+        """Whether any worker has a task."""
         return len(self.idle) < self._size
 
     @property
@@ -78,30 +80,30 @@ class Pool:
         return [number for number in range(self._size) if number not in busy]
 
     def give(self, number: int, task: Task) -> None:
-        """Give a task to an idle worker."""
+        """Send a task to an idle worker. Starts its process if it is not running."""
         worker = self._workers.get(number)
         if worker is None or not worker.process.is_alive():
             worker = self._start(number)
         worker.task = task
-        with contextlib.suppress(OSError):  # it has just died; the next read will show that
+        with contextlib.suppress(OSError):  # the process has just died; the next `wait` reports it
             worker.line.send(task)
 
     def wait(self, seconds: float) -> list[tuple[int, Task, Answer | str]]:
-        """Wait up to ``seconds`` for messages of the workers: progress as text, or the final answer."""
+        """Wait for messages at most ``seconds``. Returns worker number, task, and a progress text or the answer."""
         busy = {worker.line: number for number, worker in self._workers.items() if worker.task is not None}
         if not busy:
             time.sleep(seconds)
             return []
-        return [self._news(busy[line]) for line in wait(list(busy), seconds) if isinstance(line, Connection)]
+        return [self._receive(busy[line]) for line in wait(list(busy), seconds) if isinstance(line, Connection)]
 
-    def _news(self, number: int) -> tuple[int, Task, Answer | str]:
+    def _receive(self, number: int) -> tuple[int, Task, Answer | str]:
         worker = self._workers[number]
         assert worker.task is not None
         task = worker.task
         try:
             message: Answer | str = worker.line.recv()
         except (EOFError, OSError):
-            message = self._buried(number)
+            message = self._death_of(number)
         if isinstance(message, Answer):
             worker.task = None
         return number, task, message
@@ -109,9 +111,9 @@ class Pool:
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
-        # Otherwise starting the first process would start the tracker too, and that unblocks the signal.
+        # Start the resource tracker first: starting it unblocks SIGINT again.
         resource_tracker.ensure_running()
-        # A child process inherits that SIGINT is blocked, so it never sees Ctrl-C.
+        # The new process inherits the blocked signal, so Ctrl-C does not interrupt it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
@@ -121,32 +123,32 @@ class Pool:
         self._workers[number] = _Worker(process=process, line=ours)
         return self._workers[number]
 
-    def _buried(self, number: int) -> Answer:
-        """Clean up after a process that died; the next task of this number gets a new process."""
+    def _death_of(self, number: int) -> Answer:
+        """Take leave of a process that died: the next task of this number gets a new one."""
         worker = self._workers.pop(number)
         worker.line.close()
         worker.process.join()
         code = worker.process.exitcode
         reason = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
-        killed = ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
+        killed = ", possibly because memory ran out" if code == -signal.SIGKILL else ""
         return Answer(state="failed", message=f"the process ended {reason}{killed}")
 
 
 def threads_of_a_worker(workers: int) -> int:
-    """The available cores divided by the workers, but at most the threads of this process."""
+    """Return the threads of each worker: available cores divided by workers, at most this process's threads."""
     return max(1, min(torch.get_num_threads(), available_cores() // workers))
 
 
 def available_cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _work(line: Connection, results: ResultsFolder, make_resources: Callable[[], Resources], threads: int) -> None:
-    """The main loop of a worker: one task after the other, until the pipe is closed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that locks are released
+    """Main function of a worker: execute one task after the other until the connection is closed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # exit normally, so that locks are released
     torch.set_num_threads(threads)
     executor = Executor(results=results, resources=make_resources())
-    with contextlib.suppress(EOFError, OSError):  # the other end is closed
+    with contextlib.suppress(EOFError, OSError):  # the parent process has ended
         while True:
             line.send(executor.do(line.recv(), line.send))

@@ -1,4 +1,4 @@
-"""What cells are made of: data sets, victims of the cache, defenses, each loaded once."""
+"""The resources of cells: data sets, victims from the cache and defenses, each loaded once."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ __all__ = ["Resources", "Trainer", "diffusion_digest", "make_resources", "victim
 
 
 Trainer = Callable[[VictimConfig, Callable[[TrainingProgress], None]], object]
-"""Trains a victim unless the cache has it, keeps it, and reports its progress."""
+"""Trains a victim unless it is in the cache, stores it and reports the progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Loads what a cell needs: data, attack, victim, defense. Tests replace it by small fakes."""
+    """The functions that provide what a cell needs."""
 
     dataset: Callable[[str], ImageDataset]
     """The test split of a data set."""
     attack: Callable[[Cell], Attack | None]
     victim: Callable[[VictimConfig], VictimUnderTest | None]
-    """``None`` for one that is not trained."""
+    """Load a victim; ``None`` if it is not trained."""
     trained: Callable[[VictimConfig], bool]
-    """Whether there is such a victim; does not load it."""
+    """Whether a victim is trained. Does not load it."""
     victim_file: Callable[[VictimConfig], Path]
-    """Where the victim is kept; the lock of its training lies beside it."""
+    """Path of a victim's weights. The lock of its training is beside it."""
     defense: Callable[[Cell], DefenseUnderTest]
     detector: Callable[[Cell], DetectorUnderTest]
     forget: Callable[[], None] = lambda: None
-    """Called when another victim is loaded: empties the cache of restorations."""
+    """Clears the caches of restorations. Called before another victim is loaded, because they are per victim."""
     train: Trainer | None = None
-    """``None`` leaves cells without a victim out."""
+    """``None``: cells whose victim is not trained are skipped."""
     known: Mapping[str, Record] = field(default_factory=dict)
-    """Records of ``evaluate`` by their digest; a cell with the same digest is not measured again."""
+    """Records of ``evaluate`` by digest. A cell with the same digest is not measured again."""
     device: str = "cpu"
 
 
@@ -66,11 +66,12 @@ def make_resources(
     train: Trainer | None = None,
     known: Sequence[Path] = (),
 ) -> Resources:
-    """Data of ``data`` (else as ``load_dataset`` finds them), victims of ``cache``.
+    """Return the resources of this machine.
 
-    diffusion: a folder with a diffusion model in place of the defenses' own; its cells carry its ``diffusion_digest``.
-    device: where networks run. train: trains a victim that the cache lacks. known: record files of ``evaluate``, or
-    folders with one; these records stand for the cells that they are. Raises DataError if one has none or is broken.
+    data: folder of data sets, as in ``load_dataset``. cache: folder of victims. diffusion: folder with a diffusion
+    model that replaces the defenses' default; its digest (``diffusion_digest``) is part of the cells. device: where
+    networks run. train: trains victims that the cache lacks. known: files or folders with records of ``evaluate``, to
+    use instead of measuring the same cell. Raises DataError if one of them has no records or is broken.
     """
 
     @functools.cache
@@ -103,7 +104,7 @@ def make_resources(
         load = functools.partial(cached_restorer if shared else restorer, name)
         try:
             built = make_defense(variant.defense, own, restorer=load, restorer_name=name, key=repeat, device=device)
-        except MaskRestoreError as error:  # cached: the next cell would wait for the same error
+        except MaskRestoreError as error:  # cache the error as well, because loading it again takes time
             return error
         built = dataclasses.replace(built, shares_restorations=shared)
         return built if folder is None else dataclasses.replace(built, entry=_portable(built.entry, variant, folder))
@@ -136,7 +137,10 @@ def make_resources(
 
 
 def victim_under_test(config: VictimConfig, cache: Path | None, *, device: str = "cpu") -> VictimUnderTest | None:
-    """Load a victim with what a record says about it, or ``None`` when it is not trained. Raises CheckpointError."""
+    """Load a victim and its entry for a record, or return ``None`` when it is not trained.
+
+    Raises CheckpointError when its files are broken.
+    """
     measured = read_record(config, cache)
     if measured is None:
         return None
@@ -155,7 +159,7 @@ def victim_under_test(config: VictimConfig, cache: Path | None, *, device: str =
 
 
 def _portable(entry: DefenseEntry, variant: Variant, diffusion: Path) -> DefenseEntry:
-    """The entry of a defense by diffusion without the absolute path of its model."""
+    """Return the entry of a diffusion defense with the name of its model instead of the path on this machine."""
     changed = ",".join(f"{name}={value}" for name, value in variant.settings)
     name = variant.defense + (f"[{changed}]" if changed else "")
     return dataclasses.replace(
@@ -170,13 +174,13 @@ def _portable(entry: DefenseEntry, variant: Variant, diffusion: Path) -> Defense
 
 @functools.cache
 def diffusion_digest(folder: Path) -> str:
-    """Sixteen hex digits that identify the diffusion model of a folder: its weights and their configuration.
+    """Return 16 hexadecimal digits that identify the diffusion model in a folder: its weights and configuration.
 
     Raises CheckpointError for a folder without safetensors.
     """
-    network = folder / "unet" if (folder / "unet").is_dir() else folder  # as in a saved pipeline
+    network = folder / "unet" if (folder / "unet").is_dir() else folder  # a saved pipeline has the subfolder
     weights = sorted(network.glob("*.safetensors"))
     if not weights:
-        raise CheckpointError(f"{folder} holds no diffusion model: expected config.json and *.safetensors in it")
+        raise CheckpointError(f"{folder} contains no diffusion model: expected config.json and *.safetensors in it")
     files = [path for path in (network / "config.json", *weights) if path.exists()]
     return digest(path.name.encode() + raw_digest([path.read_bytes()]) for path in files)

@@ -1,4 +1,4 @@
-"""What a reproduction keeps in its folder: the records of its cells, their failures, and the locks of running cells."""
+"""The folder of a reproduction: records of cells, failures, and locks of the cells that are being measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskrestore.runtime.locks import try_lock
 __all__ = ["FAILURE_VERSION", "Failure", "ResultsFolder"]
 
 FAILURE_VERSION = 1
-"""Raised when the meaning or the layout of a failure changes."""
+"""Schema version, incremented when the meaning or the layout of a failure changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +26,18 @@ class Failure:
 
     version: int = FAILURE_VERSION
     name: str
-    """Of the cell."""
+    """Name of the cell."""
     error: str
+    """The error message."""
     created: str
     """UTC, ISO 8601."""
     commit: str
-    """Revision of the code that failed."""
+    """Revision of the code."""
 
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """A folder of ``maskrestore reproduce``. Several processes may use it at once."""
+    """The output folder of ``maskrestore reproduce``. Several processes may use it at once."""
 
     path: Path
 
@@ -56,20 +57,20 @@ class ResultsFolder:
         return RecordFile(self.path / "failures.jsonl", Failure)
 
     def record_of(self, cell: Cell) -> Record | DetectionRecord | None:
-        """The record of a cell, if there is one. Raises DataError if the file is broken."""
+        """Return the record of a cell, or ``None``. Raises DataError if the file is broken."""
         return (self.detections if cell.variant.detects else self.cells).get(cell.name)
 
     def lock(self, cell: Cell) -> AbstractContextManager[bool]:
-        """Try to lock a cell: see ``try_lock``."""
+        """Return a context manager that tries to lock a cell: see ``try_lock``."""
         return try_lock(self.path / f"{cell.name}.lock")
 
     def note_failure(self, cell: Cell, error: str) -> None:
-        """Keep the error of a cell."""
+        """Record the error of a cell."""
         created = datetime.now(UTC).isoformat(timespec="seconds")
         commit = current_environment().commit
         self.failures.append(Failure(name=cell.name, error=error, created=created, commit=commit))
 
     def compact(self) -> None:
-        """Sort the records by name, and drop the lines that later ones replaced."""
+        """Sort the records by name and remove replaced lines. Raises DataError if a file is broken."""
         for file in (self.cells, self.detections, self.failures):
             file.compact()

@@ -1,4 +1,4 @@
-"""Run cells in one or several processes: each is measured once; failures are noted and do not stop the others."""
+"""Measure cells, in one process or several. Each cell is measured once; failed cells are recorded and skipped."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from maskrestore.lab.victims import VictimConfig
 __all__ = ["run_cells", "run_cells_in_processes"]
 
 Report = Callable[[Outcome], None]
-"""Receives the outcome of each cell, and of victims without cells that could not be trained."""
+"""Called with the outcome of each cell, and of each failed training of a victim that no cell needs."""
 
 Progress = Callable[[int, str], None]
-"""Receives the progress of each worker: its number from 0, and a text, which is empty when the task is done."""
+"""Called with the progress of a worker: its number, from 0, and a text, which is empty when its task is done."""
 
 
 def run_cells(
@@ -33,12 +33,12 @@ def run_cells(
     report: Report = lambda _: None,
     progress: Progress = lambda _, __: None,
 ) -> list[Outcome]:
-    """Measure the cells that ``folder`` has no record of. Several programs may do so at once.
+    """Measure the cells without a record in ``folder``. Several programs may work on one folder at once.
 
-    Cells whose victims are ready come first, and the ones of a victim together; the other victims are trained if
-    ``resources`` can train, and so are ``victims``, which need not have cells. The error of a cell that raises is kept
-    in ``failures.jsonl``, and the others go on; it is tried again only with ``retry``. An interrupted cell goes on
-    where it stopped. Returns an outcome for each cell.
+    Cells with a trained victim come first, grouped by victim. If ``resources.train`` is given, missing victims are
+    trained, as are ``victims``, whether a cell needs them or not. An error fails its cell only: it is written to
+    ``failures.jsonl``, and the cell is tried again only with ``retry``. An interrupted cell resumes. Returns an outcome
+    for each cell, in the order of ``cells``. Raises DataError if a file of records is broken.
     """
     run = _Run(cells, Executor(results=ResultsFolder(folder), resources=resources), victims, retry=retry, report=report)
     while run.scheduler:
@@ -62,11 +62,11 @@ def run_cells_in_processes(
     progress: Progress = lambda _, __: None,
     start_method: str = "spawn",
 ) -> list[Outcome]:
-    """The same as ``run_cells`` by ``jobs`` processes, which share the threads of this one.
+    """Do the same as ``run_cells`` with ``jobs`` processes, which share the threads of this one.
 
-    make_resources: is pickled, and called in each process. A process that dies (killed, out of memory) fails its task
-    only; another one takes its place. When this function is left, by an exception too, all processes have ended.
-    start_method: as of ``multiprocessing``.
+    make_resources: pickled, and called in each process. start_method: see ``multiprocessing``. A process that dies
+    (killed, out of memory) fails its current task only and is replaced. All processes have ended when this function
+    returns or raises.
     """
     run = _Run(
         cells, Executor(results=ResultsFolder(folder), resources=make_resources()), victims, retry=retry, report=report
@@ -84,7 +84,7 @@ def run_cells_in_processes(
 
 
 class _Run:
-    """The state of a run: cells that are left, and the outcomes of the others."""
+    """The state of a run: the scheduler of the remaining cells, and the outcomes of the others."""
 
     def __init__(
         self, cells: Sequence[Cell], executor: Executor, victims: Sequence[VictimConfig], *, retry: bool, report: Report
@@ -102,7 +102,7 @@ class _Run:
         self.scheduler = Scheduler(left, executor.resources, victims)
 
     def take(self, task: Task, answer: Answer) -> None:
-        """Record the outcome of a task."""
+        """Process the answer to a task."""
         if isinstance(task, VictimConfig):
             self._take_training(task, answer)
             return
@@ -113,7 +113,7 @@ class _Run:
         self._settle(Outcome(task=task, state=answer.state, message=answer.message))
 
     def outcomes(self) -> list[Outcome]:
-        """In the order of the cells. Sorts the records."""
+        """Return the outcomes in the order of the cells. Also sorts the files of records."""
         self.executor.results.compact()
         return [self._outcomes[cell.name] for cell in self._cells]
 

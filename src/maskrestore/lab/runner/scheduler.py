@@ -1,4 +1,4 @@
-"""Decides which task comes next: cells grouped by victim, and victims that must be trained first."""
+"""Schedule tasks: cells grouped by victim, and the victims that must be trained first."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from maskrestore.lab.victims import VictimConfig
 __all__ = ["WAIT", "Scheduler", "untrained_victims"]
 
 WAIT = 5.0
-"""Seconds before checking again on a victim that another process trains."""
+"""Seconds between checks of a victim that another program is training."""
 
 
 class Scheduler:
-    """Hands out tasks: first the cells whose victims are ready, a worker's own victim before any other, then training.
+    """Assigns tasks to workers in this order:
 
-    A victim is trained by one worker, after the clean victim that it starts from. A worker without other work takes
-    cells of a victim that other workers use.
+    1. cells of the victim that the worker has loaded,
+    2. cells of a trained victim that no other worker uses,
+    3. training of a victim, after the clean one that it starts from,
+    4. cells of a victim that other workers use.
     """
 
     def __init__(self, cells: Sequence[Cell], resources: Resources, victims: Sequence[VictimConfig] = ()) -> None:
-        """victims: to be trained even without a cell. Without ``resources.train`` all victims count as ready."""
+        """victims: to train even if no cell needs them. Without ``resources.train`` all victims count as trained."""
         self._cells: dict[str, deque[Cell]] = {}
         for cell in cells:
             self._cells.setdefault(cell.victim.digest(), deque()).append(cell)
@@ -36,11 +38,11 @@ class Scheduler:
         self._not_before: dict[str, float] = {}
 
     def __bool__(self) -> bool:
-        """Whether there are cells that are not handed out, or victims that are not trained yet."""
+        """Return whether there are cells that are not assigned, or victims that are not trained."""
         return bool(self._cells or self._untrained)
 
     def next(self, worker: int) -> Task | None:
-        """The next task of a worker; ``None`` when it has to wait for others."""
+        """Return the next task of a worker, or ``None`` when it must wait for others."""
         ready = [digest for digest in self._cells if digest not in self._untrained]
         if self._at.get(worker) in ready:
             return self._cell(worker, self._at[worker])
@@ -54,16 +56,16 @@ class Scheduler:
         return self._cell(worker, max(ready, key=lambda digest: len(self._cells[digest]))) if ready else None
 
     def trained(self, victim: VictimConfig) -> None:
-        """A victim is ready now."""
+        """Mark a victim as trained."""
         del self._untrained[victim.digest()]
 
     def busy(self, victim: VictimConfig) -> None:
-        """Another process trains this victim: offer it again later."""
+        """Note that another program is training this victim. It is tried again after ``WAIT`` seconds."""
         self._training.discard(victim.digest())
         self._not_before[victim.digest()] = time.monotonic() + WAIT
 
     def lost(self, victim: VictimConfig) -> list[Cell]:
-        """A victim cannot be trained: drop and return the cells that need it, or need a victim that starts from it."""
+        """Remove a victim that cannot be trained, with the victims that start from it. Returns their cells."""
         gone = [one for one in self._untrained.values() if victim in _lineage(one)]
         for one in gone:
             del self._untrained[one.digest()]
@@ -87,12 +89,12 @@ class Scheduler:
 
 
 def untrained_victims(victims: Sequence[VictimConfig], resources: Resources) -> list[VictimConfig]:
-    """Each victim that is not trained, once, after the one that it starts from if that is not trained either."""
+    """Return each victim that is not trained, once, after the clean victim that its training needs."""
     missing = {one.digest(): one for one in victims if not resources.trained(one)}
     lineage = {one.digest(): one for config in missing.values() for one in _lineage(config)}
     return [one for digest, one in lineage.items() if digest in missing or not resources.trained(one)]
 
 
 def _lineage(config: VictimConfig) -> list[VictimConfig]:
-    """A victim after the clean one that its training needs: to start from, or to perturb images against."""
+    """Return the victim, preceded by the clean one that its training needs (to start from or to perturb against)."""
     return [config.clean(), config] if config.needs_clean else [config]

@@ -1,4 +1,4 @@
-"""Tables of detectors: AUROC over attacks and repeats, and what it costs."""
+"""Tables of detectors: AUROC over attacks and repeats, and costs."""
 
 from __future__ import annotations
 
@@ -22,46 +22,46 @@ Detections = Mapping[tuple[Case, Variant, int], DetectionRecord]
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionLine:
-    """A detector in a column: the mean over its cases, then over the repeats that have all of them."""
+    """The results of a detector in a column: means over its cases and over the complete repeats."""
 
     detector: str
     column: str
     auroc: Estimate | None
     """``None`` without any record."""
     cases: int
-    """Cases that it is the mean of."""
+    """Number of cases with records."""
     wanted: int
-    """Cases that it should be the mean of."""
+    """Number of cases of the column."""
     records: tuple[DetectionRecord, ...]
 
     @property
     def images(self) -> int:
-        """Test images of all records, clean and triggered."""
+        """Number of test images of all records, clean and triggered."""
         return sum(record.clean_images + record.triggered_images for record in self.records)
 
     @property
     def queries(self) -> float:
-        """Mean per image."""
+        """Mean number of queries per image."""
         return sum(record.queries_mean for record in self.records) / len(self.records)
 
     @property
     def seconds(self) -> float:
-        """Per image."""
+        """Mean seconds per image."""
         return sum(record.seconds for record in self.records) / self.images
 
     @property
     def peak_mib(self) -> str:
-        """The lowest peak of memory of the records that have it: each includes what earlier work left."""
+        """The lowest peak memory of the records in MiB, or "". The lowest, because each includes earlier work."""
         known = [record.peak_memory for record in self.records if record.peak_memory is not None]
         return f"{min(known) / 2**20:.0f}" if known else ""
 
     @property
     def hardware(self) -> str:
-        """Where the records were made."""
+        """The hardware of the records."""
         return "; ".join(dict.fromkeys(hardware_of(record.environment) for record in self.records))
 
     def long(self) -> dict[str, str]:
-        """A row for spreadsheets."""
+        """Return a row of the CSV file."""
         assert self.auroc is not None
         return {
             "detector": self.detector,
@@ -78,14 +78,14 @@ class DetectionLine:
 
 
 def read_detection_cells(cells: Sequence[Cell], folders: Sequence[Path]) -> Detections:
-    """The records of those cells with a detector that have one. Raises DataError if a file is broken."""
+    """Return the records of the cells with a detector. Raises DataError if a file is broken."""
     return find_records(cells, [ResultsFolder(folder).detections for folder in folders])
 
 
 def detection_lines(
     rows: Sequence[Row], columns: Sequence[tuple[Column, tuple[Case, ...]]], records: Detections
 ) -> list[DetectionLine]:
-    """A line for each row and column. columns: with the cases that count of each."""
+    """Return a line for each row and column. columns: each with its cases."""
     return [_line(row, column, cases, records) for row in rows for column, cases in columns]
 
 
@@ -109,7 +109,7 @@ def _complete(cases: Sequence[Case], variant: Variant, repeat: int, records: Det
 
 
 def auroc_sheet(lines: Sequence[DetectionLine]) -> Sheet:
-    """AUROC with intervals: a row for each attack that any detector met, a column for each detector."""
+    """Return AUROC with intervals: a row for each measured attack, a column for each detector."""
     detectors = dict.fromkeys(line.detector for line in lines)
     found = {(line.detector, line.column): line for line in lines}
     attacks = dict.fromkeys(line.column for line in lines if line.auroc is not None)
@@ -127,7 +127,7 @@ def _auroc(line: DetectionLine) -> str:
 
 
 def detection_cost_sheet(lines: Sequence[DetectionLine]) -> Sheet:
-    """Queries, seconds and memory of each detector over all of its records. Detectors have no generator."""
+    """Return queries, seconds and memory of each detector over all of its records. Detectors have no generator."""
     body = []
     for detector in dict.fromkeys(line.detector for line in lines if line.records):
         own = [line for line in lines if line.detector == detector]

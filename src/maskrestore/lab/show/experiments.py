@@ -1,4 +1,4 @@
-"""Writes the files of a table or figure from what has been measured."""
+"""Write the files of a table or figure from its records."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def write_experiment(
     restorer: str,
     report: Callable[[str], None],
 ) -> list[Path]:
-    """Write a table into ``tables``, a figure into ``figures`` of the folder; returns the files.
+    """Write a table into ``folder/tables`` or a figure into ``folder/figures``. Returns the paths of the files.
 
-    resources, scale, restorer and report: for pictures, as of ``draw_pictures``. Raises DataError when there is nothing
-    to show, MissingDependencyError without matplotlib.
+    resources, scale, restorer, report: for pictures, see ``draw_pictures``. Raises DataError when a figure has nothing
+    to show or a record is invalid, and MissingDependencyError without matplotlib.
     """
     picture = folder / "figures" / f"{name}.png"
     if isinstance(one, Table):

@@ -1,4 +1,4 @@
-"""A leaderboard for each data set: one row for each defense, one column for each attack."""
+"""A leaderboard for each data set, with a row for each defense and a column for each attack."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ __all__ = ["diffusion_model_of", "leaderboard", "read_folders"]
 
 @dataclass(frozen=True)
 class _Kind:
-    """The attack of a column of the leaderboard."""
+    """The attack of a column."""
 
     attack: str
     mode: str
 
     @property
     def title(self) -> str:
-        """Of its column."""
+        """Title of the column."""
         return self.attack if self.mode == "all-to-one" else f"{self.attack}, {self.mode}"
 
 
 def leaderboard(records: Sequence[Record]) -> list[Sheet]:
-    """A sheet for each data set and width: a row for each defense with its own settings, a column for each attack.
+    """Return a sheet for each data set and victim width, with a row for each defense and a column for each attack.
 
-    Victims are ResNet-18 with a backdoor, for each attack and repeat the one that most defenses met; repeats are
-    averaged. Of a defense the settings of its newest record count, and of their records the one with most images.
-    Attacks that fewer than half of the defenses met do not count for the ranks. Points of curves are left out.
+    Only defenses with their default settings and victims of the architecture ResNet-18 with a backdoor are shown. For
+    each attack and repeat, the victim with the most defenses is used; repeats are averaged. For each defense, only
+    records with the settings of its newest record are used, and of several, the one with the most images. Attacks with
+    fewer than half of the defenses do not count for the ranking. Points of curves are left out.
     """
     chosen = _comparable([one for one in records if _kind(one) is not None and _whole(one)])
     titles = dict.fromkeys(_title(record) for record in chosen)
@@ -42,21 +43,23 @@ def leaderboard(records: Sequence[Record]) -> list[Sheet]:
 
 
 def read_folders(folders: Sequence[Path]) -> list[Record]:
-    """The records of folders of ``maskrestore reproduce``; of two that share a name the one of the first folder.
+    """Return the records of folders of ``maskrestore reproduce``. The first folder with a record of a name wins.
 
-    Raises DataError if a folder has none or one is broken.
+    Raises DataError if a folder has no records or one is invalid.
     """
     found: dict[str, Record] = {}
     for folder in folders:
         records = ResultsFolder(folder).cells.read()
         if not records:
-            raise DataError(f"{folder} holds no records; make some with `maskrestore reproduce table2 --out {folder}`")
+            raise DataError(
+                f"{folder} contains no records; make some with `maskrestore reproduce table2 --out {folder}`"
+            )
         found |= {name: record for name, record in records.items() if name not in found}
     return list(found.values())
 
 
 def diffusion_model_of(records: Sequence[Record]) -> str | None:
-    """The digest of the diffusion model of most records, if any; it is part of the digest of their cells."""
+    """Return the digest of the diffusion model of most records, or ``None``. It is part of the cells."""
     models = Counter(
         record.defense.restorer_weights
         for record in records
@@ -103,7 +106,7 @@ def _title(record: Record) -> str:
 
 
 def _kind(record: Record) -> _Kind | None:
-    """The column of a record; ``None`` if it belongs to no leaderboard."""
+    """Return the column of a record, or ``None`` when it is not part of a leaderboard."""
     config = record.victim.config
     if record.attack is None or config.get("attack") is None or config.get("architecture") != "resnet18":
         return None
@@ -114,34 +117,34 @@ def _kind(record: Record) -> _Kind | None:
 
 
 def _whole(record: Record) -> bool:
-    """Whether a defense ran with its own settings and without cached restorations, so that its seconds count."""
+    """Return whether a defense has its default settings and shares no cached restorations (as points of curves do)."""
     return "[" not in record.defense.name and not record.cost.recalled
 
 
 def _comparable(records: Sequence[Record]) -> list[Record]:
-    """Those of the newest settings of each defense and, column by column, of one victim; one for each repeat."""
+    """Return the records with the newest settings of each defense and one victim per column, one for each repeat."""
     oldest_first = sorted(records, key=lambda one: one.created)
     settings = {record.defense.name: record.defense.config for record in oldest_first}
     current = [record for record in oldest_first if record.defense.config == settings[record.defense.name]]
     met: dict[tuple[object, ...], dict[str, set[str]]] = {}
     for record in current:
         met.setdefault(_column(record), {}).setdefault(record.victim.digest, set()).add(record.defense.name)
-    # Of two victims that as many met, the one whose first record is newer.
+    # If two victims have the same number of defenses, use the one whose first record is newer.
     victims = {column: max(reversed(found.items()), key=lambda item: len(item[1]))[0] for column, found in met.items()}
     latest: dict[tuple[object, ...], Record] = {}
     for record in sorted(current, key=lambda one: (one.clean_images + one.triggered_images, one.created)):
         if record.victim.digest == victims[_column(record)]:
             latest[*_column(record), record.defense.name] = record
-    # Ordered by name, not by time: the page stays the same when a record is made again.
+    # Sorted by name, not by time, so that the page does not change when a record is made again.
     return sorted(latest.values(), key=lambda one: (one.dataset, one.attack or "", one.defense.name, one.seed))
 
 
 def _column(record: Record) -> tuple[object, ...]:
-    """What identifies a column and a repeat."""
+    """Return the key of a column and repeat."""
     return _title(record), record.attack, _kind(record), record.seed
 
 
 def _score(records: Sequence[Record]) -> float | None:
-    """The mean of CA and BA in percent over repeats."""
+    """Return the mean of CA and BA over repeats, in percent, or ``None`` without any BA."""
     values = [(one.after.ca.value + one.after.ba.value) / 2 for one in records if one.after.ba is not None]
     return 100 * sum(values) / len(values) if values else None

@@ -1,4 +1,4 @@
-"""A mosaic: rows and columns of small pictures and score maps, with an answer below each."""
+"""A mosaic: rows and columns of small pictures and score maps with captions."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ _GOOD, _BAD = COLOURS[0], COLOURS[1]
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One picture of a mosaic; empty without an image and scores."""
+    """One picture of a mosaic. It is empty without an image and scores."""
 
     image: Tensor | None = None
+    """``(C, H, W)`` in [0, 1]."""
     scores: Tensor | None = None
-    """``(g, g)``, shown from 0 to 1."""
+    """``(g, g)``, shown on a scale from 0 to 1."""
     text: tuple[str, bool] | None = None
-    """The text below, and whether it is right, which a mark shows as well."""
+    """The label below the picture, and whether it is correct. A mark shows that as well."""
     side: str = ""
-    """The text to the left."""
+    """Text to the left of the picture."""
 
 
 def mosaic(table: Sequence[Sequence[Tile]], heads: Sequence[str]) -> Any:
-    """Draw rows of tiles under the heads of their columns. Raises MissingDependencyError without matplotlib."""
+    """Draw rows of tiles with column titles. Returns a matplotlib figure.
+
+    Raises MissingDependencyError without matplotlib.
+    """
     scored = any(tile.scores is not None for tiles in table for tile in tiles)
     figure = new_figure(width=1.4 + 1.35 * len(heads), height=0.5 + 1.62 * len(table) + 0.6 * scored)
-    figure.set_layout_engine("compressed")  # made for pictures, whose sides keep their ratio
+    figure.set_layout_engine("compressed")  # the layout for axes with a fixed aspect ratio
     grid = figure.subplots(len(table), len(heads), squeeze=False)
     scores: Any = None
     for axes, head in zip(grid[0], heads, strict=True):

@@ -1,4 +1,4 @@
-"""Tables of the catalogue: from records to sheets and to a long CSV, with the paper's numbers beside ours."""
+"""Tables of the catalogue: from records to sheets and a long CSV, with the paper's numbers for comparison."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ from maskrestore.statistics import Estimate
 __all__ = ["FilledTable", "fill_table"]
 
 _TIE = 0.005
-"""Rows within half a point of the best mean of CA and BA are bold, too."""
+"""Rows whose mean of CA and BA is within half a point of the best are bold as well."""
 
 _HEADS = ("CA", "BA", "ASR")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilledTable:
-    """A table with the numbers of its records, in all its forms."""
+    """A table with the numbers of its records, for all output formats."""
 
     name: str
     title: str
     notes: tuple[str, ...]
     sheets: tuple[Sheet, ...]
     long: tuple[dict[str, str], ...]
-    """A row for each rate, for spreadsheets and plots."""
+    """The long form: a row for each rate."""
     verdict: Verdict | None = None
-    """How our best row compares with the best of the others."""
+    """The comparison of the best row of this method with the best of the others."""
 
     def markdown(self) -> str:
-        """A page with all sheets."""
+        """Return a page with all sheets."""
         notes = "".join(f"{note}\n\n" for note in self.notes)
         return f"# {self.title}\n\n{notes}" + "\n".join(sheet.markdown(level=2) for sheet in self.sheets)
 
     def latex(self) -> str:
-        """All sheets, one after the other."""
+        """Return all sheets as LaTeX tables."""
         return "\n".join(sheet.latex(f"{self.title}: {sheet.title}") for sheet in self.sheets)
 
     def csv(self) -> str:
-        """The long form."""
+        """Return the long form as CSV."""
         text = io.StringIO()
         heads = list(self.long[0]) if self.long else []
         writer = csv.DictWriter(text, heads, lineterminator="\n")
@@ -73,7 +73,7 @@ class FilledTable:
 
 
 def fill_table(name: str, table: Table, cells: Sequence[Cell], folders: Sequence[Path]) -> FilledTable:
-    """Make the table of those records of ``cells`` that lie in ``folders``. Raises DataError for one that is broken."""
+    """Build a table from the records of ``cells`` in ``folders``. Raises DataError for an invalid record."""
     known = {cell.case for cell in cells}
     columns = [(column, tuple(case for case in column.cases if case in known)) for column in table.columns]
     if detections := read_detection_cells(cells, folders):
@@ -110,18 +110,19 @@ def _finished(
     *,
     found: Sequence[str] = (),
 ) -> FilledTable:
-    """found: notes that come from the records."""
+    """Add the standard notes. found: notes computed from the records."""
     notes = [*table.notes, *found]
     if table.unavailable:
-        notes.append(f"Not measured, because the data are not available here: {', '.join(table.unavailable)}.")
+        notes.append(f"Data not available here: {', '.join(table.unavailable)}.")
     if not sheets and columns:
         notes.append(f"No records yet: run `maskrestore reproduce {name}`.")
     return FilledTable(name=name, title=table.title, notes=tuple(notes), sheets=tuple(sheets), long=long)
 
 
 def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> Sheet:
-    """The mean of CA and BA of every row and column, and of a row over the columns; the best of each column bold, the
-    paper's in brackets. Rows that lack cases, of the column or of any, are not compared with the others.
+    """Return the mean of CA and BA of every row and column, and the mean of each row over the columns.
+
+    The best of each column is bold; the paper's number is in brackets. Entries without all cases are not compared.
     """
     titles = [column.title for column in columns]
     whole = complete_scores(found)
@@ -157,7 +158,7 @@ def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: 
 
 
 def _column_sheet(name: str, column: Column, rows: Sequence[Row], found: Summaries) -> Sheet:
-    """CA, BA and ASR with intervals, beside the paper's, for one column."""
+    """Return CA, BA and ASR with intervals and the paper's numbers, for one column."""
     body: list[tuple[str, ...]] = []
     for row in rows:
         summary = found.get((row.label, column.title))
@@ -192,7 +193,7 @@ def _cost_sheet(rows: Sequence[Row], records: Records) -> Sheet:
 
 
 def _costs(costs: Costs) -> dict[str, str]:
-    """As texts; unknown numbers are empty."""
+    """Return the costs as texts. Unknown costs are empty."""
     return {
         "queries": f"{costs.queries:.1f}",
         "passes": "" if costs.passes is None else f"{costs.passes:.1f}",

@@ -1,4 +1,4 @@
-"""Figures of images: the defense at work, its refinement, its scores, and purified images side by side."""
+"""Figures of images: the steps of the defense, its refinement, its scores, and purified images side by side."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ __all__ = ["draw_pictures"]
 
 @dataclass(frozen=True, kw_only=True)
 class _Shown:
-    """Images of a case, and the result of a defense on them."""
+    """Images of a case and the result of a defense."""
 
     case: Case
     variant: Variant
     names: tuple[str, ...]
-    """Of the classes."""
+    """Names of the classes."""
     images: Tensor
-    """``(B, C, H, W)`` in [0, 1], with the trigger if the case has one."""
+    """``(B, C, H, W)`` in [0, 1], with the trigger if the part is "triggered" and the case has one."""
     labels: Tensor
-    """``(B,)``: the true ones."""
+    """``(B,)`` int64: the true labels."""
     result: Purification
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """A line of the CSV beside a figure."""
+    """A row of the CSV file beside a figure."""
 
     case: str
     defense: str
@@ -61,13 +61,13 @@ def draw_pictures(
     restorer: str = DEFAULT_RESTORER,
     report: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Purify a few test images of every case and draw what ``pictures`` asks for; write ``path`` and a CSV.
+    """Purify some test images of every case and draw them as ``pictures.kind`` says. Write ``path`` and a CSV file.
 
-    Cases without a victim and defenses that cannot be built are left out and named to ``report``. Raises DataError when
-    nothing is left, MissingDependencyError without matplotlib.
+    Cases without a victim and defenses that cannot be built are left out and reported to ``report``. Returns ``path``.
+    Raises DataError when nothing is left, and MissingDependencyError without matplotlib.
     """
     count = min(pictures.images, scale.images or pictures.images)
-    studio = _Studio(scale=scale, resources=resources, restorer=restorer, report=report)
+    purifier = _Purifier(scale=scale, resources=resources, restorer=restorer, report=report)
     draw = {
         "process": _draw_process,
         "refinement": _draw_refinement,
@@ -75,15 +75,15 @@ def draw_pictures(
         "side-by-side": _draw_side_by_side,
     }[pictures.kind]
     parts = ("triggered", "clean") if pictures.kind == "scores" else ("triggered",)
-    shown = {part: studio.shown(pictures, part, count) for part in parts}
+    shown = {part: purifier.shown(pictures, part, count) for part in parts}
     if not all(shown.values()):
-        raise DataError(f"nothing of {pictures.title!r} can be drawn: add --train, or see what was left out and why")
+        raise DataError(f"nothing of {pictures.title!r} can be drawn; add --train, or see the messages above")
     rows = [row for part, ones in shown.items() for one in ones for row in _rows(one, part)]
     return draw(path, pictures, shown, rows)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Studio:
+class _Purifier:
     """Purifies the images of a figure."""
 
     scale: Scale
@@ -92,7 +92,7 @@ class _Studio:
     report: Callable[[str], None]
 
     def shown(self, pictures: Pictures, part: str, count: int) -> list[_Shown]:
-        """Every case with every defense."""
+        """Return the results of every case with every defense."""
         found = []
         for case in pictures.cases:
             for variant in pictures.variants:
@@ -130,7 +130,7 @@ class _Studio:
 
 
 def _draw_process(path: Path, pictures: Pictures, shown: dict[str, list[_Shown]], rows: list[_Row]) -> Path:
-    """The panel of the reports: image, scores before and after refinement, what was hidden, the purified image."""
+    """Draw the panel of the reports: image, scores before and after refinement, hidden tokens, purified image."""
     entries: list[ReportEntry] = []
     names: tuple[str, ...] = ()
     for one in shown["triggered"]:
@@ -141,7 +141,7 @@ def _draw_process(path: Path, pictures: Pictures, shown: dict[str, list[_Shown]]
             true_labels=one.labels,
             notes=[(one.case.attack or "clean").removeprefix("badnets:")] * len(one.images),
         )
-        # The panel takes a single list of classes: those of all data sets, one after the other.
+        # The panel has a single list of classes: concatenate those of all data sets and shift the labels.
         entries += [_moved(entry, len(names)) for entry in made]
         names += one.names
     write_figure(path, entries, class_names=names, max_rows=len(entries))
@@ -149,8 +149,11 @@ def _draw_process(path: Path, pictures: Pictures, shown: dict[str, list[_Shown]]
 
 
 def _draw_refinement(path: Path, pictures: Pictures, shown: dict[str, list[_Shown]], rows: list[_Row]) -> Path:
-    """S_i after more and more steps. The numbers of a step depend on the image and the step alone, so that a run of
-    four steps is the beginning of a run of ten."""
+    """Draw S_i after increasing numbers of steps.
+
+    The random numbers of a step depend only on the image and the step, so a run of four steps equals the first four
+    steps of a run of ten.
+    """
     columns = [dict(variant.settings).get("refinement_steps") for variant in pictures.variants]
     cases = list(dict.fromkeys(one.case for one in shown["triggered"]))
     table = []
@@ -174,7 +177,7 @@ def _draw_refinement(path: Path, pictures: Pictures, shown: dict[str, list[_Show
 
 
 def _draw_side_by_side(path: Path, pictures: Pictures, shown: dict[str, list[_Shown]], rows: list[_Row]) -> Path:
-    """A row for each image, a column for each defense; the answer stands below."""
+    """Draw a row for each image and a column for each defense, with the labels below."""
     ones = shown["triggered"]
     defenses = list(dict.fromkeys(one.variant.defense for one in ones))
     table = []
@@ -192,7 +195,7 @@ def _draw_side_by_side(path: Path, pictures: Pictures, shown: dict[str, list[_Sh
 
 
 def _draw_scores(path: Path, pictures: Pictures, shown: dict[str, list[_Shown]], rows: list[_Row]) -> Path:
-    """Histograms of the largest score S of an image: cases side by side, defenses below each other."""
+    """Draw histograms of the largest score S of an image, with a column for each case and a row for each defense."""
     cases = list(dict.fromkeys(row.case for row in rows))
     defenses = list(dict.fromkeys(row.defense for row in rows))
     figure = new_figure(width=0.8 + 3.2 * len(cases), height=0.9 + 2.3 * len(defenses))
@@ -216,13 +219,13 @@ def _draw_scores(path: Path, pictures: Pictures, shown: dict[str, list[_Shown]],
 
 
 def _answer(one: _Shown, index: int, *, before: bool = False) -> tuple[str, bool]:
-    """The name of the label of an image, before or after the defense, and whether it is the true one."""
+    """Return the name of an image's label, before or after the defense, and whether it is the true one."""
     label = int((one.result.original_labels if before else one.result.labels)[index])
     return one.names[label], label == int(one.labels[index])
 
 
 def _moved(entry: ReportEntry, offset: int) -> ReportEntry:
-    """The entry with its labels moved to where the names of its classes begin."""
+    """Return the entry with its labels shifted by ``offset``."""
     true = None if entry.true_label is None else entry.true_label + offset
     return dataclasses.replace(
         entry, original_label=entry.original_label + offset, label=entry.label + offset, true_label=true

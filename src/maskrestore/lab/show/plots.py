@@ -1,4 +1,4 @@
-"""Figures of grids, drawn by matplotlib: curves and bars from records, each with its numbers as CSV beside it."""
+"""Figures with matplotlib: curves and bars from records, each with its numbers in a CSV file beside it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from maskrestore.statistics import Estimate, estimate
 __all__ = ["COLOURS", "curve_numbers", "draw_bars", "draw_curves", "new_figure", "save"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-"""Okabe and Ito's colours, which people with any kind of colour vision can tell apart (jfly.uni-koeln.de/color), the
-darkest first. Grey replaces their yellow, which is too faint for lines."""
+"""The colours of Okabe and Ito, which are distinguishable with any kind of colour vision (jfly.uni-koeln.de/color).
+Grey replaces their yellow, which is too faint for lines."""
 
 _MARKERS = "osD^vPX*"
 _STANDARD: dict[str, Any] = {"color": "#666666", "linestyle": ":", "linewidth": 1.2}
@@ -30,7 +30,7 @@ _NAMES = {"ca": "CA", "ba": "BA", "asr": "ASR"}
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """A point of a curve, or the end of a bar, in percent."""
+    """A point of a curve, or the length of a bar, in percent."""
 
     panel: str
     line: str
@@ -41,14 +41,14 @@ class Number:
     high: float
     repeats: int
     images: int
-    """Of all repeats, clean and triggered."""
+    """Number of test images of all repeats, clean and triggered."""
 
 
 def draw_curves(path: Path, curves: Curves, cells: Sequence[Cell], folder: Path) -> Path:
-    """Draw the panels of which ``folder`` has records side by side, at most four, and CA, BA and ASR below each other;
-    write ``path`` and a CSV of that name.
+    """Draw the panels with records in ``folder``. Write ``path`` and a CSV file with the same name; return ``path``.
 
-    Points without a record are left out. Raises DataError without any, MissingDependencyError without matplotlib.
+    At most four panels are side by side; each shows CA, BA and ASR below each other. Points without a record are left
+    out. Raises DataError without any record, and MissingDependencyError without matplotlib.
     """
     numbers = curve_numbers(curves, read_cells(cells, [folder]))
     panels = [panel for panel in curves.panels if any(number.panel == panel.title for number in numbers)]
@@ -78,7 +78,7 @@ def draw_curves(path: Path, curves: Curves, cells: Sequence[Cell], folder: Path)
 
 
 def curve_numbers(curves: Curves, records: Mapping[tuple[Case, Variant, int], Record]) -> list[Number]:
-    """The points of all lines that have records, in the order of the figure."""
+    """Return the points with records, in the order of the figure."""
     numbers = []
     for panel in curves.panels:
         for line in panel.lines:
@@ -94,9 +94,9 @@ def curve_numbers(curves: Curves, records: Mapping[tuple[Case, Variant, int], Re
 
 
 def draw_bars(path: Path, table: Table, cells: Sequence[Cell], folder: Path) -> Path:
-    """Draw a table of one column as bars, one group for each row; write ``path`` and a CSV of that name.
+    """Draw a table with one column as bars, one group per row. Write ``path`` and a CSV file; return ``path``.
 
-    Raises DataError without any record, MissingDependencyError without matplotlib.
+    Raises DataError without any record, and MissingDependencyError without matplotlib.
     """
     records = read_cells(cells, [folder])
     (column,) = table.columns
@@ -135,7 +135,10 @@ def draw_bars(path: Path, table: Table, cells: Sequence[Cell], folder: Path) -> 
 
 
 def new_figure(*, width: float, height: float) -> Any:
-    """An empty figure without a window; sides in inches. Raises MissingDependencyError without matplotlib."""
+    """Return an empty figure without a window; width and height are in inches.
+
+    Raises MissingDependencyError without matplotlib.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an optional dependency
         from matplotlib.figure import Figure  # noqa: PLC0415
@@ -147,9 +150,9 @@ def new_figure(*, width: float, height: float) -> Any:
 
 
 def save(figure: Any, path: Path, numbers: Sequence[Any]) -> Path:
-    """Write the picture, and ``numbers`` (dataclasses of one kind) as CSV beside it; returns the picture's path.
+    """Write the figure to ``path`` and ``numbers`` to a CSV file beside it. Returns ``path``.
 
-    figure: ``None`` for a picture that is there already.
+    figure: ``None`` when the picture already exists. numbers: at least one, dataclasses of the same kind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if figure is not None:
@@ -182,25 +185,25 @@ def _curve_axes(
 
 
 def _bands(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
-    """Panels in rows of equal length, if possible: more than four side by side are too small to read."""
+    """Split the panels into rows of about equal length, at most four: more side by side are too small to read."""
     side = -(-len(panels) // -(-len(panels) // 4))  # ceil
     return [panels[start : start + side] for start in range(0, len(panels), side)]
 
 
 def _whole(panel: Panel) -> bool:
-    """Whether all values on the horizontal axis are whole numbers."""
+    """Return whether all x values are integers, so that the axis needs integer ticks only."""
     return all(float(point.x).is_integer() for line in panel.lines for point in line.points)
 
 
 def _styles(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
-    """By label: a colour and a marker for each task, the same in all panels; dashed lines are drawn hollow."""
+    """Return the style of each line by label. A task has the same colour and marker in all panels."""
     lines = [line for panel in panels for line in panel.lines]
     tasks = list(dict.fromkeys(map(_task, lines)))
     return {line.label: _style(tasks.index(_task(line)), dashed=line.dashed) for line in lines}
 
 
 def _task(line: Line) -> str:
-    """What decides the colour of a line: its only case, or else its label."""
+    """Return the task of a line: its case if there is only one, else its label."""
     cases = {point.case for point in line.points}
     return cases.pop().label if len(cases) == 1 else line.label
 
@@ -218,12 +221,12 @@ def _style(place: int, *, dashed: bool) -> dict[str, Any]:
 
 
 def _typeset(label: str) -> str:
-    """A label with the symbols of the scores as formulas."""
+    """Return a label with the symbols of the scores as formulas."""
     return label.replace("S_i", "$S_i$").replace("S_l", "$S_l$")
 
 
 def _legends(figure: Any, axes: Any, panels: Sequence[Panel]) -> None:
-    """One legend below all panels if their lines are the same, else one below each."""
+    """Draw one legend below all panels if they have the same lines, else one below each."""
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an optional dependency
     from matplotlib.patches import Patch  # noqa: PLC0415
 

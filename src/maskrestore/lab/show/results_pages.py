@@ -1,4 +1,4 @@
-"""The pages of results: an overview, the leaderboards, and a page for each table and figure that has been made."""
+"""The results pages: an overview, the leaderboards, and a page for each table and figure with results."""
 
 from __future__ import annotations
 
@@ -22,62 +22,62 @@ _MADE = "<!-- Made by `maskrestore reproduce results` from records: do not edit.
 
 _INDEX = """# Results
 
-What has been measured, a page for each table and figure.
+Measured results, with a page for each table and figure.
 
-- CA: clean images that get their true label. BA: triggered images that get their true label. ASR: triggered images that
-  get the attacker's label.
-- In brackets: 95 % intervals. With several repeats they are Student's over the repeats. With a single repeat they are
-  binomial, the ends averaged over the attacks of a column.
-- Queries: how often the classifier is asked about an image. Generator passes: images that go through the masked
-  autoencoder or the diffusion model for one image, copies that fill up a batch included.
-- Seconds: on the hardware that is named, which most records come from. Lowest peak memory: the lowest of any record.
-  Each is the highest resident memory of the whole process, with libraries, weights and the data set in it, or of what
-  PyTorch held on a GPU.
+- CA: share of clean images with their true label. BA: share of triggered images with their true label. ASR: share of
+  triggered images with the attacker's label.
+- In brackets: 95 % intervals. With several repeats they are Student's intervals over the repeats. With a single repeat
+  they are binomial intervals; their ends are averaged over the attacks of a column.
+- Queries: number of queries to the classifier per image. Generator passes: number of passes through the masked
+  autoencoder or the diffusion model per image, including copies that pad a batch.
+- Seconds: per image, on the named hardware, which most records come from. Lowest peak memory: the lowest of all
+  records. Each record has the peak resident memory of the whole process, including libraries, weights and the data
+  set, or on a GPU the memory that PyTorch allocated.
 
-Victims are trained on images that get their trigger after they were cropped and, on CIFAR-10, mirrored at random, so
-that it lies where it does at test time. The paper's code puts it in before (`utils/dataset/bd_dataset.py`). The
-table of triggers that training moves (`moved`) has victims that were poisoned in that way.
+In training, the trigger is added after the images are cropped and, on CIFAR-10, mirrored at random, so it has the same
+position as at test time. The paper's code adds it before (`utils/dataset/bd_dataset.py`). The victims of the table
+`moved` are poisoned like that.
 
 """
 
 _CONTENTS = """## Pages
 
-The means are of CA and BA in %, over the columns of a table.
+Means of CA and BA in %, over the columns of a table.
 
-| page | ours at its best | best of the others |
+| page | best of this method | best of the others |
 | --- | --- | --- |
 """
 
 _AGAIN = """
 ## Make these pages again
 
-The records are in `benchmarks/results/local`. This command writes the pages anew, and measures nothing:
+The records are in `benchmarks/results/local`. This command writes the pages again, without measuring:
 
 ```
 maskrestore reproduce results --out benchmarks/results/local --pages docs/research/results
 ```
 
-`maskrestore reproduce table2 --train --jobs 4 --out FOLDER` measures what `FOLDER` lacks of a table, in four processes.
-`--records` adds the records of another folder to the pages.
+`maskrestore reproduce table2 --train --jobs 4 --out FOLDER` measures the cells of a table that have no record in
+`FOLDER`, in four processes. `--records` adds the records of another folder to the pages.
 """
 
 _BOARDS = """# Leaderboard
 
-The mean of CA and BA in %, the best of each attack in bold; – where it was not measured. Ranked by the mean over the
-attacks that at least half of the rows met; rows that lack one of them come last. The other attacks, in italics, count
-for no rank. Every defense has one set of settings here; in the tables Februus has its threshold chosen for each case,
-as in the paper, and its layer. All rows of a column met a victim of the same recipe; where it was trained twice, the
-tables say which rows met another one.
+Mean of CA and BA in %. The best of each attack is bold; – means not measured. The ranking uses the mean over the
+attacks with results for at least half of the rows; rows without one of these attacks come last. Attacks in italics do
+not count for the ranking. Every defense has one set of settings here; in the tables, the threshold of Februus (as in
+the paper) and its layer are chosen for each case. All rows of a column have victims with the same recipe; if a victim
+was trained twice, the tables say which rows have the other weights.
 
 """
 
 
 def write_pages(pages: Path, folders: Sequence[Path], choose: Callable[..., list[Cell]], model: str | None) -> int:
-    """Write the pages of what the folders of ``maskrestore reproduce`` hold; returns how many records there are.
+    """Write the results pages from folders of ``maskrestore reproduce``. Returns the number of records.
 
-    Figures are copied from the folders; one that no folder has stays as it is. choose: the cells of an experiment, with
-    the keyword ``diffusion``. model: digest of the diffusion model, if not the one of the records. Pages that are not
-    made any more are deleted. Raises DataError if a folder has no records or one is broken.
+    Figures are copied from the folders; figures that no folder has are kept. Outdated pages are deleted. choose:
+    returns the cells of an experiment, given the keyword ``diffusion``. model: digest of the diffusion model; ``None``:
+    that of the records. Raises DataError if a folder has no records or one is invalid.
     """
     records = read_folders(folders)
     model = model or diffusion_model_of(records)
@@ -96,7 +96,7 @@ def write_pages(pages: Path, folders: Sequence[Path], choose: Callable[..., list
 
 
 def copy_figures(target: Path, folders: Sequence[Path]) -> None:
-    """Copy the figures that have been drawn, each from the first folder that has it, with their numbers."""
+    """Copy each figure and its CSV file from the first folder that has it."""
     for name in EXPERIMENTS:
         drawn = [folder / "figures" for folder in folders if (folder / "figures" / f"{name}.png").exists()]
         for source in (drawn[0] / f"{name}{suffix}" for suffix in (".png", ".csv") if drawn):
@@ -105,7 +105,7 @@ def copy_figures(target: Path, folders: Sequence[Path]) -> None:
 
 
 def results_pages(records: Sequence[Record], tables: Mapping[str, FilledTable], figures: Path) -> dict[str, str]:
-    """Every page by its file name. figures: the folder with the figures, ``figures`` beside the pages."""
+    """Return every page by file name. figures: folder with the figures, named ``figures``, beside the pages."""
     sections = {name: _sections(name, one, tables.get(name), figures) for name, one in EXPERIMENTS.items()}
     found = {name: text for name, text in sections.items() if text}
     boards = [sheet.markdown(level=2) for sheet in leaderboard(records)]
@@ -117,7 +117,7 @@ def results_pages(records: Sequence[Record], tables: Mapping[str, FilledTable], 
 
 
 def _contents(found: Mapping[str, str], tables: Mapping[str, FilledTable]) -> str:
-    """A row for each page, and a sentence on what has none."""
+    """Return the table of contents, and a sentence on the experiments without a page."""
     rows = ["| [Leaderboard](leaderboard.md): every defense, every attack | | |"]
     for name in found:
         compared = tables[name].verdict if name in tables else None
@@ -129,11 +129,11 @@ def _contents(found: Mapping[str, str], tables: Mapping[str, FilledTable]) -> st
 
 
 def _sections(name: str, one: Experiment, table: FilledTable | None, figures: Path) -> str:
-    """A page without its first line; empty if there is nothing to show."""
+    """Return a page without its first line, or "" if there is nothing to show."""
     drawn = (figures / f"{name}.png").exists()
     picture = f"![{one.title}](figures/{name}.png)\n" if drawn else ""
     if table is not None:
-        return f"{table.markdown()}\n## Drawn\n\n{picture}" if drawn else table.markdown() if table.sheets else ""
+        return f"{table.markdown()}\n## Figure\n\n{picture}" if drawn else table.markdown() if table.sheets else ""
     if not drawn:
         return ""
     assert not isinstance(one, Table)
@@ -142,7 +142,7 @@ def _sections(name: str, one: Experiment, table: FilledTable | None, figures: Pa
 
 
 def _what_is_shown(one: Pictures | Curves, values: Path) -> tuple[str, ...]:
-    """Notes on how much a figure shows and what it lacks, by the table beside it. Raises DataError without that."""
+    """Return notes on what a figure shows and lacks, from its CSV file ``values``. Raises DataError without it."""
     try:
         with values.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -151,8 +151,8 @@ def _what_is_shown(one: Pictures | Curves, values: Path) -> tuple[str, ...]:
         return _curve_notes(one, rows)
     except (OSError, KeyError, ValueError) as error:
         raise DataError(
-            f"{values} does not tell what its figure shows ({type(error).__name__}: {error}); draw it again with "
-            f"`maskrestore reproduce {values.stem}`"
+            f"{values} cannot be read as the numbers of its figure ({type(error).__name__}: {error}); draw it again "
+            f"with `maskrestore reproduce {values.stem}`"
         ) from error
 
 
@@ -167,7 +167,7 @@ def _curve_notes(one: Curves, rows: Sequence[Mapping[str, str]]) -> tuple[str, .
     }
     missing = [f"{name}{' in part' if any(there) else ''}" for name, there in wanted.items() if not all(there)]
     return (
-        f"{counts} test images a point, clean and triggered, of all repeats; bands are 95 % intervals.",
+        f"{counts} test images per point, clean and triggered, over all repeats; bands are 95 % intervals.",
         *((f"Not measured: {'; '.join(missing)}.",) if missing else ()),
     )
 

@@ -20,20 +20,20 @@ _LATEX = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """A table of texts, ready to be laid out; a text within ``**`` is bold."""
+    """A table of texts. Text within ``**`` is bold."""
 
     title: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     def markdown(self, *, level: int = 3) -> str:
-        """As a Markdown table under a heading of this level."""
+        """Return a Markdown table under a heading of this level."""
         lines = [self.heads, ("---", *["---:"] * (len(self.heads) - 1)), *self.rows]
         body = "\n".join(f"| {' | '.join(text.replace('|', '/') for text in line)} |" for line in lines)
         return f"{'#' * level} {self.title}\n\n{body}\n"
 
     def latex(self, caption: str) -> str:
-        """As a LaTeX table under a caption; needs the package ``booktabs``."""
+        """Return a LaTeX table with a caption. It needs the package ``booktabs``."""
         columns = "l" + "r" * (len(self.heads) - 1)
         return "\n".join(
             [
@@ -59,11 +59,11 @@ def bold(text: str) -> str:
 
 
 def _latex_line(cells: Sequence[str]) -> str:
-    # A bracket at the start of a line would be taken for an option of the line break before it.
+    # LaTeX reads a bracket at the start of a line as an option of the line break before it.
     return " & ".join("{}" + text if text.startswith("[") else text for text in map(_escaped, cells)) + r" \\"
 
 
 def _escaped(text: str) -> str:
-    parts = re.split(r"\*\*(.+?)\*\*", text)  # every second one was within the marks
+    parts = re.split(r"\*\*(.+?)\*\*", text)  # every second part was within ** marks
     escaped = ["".join(_LATEX.get(character, character) for character in part) for part in parts]
     return "".join(f"\\textbf{{{part}}}" if place % 2 else part for place, part in enumerate(escaped))

@@ -1,4 +1,4 @@
-"""From records to the numbers of a table: means over repeats with 95 % intervals. All computation happens here."""
+"""From records to the numbers of a table: means with 95 % intervals over repeats. Later steps compute nothing."""
 
 from __future__ import annotations
 
@@ -30,37 +30,38 @@ __all__ = [
 T = TypeVar("T", bound=Named)
 
 RATES = ("ca", "ba", "asr")
-"""Fields of ``Metrics`` in the order of all tables."""
+"""Fields of ``Metrics``, in the order of all tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What a defense took for an image."""
+    """The mean costs of a defense per image."""
 
     queries: float
     passes: float | None
-    """Generator passes; ``None`` without a generator, or if a record lacks them."""
+    """Passes of its generator; ``None`` without one, or when a record does not have them."""
     seconds: float
-    """On the hardware that most of the records were made on, like the fields below."""
+    """On the hardware of most records."""
     peak_memory: int | None
-    """Bytes, the lowest of the records that have it: each includes what the process still held of earlier work."""
+    """Lowest peak in bytes, on the hardware of most records. The lowest, because a peak includes earlier work."""
     hardware: str
+    """The hardware of most records."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A row in a column."""
+    """The results of a row in a column."""
 
     rates: dict[str, Estimate | None]
     """By the names in ``RATES``; ``None`` for a rate that does not exist, such as ASR without an attack."""
     cases: int
-    """Cases that it is the mean of."""
+    """Number of cases with records."""
     wanted: int
-    """Cases that it should be the mean of."""
+    """Number of cases of the column."""
     images: int
-    """Test images of all its records, clean and triggered."""
+    """Number of test images of all records, clean and triggered."""
     variants: tuple[Variant, ...]
-    """The settings that were chosen, one for each case."""
+    """The variant used for each case."""
 
 
 Records = Mapping[tuple[Case, Variant, int], Record]
@@ -68,7 +69,7 @@ Records = Mapping[tuple[Case, Variant, int], Record]
 
 
 def read_cells(cells: Sequence[Cell], folders: Sequence[Path]) -> dict[tuple[Case, Variant, int], Record]:
-    """The records of those cells with a defense that have one, each from the first folder that has it.
+    """Return the records of the cells with a defense, each from the first folder that has it.
 
     Raises DataError if a file is broken.
     """
@@ -77,7 +78,7 @@ def read_cells(cells: Sequence[Cell], folders: Sequence[Path]) -> dict[tuple[Cas
 
 
 def find_records(cells: Sequence[Cell], files: Sequence[RecordFile[T]]) -> dict[tuple[Case, Variant, int], T]:
-    """The records of cells in the first file that has them, by case, variant and repeat."""
+    """Return the records of cells, each from the first file that has it, by case, variant and repeat."""
     found = {(cell.case, cell.variant, cell.repeat): _first(cell.name, files) for cell in cells}
     return {key: record for key, record in found.items() if record is not None}
 
@@ -87,10 +88,10 @@ def _first(name: str, files: Sequence[RecordFile[T]]) -> T | None:
 
 
 def summarise(row: Row, cases: Sequence[Case], records: Records) -> Summary | None:
-    """The rates of a row over cases; ``None`` without any record.
+    """Return the rates of a row over cases, or ``None`` without any record.
 
-    A repeat counts when it has a record of every case that any repeat has. Where the row has several variants, each
-    case takes its best one.
+    A repeat counts if it has a record of every case that any repeat has. If the row has several variants, the best one
+    is used for each case.
     """
     chosen = {case: best_variant(row.variants, case, records) for case in cases}
     found = {case: variant for case, variant in chosen.items() if variant is not None}
@@ -109,7 +110,7 @@ def summarise(row: Row, cases: Sequence[Case], records: Records) -> Summary | No
 
 
 def best_variant(variants: Sequence[Variant], case: Case, records: Records) -> Variant | None:
-    """The variant with the best mean of CA and BA over the repeats; ``None`` without any record."""
+    """Return the variant with the best mean of CA and BA over the repeats, or ``None`` without any record."""
 
     def score(variant: Variant) -> float:
         after = [record.after for (c, v, _), record in records.items() if (c, v) == (case, variant)]
@@ -121,7 +122,7 @@ def best_variant(variants: Sequence[Variant], case: Case, records: Records) -> V
 
 
 def costs_of(records: Sequence[Record]) -> Costs:
-    """Means over records of one defense; the lowest peak of memory. Raises ValueError without any record."""
+    """Return the costs of a defense, from its records. Raises ValueError without any record."""
     costs = [record.cost for record in records]
     passes = [cost.passes_mean for cost in costs if cost.passes_mean is not None]
     machines = Counter(hardware_of(record.environment) for record in records)
@@ -137,7 +138,7 @@ def costs_of(records: Sequence[Record]) -> Costs:
 
 
 def hardware_of(environment: Environment) -> str:
-    """What a record was made on: the accelerator, else the processor with its threads."""
+    """Return the hardware of a record: the accelerator, else the processor and the number of threads."""
     return environment.accelerator or f"{environment.device}, {environment.threads} thread(s)"
 
 

@@ -1,4 +1,4 @@
-"""The notes above a table that come from its records, and the means that they compare."""
+"""Notes above a table: sentences computed from its records, and the means that they compare."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ __all__ = [
 ]
 
 Summaries = dict[tuple[str, str], Summary]
-"""By row and column."""
+"""Summaries by row label and column title."""
 
 
 def cross_triggers(records: Records) -> str | None:
-    """Accuracy of the victims of input-aware attacks on triggers of other images, which should have no effect."""
+    """Return a sentence on the accuracy with triggers of other images, which should not change the label, or ``None``.
+
+    Only victims of attacks whose trigger depends on the image have this accuracy.
+    """
     rates = {
         case.label: f"{case.label} {100 * record.victim.cross_trigger:.1f} %"
         for (case, _, _), record in records.items()
@@ -39,7 +42,7 @@ def cross_triggers(records: Records) -> str | None:
 
 
 def retrained(rows: Sequence[Row], records: Records) -> str | None:
-    """Which rows used victims with other weights than most rows."""
+    """Return a sentence on the rows whose victims have other weights than those of most rows, or ``None``."""
     weights: dict[tuple[Case, int], Counter[str]] = defaultdict(Counter)
     for (case, _, repeat), record in records.items():
         weights[case, repeat][record.victim.weights] += 1
@@ -53,31 +56,31 @@ def retrained(rows: Sequence[Row], records: Records) -> str | None:
     if not others:
         return None
     named = ", ".join(f"{label} ({count})" for label, count in others.items())
-    return f"Some victims were trained twice by the same recipe. Cells with other weights than most rows: {named}."
+    return f"Some victims were trained twice with the same recipe. Cells with other weights than most rows: {named}."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Our best row and the best of the others, by the mean of CA and BA in percent."""
+    """The best row of this method and the best of the others, by the mean of CA and BA in percent."""
 
     ours: str
     others: str
     over: str
-    """What the means are over, if that is several columns."""
+    """The number of columns of the means, if there are several."""
     reduced: str
-    """Which columns the other row is compared over, if it lacks some."""
+    """The columns over which the rows are compared, if the other row lacks some."""
 
     def sentence(self) -> str:
-        """As a note of the table."""
-        means = f"ours at its best: {self.ours}; best of the others: {self.others}"
+        """Return a note for the table."""
+        means = f"best of this method: {self.ours}; best of the others: {self.others}"
         return f"Mean of CA and BA, {self.over}{means}{self.reduced}."
 
 
 def verdict(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> Verdict | None:
-    """Compare our best row with the best of the others; ``None`` where a side is missing.
+    """Compare the best row of this method with the best of the others. Returns ``None`` if either is missing.
 
-    A row that lacks some columns is compared over the columns that it has. The best of the others is the one with the
-    largest lead over ours, or the smallest gap.
+    A row that lacks some columns is compared over the columns it has. The best of the others is the row with the
+    largest difference to our row.
     """
     whole, means = complete_scores(found), row_means(rows, columns, found)
     ours = [row.label for row in rows if row.ours and row.label in means]
@@ -97,18 +100,18 @@ def verdict(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) ->
     return Verdict(
         ours=f"{100 * means[best]:.1f} ({best})",
         others=f"{100 * theirs:.1f} ({other})",
-        over=f"over the {len(columns)} columns that were measured, " if len(columns) > 1 else "",
-        reduced="" if whole_row else f", over {', '.join(titles)} alone, where ours has {100 * own:.1f}",
+        over=f"over the {len(columns)} measured columns, " if len(columns) > 1 else "",
+        reduced="" if whole_row else f", over {', '.join(titles)} only, where this method has {100 * own:.1f}",
     )
 
 
 def complete_scores(found: Summaries) -> dict[tuple[str, str], float]:
-    """The mean of CA and BA by row and column, of those that lack no case."""
+    """Return the mean of CA and BA by row and column, of entries with all cases."""
     return {key: mean_score(summary) for key, summary in found.items() if summary.cases == summary.wanted}
 
 
 def row_means(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> dict[str, float]:
-    """The mean over the columns of each row that has all of them, by its label."""
+    """Return the mean over the columns, by label, of each row that has all columns."""
     whole = complete_scores(found)
     scores = {row.label: [whole.get((row.label, column.title)) for column in columns] for row in rows}
     return {
@@ -119,12 +122,12 @@ def row_means(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) 
 
 
 def mean_score(summary: Summary) -> float:
-    """The mean of CA and BA."""
+    """Return the mean of CA and BA, in [0, 1]."""
     values = [one.mean for one in (summary.rates["ca"], summary.rates["ba"]) if one is not None]
     return sum(values) / len(values)
 
 
 def records_of_row(row: Row, cases: Iterable[Case], records: Records) -> list[Record]:
-    """The records of a row that its rates come from: where it has several variants, those of each case's best."""
+    """Return the records of a row's rates. If it has several variants, those of the best variant of each case."""
     best = {case: best_variant(row.variants, case, records) for case in cases}
     return [record for (case, variant, _), record in records.items() if case in best and variant == best[case]]

@@ -1,4 +1,4 @@
-"""Markdown tables from records of ``maskrestore evaluate``; computes only means."""
+"""Markdown tables from records. Only means are computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RATES = ("ca", "ba", "asr")
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """A table of accuracies for each data set, then one of costs."""
+    """Return a table of accuracies for each data set, and one of costs. Raises DataError as ``accuracy_table`` does."""
     parts = [
         f"### {dataset}\n\n{accuracy_table([record for record in records if record.dataset == dataset])}"
         for dataset in _ordered(record.dataset for record in records)
@@ -26,10 +26,10 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def accuracy_table(records: Sequence[Record]) -> str:
-    """CA / BA / ASR in percent for one data set: a row for each attack, a column for each defense.
+    """Return CA / BA / ASR in percent for one data set, with a row for each attack and a column for each defense.
 
-    Runs of one attack and defense that differ in a seed or a key are averaged. The means at the end are
-    over the records with an attack. Raises DataError when one name stands for different settings.
+    Records of one attack and defense with different seeds or keys are averaged. The means at the end are over the
+    records with an attack. Raises DataError when records of the same defense have different settings.
     """
     _check_settings(records)
     attacks = _ordered(record.attack for record in records)
@@ -48,7 +48,7 @@ def accuracy_table(records: Sequence[Record]) -> str:
 
 
 def cost_table(records: Sequence[Record]) -> str:
-    """Queries and speed of each defense with the processor, means over the records that have the number."""
+    """Return mean queries and speed of each defense over the records that have them, and the processor."""
     heads = ("defense", "queries, mean", "median, clean", "max", "tokens restored", "images/s", "processor", "threads")
     rows = [list(heads)]
     for name in _ordered(record.defense.name for record in records):
@@ -89,7 +89,7 @@ def _after(records: Iterable[Record], defense: str) -> list[Metrics]:
 
 
 def _rates(metrics: Sequence[Metrics]) -> str:
-    """``CA / BA / ASR``: the mean of each rate over those that have it."""
+    """Return ``CA / BA / ASR``, each the mean over the metrics that have it."""
     return " / ".join(_rate(metrics, name) for name in _RATES) if metrics else ""
 
 
@@ -108,7 +108,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _ordered(values: Iterable[T]) -> list[T]:
-    """Each value once, in the order of first appearance."""
+    """Return the distinct values in the order of first appearance."""
     return list(dict.fromkeys(values))
 
 
