@@ -77,8 +77,8 @@ _WHITE_BOX_NOTE = (
     "case, as in the paper."
 )
 _LAYER_NOTE = (
-    "Februus uses the layer `stages.2` or `stages.3`: of the measured ones, the one with the best CA + BA for each case."
-    " The paper chooses one for each architecture."
+    "Februus uses the layer `stages.2` or `stages.3`: of the measured ones, the one with the best CA + BA for each "
+    "case. The paper chooses one for each architecture."
 )
 
 _NAMES = {"cifar10": "CIFAR-10", "gtsrb": "GTSRB"}
