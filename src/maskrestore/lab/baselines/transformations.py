@@ -1,4 +1,4 @@
-"""The test-time transformations of the BDMAE paper's appendix F.5 (figure A.4) that have no module of their own.
+"""The test-time transformations of the BDMAE paper's appendix F.5 (figure A.4) without a separate module.
 
 Source: Gao et al. 2019, Sarkar et al. 2020, Qiu et al. 2021 (DeepSweep), as summarised in that appendix. The paper
 does not give their strengths. The defaults are chosen by this project; they are mild unless the name says strong.
