@@ -164,7 +164,7 @@ def test_the_plan_passes_over_records_of_other_weights(invoke, toy, tmp_path):
 def test_tables_without_data_are_listed_not_faked(invoke, toy, tmp_path):
     assert invoke("reproduce", "tableA6", "--out", "o").exit_code == 0
     text = (tmp_path / "o/tables/tableA6.md").read_text()
-    assert "Data not available here: ImageNet10." in text
+    assert "Not measured, because the data are not available here: ImageNet10." in text
     assert "|" not in text
 
 

@@ -139,7 +139,7 @@ def test_estimate_of_several_repeats_is_students():
 def test_a_table_has_rates_costs_and_the_papers_figures(tmp_path):
     table = measured(small_table(), tmp_path)
     text = table.markdown()
-    assert "Data not available here: VGGFace2." in text
+    assert "Not measured, because the data are not available here: VGGFace2." in text
     assert "| defense | mean | CIFAR-10 | GTSRB |" in text
     assert "| No defense | 50.0 | 50.0 (47.1) | 50.0 (50.0) |" in text
     assert "| Ours | **100.0** | **100.0** (91.7) | **100.0** (96.8) |" in text

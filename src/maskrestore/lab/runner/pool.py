@@ -124,7 +124,7 @@ class Pool:
         return self._workers[number]
 
     def _death_of(self, number: int) -> Answer:
-        """Take leave of a process that died: the next task of this number gets a new one."""
+        """Clean up after a process that died. The next task of this worker starts a new process."""
         worker = self._workers.pop(number)
         worker.line.close()
         worker.process.join()

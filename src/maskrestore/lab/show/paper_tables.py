@@ -113,7 +113,7 @@ def _finished(
     """Add the standard notes. found: notes computed from the records."""
     notes = [*table.notes, *found]
     if table.unavailable:
-        notes.append(f"Data not available here: {', '.join(table.unavailable)}.")
+        notes.append(f"Not measured, because the data are not available here: {', '.join(table.unavailable)}.")
     if not sheets and columns:
         notes.append(f"No records yet: run `maskrestore reproduce {name}`.")
     return FilledTable(name=name, title=table.title, notes=tuple(notes), sheets=tuple(sheets), long=long)
