@@ -4,8 +4,8 @@
     python -m benchmarks.same_bits /tmp/before . [--data FOLDER]
 
 Each checkout purifies 12 rendered signs, and 12 test images of CIFAR-10 with ``--data``. Every second image carries
-the trigger of the demo. All four profiles run, each checkout in its own process. Every result field is compared bit for
-bit. Nothing is kept: bits differ from one kind of processor to another.
+the trigger of the demo. All four profiles run, each checkout in its own process. Every field of the results is
+compared bit for bit. Nothing is kept: bits differ from one kind of processor to another.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ PROFILES = ("paper", "default", "fast", "paper-fast")
 _PROGRAM = """
 import dataclasses, sys, torch
 from maskrestore import BDMAE, ModuleClassifier
+from maskrestore import PROFILES
 try:
     from maskrestore.lab.data import load_dataset
     from maskrestore.lab.data.signs import load_signs
     from maskrestore.lab.victims import load_packaged_victim
-    def config(name):
-        return name
 except ImportError:
-    from maskrestore import PROFILES, fast
     from maskrestore.data import load_dataset
     from maskrestore.data.signs import load_signs
     from maskrestore.victims import load_packaged_victim
-    def config(name):
-        base = PROFILES["paper" if "paper" in name else "default"]
-        return fast(base) if "fast" in name else base
+
+def config(name):
+    if name in PROFILES:
+        return PROFILES[name]
+    from maskrestore import fast
+    return fast(PROFILES["paper" if "paper" in name else "default"])
 
 out, data, *profiles = sys.argv[1:]
 victim = load_packaged_victim("signs-badnets")
