@@ -13,6 +13,7 @@ are, so that the same masks give the same scores (``tests/benchmarks/test_author
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,9 @@ class AuthorsSchedule:
         # (N_o, N_i, g, g) -> (B, N_o, N_i, g, g)
         image_scores, label_scores = self.trigger_scores(images, shared.expand(len(images), -1, -1, -1, -1), original)
         # L, for the whole batch
-        suspicious = int((image_scores >= self.config.candidate_threshold).sum() / len(images))
+        refinement = self.config.refinement
+        threshold = math.inf if refinement is None else refinement.candidate_threshold
+        suspicious = int((image_scores >= threshold).sum() / len(images))
         flips = int(label_scores.sum() / len(images))
         image_scores = self._refine(images, image_scores, suspicious, original)
         label_scores = self._refine(images, label_scores, flips, original)
@@ -79,27 +82,27 @@ class AuthorsSchedule:
                 total += restoration * pixels
                 count += pixels
             fused = torch.where(count > 0, total / count.clamp(min=1), images)
-            similarity = ssim_map(images, fused, window=config.ssim_window, sigma=config.ssim_sigma)
+            similarity = ssim_map(images, fused, window=config.scores.ssim_window, sigma=config.scores.ssim_sigma)
             image_scores += 1 - pool_to_tokens(similarity, size)
-        return image_scores / config.rounds, label_scores / (config.rounds * config.masks_per_round)
+        return image_scores / config.masks.rounds, label_scores / (config.masks.rounds * config.masks.per_round)
 
     def _refine(self, images: Tensor, scores: Tensor, suspicious: int, original: Tensor) -> Tensor:
         """One chain of refinement (4.3), step after step. suspicious: L."""
-        config, size = self.config, suspicious // 2
-        if size < 1:
+        refinement, size = self.config.refinement, suspicious // 2
+        if size < 1 or refinement is None:
             return scores
         sizes = torch.full((len(images),), size, device=images.device)
         candidates = top_tokens(scores, 2 * sizes)
-        for _ in range(config.refinement_steps):
+        for _ in range(refinement.steps):
             noise = torch.rand(len(images), size - 1, scores[0].numel(), generator=self.generator)
-            tested = connected_sets(scores, candidates, sizes, noise.to(images.device), config.neighbour_bonus)
+            tested = connected_sets(scores, candidates, sizes, noise.to(images.device), refinement.neighbour_bonus)
             flipped = self._labels(restored(self.network, images, tested)) != original
-            scores = updated_scores(scores, tested, candidates, flipped, config.refinement_rate)
+            scores = updated_scores(scores, tested, candidates, flipped, refinement.rate)
         return scores
 
     def _recover(self, images: Tensor, scores: Tensor) -> Tensor:
         """Restore with each threshold in turn and fuse (4.4)."""
-        config, raised = self.config, 0.0
+        config, raised = self.config.restoration, 0.0
         while (scores >= config.thresholds[-1] + raised).sum() / scores.numel() > config.max_restored:
             raised += config.threshold_step
         total, count = torch.zeros_like(images), torch.zeros_like(images[:, :1])
@@ -137,8 +140,8 @@ def restored(network: nn.Module, images: Tensor, hidden: Tensor) -> Tensor:
 def shared_masks(grid: int, config: BDMAEConfig, generator: torch.Generator) -> Tensor:
     """The scoring masks of a batch: ``(N_o, N_i, g, g)`` bool, each round the parts of permutations."""
     tokens = grid * grid
-    visible = max(1, round((1 - config.mask_ratio) * tokens))
-    hidden = torch.ones(config.rounds, config.masks_per_round, tokens, dtype=torch.bool)
+    visible = max(1, round((1 - config.masks.hidden_ratio) * tokens))
+    hidden = torch.ones(config.masks.rounds, config.masks.per_round, tokens, dtype=torch.bool)
     for masks in hidden:
         order = torch.empty(0, dtype=torch.long)
         for mask in masks:

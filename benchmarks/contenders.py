@@ -1,4 +1,4 @@
-"""Who is timed by ``benchmarks.speed``: the authors' schedule, and ours by profile, schedule and precision."""
+"""Who is timed by ``benchmarks.speed``: the authors' schedule, and ours by profile and precision."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from benchmarks import authors_schedule
 from maskrestore import BDMAE, BDMAEConfig, CountingClassifier
-from maskrestore.defense.beyond_paper.budget import Schedule, scheduled
-from maskrestore.defense.pipeline import prepared_by
+from maskrestore.defense.state import prepared_by
 from maskrestore.mae.restorer import RestorerPrecision
 from maskrestore.types import Restorer
 
@@ -31,22 +30,21 @@ class Contender:
     """One of ours."""
 
     profile: str = "paper"
-    schedule: Schedule = "exact"
     precision: RestorerPrecision = "auto"
 
     def config(self, case: Case) -> BDMAEConfig:
         """Its settings in a case."""
-        return scheduled(case.profiles[self.profile], self.schedule)
+        return case.profiles[self.profile]
 
 
 CONTENDERS: dict[str, Contender] = {
     "float32": Contender(precision="float32"),
     "exact": Contender(),
-    "fast": Contender(schedule="fast"),
+    "fast": Contender(profile="paper-fast"),
     "default-exact": Contender(profile="default"),
-    "default-fast": Contender(profile="default", schedule="fast"),
+    "default-fast": Contender(profile="fast"),
     "exact-int8": Contender(precision="int8"),
-    "default-fast-int8": Contender(profile="default", schedule="fast", precision="int8"),
+    "default-fast-int8": Contender(profile="fast", precision="int8"),
 }
 
 
@@ -69,7 +67,7 @@ def says_something(name: str, case: Case) -> bool:
     """Whether the contender's time means anything in a case: see the comment in ``speed_cases.py``."""
     if name == AUTHORS or case.truth is not None:
         return True
-    return CONTENDERS[name].profile in case.profiles and CONTENDERS[name].schedule == "exact"
+    return CONTENDERS[name].profile in case.profiles
 
 
 def make_run(name: str, case: Case) -> Run:

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from maskrestore import BDMAE, PROFILES, ModuleClassifier, load_restorer
-from maskrestore.defense.beyond_paper.budget import SCHEDULES, scheduled
 from maskrestore.errors import ConfigError
 from maskrestore.lab.attacks import Attack
 from maskrestore.lab.data import ImageDataset, load_dataset
@@ -76,7 +75,6 @@ def main() -> None:
     parser.add_argument("--profile", choices=list(PROFILES), default="default")
     parser.add_argument("--restorer", default=DEFAULT_RESTORER)
     parser.add_argument("--low", choices=("bfloat16", "int8", "direct"), default="bfloat16", help="the other way")
-    parser.add_argument("--schedule", choices=SCHEDULES, default="exact")
     parser.add_argument("--lower-classifier", action="store_true", help="the classifier in bfloat16, too")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
@@ -93,14 +91,13 @@ def main() -> None:
             trial.network, precision="bfloat16" if lower else "float32", device=arguments.device
         )
         restorer = make_restorer(arguments.restorer, precision, arguments.device)
-        defense = BDMAE(restorer, scheduled(PROFILES[arguments.profile], arguments.schedule))
+        defense = BDMAE(restorer, arguments.profile)
         found[precision] = [defense.purify(images, classifier) for images, _ in (trial.clean, trial.triggered)]
     record = {
         "benchmark": "precision",
         "victim": trial.config.canonical(),
         "victim_weights": weights_digest(trial.network),
         "profile": arguments.profile,
-        "schedule": arguments.schedule,
         "restorer": arguments.restorer,
         "classifier": "bfloat16 the second time" if arguments.lower_classifier else "float32",
         **comparison(trial, found),

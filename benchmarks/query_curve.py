@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.lab.measure.record_files import read_records
@@ -21,28 +20,26 @@ COLOURS = {"ca": "#0072b2", "ba": "#e69f00", "asr": "#009e73"}  # of Okabe and I
 
 def allowed(record: Record) -> int:
     """Queries that the record's settings allow for one image."""
-    settings: dict[str, Any] = record.defense.config
-    tuples = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
-    return BDMAEConfig(**{**settings, **tuples}).max_queries
+    return BDMAEConfig.from_dict(record.defense.config).max_queries
 
 
 def draw(records: Sequence[Record], path: Path) -> None:
-    """Lines over the number of queries allowed; what has a sweep first stands as single marks at its mean queries."""
+    """Lines over the number of queries allowed; group testing is drawn as single marks at its mean queries."""
     figure = new_figure(width=7, height=4)
     axes = figure.add_subplot()
-    budgets = sorted((record for record in records if not record.defense.config.get("sweep")), key=allowed)
-    swept = [record for record in records if record.defense.config.get("sweep")]
+    limited = sorted((record for record in records if "group_testing" not in record.defense.config), key=allowed)
+    grouped = [record for record in records if "group_testing" in record.defense.config]
     for rate, title in RATES.items():
-        values = [getattr(record.after, rate) for record in budgets]
-        x = [allowed(record) for record in budgets]
+        values = [getattr(record.after, rate) for record in limited]
+        x = [allowed(record) for record in limited]
         y = [100 * value.value for value in values]
         low, high = ([100 * getattr(value, end) for value in values] for end in ("low", "high"))
         axes.plot(x, y, marker="o", markersize=4, color=COLOURS[rate], label=title)
         axes.fill_between(x, low, high, color=COLOURS[rate], alpha=0.15, linewidth=0)
-        for record in swept:
+        for record in grouped:
             value = 100 * getattr(record.after, rate).value
             axes.plot(record.cost.queries_mean, value, marker="*", markersize=12, color=COLOURS[rate], linestyle="")
-    axes.plot([], [], marker="*", markersize=10, color="#444444", linestyle="", label="schedule fast, mean queries")
+    axes.plot([], [], marker="*", markersize=10, color="#444444", linestyle="", label="profile fast, mean queries")
     axes.set(xlabel="queries allowed for one image", ylabel="%", ylim=(-3, 103))
     axes.grid(alpha=0.3)
     axes.legend(loc="center right")

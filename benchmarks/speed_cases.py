@@ -16,7 +16,7 @@ import torch
 from benchmarks.stages import Clock
 from torch import Tensor, nn
 
-from maskrestore import BDMAE, PROFILES, BDMAEConfig, MAERestorer, ModuleClassifier
+from maskrestore import BDMAE, PROFILES, BDMAEConfig, MAERestorer, ModuleClassifier, with_settings
 from maskrestore.lab.data.signs import load_signs
 from maskrestore.lab.measure.run import choose_images, triggered_images
 from maskrestore.lab.victims import ResNet18, load_packaged_victim
@@ -122,9 +122,9 @@ def _random(name: str, count: int, clock: Clock) -> Case:
         profiles={},
         clock=clock,
     )
-    paper = dataclasses.replace(PROFILES["paper"], candidate_threshold=_threshold(case))
-    # The paper's profile on the schedule ``exact`` does every pass whatever the labels are. How many passes ``fast``
-    # and the transfer test of the default profile leave out depends on them, and made-up labels would make up a time.
+    paper = with_settings(PROFILES["paper"], {"refinement.candidate_threshold": _threshold(case)})
+    # The profile ``paper`` does every pass whatever the labels are. How many passes ``fast`` and the transfer test of
+    # the default profile leave out depends on them, and made-up labels would make up a time.
     return dataclasses.replace(case, profiles={"paper": paper})
 
 
@@ -141,7 +141,7 @@ def _noise(count: int, size: int) -> Tensor:
 
 def _threshold(case: Case) -> float:
     """What makes ``SUSPICIOUS`` tokens of an image candidates, by a scoring of one round."""
-    config = dataclasses.replace(PROFILES["paper"], rounds=1, refinement_steps=0)
+    config = with_settings(PROFILES["paper"], {"masks.rounds": 1, "refinement": None})
     scores = BDMAE(case.restorer("auto"), config).purify(case.images[:2], _constant).initial_image_scores
     assert scores is not None
     return float(scores.flatten(1).sort(dim=1).values[:, -SUSPICIOUS].mean())

@@ -24,7 +24,7 @@ def record(config: BDMAEConfig, right: int) -> Record:
         victim=VictimEntry(config={}, digest="v", weights="w", precision="float32", ca=None, asr=None),
         defense=DefenseEntry(
             name="bdmae",
-            config=config.in_force(),
+            config=config.to_dict(),
             restorer=None,
             restorer_weights=None,
             restorer_precision=None,

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from benchmarks.authors_schedule import AuthorsSchedule
 from torch import Tensor, nn
 
-from maskrestore import BDMAE, PROFILES, BDMAEConfig, MAERestorer, ModuleClassifier
-from maskrestore.defense.beyond_paper.budget import Schedule, scheduled
+from maskrestore import BDMAE, PROFILES, MAERestorer, ModuleClassifier
 from maskrestore.lab.data import ImageDataset
 from maskrestore.lab.data.specs import dataset_spec
 from maskrestore.lab.victims import (
@@ -47,12 +46,11 @@ def ask(images: Tensor) -> Tensor:
     return ((images.double().mean(dim=(1, 2, 3)) * 2e3).long() % 7 == 0).long()
 
 
-@pytest.mark.parametrize("schedule", ["exact", "fast"])
-@pytest.mark.parametrize("config", [PROFILES["default"], PROFILES["paper"]], ids=["default", "paper"])
-def test_both_devices_purify_alike(network: ViTMAE, config: BDMAEConfig, schedule: Schedule) -> None:
+@pytest.mark.parametrize("profile", PROFILES)
+def test_both_devices_purify_alike(network: ViTMAE, profile: str) -> None:
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     on_cpu, on_gpu = (
-        BDMAE(MAERestorer(copy.deepcopy(network), precision="float32", device=device), scheduled(config, schedule))
+        BDMAE(MAERestorer(copy.deepcopy(network), precision="float32", device=device), profile)
         for device in ("cpu", "cuda")
     )
     theirs, ours = on_cpu.purify(images, ask), on_gpu.purify(images, ask)

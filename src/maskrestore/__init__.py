@@ -22,7 +22,8 @@ from maskrestore.classifiers import (
 from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig, fast, protect, within
 from maskrestore.imaging.codec import read_image, write_png
 from maskrestore.mae.restorer import MAERestorer, load_restorer
-from maskrestore.types import Classifier, Defense, Purification, Restorer
+from maskrestore.runtime.settings import with_settings
+from maskrestore.types import Classifier, Defense, Purification, Restorer, StreamItem, StreamResult
 
 __version__ = "0.1.0"
 
@@ -39,12 +40,15 @@ __all__ = [
     "OnnxClassifier",
     "Purification",
     "Restorer",
+    "StreamItem",
+    "StreamResult",
     "errors",
     "fast",
     "load_classifier",
     "load_restorer",
     "protect",
     "read_image",
+    "with_settings",
     "within",
     "write_png",
 ]

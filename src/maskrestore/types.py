@@ -7,14 +7,23 @@ from the masked autoencoder and restored by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-__all__ = ["Classifier", "Defense", "PreparingRestorer", "Progress", "Purification", "Restorer"]
+__all__ = [
+    "Classifier",
+    "Defense",
+    "PreparingRestorer",
+    "Progress",
+    "Purification",
+    "Restorer",
+    "StreamItem",
+    "StreamResult",
+]
 
 Classifier = Callable[[Tensor], Tensor]
 """The black box: ``(B, C, H, W)`` float32 in [0, 1] -> ``(B,)`` int64 hard labels."""
@@ -90,6 +99,16 @@ class Purification:
     initial_label_scores: Tensor | None = None
     """``(B, g, g)``: S_l before refinement."""
 
+    suspicion: Tensor | None = None
+    """``(B,)`` in [0, 1]: how likely the image carries a trigger. ``None`` for defenses that do not estimate it; none
+    does yet."""
+
+    def select(self, rows: Tensor | slice) -> Purification:
+        """The results of some of the images. rows: a slice, or ``(R,)`` int64 or ``(B,)`` bool."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: None if value is None else value[rows] for name, value in values.items()}
+        return Purification(**chosen)  # type: ignore[arg-type]
+
     @classmethod
     def concatenate(cls, parts: Sequence[Purification]) -> Purification:
         """Join the results of consecutive batches into one."""
@@ -101,6 +120,30 @@ class Purification:
             return None if values[0] is None else torch.cat(values)
 
         return cls(**{field.name: joined(field.name) for field in fields(cls)})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamItem:
+    """One image of a stream."""
+
+    id: Hashable
+    """Given back with the result: a file name, a row number, or a request."""
+    image: object
+    """Whatever :func:`maskrestore.imaging.inputs.as_batch` takes for a single image, of any size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamResult:
+    """What became of one image of a stream: a result or an error."""
+
+    id: Hashable
+    """Of the item."""
+    result: Purification | None = None
+    """Of a batch of one image."""
+    error: Exception | None = None
+    """Why there is no result."""
+    seconds: float = 0.0
+    """Its share of the time that the images took that were purified together."""
 
 
 @runtime_checkable

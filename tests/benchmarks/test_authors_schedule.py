@@ -53,7 +53,7 @@ def smooth_images(count: int) -> torch.Tensor:
 def test_the_same_masks_give_the_same_scores(network: nn.Module, classifier: ModuleClassifier) -> None:
     images = smooth_images(6)
     ours = BDMAE(MAERestorer(network, precision="float32"), PAPER, key="k").purify(images, classifier)
-    hidden = random_masks([Stream("k", image) for image in images], 8, PAPER)
+    hidden = random_masks([Stream("k", image) for image in images], 8, PAPER.masks)
     image_scores, label_scores = schedule(network, classifier).trigger_scores(images, hidden, classifier(images))
     assert ours.initial_image_scores is not None
     assert ours.initial_label_scores is not None

@@ -10,7 +10,7 @@ OPTIONS = {
     "demo": ["--out", "--images", "--profile"],
     "purify": [
         *("--classifier", "--mean", "--std", "--out", "--profile", "--restorer", "--key-file"),
-        *("--max-queries", "--budget", "--schedule", "--set", "MASKRESTORE_KEY", "records.jsonl"),
+        *("--max-queries", "--budget", "--set", "MASKRESTORE_KEY", "records.jsonl"),
     ],
     "evaluate": ["--dataset", "--attack", "--defense", "--set", "--out", "--data", "MASKRESTORE_DATA"],
     "train-victim": ["--dataset", "--attack", "--set", "--cache", "MASKRESTORE_CACHE"],

@@ -68,7 +68,7 @@ def test_later_texts_win_and_nothing_else_changes():
         ("pair=1,2,3", "expected 2 values"),
         ("steps=", "expected a value of type float, got ''"),
         ("free=x", "expected a JSON object"),
-        ("inner=1", r"expected inner.FIELD=VALUE"),
+        ("inner=1", r"expected NAME.FIELD=VALUE"),
         ("count.x=1", r"expected count=VALUE"),
     ],
 )

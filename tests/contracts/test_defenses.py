@@ -20,7 +20,7 @@ from diffusion_fakes import save_tiny_unet
 from fakes import MeanRestorer
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense.bdmae import BDMAE
-from maskrestore.defense.config import PROFILES
+from maskrestore.defense.profiles import PROFILES
 from maskrestore.defense.streams import Key
 from maskrestore.errors import InvalidImageError
 from maskrestore.lab.baselines import BASELINES, DETECTORS, BaselineConfig, DetectorConfig

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.beyond_paper.consensus import consensus
+from maskrestore.defense.beyond_paper.contrast import contrast_scores
 from maskrestore.defense.restoration import fuse
-from maskrestore.defense.scores import consensus, contrast_scores, flip_scores, image_scores, random_masks
+from maskrestore.defense.scores import MaskConfig, ScoreConfig, flip_scores, image_scores, random_masks
 from maskrestore.defense.streams import Stream
 
 
@@ -14,7 +15,7 @@ def streams(count: int, key: int = 0) -> list[Stream]:
 @pytest.mark.parametrize("grid", [14, 16, 5])
 @pytest.mark.parametrize(("ratio", "per_round"), [(0.75, 5), (0.5, 2), (0.9, 3), (0.75, 11)])
 def test_masks_hide_the_ratio_exactly_and_every_token_in_each_round(grid: int, ratio: float, per_round: int) -> None:
-    config = BDMAEConfig(mask_ratio=ratio, masks_per_round=per_round)
+    config = MaskConfig(hidden_ratio=ratio, per_round=per_round)
     hidden = random_masks(streams(4), grid, config)
     assert hidden.shape == (4, 5, per_round, grid, grid)
     visible = (~hidden).flatten(3).sum(dim=3)
@@ -23,7 +24,7 @@ def test_masks_hide_the_ratio_exactly_and_every_token_in_each_round(grid: int, r
 
 
 def test_masks_differ_between_rounds_images_and_keys_and_replay() -> None:
-    config = BDMAEConfig()
+    config = MaskConfig()
     hidden = random_masks(streams(2), 16, config)
     assert not torch.equal(hidden[0], hidden[1])
     assert not torch.equal(hidden[0, 0], hidden[0, 1])
@@ -32,7 +33,7 @@ def test_masks_differ_between_rounds_images_and_keys_and_replay() -> None:
 
 
 def test_first_four_visible_sets_partition_the_tokens() -> None:
-    hidden = random_masks(streams(1), 16, BDMAEConfig())
+    hidden = random_masks(streams(1), 16, MaskConfig())
     assert ((~hidden[:, :, :4]).sum(dim=2) == 1).all()
 
 
@@ -75,9 +76,9 @@ def test_contrast_is_zero_without_evidence() -> None:
 
 
 def test_image_scores_rise_where_restoration_differs() -> None:
-    config = BDMAEConfig()
+    config = ScoreConfig()
     image = torch.rand(1, 3, 32, 32)
-    hidden = random_masks(streams(1), 16, config)
+    hidden = random_masks(streams(1), 16, MaskConfig())
     restored = image[:, None, None].repeat(1, 5, 5, 1, 1, 1)
     assert image_scores(image, restored, hidden, config).abs().max() < 1e-5
     restored[..., 20:24, 20:24] = 1 - restored[..., 20:24, 20:24]

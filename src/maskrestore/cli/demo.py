@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from torch import Tensor
 
 from maskrestore.classifiers import ModuleClassifier
 from maskrestore.cli.lab.results import RATES, progress_of, show_record
+from maskrestore.cli.options import ProfileOption
 from maskrestore.cli.terminal import out, progress, say
-from maskrestore.defense.config import PROFILES
+from maskrestore.defense.profiles import PROFILES
 from maskrestore.lab.attacks import Attack
 from maskrestore.lab.data.dataset import ImageDataset
 from maskrestore.lab.data.signs import load_signs
@@ -30,6 +31,7 @@ from maskrestore.reporting import (
     write_report,
 )
 from maskrestore.runtime.precision import fast_arithmetic
+from maskrestore.runtime.settings import flat
 from maskrestore.types import Classifier, Defense, Purification
 
 __all__ = ["demo"]
@@ -58,10 +60,7 @@ def demo(
     images: Annotated[
         int, typer.Option(min=1, max=1000, help="Test images without the trigger, and as many with it.")
     ] = 150,
-    profile: Annotated[
-        Literal["default", "paper"],
-        typer.Option(help="Settings of the method: `paper` is the method exactly as published."),
-    ] = "default",
+    profile: ProfileOption = "default",
     seed: Annotated[int, typer.Option(min=0, help="Chooses the test images.")] = 0,
 ) -> None:
     """Shield a street-sign classifier that has a backdoor. Needs no data and no network; takes half a
@@ -90,7 +89,7 @@ def demo(
         ),
     )
     defense = make_defense(
-        "bdmae" if profile == "default" else "bdmae-paper",
+        {"default": "bdmae"}.get(profile, f"bdmae-{profile}"),
         PROFILES[profile],
         restorer=load_restorer,
         restorer_name=DEFAULT_RESTORER,
@@ -140,7 +139,7 @@ def _write_pictures(out_dir: Path, entries: list[ReportEntry], record: Record, c
         title="maskrestore demo: street signs with a sticker",
         description="A classifier with a backdoor, defended without knowing anything of it but its labels.",
         metrics=_metrics(record),
-        settings={"restorer": record.defense.restorer, **record.defense.config},
+        settings={"restorer": record.defense.restorer, **flat(record.defense.config)},
         key_fingerprint=record.defense.key_fingerprint,
         images_per_second=record.cost.images_per_second,
         seconds=record.cost.seconds,

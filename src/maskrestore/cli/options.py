@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -19,10 +19,14 @@ __all__ = [
     "DeviceOption",
     "KeyFileOption",
     "MaxQueriesOption",
+    "Profile",
+    "ProfileOption",
     "RestorerOption",
+    "ScheduleOption",
     "TrainingSetOption",
     "parse_channels",
     "read_key",
+    "scheduled_profile",
 ]
 
 DefenseSetOption = Annotated[
@@ -30,8 +34,21 @@ DefenseSetOption = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Change one setting of the method, e.g. `label_score=flip` or `thresholds=0.6,0.5`. May be repeated.",
+        help="Change one setting of the method, e.g. `scores.label_score=flip`, `restoration.thresholds=0.6,0.5` or "
+        "`squares=none`. May be repeated.",
     ),
+]
+Profile = Literal["default", "paper", "fast", "paper-fast"]
+ProfileOption = Annotated[
+    Profile,
+    typer.Option(
+        help="Settings of the method. `paper` is the method as published. `fast` and `paper-fast` hide nine windows "
+        "first, which settles most images with fewer queries."
+    ),
+]
+ScheduleOption = Annotated[
+    Literal["exact", "fast"] | None,
+    typer.Option(hidden=True, help="Deprecated until 0.2: use `--profile fast` or `--profile paper-fast`."),
 ]
 MaxQueriesOption = Annotated[
     int | None,
@@ -80,6 +97,17 @@ KeyFileOption = Annotated[
         "Records hold its fingerprint, never the secret.",
     ),
 ]
+
+
+def scheduled_profile(profile: Profile, schedule: str | None) -> Profile:
+    """The profile that a profile and the deprecated ``--schedule`` mean together, with a warning."""
+    if schedule is None:
+        return profile
+    chosen: Profile = profile
+    if schedule == "fast":
+        chosen = "paper-fast" if profile in ("paper", "paper-fast") else "fast"
+    warn(f"--schedule goes away in 0.2; use --profile {chosen}")
+    return chosen
 
 
 def read_key(key_file: Path | None, *, warn_without: bool = True) -> bytes | int:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from maskrestore.errors import ConfigError, UnknownNameError
+from maskrestore.runtime.settings import stage_type, type_hints, with_settings
 
 __all__ = ["with_overrides"]
 
@@ -21,45 +22,46 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 def with_overrides(config: T, assignments: Iterable[str]) -> T:
     """A copy of the dataclass ``config`` with fields set by ``name=value`` texts.
 
-    Numbers, words and booleans are written plainly, tuples with commas (``thresholds=0.6,0.5``), objects as
-    JSON; a dot leads into a configuration inside another (``recipe.epochs=3``). Raises ConfigError when a
-    text is not of that form or the value does not fit its field, UnknownNameError for a field that does not
-    exist.
+    Numbers, words and booleans are written plainly, tuples with commas (``restoration.thresholds=0.6,0.5``), objects as
+    JSON. A dot leads into a configuration inside another (``recipe.epochs=3``). ``squares=none`` switches an optional
+    stage off, ``squares=on`` on, with its defaults. Raises ConfigError when a text is not of that form or the value
+    does not fit its field, UnknownNameError for a field that does not exist.
     """
     for assignment in assignments:
-        name, equals, text = assignment.partition("=")
+        path, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals:
             raise ConfigError(f"expected NAME=VALUE, got {assignment!r}")
-        config = _with_field(config, name.strip(), text.strip(), assignment)
+        try:
+            value = _parse(_annotation(type(config), path), text)
+        except ValueError as error:
+            # An unknown name says so itself.
+            raise error if isinstance(error, ConfigError) else ConfigError(f"{assignment}: {error}") from error
+        config = with_settings(config, {path: value})
     return config
 
 
-def _with_field(config: T, path: str, text: str, assignment: str) -> T:
-    hints = typing.get_type_hints(type(config))
+def _annotation(owner: type, path: str) -> Any:
+    """The type of a dotted field. Raises UnknownNameError."""
     name, dot, rest = path.partition(".")
+    hints = type_hints(owner)
     if name not in hints:
         raise UnknownNameError("setting", name, hints)
-    value = getattr(config, name)
-    if dataclasses.is_dataclass(value) != bool(dot):
-        form = f"{name}.FIELD=VALUE" if not dot else f"{name}=VALUE"
-        raise ConfigError(f"{assignment}: expected {form}")
-    if dot:
-        value = _with_field(value, rest, text, assignment)
-    else:
-        try:
-            value = _parse(hints[name], text)
-        except ValueError as error:
-            raise ConfigError(f"{assignment}: {error}") from error
-    return dataclasses.replace(config, **{name: value})  # type: ignore[type-var]
+    inner = stage_type(owner, name)
+    if dot and inner is None:
+        raise ValueError(f"{name} has no settings of its own; expected {name}=VALUE")
+    return _annotation(inner, rest) if dot and inner is not None else hints[name]
 
 
-def _parse(annotation: Any, text: str) -> Any:
+def _parse(annotation: Any, text: str) -> Any:  # noqa: PLR0911 - one return for each kind of type
     """Read ``text`` as the annotated type; raises ValueError that says what was expected."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
+        inner = next(argument for argument in arguments if argument is not type(None))
         if text.lower() in ("none", "null") and type(None) in arguments:
             return None
-        return _parse(next(argument for argument in arguments if argument is not type(None)), text)
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type) and text.lower() == "on":
+            return inner()
+        return _parse(inner, text)
     if origin is typing.Literal:
         return _choice({str(argument): argument for argument in arguments}, text)
     if annotation is bool:
@@ -67,7 +69,7 @@ def _parse(annotation: Any, text: str) -> Any:
     if origin is tuple:
         return _parse_tuple(arguments, text)
     if dataclasses.is_dataclass(annotation):
-        raise ValueError("it has settings of its own, set one by one: NAME.FIELD=VALUE")
+        raise ValueError("expected NAME.FIELD=VALUE: it has settings of its own, set one by one")
     try:
         value = json.loads(text) if origin is dict else annotation(text)
     except ValueError as error:

@@ -13,21 +13,24 @@ import numpy as np
 import torch
 import typer
 
-from maskrestore.classifiers import CountingClassifier, ModuleClassifier, load_classifier
+from maskrestore.classifiers import ModuleClassifier, load_classifier
 from maskrestore.cli.options import (
     DefenseSetOption,
     DeviceOption,
     KeyFileOption,
     MaxQueriesOption,
+    ProfileOption,
     RestorerOption,
+    ScheduleOption,
     parse_channels,
     read_key,
+    scheduled_profile,
 )
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import FAILED, out, progress, say
 from maskrestore.defense.bdmae import BDMAE
-from maskrestore.defense.beyond_paper.budget import scheduled
-from maskrestore.defense.config import PROFILES
+from maskrestore.defense.beyond_paper.budget import within
+from maskrestore.defense.profiles import PROFILES
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.codec import read_image
@@ -37,6 +40,7 @@ from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
 from maskrestore.reporting import Evidence, ReportEntry, ReportSummary, entries_from, write_report
 from maskrestore.runtime.digests import digest, digest_of_json, raw_digest
+from maskrestore.runtime.settings import flat
 from maskrestore.types import Classifier, Purification
 
 __all__ = ["purify"]
@@ -64,10 +68,7 @@ def purify(
         str | None,
         typer.Option(help="Likewise, e.g. `0.229,0.224,0.225`."),
     ] = None,
-    profile: Annotated[
-        Literal["default", "paper"],
-        typer.Option(help="Settings of the method: `paper` is the method exactly as published."),
-    ] = "default",
+    profile: ProfileOption = "default",
     settings: DefenseSetOption = None,
     restorer: RestorerOption = DEFAULT_RESTORER,
     precision: Annotated[
@@ -79,13 +80,7 @@ def purify(
     ] = "auto",
     device: DeviceOption = "cpu",
     key_file: KeyFileOption = None,
-    schedule: Annotated[
-        Literal["exact", "fast"],
-        typer.Option(
-            help="`exact` does every pass of the profile; `fast` settles most images by hiding nine windows, in four "
-            "pairs and the middle one alone, with fewer queries."
-        ),
-    ] = "exact",
+    schedule: ScheduleOption = None,
     max_queries: MaxQueriesOption = None,
     budget: Annotated[
         int | None,
@@ -101,7 +96,8 @@ def purify(
         int | None,
         typer.Option(
             min=1,
-            help="Images worked on at a time, and lost at most when interrupted: 64, or 128 on a GPU, unless given.",
+            help="Images worked on at a time, and lost at most when interrupted; 64 unless given, or 256 on a GPU, and "
+            "fewer where they are large.",
         ),
     ] = None,
     again: Annotated[
@@ -128,7 +124,9 @@ def purify(
 
         maskrestore purify stop.png --classifier mypackage.models:signs --profile paper --out cleaned
     """
-    config = scheduled(with_overrides(PROFILES[profile], settings or []), schedule, max_queries)
+    profile = scheduled_profile(profile, schedule)
+    config = with_overrides(PROFILES[profile], settings or [])
+    config = config if max_queries is None else within(config, max_queries)
     if budget is not None and budget < config.max_queries:
         raise ConfigError(
             f"an image may take {config.max_queries} queries, more than --budget {budget}; raise the budget, or give "
@@ -152,19 +150,14 @@ def purify(
         grey,
         device,
     ]
-    counting = CountingClassifier(black_box, budget)
-    defense = BDMAE(masked_autoencoder, config, key=key, chunk_size=batch)
-    images, pixels = defense.chunk_limits
     job = FolderJob(
         source=source,
         out=out_dir,
-        defense=defense,
-        classifier=counting,
-        max_queries=config.max_queries,
-        config_digest=digest_of_json([config.in_force(), key_fingerprint(key), *identity]),
+        defense=BDMAE(masked_autoencoder, config, key=key, chunk_size=batch),
+        classifier=black_box,
+        config_digest=digest_of_json([config.to_dict(), key_fingerprint(key), *identity]),
         key_fingerprint=key_fingerprint(key),
-        batch=batch or images,
-        pixels=pixels,
+        budget=budget,
         keep_grey=grey,
         again=again,
     )
@@ -174,9 +167,8 @@ def purify(
         "classifier": classifier,
         "restorer": restorer,
         "profile": profile,
-        "schedule": schedule,
         "max_queries": config.max_queries,
-        **config.in_force(),
+        **flat(config.to_dict()),
     }
     heading = ReportSummary(title=f"maskrestore: {source.name}", settings=facts, key_fingerprint=job.key_fingerprint)
     with closing(summary.log) as log:
@@ -189,7 +181,7 @@ def purify(
             max_detailed=report_images,
             evidence_of=partial(_evidence, job, log),
         )
-        _conclude(summary, job, page, asked_before=not config.blind)
+        _conclude(summary, job, page, asked_before=not config.restoration.single_query)
 
 
 def _conclude(summary: Summary, job: FolderJob, page: Path, *, asked_before: bool) -> None:
@@ -212,7 +204,7 @@ def _conclude(summary: Summary, job: FolderJob, page: Path, *, asked_before: boo
     out.print(
         f"{finished} images purified ({finished - summary.log.purified} of them by an earlier run), "
         + (f"{changed} labels changed, " if asked_before else "")
-        + f"{job.classifier.queries} queries, {summary.seconds:.1f} s; see {page}",
+        + f"{summary.queries} queries, {summary.seconds:.1f} s; see {page}",
         soft_wrap=True,
     )
     for failure in failures:

@@ -2,6 +2,7 @@
 
 from maskrestore.defense.bdmae import BDMAE, protect
 from maskrestore.defense.beyond_paper.budget import fast, within
-from maskrestore.defense.config import PROFILES, BDMAEConfig
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.profiles import PROFILES
 
 __all__ = ["BDMAE", "PROFILES", "BDMAEConfig", "fast", "protect", "within"]

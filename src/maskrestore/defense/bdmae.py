@@ -1,100 +1,113 @@
-"""BDMAE, "Mask and Restore": the defense as users meet it. What it does with images is in ``stages.py``."""
+"""BDMAE, "Mask and Restore": the defense as users meet it. ``pipeline.py`` says what happens to an image."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from maskrestore.classifiers import CountingClassifier, as_classifier
-from maskrestore.defense.beyond_paper.budget import Schedule, scheduled
-from maskrestore.defense.config import PROFILES, BDMAEConfig, profile
-from maskrestore.defense.pipeline import Stages
+from maskrestore.defense.batching import ON_CPU, ON_GPU, Limits, in_order, purify_chunk, read_chunks
+from maskrestore.defense.beyond_paper.budget import scheduled, within
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.oracle import Budget
+from maskrestore.defense.pipeline import Pipeline
+from maskrestore.defense.profiles import profile_config
 from maskrestore.defense.streams import Key, Stream, key_bytes
-from maskrestore.errors import ConfigError, PurificationInterruptedError
+from maskrestore.errors import ConfigError, InvalidImageError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
 from maskrestore.runtime.threads import map_on_cores
-from maskrestore.types import Classifier, Purification, Restorer
+from maskrestore.types import Classifier, Purification, Restorer, StreamItem, StreamResult
 
 __all__ = ["BDMAE", "protect"]
-
-
-_CHUNK, _LARGE_CHUNK = (64, 2**19), (256, 256 * 224**2)
-"""Images and pixels that are worked on at a time, at most, where nothing is said: everywhere, and on a GPU, which waits
-for the host between two rounds, however many images take part in them."""
-_ASKED = 64 * 224**2
-"""Pixels of images whose random masks may all be restored and asked about in one go: of a larger chunk on a GPU they
-are looked at in several."""
 
 
 class BDMAE:
     """Blind defense with a masked autoencoder.
 
-    For each image: score every token by how badly it is restored (S_i) and by how much the label depends on it
-    (S_l), sharpen both scores along connected tokens, restore the tokens that score high, ask the classifier again.
+    For each image: score every token by how badly it is restored (S_i) and by how much the label depends on it (S_l),
+    sharpen both scores along connected tokens, restore the tokens that score high, ask the classifier again.
     """
 
     def __init__(
         self,
         restorer: Restorer | str,
-        config: BDMAEConfig | str = PROFILES["default"],
+        profile: BDMAEConfig | str = "default",
         *,
         key: Key = 0,
         chunk_size: int | None = None,
     ) -> None:
         """Raises ConfigError, and what :func:`load_restorer` raises.
 
-        restorer: one that is loaded, or a name for :func:`load_restorer`. config: settings, or the name of a profile.
-        key: the operator's secret; masks are unpredictable without it, and 0 is known to everybody. A text is the same
-        key as in MASKRESTORE_KEY.
+        restorer: a restorer, or a name for :func:`load_restorer`. profile: the name of a profile in
+        :data:`maskrestore.PROFILES`, or settings. key: the secret of the operator; without it masks are unpredictable,
+        and 0 is known to everybody. A text is the same key as in MASKRESTORE_KEY.
 
         chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 64, and fewer where
-        those would have more than 2^19 pixels: 10 at 224 x 224; with a restorer on a GPU 256, and fewer of more than
-        224 x 224. The random masks of a chunk with more than 2^19 pixels, on a GPU than 64 images of 224 x 224 have,
-        are looked at in several goes, round by round at the smallest (with a plain function of 2^19 pixels, on a GPU,
-        too). That bounds memory for a single large image.
+        they have more than 2^19 pixels together (10 at 224 x 224); with a restorer on a GPU 256, and fewer where they
+        are larger than 224 x 224. Of images with more than 2^19 pixels (on a GPU, as many as 64 of 224 x 224 have), the
+        random masks are restored in several parts, down to a round at a time. That bounds memory for a large image.
         """
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
         self.restorer = load_restorer(restorer) if isinstance(restorer, str) else restorer
         if not isinstance(self.restorer, Restorer):
             raise ConfigError(f"expected a restorer or the name of one, got a {type(restorer).__name__}")
-        self.config = profile(config)
-        key_bytes(key)  # what is no key is an error now, not at the first image
+        self.config = profile_config(profile)
+        key_bytes(key)  # an invalid key is an error now, not at the first image
         self.key = key
         self.chunk_size = chunk_size
 
     def purify(self, images: object, classifier: Callable[[Tensor], Any]) -> Purification:
         """Purify images, each on its own, and label them.
 
-        images: whatever :func:`maskrestore.imaging.inputs.as_batch` takes: uint8 or float in [0, 1], one or a
-        batch, grey or RGB, any size. classifier: ``(B, C, H, W)`` in [0, 1] -> ``(B,)`` hard labels, or a module
-        that returns logits (see :func:`maskrestore.classifiers.as_classifier`).
+        images: whatever :func:`maskrestore.imaging.inputs.as_batch` takes: uint8 or float in [0, 1], one or a batch,
+        grey or RGB, any size. classifier: ``(B, C, H, W)`` in [0, 1] -> ``(B,)`` hard labels, or a module that returns
+        logits (see :func:`maskrestore.classifiers.as_classifier`).
 
         Returns a :class:`Purification` with every map; ``images`` are float32 and equal to the input bit for bit
-        outside ``hidden``. Raises InvalidImageError, and PurificationInterruptedError (with the finished part) if
-        the classifier raises or answers with something else; its own error, of a budget say, is the ``__cause__``.
+        outside ``hidden``. Raises InvalidImageError, and PurificationInterruptedError (with the finished part) if the
+        classifier raises or answers with something else; its own error is the ``__cause__``.
         """
-        batch, ask = as_batch(images), as_classifier(classifier)
+        batch = as_batch(images)
         done: list[Purification] = []
-        most, pixels = self.chunk_limits
-        fitting = pixels // (batch.shape[-2] * batch.shape[-1])
-        for chunk in batch.split(self.chunk_size or max(1, min(most, fitting))):
-            try:
-                done.append(self._purify_chunk(chunk, ask))
-            except Exception as error:
+        for one in self._purify_checked(enumerate(batch), as_classifier(classifier), Budget(), ordered=True):
+            if one.result is None:
                 partial = Purification.concatenate(done) if done else None
-                finished = 0 if partial is None else len(partial.labels)
                 raise PurificationInterruptedError(
-                    f"stopped after {finished} of {len(batch)} images: {type(error).__name__}: {error}",
+                    f"stopped after {len(done)} of {len(batch)} images: {type(one.error).__name__}: {one.error}",
                     partial,
-                ) from error
+                ) from one.error
+            done.append(one.result)
         return Purification.concatenate(done)
+
+    def purify_stream(
+        self,
+        items: Iterable[StreamItem],
+        classifier: Callable[[Tensor], Any],
+        *,
+        budget: Budget | int | None = None,
+        ordered: bool = True,
+    ) -> Iterator[StreamResult]:
+        """Purify a stream of images of any length and of mixed sizes, in bounded memory.
+
+        items: read as they are needed. classifier: as of :meth:`purify`. budget: queries that the whole stream may
+        take; an image that they may not suffice for is not begun. ordered: yield results in the order of the items;
+        otherwise as images are settled.
+
+        Yields one result or error for each item. An image that cannot be read as one, and one that the classifier fails
+        at, does not affect the others: the rest of its batch is purified again, image by image. Nothing is asked again
+        about an image that is settled. Raises ClassifierError for what is no classifier, and what ``items`` raises.
+        """
+        checked = ((item.id, _checked(item)) for item in items)
+        budget = budget if isinstance(budget, Budget) else Budget(budget)
+        return self._purify_checked(checked, as_classifier(classifier), budget, ordered=ordered)
 
     def protect(self, classifier: Callable[[Tensor], Any]) -> Callable[[object], Tensor]:
         """A drop-in replacement for ``classifier`` that purifies each image before it answers.
@@ -104,55 +117,96 @@ class BDMAE:
         """
         return functools.partial(_labels, self, as_classifier(classifier))
 
+    def pipeline(self, classifier: Classifier, budget: Budget) -> Pipeline:
+        """A pipeline that images can join between rounds, for programs with a schedule of their own, such as a server.
+
+        See :meth:`submit` for how they join. classifier: an adapter, see ``as_classifier``.
+        """
+        limits = self._limits if _has_device(classifier) else ON_CPU
+        return Pipeline(self.restorer, self.config, classifier, budget, together=limits.masked_pixels)
+
+    def submit(self, pipeline: Pipeline, ids: Sequence[Hashable], images: Tensor) -> None:
+        """Let images of one size, ``(B, C, H, W)`` float32 in [0, 1], join a pipeline of :meth:`pipeline`."""
+        stream_of = functools.partial(Stream, self.key)
+        # A millisecond for an image of 224 x 224, which only a GPU waits for.
+        streams = list(map(stream_of, images)) if self._device.type == "cpu" else map_on_cores(stream_of, images)
+        pipeline.submit(ids, images.to(self._device), streams)
+
     @property
     def _device(self) -> torch.device:
         """Where pixels are worked on; a restorer that does not say so works on the CPU."""
         return torch.device(getattr(self.restorer, "device", "cpu"))
 
     @property
-    def chunk_limits(self) -> tuple[int, int]:
-        """Images and pixels that are worked on at a time, at most, where ``chunk_size`` says nothing."""
-        return _CHUNK if self._device.type == "cpu" else _LARGE_CHUNK
+    def _limits(self) -> Limits:
+        limits = ON_CPU if self._device.type == "cpu" else ON_GPU
+        return limits if self.chunk_size is None else dataclasses.replace(limits, images=self.chunk_size, pixels=None)
 
-    def _askable(self, classifier: Classifier) -> int:
-        """Pixels of images whose random masks may all be asked about in one call."""
-        while isinstance(classifier, CountingClassifier):
-            classifier = classifier.classifier
-        # What has no device of its own is a function, which gets its pictures all at once and on the CPU.
-        return min(self.chunk_limits[1], _ASKED) if hasattr(classifier, "device") else _CHUNK[1]
-
-    def _purify_chunk(self, images: Tensor, classifier: Classifier) -> Purification:
-        stream_of = functools.partial(Stream, self.key)
-        # A millisecond for an image of 224 x 224, which nothing waits for but a GPU.
-        streams = list(map(stream_of, images)) if self._device.type == "cpu" else map_on_cores(stream_of, images)
-        stages = Stages(self.restorer, self.config, classifier, together=self._askable(classifier))
-        return stages.purify(images.to(self._device), streams)
+    def _purify_checked(
+        self,
+        images: Iterable[tuple[Hashable, Tensor | Exception]],
+        classifier: Classifier,
+        budget: Budget,
+        *,
+        ordered: bool,
+    ) -> Iterator[StreamResult]:
+        """images: an id with ``(C, H, W)`` float32 in [0, 1], or with the reason why there is no image."""
+        pipeline, price = self.pipeline(classifier, budget), self.config.max_queries
+        submit = functools.partial(self.submit, pipeline)
+        for chunk in read_chunks(images, self._limits, budget, price):
+            results = purify_chunk(chunk, pipeline, submit, budget, price)
+            yield from in_order(results) if ordered else (result for _, result in results)
 
 
 def protect(
     classifier: Callable[[Tensor], Any],
     *,
     restorer: Restorer | str = DEFAULT_RESTORER,
-    config: BDMAEConfig | str = PROFILES["default"],
-    schedule: Schedule = "exact",
+    profile: BDMAEConfig | str = "default",
     max_queries: int | None = None,
     key: Key | None = None,
     chunk_size: int | None = None,
+    config: BDMAEConfig | str | None = None,
+    schedule: Literal["exact", "fast"] | None = None,
 ) -> Callable[[object], Tensor]:
     """Put BDMAE in front of a classifier.
 
     ``protect(classifier, key=...)(images)`` are the labels ``(B,)`` int64 of the purified images.
 
-    classifier: see :meth:`BDMAE.purify`, which also says what images may be and what is raised for them. schedule,
-    max_queries: ``fast``, and a limit for each image: see :func:`scheduled`. See :class:`BDMAE` for the other
-    arguments; without a key, which is warned of, an attacker can predict the masks. Raises ConfigError,
-    ClassifierError for what is no classifier, and what :func:`load_restorer` raises.
+    classifier: see :meth:`BDMAE.purify`, which also says what images may be and what is raised for them. max_queries:
+    a limit for each image; see :func:`maskrestore.within`. See :class:`BDMAE` for the other arguments; without a key an
+    attacker can predict the masks, and a warning says so. config, schedule: deprecated until 0.2; use ``profile``,
+    e.g. ``fast``. Raises ConfigError, ClassifierError for what is no classifier, and what :func:`load_restorer` raises.
     """
     if key is None:
         warnings.warn("no key: an attacker can predict the masks; pass key=, a secret of yours", stacklevel=2)
-    chosen = scheduled(profile(config), schedule, max_queries)
+    chosen = profile_config(profile if config is None else config)
+    if config is not None or schedule is not None:
+        message = "config= and schedule= go away in 0.2; use profile=, e.g. profile='fast'"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        chosen = scheduled(chosen, schedule)
+    if max_queries is not None:
+        chosen = within(chosen, max_queries)
     return BDMAE(restorer, chosen, key=0 if key is None else key, chunk_size=chunk_size).protect(classifier)
 
 
 def _labels(defense: BDMAE, classifier: Classifier, images: object) -> Tensor:
     return defense.purify(images, classifier).labels
+
+
+def _checked(item: StreamItem) -> Tensor | Exception:
+    """The image of an item, ``(C, H, W)`` in [0, 1], or why it is none."""
+    try:
+        batch = as_batch(item.image)
+    except InvalidImageError as error:
+        return error
+    if len(batch) != 1:
+        return InvalidImageError(f"expected one image for each item, got {len(batch)} for {item.id!r}")
+    return batch[0]
+
+
+def _has_device(classifier: Classifier) -> bool:
+    """Whether a classifier moves pictures to a device itself; a plain function gets few at a time, on the CPU."""
+    while isinstance(classifier, CountingClassifier):
+        classifier = classifier.classifier
+    return hasattr(classifier, "device")

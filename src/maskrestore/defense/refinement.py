@@ -3,18 +3,79 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.oracle import Rounds
+from maskrestore.defense.state import State
 from maskrestore.defense.streams import Stream
+from maskrestore.runtime.settings import check, check_types
+from maskrestore.runtime.threads import run_on_one_core
 
-__all__ = ["chain_candidates", "connected_sets", "growth_noise", "top_tokens", "updated_scores"]
+__all__ = [
+    "RefinementConfig",
+    "chain_candidates",
+    "connected_sets",
+    "growth_noise",
+    "refine",
+    "top_tokens",
+    "updated_scores",
+]
 
 
-def chain_candidates(image_scores: Tensor, label_scores: Tensor, config: BDMAEConfig) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class RefinementConfig:
+    """Topology-aware refinement (4.3). Raises ConfigError."""
+
+    steps: int = 10
+    """N_r: steps of refinement of each score (4.3)."""
+    candidate_threshold: float = 0.2
+    """S_i at or above this makes a token a candidate for the refinement of S_i (4.3)."""
+    neighbour_bonus: float = 0.5
+    """u: added to the score of tokens next to the growing set (4.3, F.1)."""
+    rate: float = 0.05
+    """beta_0: change of the score of a candidate in one step (Alg. 2)."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.steps >= 1, "refinement.steps", "at least 1 (refinement=None switches it off)", self.steps)
+        finite = math.isfinite(self.candidate_threshold)
+        check(finite, "refinement.candidate_threshold", "finite", self.candidate_threshold)
+        check(self.neighbour_bonus >= 0, "refinement.neighbour_bonus", "at least 0", self.neighbour_bonus)
+        check(self.rate >= 0, "refinement.rate", "at least 0", self.rate)
+
+    @property
+    def max_queries(self) -> int:
+        """Queries for an image at most: one in each step of both chains."""
+        return 2 * self.steps
+
+
+def refine(
+    state: State, rows: Tensor, image_scores: Tensor, label_scores: Tensor, config: RefinementConfig
+) -> Rounds[tuple[Tensor, Tensor]]:
+    """Refine S_i and S_l of some images side by side, ``(R, g, g)`` each; returns both. Source: Alg. 2."""
+    count, streams = len(rows), state.streams(rows)
+    scores = torch.cat([image_scores, label_scores])  # (2 R, g, g): the chains of S_i, then those of S_l
+    candidates, sizes = chain_candidates(image_scores, label_scores, config)
+    live = (sizes > 0).nonzero().squeeze(1)
+    chains = rows[live % count]
+    noises = (growth_noise(streams, live, sizes, step, state.grid) for step in range(config.steps if len(live) else 0))
+    following = next(noises, None)
+    while (noise := following) is not None:
+        grow = functools.partial(connected_sets, scores[live], candidates[live], sizes[live], noise)
+        tested = run_on_one_core(functools.partial(grow, config.neighbour_bonus))
+        restored = yield from state.restore(chains, tested)
+        following = next(noises, None)  # drawn while a GPU restores
+        flipped = (yield from state.oracle.ask(chains, restored)) != state.original[chains]
+        scores[live] = updated_scores(scores[live], tested, candidates[live], flipped, config.rate)
+    return scores[:count], scores[count:]
+
+
+def chain_candidates(image_scores: Tensor, label_scores: Tensor, config: RefinementConfig) -> tuple[Tensor, Tensor]:
     """The tokens that each chain may touch, and the size of the sets to test.
 
     image_scores, label_scores: initial S_i and S_l, ``(B, g, g)``. Returns ``(2 B, g, g)`` bool and ``(2 B,)`` int64,
@@ -39,7 +100,7 @@ def growth_noise(streams: Sequence[Stream], live: Tensor, sizes: Tensor, step: i
     for row, chain in enumerate(live.tolist()):
         which, image = divmod(chain, len(streams))
         rows = int(sizes[chain]) - 1
-        # Counter 0 belongs to the scoring masks.
+        # Path 0 of a stream belongs to the scoring masks.
         noise[row, :rows] = streams[image].uniform(1 + which, step, shape=(rows, grid * grid))
     return noise
 

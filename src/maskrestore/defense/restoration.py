@@ -2,33 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.oracle import Rounds
+from maskrestore.defense.state import State
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.runtime.devices import to_device
-from maskrestore.types import Restorer
+from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["adaptive_masks", "fuse", "restore_levels"]
+__all__ = ["RestorationConfig", "adaptive_masks", "fuse", "restore_levels"]
 
 
-def restore_levels(restorer: Restorer, images: Tensor, prepared: Any, hidden: Tensor) -> Tensor:
-    """Restore each image under the mask of each threshold, and fuse the restorations.
+@dataclass(frozen=True, kw_only=True)
+class RestorationConfig:
+    """Adaptive restoration (4.4). Raises ConfigError."""
 
-    images: ``(B, C, H, W)``; prepared: what the restorer is given for them; hidden: ``(B, K, g, g)`` bool, nested, of
-    :func:`adaptive_masks`. Returns ``(B, C, H, W)``.
+    thresholds: tuple[float, ...] = (0.6, 0.55, 0.5, 0.45, 0.4)
+    """tau_1 >= ... >= tau_K: one restoration each, fused (4.4, 5.1)."""
+    max_restored: float = 0.25
+    """The thresholds rise together until at most this share of the tokens reaches the lowest (4.4)."""
+    threshold_step: float = 0.01
+    """How much they rise at a time; the paper says "a small amount" (4.4)."""
+    attempts: tuple[float, ...] = (0.0,)
+    """By how much the thresholds are lowered in each attempt. Attempts end with the first restoration that passes the
+    transfer test. The paper has one attempt, and no test."""
+    single_query: bool = False
+    """Ask the classifier only about the restored image, in a single query: S_i alone says what to restore. Not in the
+    paper."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        values = self.thresholds
+        ordered = len(values) > 0 and all(map(math.isfinite, values)) and list(values) == sorted(values, reverse=True)
+        check(ordered, "restoration.thresholds", "one or more, highest first", values)
+        check(0 < self.max_restored <= 1, "restoration.max_restored", "in (0, 1]", self.max_restored)
+        check(self.threshold_step > 0, "restoration.threshold_step", "positive", self.threshold_step)
+        some = len(self.attempts) > 0 and min(self.attempts) >= 0
+        check(some, "restoration.attempts", "one or more of at least 0", self.attempts)
+
+    @property
+    def max_queries(self) -> int:
+        """Queries for an image at most, without the transfer test: one for each attempt."""
+        return 1 if self.single_query else len(self.attempts)
+
+
+def restore_levels(state: State, rows: Tensor, hidden: Tensor) -> Rounds[Tensor]:
+    """Restore some images under the mask of each threshold, and fuse the restorations.
+
+    hidden: ``(R, K, g, g)`` bool, nested, of :func:`adaptive_masks`. Returns ``(R, C, H, W)``.
     """
+    images = state.images[rows]
     # The last mask contains the others, and one that adds nothing needs no restoration of its own.
-    # (B, K): tokens that each mask adds to the one before
+    # (R, K): tokens that each mask adds to the one before
     added = hidden.flatten(2).sum(dim=2).diff(dim=1, prepend=torch.zeros(len(hidden), 1, dtype=torch.long))
     image, level = (added > 0).nonzero(as_tuple=True)
     if not len(image):
         return images
-    restored = restorer.restore(prepared[image], hidden[image, level])
-    # Masks before an image's first restoration hide nothing, so it does not matter which one they are given.
+    restored = yield from state.restore(rows[image], hidden[image, level])
+    # Masks before the first restoration of an image hide nothing, so any restoration will do for them.
     source = ((added > 0).flatten().cumsum(dim=0) - 1).clamp(min=0).view_as(added)
     return fuse(images, restored[to_device(source, restored.device)], hidden)
 
@@ -51,7 +86,7 @@ def fuse(images: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:
     return torch.where(count > 0, total / count.clamp(min=1), images)
 
 
-def adaptive_masks(scores: Tensor, config: BDMAEConfig) -> Tensor:
+def adaptive_masks(scores: Tensor, config: RestorationConfig) -> Tensor:
     """Threshold S at each level, raised for each image until at most ``max_restored`` of its tokens is hidden.
 
     scores: ``(B, g, g)``. Returns ``hidden``: ``(B, K, g, g)`` bool, nested: each mask contains the ones before it.

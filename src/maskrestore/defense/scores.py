@@ -1,35 +1,157 @@
-"""Trigger scores (section 4.2, Alg. 1): hide random tokens, restore them, see what changed."""
+"""Trigger scores (section 4.2, Alg. 1): hide random tokens, restore them, see what changes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.beyond_paper.consensus import consensus
+from maskrestore.defense.beyond_paper.contrast import contrast_scores
+from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.restoration import fuse
+from maskrestore.defense.state import State
 from maskrestore.defense.streams import Stream
 from maskrestore.imaging.patches import pool_to_tokens
 from maskrestore.imaging.ssim import ssim_map
+from maskrestore.runtime.devices import to_device
+from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["consensus", "contrast_scores", "flip_scores", "image_scores", "random_masks"]
+__all__ = [
+    "Evidence",
+    "MaskConfig",
+    "ScoreConfig",
+    "combined_scores",
+    "flip_scores",
+    "image_scores",
+    "random_masks",
+    "score",
+]
 
 
-def random_masks(streams: Sequence[Stream], grid: int, config: BDMAEConfig) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """The random masks of section 4.2. Raises ConfigError."""
+
+    rounds: int = 5
+    """N_o: rounds of masks; in each round every token is hidden at least once (4.2)."""
+    per_round: int = 5
+    """N_i: random masks in a round (4.2)."""
+    hidden_ratio: float = 0.75
+    """Share of tokens that a mask hides (4.2)."""
+    asked: int | None = None
+    """The classifier is asked about the first ``asked`` masks; ``None`` is all. The others count for S_i only, which
+    needs no query. Not in the paper."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.rounds >= 1, "masks.rounds", "at least 1", self.rounds)
+        check(self.per_round >= 2, "masks.per_round", "at least 2", self.per_round)
+        check(0.5 <= self.hidden_ratio < 1, "masks.hidden_ratio", "in [0.5, 1)", self.hidden_ratio)
+        check(0 <= self.max_queries <= self.count, "masks.asked", f"0 to {self.count}", self.asked)
+
+    @property
+    def count(self) -> int:
+        """Random masks for an image."""
+        return self.rounds * self.per_round
+
+    @property
+    def max_queries(self) -> int:
+        """Queries for an image: one for each mask that is asked about."""
+        return self.count if self.asked is None else self.asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How the trigger scores are made (4.2) and combined (4.4). Raises ConfigError."""
+
+    ssim_window: int = 11
+    """Side of the Gaussian SSIM window in pixels, odd (appendix D)."""
+    ssim_sigma: float = 1.5
+    """Standard deviation of that window in pixels (appendix D)."""
+    label_score: Literal["flip", "contrast"] = "flip"
+    """S_l: ``flip`` is the paper's (4.2); for ``contrast`` see ``beyond_paper/contrast.py``."""
+    contrast_windows: tuple[int, ...] = (1,)
+    """Sides, in tokens, of the squares whose contrast counts; only for ``contrast``."""
+    label_weight: float = 0.5
+    """Weight w of S_l in S = (1 - w) S_i + w S_l. The paper averages (4.4); 0 and 1 are its Base-i and Base-l."""
+    consensus: bool = False
+    """Raise S where the masks agree on one other label: see ``beyond_paper/consensus.py``."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.ssim_window % 2 == 1, "scores.ssim_window", "odd", self.ssim_window)
+        check(self.ssim_sigma > 0, "scores.ssim_sigma", "positive", self.ssim_sigma)
+        windows = len(self.contrast_windows) > 0 and min(self.contrast_windows) >= 1
+        check(windows, "scores.contrast_windows", "one or more sides of at least 1", self.contrast_windows)
+        check(0 <= self.label_weight <= 1, "scores.label_weight", "in [0, 1]", self.label_weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the random masks showed of ``R`` images."""
+
+    image_scores: Tensor
+    """``(R, g, g)``: S_i."""
+    label_scores: Tensor
+    """``(R, g, g)``: S_l; zero where the classifier was not asked."""
+    original: Tensor
+    """``(R,)`` int64: labels of the images as they came."""
+    labels: Tensor
+    """``(R, M)`` int64: labels under the masks that were asked about."""
+
+    @property
+    def changed(self) -> Tensor:
+        """``(R,)`` in [0, 1]: the share of these masks that changed the label."""
+        return (self.labels != self.original.unsqueeze(1)).float().mean(dim=1)
+
+
+def score(state: State, rows: Tensor, masks: MaskConfig, config: ScoreConfig, *, together: int) -> Rounds[Evidence]:
+    """Hide every random mask, ask about the first of them, and score each token.
+
+    together: pixels of images whose masks may be restored in one go; of larger images so many rounds of masks at a time
+    as fit. It bounds memory and changes no result.
+    """
+    images = state.images[rows]
+    hidden = random_masks(state.streams(rows), state.grid, masks)  # (R, N_o, N_i, g, g)
+    fitting = max(1, masks.rounds * together // (len(rows) * images.shape[-2] * images.shape[-1]))
+    scores: list[Tensor] = []
+    labels: list[Tensor] = []
+    left = masks.max_queries
+    for some in hidden.split(fitting, dim=1):
+        restored = yield from state.restore(rows, some.flatten(1, 2))
+        by_round = restored.unflatten(1, some.shape[1:3])
+        of_rounds = image_scores(images, by_round, to_device(some, images.device), config)
+        labels.append((yield from state.oracle.ask(rows, restored[:, :left])))
+        left -= labels[-1].shape[1]
+        scores.append(of_rounds.cpu())  # after the question, so that a GPU has work while the host waits
+    s_i, answers = torch.cat(scores, dim=1).mean(dim=1), torch.cat(labels, dim=1)
+    original, asked = state.original[rows], hidden.flatten(1, 2)[:, : masks.max_queries]
+    if masks.max_queries == 0:
+        s_l, answers = torch.zeros_like(s_i), original.unsqueeze(1)
+    elif config.label_score == "contrast":
+        s_l = contrast_scores(answers != original.unsqueeze(1), asked, config.contrast_windows)
+    else:
+        s_l = flip_scores(answers != original.unsqueeze(1), asked)
+    return Evidence(image_scores=s_i, label_scores=s_l, original=original, labels=answers)
+
+
+def random_masks(streams: Sequence[Stream], grid: int, config: MaskConfig) -> Tensor:
     """Draw the scoring masks of each image.
 
-    Returns ``hidden``: ``(B, N_o, N_i, g, g)`` bool, exactly ``mask_ratio`` of the tokens hidden in each mask. In a
-    round, consecutive masks have as visible sets the consecutive parts of one permutation, so that two of them
-    already hide every token at least once; when the permutation is used up, a new one is drawn.
+    Returns ``hidden``: ``(B, N_o, N_i, g, g)`` bool. Each mask hides exactly ``hidden_ratio`` of the tokens. The
+    visible tokens of consecutive masks of a round are consecutive parts of one permutation, so that two masks already
+    hide every token at least once. When the permutation is used up, a new one is drawn.
 
-    Departure: the authors' code tops up two of its five masks, which are then short of 75 %; here all are exact.
+    Departure: the authors' code tops up two of its five masks, which then hide less than 75 %; here all are exact.
     """
     tokens = grid * grid
-    visible_count = max(1, round((1 - config.mask_ratio) * tokens))
+    visible_count = max(1, round((1 - config.hidden_ratio) * tokens))
     parts = tokens // visible_count
-    permutations = -(-config.masks_per_round // parts)  # ceil
+    permutations = -(-config.per_round // parts)  # ceil
     shape = (config.rounds, permutations, tokens)
     # (B, N_o, P, T): rank of each token in its permutation
     ranks = torch.stack([stream.uniform(0, shape=shape) for stream in streams]).argsort(dim=-1).argsort(dim=-1)
@@ -37,15 +159,15 @@ def random_masks(streams: Sequence[Stream], grid: int, config: BDMAEConfig) -> T
     part = torch.arange(parts).view(1, 1, 1, parts, 1)
     # (B, N_o, P, T) -> (B, N_o, P, parts, T) -> (B, N_o, P * parts, T)
     hidden = (part_of_token.unsqueeze(3) != part).flatten(2, 3)
-    masks: Tensor = hidden[:, :, : config.masks_per_round].unflatten(-1, (grid, grid))
+    masks: Tensor = hidden[:, :, : config.per_round].unflatten(-1, (grid, grid))
     return masks
 
 
-def image_scores(images: Tensor, restored: Tensor, hidden: Tensor, config: BDMAEConfig) -> Tensor:
+def image_scores(images: Tensor, restored: Tensor, hidden: Tensor, config: ScoreConfig) -> Tensor:
     """How badly the restorations of each round resemble the image, token by token; the mean over all rounds is S_i.
 
     images: ``(B, C, H, W)``; restored: ``(B, N, N_i, C, H, W)``; hidden: ``(B, N, N_i, g, g)``, of N rounds.
-    Returns ``(B, N, g, g)`` in [0, 2], where the masks are. Source: Eq. 2 and Alg. 1 lines 8-11.
+    Returns ``(B, N, g, g)`` in [0, 2], on the device of the masks. Source: Eq. 2 and Alg. 1 lines 8-11.
     """
     rounds, grid = hidden.shape[1], hidden.shape[-1]
     # (B, N, N_i, ...) -> (B N, N_i, ...) -> (B N, C, H, W) -> (B, N, C, H, W)
@@ -66,39 +188,13 @@ def flip_scores(flipped: Tensor, hidden: Tensor) -> Tensor:
     return (hidden & flipped[:, :, None, None]).float().mean(dim=1)
 
 
-def contrast_scores(flipped: Tensor, hidden: Tensor, windows: Sequence[int] = (1,)) -> Tensor:
-    """S_l as a contrast: ``P(flip | window hidden) - P(flip | window not wholly hidden)``, at least 0.
-
-    With an imperfect restorer the label of a clean image flips under many masks wherever they are, which lifts the
-    paper's S_l everywhere; the contrast removes that floor with the same queries. Windows are squares of
-    ``k x k`` tokens for each ``k`` in ``windows``: a trigger that works as long as one of its tokens is visible
-    shows little contrast token by token, but all of it when they are hidden together. A token scores as the best of
-    the windows that contain it; one without evidence either way scores 0. Windows larger than the grid are left out.
-
-    Shapes as :func:`flip_scores`. Departure: not in the paper.
-    """
-    best = torch.zeros_like(hidden[:, 0], dtype=torch.float32)
-    for size in (size for size in windows if size <= hidden.shape[-1]):
-        # A window is hidden if none of its tokens is visible. (B, M, g, g) -> (B, M, g - k + 1, g - k + 1)
-        gone = F.max_pool2d((~hidden).float(), size, stride=1) == 0
-        changed = flipped[:, :, None, None]
-        gone_count, seen_count = gone.sum(dim=1), (~gone).sum(dim=1)
-        rate_gone = (gone & changed).sum(dim=1) / gone_count.clamp(min=1)
-        rate_seen = (~gone & changed).sum(dim=1) / seen_count.clamp(min=1)
-        known = (gone_count > 0) & (seen_count > 0)
-        contrast = torch.where(known, rate_gone - rate_seen, 0.0).clamp(min=0)
-        # Give each token the best of its windows. (B, g - k + 1, g - k + 1) -> (B, g, g)
-        spread = F.max_pool2d(F.pad(contrast, (size - 1,) * 4).unsqueeze(1), size, stride=1).squeeze(1)
-        best = torch.maximum(best, spread)
-    return best
-
-
-def consensus(votes: Tensor, original: Tensor) -> Tensor:
-    """How far the random masks agree on one label other than the original.
-
-    votes: ``(B, M)`` int64, the label under each mask; original: ``(B,)`` int64. Returns ``(B,)`` in [0, 1]: the
-    share of masks with the most frequent other label. Masks that break a trigger agree on the true label, masks that
-    spoil a clean image scatter. Departure: not in the paper.
-    """
-    same = votes.unsqueeze(2) == votes.unsqueeze(1)  # (B, M, M): masks with equal labels
-    return (same.float().mean(dim=2) * (votes != original.unsqueeze(1))).amax(dim=1)
+def combined_scores(
+    image_scores: Tensor, label_scores: Tensor, evidence: Evidence, masks: MaskConfig, config: ScoreConfig
+) -> Tensor:
+    """S, from both scores after refinement: ``(R, g, g)`` each. Source: section 4.4."""
+    weight = config.label_weight if masks.max_queries else 0.0  # without questions there is no S_l
+    scores = (1 - weight) * image_scores + weight * label_scores
+    if config.consensus:
+        agreed = consensus(evidence.labels, evidence.original)
+        scores = torch.maximum(scores, agreed[:, None, None] * image_scores)
+    return scores

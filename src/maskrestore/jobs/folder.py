@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from maskrestore.classifiers import CountingClassifier
-from maskrestore.errors import (
-    ConfigError,
-    InvalidImageError,
-    PurificationInterruptedError,
-    QueryBudgetError,
-)
+from maskrestore.defense.bdmae import BDMAE
+from maskrestore.defense.oracle import Budget
+from maskrestore.errors import ConfigError, InvalidImageError, QueryBudgetError
 from maskrestore.imaging.codec import read_image, walk_images, write_png
 from maskrestore.jobs.image_log import ImageLog
 from maskrestore.runtime.digests import digest_of_file
-from maskrestore.types import Defense, Progress, Purification
+from maskrestore.types import Classifier, Progress, Purification, StreamItem, StreamResult
 
 __all__ = ["MAP_FIELDS", "FolderJob", "Summary", "purify_folder"]
 
@@ -39,17 +33,14 @@ MAP_FIELDS = (
 )
 """Fields of a Purification that are kept beside the purified image, for the report."""
 
-_BATCH_PIXELS = 2**20
-"""Images are read together up to about this many pixels, or what the defense works on at a time where that is more."""
-
 _WORTH_A_THREAD = 2**14
-"""Pixels of an image from which results are written side by side: for small ones, threads cost more than they bring."""
+"""Pixels of an image from which results are written in parallel: for small images, threads cost more than they gain."""
 
 _HOPELESS = 32
-"""A classifier that fails at so many images before it has answered about any is not asked about the others."""
+"""If the classifier fails at so many images before it has answered about any, the job stops."""
 
 _STEP = 1000
-"""Files between two steps of the progress bar, where nearly all are done already."""
+"""Files between two updates of the progress, where nearly all are done already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +50,13 @@ class FolderJob:
     source: Path
     """An image or a folder of images."""
     out: Path
-    defense: Defense
-    classifier: CountingClassifier
-    max_queries: int
-    """What an image may cost, at most: with a budget, no image is begun that it might not suffice for."""
+    defense: BDMAE
+    classifier: Classifier
     config_digest: str
     """Stands for all settings: an image that was recorded with it is not done again."""
     key_fingerprint: str
-    batch: int = 64
-    """Images worked on at a time, and lost at most by an interruption; fewer where they are large."""
-    pixels: int = 0
-    """Pixels of images that the defense works on at a time: at least as many are read together."""
+    budget: int | None = None
+    """Queries that this run may send; an image that they may not suffice for is not begun."""
     keep_grey: bool = False
     """Read grey images with one channel instead of three."""
     again: bool = False
@@ -91,30 +78,33 @@ class Summary:
     log: ImageLog
     """The images of the source, and the records of those that have one; to be closed."""
     seconds: float
+    queries: int
+    """Sent by this run."""
     stopped: str | None
     """Why the job ended before its last image, if it did."""
     skipped: tuple[str, ...]
-    """What is said of folders that could not be read."""
+    """Messages about folders that could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Loaded:
+class _File:
     """An image that is to be purified."""
 
     name: str
     output: str
     content: str
     """Digest of the bytes of the file, to notice that it has changed."""
-    pixels: Tensor
+    passed: int
+    """Files up to this one, with those that are done already."""
 
 
 def purify_folder(job: FolderJob, update: Progress) -> Summary:
-    """Purify all images of ``job.source`` that ``job.out`` does not hold yet, in order of their names.
+    """Purify all images of ``job.source`` that ``job.out`` does not hold yet, in the order of their names.
 
-    A file that cannot be read, and an image at which the classifier raises, get a record with ``error``; they
-    are tried again by the next run. Only an exhausted query budget ends the job early, and a classifier that fails at
-    all of the first 32 images. Memory does not grow with the number of images. Raises ImageFileError when there is no
-    image at the source, ConfigError when results would be written over the source.
+    A file that cannot be read, and an image that the classifier fails at, get a record with ``error``; the next run
+    tries them again. Only an exhausted query budget ends the job early, and a classifier that fails at all of the first
+    32 images. Memory does not grow with the number of images. Raises ImageFileError when there is no image at the
+    source, ConfigError when results would be written over the source.
     """
     source, out = job.source.resolve(), job.out.resolve()
     if source == out or out / "images" in (source, *source.parents):
@@ -122,45 +112,55 @@ def purify_folder(job: FolderJob, update: Progress) -> Summary:
     skipped: list[str] = []
     files = walk_images(job.source, leave_out=out, skipped=skipped.append)
     log = ImageLog(job.out / "records.jsonl", map(job.name, files))
-    started, stopped, failed, total = time.perf_counter(), None, 0, len(log)
-    for passed, batch in _batches(job, log):
-        try:
-            failed += _purify_batch(job, batch, log)
-        except QueryBudgetError as error:
-            stopped = str(error)
-            break
-        update(passed, total)
-        if failed >= _HOPELESS and not log.purified:
-            stopped = f"the classifier failed at all of the first {failed} images"
-            break
+    budget, started, stopped = Budget(job.budget), time.perf_counter(), None
+    progress = _Rising(update, len(log))
+    results = job.defense.purify_stream(_items(job, log, progress), job.classifier, budget=budget)
+    with _Recorder(job, log, progress) as recorder:
+        for result in results:
+            if isinstance(result.error, QueryBudgetError):
+                stopped = str(result.error)
+                break
+            recorder.take(result)
+            if recorder.failed >= _HOPELESS and not log.purified:
+                stopped = f"the classifier failed at all of the first {recorder.failed} images"
+                break
+    if stopped is None:
+        progress(len(log))
     log.compact()
-    return Summary(log=log, seconds=time.perf_counter() - started, stopped=stopped, skipped=tuple(skipped))
+    seconds = time.perf_counter() - started
+    return Summary(log=log, seconds=seconds, queries=budget.spent, stopped=stopped, skipped=tuple(skipped))
 
 
-def _batches(job: FolderJob, log: ImageLog) -> Iterator[tuple[int, list[_Loaded]]]:
-    """Read images, a bounded number of them and of their pixels at a time; record those that cannot be read.
+class _Rising:
+    """Reports how many files have been passed, and never fewer than before: files are read ahead of their results."""
 
-    Each batch comes with the number of files passed so far, done ones included. It may be empty.
-    """
-    batch: list[_Loaded] = []
-    pixels, total = 0, len(log)
+    def __init__(self, update: Progress, total: int) -> None:
+        self._update, self._total, self._passed = update, total, 0
+
+    def __call__(self, passed: int) -> None:
+        if passed > self._passed:
+            self._passed = passed
+            self._update(passed, self._total)
+
+
+def _items(job: FolderJob, log: ImageLog, progress: _Rising) -> Iterator[StreamItem]:
+    """Read the images that are not done, as they are needed; record those that cannot be read."""
     for passed, (name, output, record) in enumerate(log.images(), start=1):
         try:
-            if not _is_done(job, record, job.file(name)):
-                batch.append(image := _load(job, name, output))
-                pixels += image.pixels[0].numel()
+            item = None if _is_done(job, record, job.file(name)) else _read(job, name, output, passed)
         except (InvalidImageError, OSError) as error:
             log.add(_failure(job, name, error))
-        full = len(batch) >= job.batch or pixels >= max(job.pixels, _BATCH_PIXELS)
-        if full or passed % _STEP == 0 or passed == total:
-            yield passed, batch
-            batch, pixels = [], 0
+        else:
+            if item is not None:
+                yield item
+            elif passed % _STEP == 0:
+                progress(passed)
 
 
-def _load(job: FolderJob, name: str, output: str) -> _Loaded:
+def _read(job: FolderJob, name: str, output: str, passed: int) -> StreamItem:
     file = job.file(name)
-    pixels = read_image(file, keep_grey=job.keep_grey)  # first: it refuses what is huge or no file
-    return _Loaded(name=name, output=output, content=digest_of_file(file), pixels=pixels)
+    pixels = read_image(file, keep_grey=job.keep_grey)  # before the digest: it refuses what is huge or no file
+    return StreamItem(id=_File(name=name, output=output, content=digest_of_file(file), passed=passed), image=pixels)
 
 
 def _is_done(job: FolderJob, record: dict[str, Any], file: Path) -> bool:
@@ -170,96 +170,76 @@ def _is_done(job: FolderJob, record: dict[str, Any], file: Path) -> bool:
     return all(path.exists() for path in written) and record.get("content") == digest_of_file(file)
 
 
-def _purify_batch(job: FolderJob, batch: Sequence[_Loaded], log: ImageLog) -> int:
-    """Returns at how many images the classifier failed."""
-    failed = 0
-    by_size: dict[torch.Size, list[_Loaded]] = defaultdict(list)
-    for image in batch:
-        by_size[image.pixels.shape].append(image)
-    for group in by_size.values():
-        begun = 0
-        while begun < len(group):
-            count = _affordable(job, len(group) - begun)
-            failed += _purify_group(job, group[begun : begun + count], log)
-            begun += count
-    return failed
+class _Recorder:
+    """Writes results, large ones in parallel, and records each in order as soon as it is written.
+
+    What has been taken is recorded when the context ends, even by an exception: its queries are paid for.
+    """
+
+    def __init__(self, job: FolderJob, log: ImageLog, progress: _Rising) -> None:
+        self.failed = 0
+        """Images that the classifier failed at."""
+        self._job, self._log, self._progress = job, log, progress
+        self._threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._threads)
+        self._pending: deque[tuple[_File, Future[dict[str, Any]]]] = deque()
+
+    def __enter__(self) -> _Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._record(leave=0)
+        finally:
+            self._pool.shutdown()
+
+    def take(self, result: StreamResult) -> None:
+        """Write and record a result, or record an error."""
+        file = result.id
+        assert isinstance(file, _File)
+        if result.result is None:
+            self._record(leave=0)
+            assert result.error is not None
+            self._add(file, _failure(self._job, file.name, result.error))
+            self.failed += 1
+        elif self._threads == 1 or result.result.images[0, 0].numel() < _WORTH_A_THREAD:
+            self._record(leave=0)
+            self._add(file, _save(self._job, file, result.result, result.seconds))
+        else:
+            saving = self._pool.submit(_save, self._job, file, result.result, result.seconds)
+            self._pending.append((file, saving))
+            self._record(leave=2 * self._threads)
+
+    def _record(self, *, leave: int) -> None:
+        """Record what has been written, and wait until at most so many images are being written."""
+        while self._pending and (len(self._pending) > leave or self._pending[0][1].done()):
+            file, saving = self._pending.popleft()
+            self._add(file, saving.result())
+
+    def _add(self, file: _File, record: dict[str, Any]) -> None:
+        self._log.add(record)
+        self._progress(file.passed)
 
 
-def _affordable(job: FolderJob, count: int) -> int:
-    """How many of so many images the budget suffices for in any case. Raises QueryBudgetError below one."""
-    remaining = job.classifier.remaining
-    if remaining is None:
-        return count
-    if remaining < job.max_queries:
-        raise QueryBudgetError(
-            f"{remaining} queries are left of the budget of {job.classifier.budget}, and an image may take "
-            f"{job.max_queries}"
-        )
-    return min(count, remaining // job.max_queries)
-
-
-def _purify_group(job: FolderJob, group: Sequence[_Loaded], log: ImageLog) -> int:
-    """Returns at how many images the classifier failed."""
-    started = time.perf_counter()
-    result, failure = _attempt(job, torch.stack([image.pixels for image in group]))
-    finished = 0 if result is None else len(result.labels)
-    seconds = (time.perf_counter() - started) / max(1, finished)
-    if result is not None:
-        for record in _saved(job, group[:finished], result):
-            log.add(record | {"seconds": round(seconds, 6)})
-    if failure is None:
-        return 0
-    cause = failure.__cause__
-    if isinstance(cause, QueryBudgetError):
-        raise cause
-    if len(group) == 1:
-        log.add(_failure(job, group[0].name, cause if isinstance(cause, Exception) else failure))
-        return 1
-    failed = 0
-    for image in group[finished:]:  # one of them made the classifier raise: the others are not to suffer for it
-        _affordable(job, 1)
-        failed += _purify_group(job, [image], log)
-    return failed
-
-
-def _attempt(job: FolderJob, images: Tensor) -> tuple[Purification | None, PurificationInterruptedError | None]:
-    """The results of the images that could be purified, and what went wrong after them."""
-    try:
-        return job.defense.purify(images, job.classifier), None
-    except PurificationInterruptedError as error:
-        return error.partial, error
-
-
-def _saved(job: FolderJob, group: Sequence[_Loaded], result: Purification) -> Iterator[dict[str, Any]]:
-    """Write the results of a group; the record of each comes as soon as it and those before it are written."""
-    save = partial(_save, job, group, result)
-    threads = torch.get_num_threads() if group[0].pixels[0].numel() >= _WORTH_A_THREAD else 1
-    if threads == 1:
-        yield from map(save, range(len(group)))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(save, range(len(group)))
-
-
-def _save(job: FolderJob, group: Sequence[_Loaded], result: Purification, row: int) -> dict[str, Any]:
-    """Write a purified image and its maps; returns the record, which is written after them."""
-    original = group[row]
-    image, maps = Path("images", original.output + ".png"), Path("maps", original.output + ".npz")
+def _save(job: FolderJob, file: _File, result: Purification, seconds: float) -> dict[str, Any]:
+    """Write the purified image of a batch of one and its maps; returns the record, which is written after them."""
+    image, maps = Path("images", file.output + ".png"), Path("maps", file.output + ".npz")
     for path in (image, maps):
         (job.out / path).parent.mkdir(parents=True, exist_ok=True)
-    write_png(job.out / image, result.images[row])
-    tensors = {name: value[row].numpy() for name in MAP_FIELDS if (value := getattr(result, name)) is not None}
+    write_png(job.out / image, result.images[0])
+    tensors = {name: value[0].numpy() for name in MAP_FIELDS if (value := getattr(result, name)) is not None}
     np.savez_compressed(job.out / maps, **tensors)
     hidden = result.hidden
     return {
-        "file": original.name,
-        "content": original.content,
+        "file": file.name,
+        "content": file.content,
         "output": image.as_posix(),
         "maps": maps.as_posix(),
-        "original_label": int(result.original_labels[row]),
-        "label": int(result.labels[row]),
-        "queries": int(result.queries[row]),
-        "restored": None if hidden is None else round(float(hidden[row].float().mean()), 6),
+        "original_label": int(result.original_labels[0]),
+        "label": int(result.labels[0]),
+        "queries": int(result.queries[0]),
+        "restored": None if hidden is None else round(float(hidden[0].float().mean()), 6),
+        "seconds": round(seconds, 6),
         **_identity(job),
         "error": None,
     }

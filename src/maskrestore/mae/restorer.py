@@ -102,6 +102,17 @@ class PreparedImages:
     def __getitem__(self, rows: Tensor) -> PreparedImages:
         return replace(self, rows=self.rows[rows])
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[PreparedImages]) -> PreparedImages:
+        """Join prepared images of one size, so that they share a call of the restorer."""
+        starts = torch.tensor([0, *(len(part.images) for part in parts[:-1])]).cumsum(0).tolist()
+        return cls(
+            torch.cat([part.images for part in parts]),
+            torch.cat([part.inputs for part in parts]),
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.rows + start for part, start in zip(parts, starts, strict=True)]),
+        )
+
 
 class MAERestorer:
     """Restore hidden tokens of images of any size with a masked autoencoder (Eq. 1).

@@ -60,13 +60,13 @@ def test_a_victim_is_trained_once_and_then_evaluated(lab, tmp_path):
 
 def test_several_attacks_and_defenses_then_a_table(lab, invoke, tmp_path):
     attacks = ("--attack", "none", "--attack", "corners")
-    defenses = ("--defense", "none", "--defense", "bdmae-paper", "--set", "refinement_steps=0")
+    defenses = ("--defense", "none", "--defense", "bdmae-paper", "--set", "refinement=none")
     result = lab("evaluate", "--train", *attacks, *defenses, *COUNTS)
     assert result.exit_code == 0, result.output
     assert len(read_records(tmp_path / "results")) == 4
     result = invoke("table", "results")
     assert result.exit_code == 0
-    assert "| attack | no defense | bdmae-paper[refinement_steps=0] |" in result.stdout
+    assert "| attack | no defense | bdmae-paper[refinement=None] |" in result.stdout
     assert "| clean model |" in result.stdout
     assert invoke("table", "results", "--out", "tables.md").exit_code == 0
     assert (tmp_path / "tables.md").read_text() == result.stdout
@@ -130,7 +130,7 @@ def test_an_interrupted_evaluation_goes_on(lab, tmp_path, monkeypatch):
         (["--attack", "magic", "--defense", "bdmae", "--train"], 2, "unknown attack 'magic'"),
         (["--attack", "none", "--defense", "magic"], 2, "unknown defense 'magic'"),
         (["--attack", "none", "--defense", "none", "--train", "--clean", 49], 2, "between 1 and 48"),
-        (["--attack", "none", "--defense", "bdmae", "--set", "mask_ratio=2"], 2, "mask_ratio must be"),
+        (["--attack", "none", "--defense", "bdmae", "--set", "masks.hidden_ratio=2"], 2, "masks.hidden_ratio must be"),
         (["--attack", "none", "--defense", "bdmae", "--victim", "width=none"], 2, "width=none: expected"),
         (["--attack", "none", "--defense", "bdmae", "--victim", "recipe=1"], 2, "NAME.FIELD=VALUE"),
         (["--attack", "none"], 2, "--defense"),

@@ -1,4 +1,4 @@
-"""The schedules: fewer queries and passes, by name, with the same contracts."""
+"""Fewer queries and passes, with the same contracts: group testing, and limits for an image."""
 
 import itertools
 from dataclasses import replace
@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
-from maskrestore import BDMAE, PROFILES, BDMAEConfig, CountingClassifier
+from maskrestore import BDMAE, PROFILES, BDMAEConfig, CountingClassifier, with_settings
 from maskrestore.defense.beyond_paper.budget import fast, scheduled, within
-from maskrestore.defense.beyond_paper.group_testing import SMALLEST_GRID, covering_squares
+from maskrestore.defense.beyond_paper.group_testing import SMALLEST_GRID, GroupTestingConfig, covering_squares
+from maskrestore.defense.profiles import profile_config
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.patches import tokens_to_pixels
 
@@ -17,21 +18,21 @@ TRIGGER = PatchTriggerClassifier()
 
 
 class RecordingRestorer(MeanRestorer):
-    """Keeps the squares that a sweep hides together in an image: ``(K, g, g)`` each."""
+    """Keeps the squares that group testing hides together in an image: ``(K, g, g)`` each."""
 
     def __init__(self, grid: int) -> None:
         super().__init__(grid)
-        self.swept: list[torch.Tensor] = []
+        self.hidden_together: list[torch.Tensor] = []
 
     def restore(self, images: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         if hidden.ndim == 4 and hidden.shape[1] <= 5:  # else random masks
-            self.swept.extend(hidden)
+            self.hidden_together.extend(hidden)
         return super().restore(images, hidden)
 
 
 CONFIGS = [
-    pytest.param(scheduled(PROFILES[profile], schedule, budget), id=f"{profile}-{schedule}-{budget}")
-    for profile, schedule, budget in itertools.product(PROFILES, ("exact", "fast"), (None, 42, 30, 28, 20, 8, 4, 2, 1))
+    pytest.param(within(PROFILES[profile], queries), id=f"{profile}-{queries}")
+    for profile, queries in itertools.product(PROFILES, (47, 42, 30, 28, 20, 8, 4, 2, 1))
 ]
 
 
@@ -59,55 +60,59 @@ def test_an_image_gets_the_same_bits_in_any_company(config: BDMAEConfig) -> None
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("schedule", ["exact", "fast"])
-def test_every_number_of_queries_has_a_configuration_that_keeps_within_it(profile: str, schedule: str) -> None:
+def test_every_number_of_queries_has_a_configuration_that_keeps_within_it(profile: str) -> None:
     for queries in range(1, 60):
-        config = scheduled(PROFILES[profile], schedule, queries)  # type: ignore[arg-type]
-        assert config.max_queries <= queries
-    assert scheduled(PROFILES[profile], schedule, 47) == scheduled(PROFILES[profile], schedule)  # type: ignore[arg-type]
-    assert scheduled(PROFILES[profile], schedule).max_queries <= 47  # type: ignore[arg-type]
+        assert within(PROFILES[profile], queries).max_queries <= queries
+    assert within(PROFILES[profile], 47) == PROFILES[profile]
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_sweep_gives_way_only_where_a_round_of_votes_does_not_fit_beside_it(profile: str) -> None:
-    swept = fast(PROFILES[profile])
-    fits = [within(swept, queries) for queries in range(1, 48)]
-    kept = [config.sweep for config in fits]
-    assert kept == sorted(kept)  # no sweep up to some budget, and a sweep from there on
-    assert kept.index(True) + 1 == {"default": 29, "paper": 29}[profile]
+@pytest.mark.parametrize("profile", ["fast", "paper-fast"])
+def test_group_testing_gives_way_only_where_a_round_of_masks_does_not_fit_beside_it(profile: str) -> None:
+    quick = PROFILES[profile]
+    fits = [within(quick, queries) for queries in range(1, 48)]
+    kept = [config.group_testing is not None for config in fits]
+    assert kept == sorted(kept)  # none up to some limit, and group testing from there on
+    assert kept.index(True) + 1 == 29
     for queries, config in enumerate(fits, start=1):
-        if config.sweep:
-            assert config.voting_masks >= config.masks_per_round
+        if config.group_testing is not None:
+            assert config.masks.max_queries >= config.masks.per_round
         else:
-            assert config == within(replace(swept, sweep=False), queries)
+            assert config == within(replace(quick, group_testing=None), queries)
 
 
-def test_fast_leaves_no_refinement_where_the_votes_take_all_queries() -> None:
-    assert fast(BDMAEConfig(rounds=8)).refinement_steps == 0
+def test_fast_leaves_no_refinement_where_the_masks_take_all_queries() -> None:
+    assert fast(with_settings(BDMAEConfig(), {"masks.rounds": 8})).refinement is None
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["default", "paper"])
+def test_the_deprecated_schedules_are_profiles(profile: str) -> None:
+    quick = PROFILES["fast" if profile == "default" else "paper-fast"]
+    assert scheduled(profile_config(profile), "fast") == fast(PROFILES[profile]) == quick
+    assert scheduled(profile_config(profile), "exact") == scheduled(PROFILES[profile], None) == PROFILES[profile]
+
+
+@pytest.mark.parametrize("profile", ["default", "paper"])
 @pytest.mark.parametrize("grid", [1, 2, 3, 4, 5, 7, 8])
 def test_small_grids_are_purified_without_asking_twice_about_a_region(profile: str, grid: int) -> None:
     restorer = RecordingRestorer(grid)
     result = BDMAE(restorer, fast(PROFILES[profile])).purify(mixed(4)[:2], TRIGGER)
     assert (result.queries <= fast(PROFILES[profile]).max_queries).all()
     if grid >= SMALLEST_GRID:
-        assert restorer.swept
-        for hidden in restorer.swept:
+        assert restorer.hidden_together
+        for hidden in restorer.hidden_together:
             assert len(hidden.flatten(1).unique(dim=0)) == len(hidden)
     else:
         assert (result.queries >= 1 + 25).all()
 
 
-def test_more_queries_never_buy_fewer_votes() -> None:
-    votes = [within(PROFILES["default"], queries).voting_masks for queries in range(1, 48)]
-    assert votes == sorted(votes)
-    assert votes[0] == 0
-    assert votes[-1] == 25
+def test_more_queries_never_buy_fewer_questions_about_masks() -> None:
+    asked = [within(PROFILES["default"], queries).masks.max_queries for queries in range(1, 48)]
+    assert asked == sorted(asked)
+    assert asked[0] == 0
+    assert asked[-1] == 25
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["default", "paper"])
 def test_fast_recovers_the_labels_that_exact_recovers_with_fewer_queries(profile: str) -> None:
     clean = plain_images(12)
     exact = BDMAE(MeanRestorer(), PROFILES[profile])
@@ -118,7 +123,7 @@ def test_fast_recovers_the_labels_that_exact_recovers_with_fewer_queries(profile
         assert result.queries.sum() < exact.purify(images, TRIGGER).queries.sum()
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["default", "paper"])
 def test_an_image_whose_label_no_window_changes_costs_six_queries(profile: str) -> None:
     images = torch.full((2, 3, 16, 16), 0.25)
     result = BDMAE(MeanRestorer(), fast(PROFILES[profile])).purify(images, colour_labels)
@@ -181,29 +186,20 @@ def test_a_single_query_is_spent_on_the_restored_image() -> None:
     assert result.hidden.any()
 
 
-@pytest.mark.parametrize(("schedule", "queries"), [("faster", None), ("exact", 0)])
-def test_what_is_no_schedule_is_refused(schedule: str, queries: int | None) -> None:
-    with pytest.raises(ConfigError, match="got"):
-        scheduled(PROFILES["default"], schedule, queries)  # type: ignore[arg-type]
+def test_no_query_and_an_unknown_schedule_are_refused() -> None:
+    with pytest.raises(ConfigError, match="max_queries must be at least 1, got 0"):
+        within(PROFILES["default"], 0)
+    with pytest.raises(ConfigError, match="got 'faster'"):
+        scheduled(PROFILES["default"], "faster")
 
 
-def test_settings_of_schedules_are_named_only_where_they_are_in_use() -> None:
-    for config in PROFILES.values():
-        assert not {"clouds", "comparison", "votes", "blind", "sweep"} & set(config.in_force())
-        assert {"sweep", "comparison"} <= set(fast(config).in_force())
-    assert within(PROFILES["default"], 3).in_force()["clouds"] == 1
+def test_group_testing_takes_the_clouds_of_the_transfer_test() -> None:
+    config = with_settings(PROFILES["default"], {"transfer_test.cloud_grids": (4, 8)})
+    assert fast(config).group_testing == GroupTestingConfig(cloud_grids=(4, 8))
+    assert fast(PROFILES["paper"]).group_testing == GroupTestingConfig()
 
 
-def test_other_clouds_are_another_setting() -> None:
-    default = PROFILES["default"]
-    assert "cloud_grids" not in PROFILES["paper"].in_force()
-    for config in (default, replace(default, squares=0), fast(PROFILES["paper"])):
-        assert replace(config, cloud_grids=(4, 8, 16)).in_force()["cloud_grids"] == (4, 8, 16)
-    # There are results without squares, of other clouds, that do not name them.
-    assert "cloud_grids" in replace(default, squares=0).in_force()
-
-
-def test_a_trigger_with_a_target_for_each_class_is_beyond_the_sweep() -> None:
+def test_a_trigger_with_a_target_for_each_class_is_beyond_group_testing() -> None:
     def to_the_next_class(images: torch.Tensor) -> torch.Tensor:
         labels = colour_labels(
             images[..., 8:, 8:]

@@ -1,18 +1,22 @@
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.classifiers import CountingClassifier
-from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig, within
+from maskrestore.defense import BDMAE, PROFILES, within
 from maskrestore.defense.beyond_paper.squares import least_restorable_squares, square_scores
-from maskrestore.errors import ConfigError
+from maskrestore.runtime.settings import with_settings
 
 TRIGGER = PatchTriggerClassifier(size=5)
-SQUARES = replace(
-    PROFILES["default"], thresholds=(3.0,), square_side=0.375, square_label_weight=1.0, square_threshold=0.5
+SQUARES = with_settings(
+    PROFILES["default"],
+    {
+        "restoration.thresholds": (3.0,),
+        "squares.side": 0.375,
+        "squares.label_weight": 1.0,
+        "squares.threshold": 0.5,
+    },
 )
 """No attempt reaches its thresholds, so that squares are all that restores anything."""
 
@@ -65,7 +69,7 @@ def test_a_square_is_as_suspicious_as_its_tokens_and_the_masks_make_it() -> None
 def test_a_trigger_that_no_attempt_removes_is_removed_as_a_square() -> None:
     clean = plain_images(8)
     stamped = TRIGGER.stamp(clean)
-    without = BDMAE(MeanRestorer(), replace(SQUARES, squares=0)).purify(stamped, TRIGGER)
+    without = BDMAE(MeanRestorer(), with_settings(SQUARES, {"squares": None})).purify(stamped, TRIGGER)
     assert (without.labels == TRIGGER.target).all()
     result = BDMAE(MeanRestorer(), SQUARES).purify(stamped, TRIGGER)
     assert torch.equal(result.labels, colour_labels(clean))
@@ -79,7 +83,7 @@ def test_a_trigger_that_no_attempt_removes_is_removed_as_a_square() -> None:
 )
 def test_both_s_i_and_the_masks_make_a_square_worth_hiding(label_weight: float, threshold: float, found: bool) -> None:
     """Every mask changes the label here, and S_i is 0.996."""
-    config = replace(SQUARES, square_label_weight=label_weight, square_threshold=threshold)
+    config = with_settings(SQUARES, {"squares.label_weight": label_weight, "squares.threshold": threshold})
     labels = BDMAE(MeanRestorer(), config).purify(TRIGGER.stamp(plain_images(4)), TRIGGER).labels
     assert (labels != TRIGGER.target).tolist() == [found] * 4
 
@@ -125,7 +129,7 @@ def test_squares_spend_what_is_left_and_no_more(limit: int) -> None:
     counting = CountingClassifier(whole)
     result = BDMAE(MeanRestorer(), config).purify(image, counting)
     assert result.queries.item() == counting.queries <= config.max_queries <= limit
-    if limit >= 34:  # less takes votes
+    if limit >= 34:  # fewer queries are taken from the masks
         assert counting.queries == 26 + 4 * min(5, (limit - 26) // 4)
 
 
@@ -138,37 +142,26 @@ def test_squares_that_cannot_be_paid_are_not_restored() -> None:
             return super().restore(images, hidden)
 
     restorer = Counting()
-    config = replace(SQUARES, square_limit=27, square_threshold=0.0)
+    config = with_settings(SQUARES, {"squares.query_limit": 27, "squares.threshold": 0.0})
     BDMAE(restorer, config).purify(TRIGGER.stamp(plain_images(3)), TRIGGER)
-    assert restorer.masks == 3 * config.masks
+    assert restorer.masks == 3 * config.masks.count
 
 
 def test_squares_heed_their_limit_where_the_rest_may_cost_more() -> None:
-    config = replace(SQUARES, refinement_steps=10, candidate_threshold=10.0, square_limit=29)
+    config = with_settings(
+        SQUARES, {"refinement.steps": 10, "refinement.candidate_threshold": 10.0, "squares.query_limit": 29}
+    )
     assert config.max_queries == 63
     result = BDMAE(MeanRestorer(), config).purify(TRIGGER.stamp(plain_images(3)), TRIGGER)
     assert (result.labels == TRIGGER.target).all()
     assert not result.hidden.any()  # type: ignore[union-attr]
 
 
-def test_squares_give_way_to_nothing_else_and_need_the_transfer_test() -> None:
+def test_squares_give_way_to_nothing_else() -> None:
     default = PROFILES["default"]
     assert default.max_queries == 47
-    assert replace(default, squares=0).max_queries == 43
+    assert with_settings(default, {"squares": None}).max_queries == 43
     for queries in range(43, 47):
-        assert replace(within(default, queries), square_limit=47) == default
+        assert with_settings(within(default, queries), {"squares.query_limit": 47}) == default
         assert within(default, queries).max_queries == queries
-    assert within(PROFILES["paper"], 30).square_limit == BDMAEConfig().square_limit
-    with pytest.raises(ConfigError, match="squares"):
-        BDMAEConfig(squares=1)
-    for wrong in (
-        {"squares": -1},
-        {"square_side": 0.0},
-        {"square_label_weight": 1.1},
-        {"square_cloud_grids": (32,)},
-        {"cloud_grids": (0, 4, 8)},
-        {"square_threshold": float("nan")},
-        {"square_limit": 0},
-    ):
-        with pytest.raises(ConfigError, match=next(iter(wrong))):
-            replace(default, **wrong)  # type: ignore[arg-type]
+    assert within(PROFILES["paper"], 30).squares is None

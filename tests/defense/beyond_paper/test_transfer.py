@@ -1,4 +1,5 @@
 import dataclasses
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -6,12 +7,24 @@ from torch import Tensor
 
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels
 from maskrestore.classifiers import CountingClassifier
-from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig
-from maskrestore.defense.beyond_paper.transfer import CLOUDS, TURNS, Attempt, clouds, transfer_test, turned
+from maskrestore.defense import BDMAE, BDMAEConfig
+from maskrestore.defense.beyond_paper.transfer import (
+    CLOUD_GRIDS,
+    TURNS,
+    Attempt,
+    TransferTestConfig,
+    clouds,
+    transfer_test,
+    turned,
+)
+from maskrestore.defense.oracle import Oracle, run
+from maskrestore.defense.restoration import RestorationConfig
+from maskrestore.defense.state import State
 from maskrestore.defense.streams import Stream
 from maskrestore.errors import ConfigError
 from maskrestore.types import Classifier
 
+CLOUDS = len(CLOUD_GRIDS)
 COMPARED = 2 * CLOUDS + 2 * TURNS
 TRIGGER = PatchTriggerClassifier()
 
@@ -30,19 +43,33 @@ def all_to_all(images: Tensor) -> Tensor:
     return (colour_labels(images[..., 8:, 8:]) + (TRIGGER(images) == TRIGGER.target)) % 8
 
 
-def attempt(images: Tensor, classifier: Classifier, tokens: slice) -> Attempt:
+@dataclass(frozen=True)
+class Tried:
+    """A restoration of some tokens of images, and their labels before it."""
+
+    images: Tensor
+    before: Tensor
+    attempt: Attempt
+
+    def test(self, classifier: Classifier, *, enough: int, compare: bool) -> tuple[Tensor, Tensor]:
+        """The transfer test: what it believes, and what it asked about each image."""
+        restorer, count = MeanRestorer(8), len(self.images)
+        oracle = Oracle(count, COMPARED)
+        state = State(self.images, [Stream(0, image) for image in self.images], restorer, oracle)
+        state.begin(self.before)
+        rounds = transfer_test(
+            state, torch.arange(count), self.attempt, grids=CLOUD_GRIDS, enough=enough, compare=compare
+        )
+        return run(rounds, restorer, classifier), oracle.queries
+
+
+def attempt(images: Tensor, classifier: Classifier, tokens: slice) -> Tried:
     """Grey out tokens of an 8 x 8 grid in both directions."""
     hidden = torch.zeros(len(images), 8, 8, dtype=torch.bool)
     hidden[:, tokens, tokens] = True
     restored = MeanRestorer(8).restore(images, hidden)
-    return Attempt(
-        images=images,
-        restored=restored,
-        hidden=hidden,
-        before=classifier(images),
-        after=classifier(restored),
-        streams=[Stream(0, image) for image in images],
-    )
+    made = Attempt(restored=restored, hidden=hidden, labels=classifier(restored))
+    return Tried(images, classifier(images), made)
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(3, 16, 16), (1, 16, 16), (3, 12, 20)])
@@ -72,7 +99,7 @@ def test_clouds_have_as_many_colours_as_their_grid_says() -> None:
 
 def test_the_region_of_a_trigger_is_found_with_one_query_for_each_cloud() -> None:
     images = TRIGGER.stamp(photos(4))
-    found, queries = transfer_test(attempt(images, TRIGGER, slice(0, 2)), TRIGGER, enough=2, compare=True)
+    found, queries = attempt(images, TRIGGER, slice(0, 2)).test(TRIGGER, enough=2, compare=True)
     assert found.all()
     assert queries.tolist() == [CLOUDS] * 4
 
@@ -81,11 +108,11 @@ def test_a_trigger_with_a_target_for_each_class_is_found_by_comparing() -> None:
     images = TRIGGER.stamp(photos(2))
     counted = CountingClassifier(all_to_all)
     tried = attempt(images, all_to_all, slice(0, 2))
-    found, queries = transfer_test(tried, counted, enough=2, compare=True)
+    found, queries = tried.test(counted, enough=2, compare=True)
     assert found.all()
     assert queries.tolist() == [COMPARED] * 2
     assert counted.queries == 2 * COMPARED
-    found, queries = transfer_test(tried, counted, enough=2, compare=False)
+    found, queries = tried.test(counted, enough=2, compare=False)
     assert not found.any()
     assert queries.tolist() == [CLOUDS] * 2
 
@@ -98,7 +125,7 @@ def test_a_cloud_that_the_label_does_not_come_along_to_counts_against_it(enough:
         return labels
 
     tried = attempt(TRIGGER.stamp(photos(2)), TRIGGER, slice(0, 2))
-    found, queries = transfer_test(tried, strange, enough=enough, compare=False)
+    found, queries = tried.test(strange, enough=enough, compare=False)
     assert found.tolist() == [believed] * 2
     assert queries.tolist() == [CLOUDS] * 2
 
@@ -115,7 +142,7 @@ def test_a_cloud_may_have_by_chance_the_label_that_it_gets(enough: int, believed
         answers.append(labels)
         return labels
 
-    found, queries = transfer_test(tried, chance, enough=enough, compare=True)
+    found, queries = tried.test(chance, enough=enough, compare=True)
     assert found.tolist() == [believed] * 2
     assert queries.tolist() == [COMPARED if believed else 2 * CLOUDS] * 2
 
@@ -126,20 +153,20 @@ def test_a_region_that_decides_only_its_own_image_is_no_trigger() -> None:
     images[:, 0] = 0.499
     images[:, 0, :4, :4] = 0.53
     tried = attempt(images, colour_labels, slice(0, 2))
-    assert tried.before != tried.after
-    found, queries = transfer_test(tried, colour_labels, enough=2, compare=True)
+    assert tried.before != tried.attempt.labels
+    found, queries = tried.test(colour_labels, enough=2, compare=True)
     assert not found.any()
     assert queries.tolist() == [2 * CLOUDS]  # the clouds tell already; turned copies are not asked
 
 
 def test_a_label_that_stays_is_worth_no_query() -> None:
     tried = attempt(photos(3), TRIGGER, slice(6, 8))
-    tried = dataclasses.replace(tried, after=tried.before)
+    tried = Tried(tried.images, tried.before, dataclasses.replace(tried.attempt, labels=tried.before))
 
     def refuse(images: Tensor) -> Tensor:
         raise AssertionError("asked")
 
-    found, queries = transfer_test(tried, refuse, enough=2, compare=True)
+    found, queries = tried.test(refuse, enough=2, compare=True)
     assert not found.any()
     assert not queries.any()
 
@@ -156,10 +183,7 @@ def test_what_is_not_believed_comes_back_as_it_came() -> None:
 
 
 def test_several_attempts_need_the_test() -> None:
-    assert PROFILES["default"].transfer_test
+    several = RestorationConfig(attempts=(0.0, 0.1))
+    assert BDMAEConfig(restoration=several, transfer_test=TransferTestConfig()).transfer_test is not None
     with pytest.raises(ConfigError, match="attempts"):
-        BDMAEConfig(attempts=(0.0, 0.1))
-    with pytest.raises(ConfigError, match="attempts"):
-        BDMAEConfig(attempts=(), transfer_test=True)
-    with pytest.raises(ConfigError, match="attempts"):
-        BDMAEConfig(attempts=(-0.1,), transfer_test=True)
+        BDMAEConfig(restoration=several)

@@ -1,14 +1,13 @@
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
 
 from maskrestore.defense.bdmae import BDMAE
-from maskrestore.defense.config import PROFILES
+from maskrestore.defense.profiles import PROFILES
 from maskrestore.errors import UnknownNameError
 from maskrestore.lab.measure.defenses import DEFENSES, NoDefense, make_defense
 from maskrestore.mae.checkpoints.weight_files import weights_digest
+from maskrestore.runtime.settings import with_settings
 
 
 class Blank:
@@ -47,10 +46,11 @@ def test_none_needs_no_restorer():
 
 
 def test_changed_settings_show_in_the_name():
-    config = dataclasses.replace(PROFILES["paper"], refinement_steps=0)
+    config = with_settings(PROFILES["paper"], {"refinement": None, "scores.label_weight": 1.0})
     built = build("bdmae-paper", config)
-    assert built.entry.name == "bdmae-paper[refinement_steps=0]"
-    assert built.entry.config["refinement_steps"] == 0
+    assert built.entry.name == "bdmae-paper[scores.label_weight=1.0,refinement=None]"
+    assert "refinement" not in built.entry.config
+    assert built.entry.config["scores"]["label_weight"] == 1.0
     assert built.defense.config == config
 
 

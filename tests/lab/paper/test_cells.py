@@ -136,7 +136,7 @@ def test_the_weights_of_a_diffusion_model_make_other_cells_of_its_defenses_only(
 
 
 def test_settings_that_are_the_defaults_make_no_other_cell():
-    assert cell(defense="bdmae-paper", rounds=5).name == cell(defense="bdmae-paper").name
+    assert cell(defense="bdmae-paper", **{"masks.rounds": 5}).name == cell(defense="bdmae-paper").name
 
 
 def test_unknown_names_list_the_known_ones():

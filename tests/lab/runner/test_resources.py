@@ -52,7 +52,7 @@ def test_a_record_names_the_weights_of_its_diffusion_model(tmp_path, monkeypatch
 
     # The page of results finds the cells of that model by what most records say.
     without = record(restorer_weights=None)
-    bdmae = record(config={"rounds": 5}, restorer_weights="0" * 16)
+    bdmae = record(config={"masks": {"rounds": 5}}, restorer_weights="0" * 16)
     records = [without, without, bdmae, bdmae, record(restorer_weights="other"), record(), record()]
     assert diffusion_model_of(records) == diffusion_digest(folder)
     assert diffusion_model_of([without, bdmae]) is None
@@ -80,8 +80,8 @@ def test_points_of_a_curve_share_a_cached_restorer():
     shares = dataclasses.replace(SCALES["smoke"], shares_restorations=True)
     case = Case(dataset="cifar10", attack="corners")
 
-    def defense(scale, **settings):
-        variant = Variant(defense="bdmae-paper", settings=tuple(settings.items()))
+    def defense(scale, rounds):
+        variant = Variant(defense="bdmae-paper", settings=(("masks.rounds", rounds),))
         return resources.defense(Cell(case=case, variant=variant, scale=scale))
 
     one, other = defense(shares, rounds=2), defense(shares, rounds=3)

@@ -25,8 +25,8 @@ CASE = Case(dataset="cifar10", attack="corners")
 
 def curves():
     points = tuple(
-        Point(x=steps, case=CASE, variant=Variant(defense="bdmae-paper", settings=(("refinement_steps", steps),)))
-        for steps in (0, 5, 10)
+        Point(x=steps, case=CASE, variant=Variant(defense="bdmae-paper", settings=(("refinement.steps", steps),)))
+        for steps in (1, 5, 10)
     )
     lines = (Line(label="before", points=points[:2], dashed=True), Line(label="after", points=points))
     return Curves(title="steps", panels=(Panel(title="(a)", x_label="steps", lines=lines),))
@@ -90,7 +90,7 @@ class Scoring(EraseCorner):
 
 @pytest.mark.parametrize("kind", ["process", "refinement", "scores", "side-by-side"])
 def test_pictures(kind, tmp_path):
-    steps = tuple(Variant(defense="bdmae-paper", settings=(("refinement_steps", n),)) for n in (0, 5))
+    steps = tuple(Variant(defense="bdmae-paper", settings=(("refinement.steps", n),)) for n in (2, 5))
     others = (Variant(defense="blur-weak"), Variant(defense="zip"), Variant(defense="bdmae"))
     pictures = Pictures(
         title="some",

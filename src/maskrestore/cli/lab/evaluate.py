@@ -103,7 +103,7 @@ def evaluate(
         maskrestore evaluate --attack none --attack badnets:2x2-white --defense bdmae --defense bdmae-paper
         --train
 
-        maskrestore evaluate --attack corners --defense bdmae-paper --set label_score=contrast
+        maskrestore evaluate --attack corners --defense bdmae-paper --set scores.label_score=contrast
     """
     key = read_key(key_file, warn_without=False)
     defenses = _defenses(defense, settings or [], (restorer, device), key, max_queries)
@@ -173,7 +173,7 @@ def _defenses(
 
 
 def _setting(text: str) -> str:
-    """``rounds`` of ``rounds=3``; the first part of a path with dots."""
+    """``masks`` of ``masks.rounds=3``: the first part of a dotted name."""
     return text.partition("=")[0].partition(".")[0].strip()
 
 

@@ -1,78 +1,116 @@
-"""The same method with fewer passes and queries: explicit schedules, never taken silently.
+"""Settings that spend fewer queries: :func:`fast` settles most images by group testing, :func:`within` fits a limit.
 
-``exact`` does every pass that the profile asks for; :func:`fast` settles most images by group testing; :func:`within`
-gives the best answer for a number of queries. Both return an ordinary configuration. Departure: neither
-is in the paper.
+Both return ordinary settings, and neither is applied unless it is asked for. Departure: not in the paper.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
 
-from maskrestore.defense.config import MOST_QUERIES, PROFILES, BDMAEConfig
+from maskrestore.defense.beyond_paper.group_testing import GroupTestingConfig
+from maskrestore.defense.config import BDMAEConfig
 from maskrestore.errors import ConfigError
 
-__all__ = ["SCHEDULES", "Schedule", "fast", "scheduled", "within"]
+__all__ = ["MOST_QUERIES", "fast", "scheduled", "within"]
 
-Schedule = Literal["exact", "fast"]
-SCHEDULES: tuple[Schedule, ...] = ("exact", "fast")
+MOST_QUERIES = 47
+"""No profile asks more about an image: the paper's 1 + 25 + 20 + 1."""
 
 
-def scheduled(config: BDMAEConfig, schedule: Schedule = "exact", max_queries: int | None = None) -> BDMAEConfig:
-    """Put a configuration on a schedule, within so many queries for each image.
+def fast(config: BDMAEConfig) -> BDMAEConfig:
+    """The settings with group testing first, which settles most images with far fewer queries.
 
-    Raises ConfigError for another schedule, or for less than one query.
+    Images that it leaves open go the way of ``config``, without a comparison in the transfer test, and with as many
+    steps of refinement as 47 queries in all allow. Triggers with a target for each class (all-to-all) are not looked
+    for. The maps of an image that group testing settles hold the share of windows that changed its label.
     """
-    if schedule not in SCHEDULES:
-        raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-    chosen = fast(config) if schedule == "fast" else config
-    return chosen if max_queries is None else within(chosen, max_queries)
+    test = config.transfer_test
+    groups = GroupTestingConfig() if test is None else GroupTestingConfig(cloud_grids=test.cloud_grids)
+    quick = replace(
+        config, group_testing=groups, transfer_test=None if test is None else replace(test, comparison=False)
+    )
+    if config.refinement is None:
+        return quick
+    spent = replace(quick, refinement=None, squares=None).max_queries
+    return _with_steps(quick, min(config.refinement.steps, max(0, (MOST_QUERIES - spent) // 2)))
 
 
-def fast(config: BDMAEConfig = PROFILES["default"]) -> BDMAEConfig:
-    """Return the configuration with a sweep first, see ``sweep.py``: it settles most images with far fewer queries.
+def scheduled(config: BDMAEConfig, schedule: str | None) -> BDMAEConfig:
+    """Deprecated until 0.2: ``fast`` puts group testing first, ``exact`` and ``None`` change nothing.
 
-    What the sweep leaves open goes the configuration's own way, without a comparison and with as many steps of
-    refinement as 47 queries in all allow. Triggers with a target for each class (all-to-all) are not looked for. The
-    maps of an image that the sweep settles are all zero: it has no scores.
+    Raises ConfigError for anything else.
     """
-    swept = replace(config, sweep=True, comparison=False)
-    steps = max(0, (MOST_QUERIES - replace(swept, refinement_steps=0, squares=0).max_queries) // 2)
-    return replace(swept, refinement_steps=min(steps, config.refinement_steps))
+    if schedule not in ("exact", "fast", None):
+        raise ConfigError(f"schedule must be one of exact, fast, got {schedule!r}")
+    return fast(config) if schedule == "fast" else config
 
 
 def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
-    """Return the configuration that makes the most of at most ``queries`` queries for an image.
+    """The settings that make the most of at most ``queries`` queries for an image. Raises ConfigError below one.
 
     Squares take what is left. What brings least is given up first: the comparison of the transfer test, refinement, all
-    attempts but the first, then votes. A sweep, which settles most images for few queries, goes when not even a round
-    of votes fits beside it; the rest is then as without one. With less than a round of votes nobody is asked about
-    masks, and S_i alone says what to restore, in the boldest attempt where two clouds can vet it; with a single query
-    the restored image is all that is asked about. Raises ConfigError for less than one query.
+    attempts but the first, then questions about masks. Group testing goes when not even one round of masks fits beside
+    it; the rest is then as without it. With less than one round of masks the classifier is not asked about any, and S_i
+    alone says what to restore: in the boldest attempt where two clouds or more can test it. With a single query only
+    the restored image is asked about.
     """
     if queries < 1:
         raise ConfigError(f"max_queries must be at least 1, got {queries}")
-    refinement: list[dict[str, Any]] = [{"refinement_steps": steps} for steps in range(config.refinement_steps, -1, -1)]
-    first, boldest = config.attempts[:1], (max(config.attempts),)
-    smaller = replace(config, square_limit=min(queries, config.square_limit)) if config.squares else config
-    for change in ({"comparison": False}, *refinement, {"attempts": first}):
+    smaller = config
+    if config.squares is not None:
+        limit = min(queries, config.squares.query_limit)
+        smaller = replace(config, squares=replace(config.squares, query_limit=limit))
+    steps = 0 if config.refinement is None else config.refinement.steps
+    fewer_steps = [functools.partial(_with_steps, steps=left) for left in range(steps, -1, -1)]
+    savings: list[Callable[[BDMAEConfig], BDMAEConfig]] = [_without_comparison, *fewer_steps, _with_first_attempt]
+    for save in savings:
         if smaller.max_queries <= queries:
             return smaller
-        smaller = replace(smaller, **change)
-    votes = smaller.voting_masks - max(0, smaller.max_queries - queries)
-    if votes >= config.masks_per_round:
-        fewer = replace(smaller, votes=votes)
-        if fewer.max_queries <= queries:  # what a sweep itself may cost does not depend on votes
+        smaller = save(smaller)
+    asked = smaller.masks.max_queries - max(0, smaller.max_queries - queries)
+    if asked >= config.masks.per_round:
+        fewer = replace(smaller, masks=replace(config.masks, asked=asked))
+        if fewer.max_queries <= queries:  # what group testing itself may cost does not depend on the masks
             return fewer
-    if config.sweep:
-        return within(replace(config, sweep=False), queries)
-    unasked = replace(smaller, votes=0, squares=0, square_limit=config.square_limit)
-    # Two clouds or more spare clean images what the boldest attempt finds in them.
-    for attempts, clouds in ((config.attempts, config.clouds), (boldest, config.clouds), (boldest, 2), (first, 1)):
-        # What is enough in a cautious first attempt is not in a bold one.
-        enough = config.enough_clouds if attempts[0] == first[0] else config.clouds
-        fewer = replace(unasked, attempts=attempts, clouds=min(clouds, config.clouds), enough_clouds=enough)
-        if fewer.max_queries <= queries:
-            return fewer
-    return replace(unasked, transfer_test=False, blind=queries == 1)
+    if config.group_testing is not None:
+        return within(replace(config, group_testing=None), queries)
+    return _without_masks(config, smaller, queries)
+
+
+def _without_comparison(config: BDMAEConfig) -> BDMAEConfig:
+    test = config.transfer_test
+    return config if test is None else replace(config, transfer_test=replace(test, comparison=False))
+
+
+def _with_steps(config: BDMAEConfig, steps: int) -> BDMAEConfig:
+    refinement = config.refinement
+    if refinement is None or steps == 0:
+        return replace(config, refinement=None)
+    return replace(config, refinement=replace(refinement, steps=steps))
+
+
+def _with_first_attempt(config: BDMAEConfig) -> BDMAEConfig:
+    return replace(config, restoration=replace(config.restoration, attempts=config.restoration.attempts[:1]))
+
+
+def _without_masks(config: BDMAEConfig, smaller: BDMAEConfig, queries: int) -> BDMAEConfig:
+    """The best of ``config`` without questions about masks; smaller: the same with all other savings."""
+    unasked = replace(smaller, masks=replace(smaller.masks, asked=0), squares=None)
+    test, attempts = config.transfer_test, config.restoration.attempts
+    if test is None and unasked.max_queries <= queries:
+        return unasked
+    if test is not None:
+        first, boldest = attempts[:1], (max(attempts),)
+        # Two clouds or more protect clean images from what the boldest attempt finds in them.
+        for tried, clouds in ((attempts, test.clouds), (boldest, test.clouds), (boldest, 2), (first, 1)):
+            # What is enough in a cautious first attempt is not enough in a bold one.
+            enough = test.enough_clouds if tried[0] == first[0] else test.clouds
+            tested = replace(test, cloud_grids=test.cloud_grids[:clouds], enough_clouds=enough, comparison=False)
+            restoration = replace(config.restoration, attempts=tried)
+            fewer = replace(unasked, restoration=restoration, transfer_test=tested)
+            if fewer.max_queries <= queries:
+                return fewer
+    restoration = replace(unasked.restoration, single_query=queries == 1)
+    return replace(unasked, transfer_test=None, restoration=restoration)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskrestore.defense.pipeline import prepared_by
+from maskrestore.defense.state import prepared_by
 
 __all__ = ["MemoryMeter", "MemoryScope", "PassCounter", "counted_passes"]
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.bdmae import BDMAE
-from maskrestore.defense.beyond_paper.budget import fast
-from maskrestore.defense.config import PROFILES, BDMAEConfig
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.profiles import PROFILES
 from maskrestore.defense.streams import Key, key_fingerprint
 from maskrestore.errors import UnknownNameError
 from maskrestore.lab.baselines import BASELINES, BaselineConfig
 from maskrestore.lab.baselines.diffusion_models import DiffusionSettings
 from maskrestore.lab.measure.records import DefenseEntry, VictimEntry
+from maskrestore.runtime.settings import differences
 from maskrestore.types import Classifier, Defense, Purification, Restorer
 
 __all__ = [
@@ -64,8 +65,8 @@ DEFENSES: dict[str, DefenseConfig] = {
     "none": NoDefenseConfig(),
     "bdmae": PROFILES["default"],
     "bdmae-paper": PROFILES["paper"],
-    "bdmae-fast": fast(PROFILES["default"]),
-    "bdmae-paper-fast": fast(PROFILES["paper"]),
+    "bdmae-fast": PROFILES["fast"],
+    "bdmae-paper-fast": PROFILES["paper-fast"],
     **BASELINES,
 }
 """Every defense by name, with the settings that the name stands for; their type says what is built."""
@@ -98,7 +99,7 @@ def default_config(name: str) -> DefenseConfig:
 
 def settings_in_force(config: DefenseConfig) -> dict[str, Any]:
     """Return what identifies a defense's settings in records and digests."""
-    return config.in_force() if isinstance(config, BDMAEConfig) else dataclasses.asdict(config)
+    return config.to_dict() if isinstance(config, BDMAEConfig) else dataclasses.asdict(config)
 
 
 def make_defense(
@@ -118,7 +119,7 @@ def make_defense(
     """
     standard = default_config(name)
     config = standard if config is None else config
-    label = name + _differences(standard, config)
+    label = name + _in_brackets(differences(standard, config))
     if isinstance(config, BDMAEConfig):
         defense: Defense = BDMAE(restorer(), config, key=key)
     else:
@@ -137,11 +138,6 @@ def make_defense(
     return DefenseUnderTest(defense=defense, entry=entry)
 
 
-def _differences(standard: Any, config: Any) -> str:
-    """``[a=1,b=2]`` for the fields of ``config`` that are not the standard's, or nothing."""
-    changed = [
-        f"{field.name}={getattr(config, field.name)}"
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != getattr(standard, field.name)
-    ]
-    return f"[{','.join(changed)}]" if changed else ""
+def _in_brackets(changed: dict[str, Any]) -> str:
+    """``[a=1,b.c=2]`` for settings by name, or nothing."""
+    return f"[{','.join(f'{name}={value}' for name, value in changed.items())}]" if changed else ""

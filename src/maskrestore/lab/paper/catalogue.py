@@ -7,22 +7,23 @@ trigger, the notes name the one used here. The module is long because it is a si
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from maskrestore.defense.config import PROFILES
+from maskrestore.defense.profiles import PROFILES
 from maskrestore.lab.paper.cells import Case, Variant
 from maskrestore.lab.paper.layouts import Column, Curves, Experiment, Line, Panel, Pictures, Point, Row, Table
+from maskrestore.runtime.settings import setting
 
 __all__ = ["EXPERIMENTS"]
 
 
-def _variant(defense: str, **settings: Any) -> Variant:
-    return Variant(defense=defense, settings=tuple(settings.items()))
+def _variant(defense: str, settings: Mapping[str, Any] | None = None) -> Variant:
+    return Variant(defense=defense, settings=tuple((settings or {}).items()))
 
 
-def _row(label: str, defense: str, *, paper: str | None = None, **settings: Any) -> Row:
-    return Row(label=label, variants=(_variant(defense, **settings),), paper=paper)
+def _row(label: str, defense: str, settings: Mapping[str, Any] | None = None, *, paper: str | None = None) -> Row:
+    return Row(label=label, variants=(_variant(defense, settings),), paper=paper)
 
 
 _NONE = _row("No defense", "none", paper="No defense")
@@ -53,7 +54,7 @@ which finds them on GTSRB."""
 
 
 def _februus(label: str, *heats: float, layers: Iterable[dict[str, str]] = _LAYERS) -> Row:
-    variants = [_variant(_CAMS[label], threshold=heat, **layer) for heat in heats for layer in layers]
+    variants = [_variant(_CAMS[label], {"threshold": heat, **layer}) for heat in heats for layer in layers]
     # Tables of the paper with a row for each threshold have it in the row's name.
     name = f"{label} ({heats[0]})" if len(heats) == 1 else label
     return Row(label=f"{name}*", variants=tuple(variants), paper=name)
@@ -68,9 +69,10 @@ _LATER_NOTE = (
     "know the attacker's target."
 )
 _COMPARED = (_NONE, *_FEBRUUS_BEST, *_PATCHCLEANSER, *_TRANSFORMS, *_LATER, *_OURS)
+_AS_IN_PAPER = "BDMAE, as in the paper"
 _BASES = (
-    _row("BDMAE, as in the paper, S_i only (Base-i)", "bdmae-paper", paper="Ours (Base-i)", label_weight=0.0),
-    _row("BDMAE, as in the paper, S_l only (Base-l)", "bdmae-paper", paper="Ours (Base-l)", label_weight=1.0),
+    _row(f"{_AS_IN_PAPER}, S_i only (Base-i)", "bdmae-paper", {"scores.label_weight": 0.0}, paper="Ours (Base-i)"),
+    _row(f"{_AS_IN_PAPER}, S_l only (Base-l)", "bdmae-paper", {"scores.label_weight": 1.0}, paper="Ours (Base-l)"),
 )
 _WHITE_BOX_NOTE = (
     "*: white box. Unless a row names a threshold, the one of 0.6, 0.7 and 0.8 with the best CA + BA is taken for each "
@@ -140,30 +142,39 @@ _HARD = (
 )
 
 
-def _sweep(setting: str, values: Iterable[float], case: Case, label: str = "", **fixed: Any) -> Line:
+def _refinement_steps(steps: float) -> dict[str, Any]:
+    return {"refinement.steps": steps} if steps else {"refinement": None}
+
+
+def _sweep(name: str, values: Iterable[float], case: Case, fixed: Mapping[str, Any]) -> Line:
     """A line of the paper's profile over one of its settings."""
+
+    def changed(value: float) -> dict[str, Any]:
+        return _refinement_steps(value) if name == "refinement.steps" else {name: value}
+
     points = (
-        Point(x=value, case=case, variant=_variant("bdmae-paper", **{setting: value, **fixed})) for value in values
+        Point(x=value, case=case, variant=_variant("bdmae-paper", {**changed(value), **fixed})) for value in values
     )
-    return Line(label=label or case.label, points=tuple(points))
+    return Line(label=case.label, points=tuple(points))
 
 
-def _sweeps(title: str, setting: str, values: Iterable[float], cases: Iterable[Case], **fixed: Any) -> Panel:
+def _sweeps(
+    title: str, name: str, values: Iterable[float], cases: Iterable[Case], fixed: Mapping[str, Any] | None = None
+) -> Panel:
     chosen = tuple(values)
-    lines = tuple(_sweep(setting, chosen, case, **fixed) for case in cases)
-    standard = float(getattr(PROFILES["paper"], setting))
-    return Panel(title=title, x_label=_SYMBOLS[setting], lines=lines, standard=standard)
+    lines = tuple(_sweep(name, chosen, case, fixed or {}) for case in cases)
+    return Panel(title=title, x_label=_SYMBOLS[name], lines=lines, standard=float(setting(PROFILES["paper"], name)))
 
 
 _SYMBOLS = {
-    "rounds": "rounds of masks, $N_o$",
-    "refinement_steps": "refinement steps, $N_r$",
-    "neighbour_bonus": "bonus of neighbours, $u$",
-    "refinement_rate": "refinement rate, $\\beta_0$",
-    "mask_ratio": "share of tokens hidden",
-    "candidate_threshold": "threshold of candidates",
-    "max_restored": "largest share restored",
-    "ssim_window": "side of the SSIM window",
+    "masks.rounds": "rounds of masks, $N_o$",
+    "refinement.steps": "refinement steps, $N_r$",
+    "refinement.neighbour_bonus": "bonus of neighbours, $u$",
+    "refinement.rate": "refinement rate, $\\beta_0$",
+    "masks.hidden_ratio": "share of tokens hidden",
+    "refinement.candidate_threshold": "threshold of candidates",
+    "restoration.max_restored": "largest share restored",
+    "scores.ssim_window": "side of the SSIM window",
 }
 _ROUNDS, _STEPS = (1, 2, 3, 5, 8), (0, 2, 5, 10, 15, 20)
 _TAUS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
@@ -171,12 +182,18 @@ _TAUS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
 
 def _thresholds(case: Case, *, refined: bool) -> Line:
     """Return a line of figure 5d: one fixed threshold instead of five, without a limit on the restored share."""
-    steps = 10 if refined else 0
     points = (
         Point(
             x=tau,
             case=case,
-            variant=_variant("bdmae-paper", thresholds=(tau,), refinement_steps=steps, max_restored=1.0),
+            variant=_variant(
+                "bdmae-paper",
+                {
+                    "restoration.thresholds": (tau,),
+                    **_refinement_steps(10 if refined else 0),
+                    "restoration.max_restored": 1.0,
+                },
+            ),
         )
         for tau in _TAUS
     )
@@ -192,7 +209,7 @@ def _threshold_sets(case: Case) -> Line:
             case=case,
             variant=Variant(
                 defense="bdmae-paper",
-                settings=(("thresholds", tuple(round(low + 0.05 * step, 2) for step in (4, 3, 2, 1, 0))),),
+                settings=(("restoration.thresholds", tuple(round(low + 0.05 * step, 2) for step in (4, 3, 2, 1, 0))),),
             ),
         )
         for low in (0.2, 0.3, 0.4, 0.5, 0.6)
@@ -388,15 +405,15 @@ EXPERIMENTS: dict[str, Experiment] = {
         title="Figure 4: topology-aware refinement of S_i",
         kind="refinement",
         cases=(Case(dataset="cifar10", attack="input-aware"), _SIGN_CORNERS),
-        variants=tuple(_variant("bdmae-paper", refinement_steps=n) for n in (0, 2, 4, 6, 8, 10)),
+        variants=tuple(_variant("bdmae-paper", _refinement_steps(n)) for n in (0, 2, 4, 6, 8, 10)),
         images=2,
     ),
     "fig5": Curves(
         title="Figure 5: rounds, refinement steps, fixed thresholds",
         panels=(
-            _sweeps("(a) Base-i", "rounds", _ROUNDS, _TASKS, label_weight=0.0),
-            _sweeps("(b) Base-l", "rounds", _ROUNDS, _TASKS, label_weight=1.0),
-            _sweeps("(c) Base", "refinement_steps", _STEPS, _TASKS),
+            _sweeps("(a) Base-i", "masks.rounds", _ROUNDS, _TASKS, {"scores.label_weight": 0.0}),
+            _sweeps("(b) Base-l", "masks.rounds", _ROUNDS, _TASKS, {"scores.label_weight": 1.0}),
+            _sweeps("(c) Base", "refinement.steps", _STEPS, _TASKS),
             Panel(
                 title="(d) one fixed threshold",
                 x_label="threshold",
@@ -408,9 +425,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "figA1": Curves(
         title="Figure A.1: neighbours, rounds, refinement steps",
         panels=(
-            _sweeps("sampling", "neighbour_bonus", (0.0, 0.25, 0.5, 0.75, 1.0), _HARD),
-            _sweeps("rounds", "rounds", _ROUNDS, _FIXED_TASKS),
-            _sweeps("refinement", "refinement_steps", _STEPS, _FIXED_TASKS),
+            _sweeps("sampling", "refinement.neighbour_bonus", (0.0, 0.25, 0.5, 0.75, 1.0), _HARD),
+            _sweeps("rounds", "masks.rounds", _ROUNDS, _FIXED_TASKS),
+            _sweeps("refinement", "refinement.steps", _STEPS, _FIXED_TASKS),
         ),
         notes=("The paper's centre and right panels show VGGFace2, which is not available here.",),
     ),
@@ -479,17 +496,17 @@ EXPERIMENTS: dict[str, Experiment] = {
     "settings": Curves(
         title="Settings that the paper fixes without an ablation",
         panels=(
-            _sweeps("refinement", "refinement_rate", (0.0125, 0.025, 0.05, 0.1, 0.2), _FIXED_TASKS),
-            _sweeps("masks", "mask_ratio", (0.5, 0.6, 0.7, 0.75, 0.85), _FIXED_TASKS),
-            _sweeps("candidates", "candidate_threshold", (0.05, 0.1, 0.2, 0.3, 0.4), _FIXED_TASKS),
-            _sweeps("cap", "max_restored", (0.1, 0.15, 0.25, 0.4, 0.6), _FIXED_TASKS),
+            _sweeps("refinement", "refinement.rate", (0.0125, 0.025, 0.05, 0.1, 0.2), _FIXED_TASKS),
+            _sweeps("masks", "masks.hidden_ratio", (0.5, 0.6, 0.7, 0.75, 0.85), _FIXED_TASKS),
+            _sweeps("candidates", "refinement.candidate_threshold", (0.05, 0.1, 0.2, 0.3, 0.4), _FIXED_TASKS),
+            _sweeps("cap", "restoration.max_restored", (0.1, 0.15, 0.25, 0.4, 0.6), _FIXED_TASKS),
             Panel(
                 title="thresholds",
                 x_label="lowest of five thresholds",
                 lines=tuple(_threshold_sets(case) for case in _FIXED_TASKS),
-                standard=PROFILES["paper"].thresholds[-1],
+                standard=PROFILES["paper"].restoration.thresholds[-1],
             ),
-            _sweeps("SSIM", "ssim_window", (3, 5, 7, 11, 15), _FIXED_TASKS),
+            _sweeps("SSIM", "scores.ssim_window", (3, 5, 7, 11, 15), _FIXED_TASKS),
         ),
     ),
 }

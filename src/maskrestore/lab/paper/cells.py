@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from maskrestore.errors import ConfigError, UnknownNameError
+from maskrestore.errors import ConfigError
 from maskrestore.lab.attacks import Mode
 from maskrestore.lab.baselines import DETECTORS
 from maskrestore.lab.baselines.diffusion_models import DiffusionSettings
@@ -18,6 +18,7 @@ from maskrestore.lab.victims import VictimConfig
 from maskrestore.mae.checkpoints.loading import packaged_digest
 from maskrestore.mae.restorer import DEFAULT_RESTORER
 from maskrestore.runtime.digests import digest_of_json
+from maskrestore.runtime.settings import with_settings
 
 __all__ = ["Case", "Cell", "Entry", "Scale", "Variant", "expand"]
 
@@ -63,6 +64,7 @@ class Variant:
 
     defense: str
     settings: tuple[tuple[str, Any], ...] = ()
+    """Dotted names and values, as of ``with_settings``."""
 
     @property
     def detects(self) -> bool:
@@ -70,14 +72,11 @@ class Variant:
         return self.defense in DETECTORS
 
     def config(self, architecture: str = "resnet18") -> DefenseConfig | Any:
-        """The settings in force. Raises UnknownNameError for a name or a setting that does not exist."""
+        """The settings of the defense. Raises UnknownNameError for a name or a setting that does not exist."""
         standard: Any = DETECTORS[self.defense] if self.detects else default_config(self.defense)
-        known = {field.name for field in dataclasses.fields(standard)}
-        for name, _ in self.settings:
-            if name not in known:
-                raise UnknownNameError("setting", name, known)
-        layer = {"layer": _CAM_LAYERS[architecture]} if "layer" in known and architecture in _CAM_LAYERS else {}
-        return dataclasses.replace(standard, **{**layer, **dict(self.settings)})
+        names = {field.name for field in dataclasses.fields(standard)}
+        layer = {"layer": _CAM_LAYERS[architecture]} if "layer" in names and architecture in _CAM_LAYERS else {}
+        return with_settings(standard, {**layer, **dict(self.settings)})
 
 
 _CAM_LAYERS: dict[str, str | None] = {"conv6": "stages.2", "vgg16": "stages.2", "vit-small": None}

@@ -154,7 +154,7 @@ def _draw_refinement(path: Path, pictures: Pictures, shown: dict[str, list[_Show
     The random numbers of a step depend only on the image and the step, so a run of four steps equals the first four
     steps of a run of ten.
     """
-    columns = [dict(variant.settings).get("refinement_steps") for variant in pictures.variants]
+    columns = [dict(variant.settings).get("refinement.steps", 0) for variant in pictures.variants]
     cases = list(dict.fromkeys(one.case for one in shown["triggered"]))
     table = []
     for case in cases:

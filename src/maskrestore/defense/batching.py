@@ -1,0 +1,119 @@
+"""How many images are purified at a time: the one place that decides it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskrestore.defense.oracle import Budget
+from maskrestore.defense.pipeline import Pipeline
+from maskrestore.errors import QueryBudgetError
+from maskrestore.types import StreamResult
+
+__all__ = ["ON_CPU", "ON_GPU", "Limits", "in_order", "purify_chunk", "read_chunks"]
+
+Chunk = list[tuple[Hashable, Tensor | Exception]]
+"""Images that are worked on together, ``(C, H, W)`` each with its id; or the reason why there is no image."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is worked on at a time, at most."""
+
+    images: int
+    """In the pipeline together."""
+    pixels: int | None
+    """Of these images; a larger image is in the pipeline alone. ``None`` for no limit."""
+    masked_pixels: int
+    """Of images whose random masks are all restored and asked about in one go."""
+
+
+ON_CPU = Limits(images=64, pixels=2**19, masked_pixels=2**19)
+ON_GPU = Limits(images=256, pixels=256 * 224**2, masked_pixels=64 * 224**2)
+"""A GPU waits for the host between two rounds, however many images take part in them."""
+
+
+def read_chunks(
+    images: Iterable[tuple[Hashable, Tensor | Exception]], limits: Limits, budget: Budget, price: int
+) -> Iterator[Chunk]:
+    """Read as many images as may be worked on together, and as the budget suffices for.
+
+    price: queries that an image may take. Where the budget does not suffice for even one, its place holds a
+    QueryBudgetError. The budget is looked at while nothing is under way: a chunk must be done before the next is read.
+    """
+    chunk: Chunk = []
+    pixels = 0
+    for one, image in images:
+        size = image.shape[-2] * image.shape[-1] if isinstance(image, Tensor) else 0
+        crowded = len(chunk) >= limits.images or (limits.pixels is not None and pixels + size > limits.pixels)
+        if chunk and (crowded or not budget.allows((len(chunk) + 1) * price)):
+            yield chunk
+            chunk, pixels = [], 0
+        chunk.append((one, image if budget.allows(price) else unaffordable(budget, price)))
+        pixels += size
+    if chunk:
+        yield chunk
+
+
+def purify_chunk(
+    chunk: Chunk, pipeline: Pipeline, submit: Callable[[Sequence[int], Tensor], None], budget: Budget, price: int
+) -> Iterator[tuple[int, StreamResult]]:
+    """Purify a chunk, images of one size together; yields results with their places in the chunk, as they come.
+
+    submit: lets images ``(B, C, H, W)`` join the pipeline, with their places as ids. Where the classifier fails, each
+    image that is not settled begins again alone, so that one that it fails at does not take others with it.
+    """
+    by_size: dict[torch.Size, list[int]] = defaultdict(list)
+    for place, (_, image) in enumerate(chunk):
+        if isinstance(image, Tensor):
+            by_size[image.shape].append(place)
+        else:
+            yield place, StreamResult(id=chunk[place][0], error=image)
+    alone = {place for places in by_size.values() if len(places) == 1 for place in places}
+    again: list[int] = []
+    for place, result in _run(chunk, pipeline, submit, list(by_size.values())):
+        if result.error is None or place in alone or isinstance(result.error, QueryBudgetError):
+            yield place, result
+        else:
+            again.append(place)
+    for place in again:
+        if budget.allows(price):
+            yield from _run(chunk, pipeline, submit, [[place]])
+        else:
+            yield place, StreamResult(id=chunk[place][0], error=unaffordable(budget, price))
+
+
+def unaffordable(budget: Budget, price: int) -> QueryBudgetError:
+    """The error of an image that is not begun."""
+    left = (budget.limit or 0) - budget.spent
+    return QueryBudgetError(f"{left} queries are left of the budget of {budget.limit}, and an image may take {price}")
+
+
+def _run(
+    chunk: Chunk, pipeline: Pipeline, submit: Callable[[Sequence[int], Tensor], None], groups: list[list[int]]
+) -> Iterator[tuple[int, StreamResult]]:
+    for places in groups:
+        images = [image for _, image in (chunk[place] for place in places) if isinstance(image, Tensor)]
+        submit(places, torch.stack(images))
+    while len(pipeline):
+        for found in pipeline.step():
+            place = found.id
+            assert isinstance(place, int)
+            yield place, dataclasses.replace(found, id=chunk[place][0])
+
+
+def in_order(results: Iterable[tuple[int, StreamResult]]) -> Iterator[StreamResult]:
+    """Results in the order of their places from 0 on, each as soon as those before it are there."""
+    waiting: dict[int, StreamResult] = {}
+    following = 0
+    for place, result in results:
+        waiting[place] = result
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+    assert not waiting, "an image was lost"

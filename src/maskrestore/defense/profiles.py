@@ -1,0 +1,48 @@
+"""The profiles: settings by name, for ``profile=`` in Python and ``--profile`` on the command line."""
+
+from __future__ import annotations
+
+from maskrestore.defense.beyond_paper.budget import fast
+from maskrestore.defense.beyond_paper.squares import SquaresConfig
+from maskrestore.defense.beyond_paper.transfer import TransferTestConfig
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.restoration import RestorationConfig
+from maskrestore.defense.scores import ScoreConfig
+from maskrestore.errors import ConfigError, UnknownNameError
+
+__all__ = ["PROFILES", "profile_config"]
+
+_PAPER = BDMAEConfig()
+# Chosen on training-split images of CIFAR-10 and GTSRB victims. Contrast in place of flips: labels of clean images flip
+# under many masks of the packaged restorer. Consensus: a trigger that any hidden token breaks leaves no contrast, but
+# makes the masks agree on the true label. The transfer test protects clean images from what these scores find in them,
+# so that a second attempt may be bolder. Squares: large faint triggers survive where scattered tokens are hidden. No
+# refinement: it looks for tokens whose loss flips the label, finds them on clean images too, and costs 20 queries, more
+# than the test does.
+_DEFAULT = BDMAEConfig(
+    scores=ScoreConfig(label_score="contrast", contrast_windows=(1, 2), label_weight=0.6, consensus=True),
+    refinement=None,
+    restoration=RestorationConfig(thresholds=(0.65, 0.6, 0.55, 0.5, 0.45), attempts=(0.0, 0.2)),
+    transfer_test=TransferTestConfig(),
+    squares=SquaresConfig(),
+)
+
+PROFILES: dict[str, BDMAEConfig] = {
+    "default": _DEFAULT,
+    "paper": _PAPER,
+    "fast": fast(_DEFAULT),
+    "paper-fast": fast(_PAPER),
+}
+"""``default`` is chosen by measurement, ``paper`` is the method as published. ``fast`` and ``paper-fast`` begin with
+group testing, which settles most images with few queries."""
+
+
+def profile_config(profile: BDMAEConfig | str) -> BDMAEConfig:
+    """Settings as they are, or those of a profile by its name. Raises UnknownNameError, and ConfigError for neither."""
+    if isinstance(profile, str):
+        if profile not in PROFILES:
+            raise UnknownNameError("profile", profile, PROFILES)
+        return PROFILES[profile]
+    if not isinstance(profile, BDMAEConfig):
+        raise ConfigError(f"expected a BDMAEConfig or the name of a profile, got a {type(profile).__name__}")
+    return profile
