@@ -47,9 +47,9 @@ def test_curves_are_a_picture_and_its_numbers(tmp_path):
     rows = rows_of(picture.with_suffix(".csv"))
     # The smoke scale keeps one line of each panel; two of the other line's points are its own.
     assert [(row["line"], row["x"], row["rate"]) for row in rows[:3]] == [
-        ("before", "0", rate) for rate in ("ca", "ba", "asr")
+        ("before", "1", rate) for rate in ("ca", "ba", "asr")
     ]
-    assert {row["x"] for row in rows} == {"0", "5"}
+    assert {row["x"] for row in rows} == {"1", "5"}
     assert {row["mean"] for row in rows if row["rate"] == "asr"} == {"0.0"}
 
 
