@@ -408,3 +408,12 @@ def test_refinement_keeps_the_sum_of_both_scores(config: BDMAEConfig) -> None:
 def test_settings_of_the_class_are_checked() -> None:
     with pytest.raises(ConfigError, match="chunk_size"):
         BDMAE(MeanRestorer(), chunk_size=0)
+
+
+def test_the_former_arguments_still_work_and_say_what_to_use() -> None:
+    images = mixed_images(2)
+    with pytest.warns(DeprecationWarning, match="profile="):
+        former = protect(TRIGGER, restorer=MeanRestorer(), config="paper", schedule="fast", key=0)
+    assert torch.equal(former(images), protect(TRIGGER, restorer=MeanRestorer(), profile="paper-fast", key=0)(images))
+    with pytest.warns(DeprecationWarning, match="profile="), pytest.raises(ConfigError, match="got 'faster'"):
+        protect(TRIGGER, restorer=MeanRestorer(), schedule="faster", key=0)  # type: ignore[arg-type]
