@@ -25,9 +25,9 @@ from maskrestore.lab.victims import (
     train_victim,
     victim_path,
 )
+from maskrestore.lab.victims.fit import fit, one_cycle
 from maskrestore.lab.victims.poisoning import clean_plan
 from maskrestore.lab.victims.store import build_network
-from maskrestore.lab.victims.training import fit, one_cycle
 from maskrestore.runtime.precision import fast_arithmetic
 
 RECIPE = Recipe(epochs=3, learning_rate=0.02, batch_size=20, augmentation=Augmentation(shift=1, flip=False))

@@ -3,6 +3,7 @@
 from maskrestore.lab.victims.architectures import ARCHITECTURES
 from maskrestore.lab.victims.augment import Augmentation
 from maskrestore.lab.victims.config import Recipe, VictimConfig, default_recipe
+from maskrestore.lab.victims.fit import TrainingProgress
 from maskrestore.lab.victims.network import VictimNetwork
 from maskrestore.lab.victims.packaged import (
     PACKAGED,
@@ -14,11 +15,10 @@ from maskrestore.lab.victims.packaged import (
 from maskrestore.lab.victims.plain import VGG16, Conv6
 from maskrestore.lab.victims.poisoning import Restoration
 from maskrestore.lab.victims.resnet import ResNet18, ResNet50
+from maskrestore.lab.victims.small_vit import ViTSmall
 from maskrestore.lab.victims.starts import STARTS
 from maskrestore.lab.victims.store import cache_folder, load_victim, read_record, trigger_path, victim_path
 from maskrestore.lab.victims.train import VictimData, measure, train_victim, untrained_attack, victim_attack
-from maskrestore.lab.victims.training import TrainingProgress
-from maskrestore.lab.victims.vit import ViTSmall
 
 __all__ = [
     "ARCHITECTURES",

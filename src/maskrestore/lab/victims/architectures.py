@@ -5,7 +5,7 @@ from __future__ import annotations
 from maskrestore.lab.victims.network import VictimNetwork
 from maskrestore.lab.victims.plain import VGG16, Conv6
 from maskrestore.lab.victims.resnet import ResNet18, ResNet50
-from maskrestore.lab.victims.vit import ViTSmall
+from maskrestore.lab.victims.small_vit import ViTSmall
 
 __all__ = ["ARCHITECTURES"]
 

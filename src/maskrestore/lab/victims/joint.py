@@ -20,8 +20,8 @@ from maskrestore.lab.attacks.input_aware import diversity_loss, mask_loss
 from maskrestore.lab.data import ImageDataset
 from maskrestore.lab.victims.augment import augment
 from maskrestore.lab.victims.config import VictimConfig
+from maskrestore.lab.victims.fit import one_cycle
 from maskrestore.lab.victims.poisoning import Plan, clean_plan
-from maskrestore.lab.victims.training import one_cycle
 from maskrestore.runtime.precision import autocast
 
 __all__ = ["JointTrigger", "joint_plan", "learn_masks"]

@@ -12,7 +12,7 @@ from maskrestore.errors import ConfigError
 from maskrestore.lab.attacks import Attack, choose_poisoned, perturbed_images, training_hooks
 from maskrestore.lab.data import ImageDataset
 from maskrestore.lab.victims.config import VictimConfig
-from maskrestore.lab.victims.training import Companion, Stamp
+from maskrestore.lab.victims.fit import Companion, Stamp
 
 __all__ = ["Plan", "Restoration", "clean_plan", "poisoning_plan", "with_restoration"]
 

@@ -14,6 +14,7 @@ from maskrestore.errors import ConfigError, DataError
 from maskrestore.lab.attacks import Attack, InputAwareAttack, make_attack, training_hooks
 from maskrestore.lab.data import ImageDataset, load_dataset
 from maskrestore.lab.victims.config import VictimConfig
+from maskrestore.lab.victims.fit import TrainingProgress, fit, predict
 from maskrestore.lab.victims.joint import joint_plan
 from maskrestore.lab.victims.network import VictimNetwork
 from maskrestore.lab.victims.poisoning import Plan, Restoration, clean_plan, poisoning_plan, with_restoration
@@ -26,7 +27,6 @@ from maskrestore.lab.victims.store import (
     save_victim,
     victim_path,
 )
-from maskrestore.lab.victims.training import TrainingProgress, fit, predict
 from maskrestore.runtime.precision import autocast, fast_arithmetic
 
 __all__ = ["VictimData", "measure", "train_victim", "untrained_attack", "victim_attack"]
