@@ -427,7 +427,7 @@ def test_large_images_are_worked_on_in_smaller_batches(purify, monkeypatch, tmp_
     monkeypatch.setattr(
         Pipeline,
         "submit",
-        lambda self, ids, images, streams: sizes.append(len(ids)) or submit(self, ids, images, streams),
+        lambda self, ids, images: sizes.append(len(ids)) or submit(self, ids, images),
     )
     monkeypatch.setattr("maskrestore.defense.bdmae.ON_CPU", Limits(images=64, pixels=3 * 16 * 16, masked_pixels=1))
     assert purify().exit_code == 0

@@ -154,7 +154,7 @@ def test_images_may_join_between_rounds_and_get_their_own_bits(profile: str, rea
     pipeline = defense.pipeline(classifier, budget)
     found: list[StreamResult] = []
     for number in range(0, 6, 2):
-        defense.submit(pipeline, [number, number + 1], images[number : number + 2])
+        pipeline.submit([number, number + 1], images[number : number + 2])
         found += pipeline.step()
         found += pipeline.step()
     assert len(pipeline) == 6 - len(found)
@@ -181,7 +181,7 @@ def test_cohorts_that_share_a_round_do_not_share_a_fault() -> None:
     defense = BDMAE(MeanRestorer(), "paper")
     pipeline = defense.pipeline(refusing, Budget())
     for first in (0, 2):
-        defense.submit(pipeline, [first, first + 1], images[first : first + 2])
+        pipeline.submit([first, first + 1], images[first : first + 2])
     found: dict[object, StreamResult] = {}
     while len(pipeline):
         found |= {one.id: one for one in pipeline.step()}

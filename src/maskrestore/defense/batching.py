@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -60,13 +60,11 @@ def read_chunks(
         yield chunk
 
 
-def purify_chunk(
-    chunk: Chunk, pipeline: Pipeline, submit: Callable[[Sequence[int], Tensor], None], budget: Budget, price: int
-) -> Iterator[tuple[int, StreamResult]]:
+def purify_chunk(chunk: Chunk, pipeline: Pipeline, budget: Budget, price: int) -> Iterator[tuple[int, StreamResult]]:
     """Purify a chunk, images of one size together; yields results with their places in the chunk, as they come.
 
-    submit: lets images ``(B, C, H, W)`` join the pipeline, with their places as ids. Where the classifier fails, each
-    image that is not settled begins again alone, so that one that it fails at does not take others with it.
+    Where the classifier fails, each image that is not settled begins again alone, so that one that it fails at does not
+    take others with it. price: as of :func:`read_chunks`.
     """
     by_size: dict[torch.Size, list[int]] = defaultdict(list)
     for place, (_, image) in enumerate(chunk):
@@ -76,14 +74,14 @@ def purify_chunk(
             yield place, StreamResult(id=chunk[place][0], error=image)
     alone = {place for places in by_size.values() if len(places) == 1 for place in places}
     again: list[int] = []
-    for place, result in _run(chunk, pipeline, submit, list(by_size.values())):
+    for place, result in _run(chunk, pipeline, list(by_size.values())):
         if result.error is None or place in alone or isinstance(result.error, QueryBudgetError):
             yield place, result
         else:
             again.append(place)
     for place in again:
         if budget.allows(price):
-            yield from _run(chunk, pipeline, submit, [[place]])
+            yield from _run(chunk, pipeline, [[place]])
         else:
             yield place, StreamResult(id=chunk[place][0], error=unaffordable(budget, price))
 
@@ -94,12 +92,10 @@ def unaffordable(budget: Budget, price: int) -> QueryBudgetError:
     return QueryBudgetError(f"{left} queries are left of the budget of {budget.limit}, and an image may take {price}")
 
 
-def _run(
-    chunk: Chunk, pipeline: Pipeline, submit: Callable[[Sequence[int], Tensor], None], groups: list[list[int]]
-) -> Iterator[tuple[int, StreamResult]]:
+def _run(chunk: Chunk, pipeline: Pipeline, groups: list[list[int]]) -> Iterator[tuple[int, StreamResult]]:
     for places in groups:
         images = [image for _, image in (chunk[place] for place in places) if isinstance(image, Tensor)]
-        submit(places, torch.stack(images))
+        pipeline.submit(places, torch.stack(images))
     while len(pipeline):
         for found in pipeline.step():
             place = found.id

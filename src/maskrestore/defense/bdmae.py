@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -18,11 +18,10 @@ from maskrestore.defense.config import BDMAEConfig
 from maskrestore.defense.oracle import Budget
 from maskrestore.defense.pipeline import Pipeline
 from maskrestore.defense.profiles import profile_config
-from maskrestore.defense.streams import Key, Stream, key_bytes
+from maskrestore.defense.streams import Key, key_bytes
 from maskrestore.errors import ConfigError, InvalidImageError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.runtime.threads import map_on_cores
 from maskrestore.types import Classifier, Purification, Restorer, StreamItem, StreamResult
 
 __all__ = ["BDMAE", "protect"]
@@ -120,26 +119,16 @@ class BDMAE:
     def pipeline(self, classifier: Classifier, budget: Budget) -> Pipeline:
         """A pipeline that images can join between rounds, for programs with a schedule of their own, such as a server.
 
-        See :meth:`submit` for how they join. classifier: an adapter, see ``as_classifier``.
+        classifier: an adapter, see :func:`maskrestore.classifiers.as_classifier`.
         """
         limits = self._limits if _has_device(classifier) else ON_CPU
-        return Pipeline(self.restorer, self.config, classifier, budget, together=limits.masked_pixels)
-
-    def submit(self, pipeline: Pipeline, ids: Sequence[Hashable], images: Tensor) -> None:
-        """Let images of one size, ``(B, C, H, W)`` float32 in [0, 1], join a pipeline of :meth:`pipeline`."""
-        stream_of = functools.partial(Stream, self.key)
-        # A millisecond for an image of 224 x 224, which only a GPU waits for.
-        streams = list(map(stream_of, images)) if self._device.type == "cpu" else map_on_cores(stream_of, images)
-        pipeline.submit(ids, images.to(self._device), streams)
-
-    @property
-    def _device(self) -> torch.device:
-        """Where pixels are worked on; a restorer that does not say so works on the CPU."""
-        return torch.device(getattr(self.restorer, "device", "cpu"))
+        together = limits.masked_pixels
+        return Pipeline(self.restorer, self.config, classifier, key=self.key, budget=budget, together=together)
 
     @property
     def _limits(self) -> Limits:
-        limits = ON_CPU if self._device.type == "cpu" else ON_GPU
+        on_cpu = torch.device(getattr(self.restorer, "device", "cpu")).type == "cpu"  # where it does not say so, too
+        limits = ON_CPU if on_cpu else ON_GPU
         return limits if self.chunk_size is None else dataclasses.replace(limits, images=self.chunk_size, pixels=None)
 
     def _purify_checked(
@@ -152,9 +141,8 @@ class BDMAE:
     ) -> Iterator[StreamResult]:
         """images: an id with ``(C, H, W)`` float32 in [0, 1], or with the reason why there is no image."""
         pipeline, price = self.pipeline(classifier, budget), self.config.max_queries
-        submit = functools.partial(self.submit, pipeline)
         for chunk in read_chunks(images, self._limits, budget, price):
-            results = purify_chunk(chunk, pipeline, submit, budget, price)
+            results = purify_chunk(chunk, pipeline, budget, price)
             yield from in_order(results) if ordered else (result for _, result in results)
 
 

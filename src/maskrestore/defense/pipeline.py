@@ -6,6 +6,7 @@ cohorts go side by side, and share the calls of each round.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from maskrestore.defense.refinement import refine
 from maskrestore.defense.restoration import adaptive_masks, restore_levels
 from maskrestore.defense.scores import combined_scores, score
 from maskrestore.defense.state import State
-from maskrestore.defense.streams import Stream
+from maskrestore.defense.streams import Key, Stream
+from maskrestore.runtime.threads import map_on_cores
 from maskrestore.types import Classifier, Restorer, StreamResult
 
 __all__ = ["Pipeline", "purify_cohort"]
@@ -118,10 +120,19 @@ class Pipeline:
     """
 
     def __init__(
-        self, restorer: Restorer, config: BDMAEConfig, classifier: Classifier, budget: Budget, *, together: int
+        self,
+        restorer: Restorer,
+        config: BDMAEConfig,
+        classifier: Classifier,
+        *,
+        key: Key,
+        budget: Budget,
+        together: int,
     ) -> None:
-        """budget: counts the queries of all images. together: as of :func:`score`."""
+        """key: of the random numbers. budget: counts the queries of all images. together: as of :func:`score`."""
         self._restorer, self._config, self._classifier = restorer, config, classifier
+        self._device = torch.device(getattr(restorer, "device", "cpu"))
+        self._stream_of = functools.partial(Stream, key)
         self._budget = budget
         self._together = together
         self._cohorts: list[_Cohort] = []
@@ -130,13 +141,16 @@ class Pipeline:
         """Images that have joined and not left."""
         return sum(int((~cohort.gone).sum()) for cohort in self._cohorts)
 
-    def submit(self, ids: Sequence[Hashable], images: Tensor, streams: Sequence[Stream]) -> None:
-        """Let ``B`` images of one size join, ``(B, C, H, W)`` in [0, 1] on the device of the restorer.
+    def submit(self, ids: Sequence[Hashable], images: Tensor) -> None:
+        """Let ``B`` images of one size join: ``(B, C, H, W)`` float32 in [0, 1], on the CPU. ids: of their results.
 
         They begin with the next step. Raises what the restorer raises for images that it cannot take.
         """
+        # Hashing takes a millisecond for an image of 224 x 224, which only a GPU waits for.
+        on_cpu = self._device.type == "cpu"
+        streams = list(map(self._stream_of, images)) if on_cpu else map_on_cores(self._stream_of, images)
         oracle = Oracle(len(images), self._config.max_queries)
-        state = State(images, streams, self._restorer, oracle)
+        state = State(images.to(self._device), streams, self._restorer, oracle)
         cohort = _Cohort(ids, state, purify_cohort(state, self._config, together=self._together))
         cohort.advance(None)
         self._cohorts.append(cohort)
