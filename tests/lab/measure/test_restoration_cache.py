@@ -167,7 +167,7 @@ def test_seconds_of_shared_work_are_told_apart(tmp_path):
     assert set(of_curves) == set(pictures[:16])
     assert len(set(of_curves)) == len(of_curves)
     records = [ResultsFolder(tmp_path).record_of(cell) for cell in (alone, shared)]
-    assert [record.cost.recalled for record in records] == [False, True]
+    assert [record.cost.shared_restorations for record in records] == [False, True]
     assert records[0].after == records[1].after
     environment = records[0].environment
     assert measured_speeds(records[1:], environment) == {}

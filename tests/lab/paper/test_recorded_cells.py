@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from maskrestore.defense.config import BDMAEConfig
 from maskrestore.lab.measure.detection import detection_records
 from maskrestore.lab.measure.record_files import cell_records
 from maskrestore.lab.paper.catalogue import EXPERIMENTS
@@ -30,6 +31,18 @@ def found_by(name):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_cell_finds_its_record(name):
     assert len(found_by(name)) == RECORDED.get(name, 0)
+
+
+def test_a_record_has_the_settings_of_its_cell():
+    records = cell_records(LOCAL).read()
+    compared = 0
+    for name in RECORDED:
+        for cell in cells_of(EXPERIMENTS[name], SCALES["local"], diffusion=MODEL):
+            record = records.get(cell.name)
+            if record is not None and isinstance(cell.config, BDMAEConfig):
+                assert BDMAEConfig.from_dict(record.defense.config) == cell.config, cell.name
+                compared += 1
+    assert compared > 299  # so many different cells; some belong to several tables
 
 
 def test_every_record_belongs_to_a_cell():

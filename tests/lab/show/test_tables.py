@@ -73,7 +73,9 @@ def test_different_settings_under_one_name_are_refused(base):
 def test_cost_names_the_processor(base):
     assert f"| erase | 2.0 | 2.0 | 2 | 6.2 % | {base.cost.images_per_second:.1f} |" in cost_table([base])
     assert base.environment.device in cost_table([base])
-    shared = dataclasses.replace(base, cost=dataclasses.replace(base.cost, recalled=True, images_per_second=1e6))
+    shared = dataclasses.replace(
+        base, cost=dataclasses.replace(base.cost, shared_restorations=True, images_per_second=1e6)
+    )
     assert f" {base.cost.images_per_second:.1f} |" in cost_table([base, shared])
     assert " |  | " in cost_table([shared])
 
@@ -291,7 +293,7 @@ def test_the_leaderboard_ranks_by_the_mean_over_attacks(base, tmp_path):
         return dataclasses.replace(one, defense=dataclasses.replace(one.defense, config={"earlier": 1}))
 
     def shared(one):  # a point of a curve
-        return dataclasses.replace(one, cost=dataclasses.replace(one.cost, recalled=True))
+        return dataclasses.replace(one, cost=dataclasses.replace(one.cost, shared_restorations=True))
 
     records = [
         *(made("a", "good", 90), made("b", "good", 80), made("a", "poor", 60), made("b", "poor", 50)),
@@ -318,7 +320,7 @@ def test_the_leaderboard_ranks_by_the_mean_over_attacks(base, tmp_path):
 
 def test_old_records_lack_what_was_added_later(base, tmp_path):
     values = dataclasses.asdict(base)
-    for name in ("passes_mean", "peak_memory", "memory_scope", "queries_median_clean", "recalled"):
+    for name in ("passes_mean", "peak_memory", "memory_scope", "queries_median_clean", "shared_restorations"):
         del values["cost"][name]
     del values["environment"]["accelerator"]
     record = decode(Record, json.loads(json.dumps(values)))

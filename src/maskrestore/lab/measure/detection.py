@@ -38,7 +38,7 @@ __all__ = [
     "make_detector",
 ]
 
-DETECTION_VERSION = 1
+DETECTION_VERSION = 2
 """Schema version, incremented when the meaning or the layout of a detection record changes."""
 
 

@@ -33,7 +33,7 @@ __all__ = [
 
 T = typing.TypeVar("T")
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Schema version, incremented when the meaning or the layout of a record changes."""
 
 
@@ -95,7 +95,7 @@ class Cost:
     """What ``peak_memory`` was measured over: see ``costs.MemoryMeter``."""
     queries_median_clean: float | None = None
     """Median of the clean images; ``None`` in old records."""
-    recalled: bool = False
+    shared_restorations: bool = False
     """Whether restorations and labels may come from a cache that cells share (``restoration_cache.py``). If so,
     ``seconds`` and ``peak_memory`` are not those of the defense."""
 

@@ -250,7 +250,7 @@ def _cost(plan: _Plan, log: PredictionLog, memory: MemoryMeter) -> Cost:
         peak_memory=memory.peak(),
         memory_scope=memory.scope,
         queries_median_clean=float(statistics.median(log.queries("clean", plan.parts[0].indices))),
-        recalled=plan.defense.shares_restorations,
+        shared_restorations=plan.defense.shares_restorations,
     )
 
 

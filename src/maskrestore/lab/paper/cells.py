@@ -204,7 +204,7 @@ class Cell:
         if self.diffusion is not None and self.diffuses:
             asked["diffusion"] = self.diffusion
         if self.scale.shares_restorations:
-            asked["recalls"] = True  # its time is not comparable, so tables must not use this record
+            asked["shares_restorations"] = True  # its time is not comparable, so tables must not use this record
         return digest_of_json(asked)
 
     @property

@@ -155,7 +155,7 @@ def measured_speeds(records: Iterable[Record | DetectionRecord], environment: En
     found: dict[str, list[float]] = {}
     for record in records:
         made_on = record.environment
-        if isinstance(record, Record) and record.cost.recalled:
+        if isinstance(record, Record) and record.cost.shared_restorations:
             continue
         if (made_on.device, made_on.accelerator) == (environment.device, environment.accelerator):
             defense = record.defense.name if isinstance(record, Record) else record.detector

@@ -131,7 +131,7 @@ def make_resources(
         detector=lambda cell: make_detector(cell.variant.defense, key=cell.repeat),
         forget=forget,
         train=train,
-        known={one.digest: one for folder in known for one in read_records(folder) if not one.cost.recalled},
+        known={one.digest: one for folder in known for one in read_records(folder) if not one.cost.shared_restorations},
         device=device,
     )
 

@@ -118,7 +118,7 @@ def _kind(record: Record) -> _Kind | None:
 
 def _whole(record: Record) -> bool:
     """Return whether a defense has its default settings and shares no cached restorations (as points of curves do)."""
-    return "[" not in record.defense.name and not record.cost.recalled
+    return "[" not in record.defense.name and not record.cost.shared_restorations
 
 
 def _comparable(records: Sequence[Record]) -> list[Record]:

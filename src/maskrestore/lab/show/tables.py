@@ -56,7 +56,7 @@ def cost_table(records: Sequence[Record]) -> str:
         costs = [record.cost for record in chosen]
         medians = [cost.queries_median_clean for cost in costs if cost.queries_median_clean is not None]
         restored = [cost.restored_mean for cost in costs if cost.restored_mean is not None]
-        speeds = [cost.images_per_second for cost in costs if not cost.recalled]
+        speeds = [cost.images_per_second for cost in costs if not cost.shared_restorations]
         rows.append(
             [
                 name,
