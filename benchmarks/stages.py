@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskrestore.defense import scores
 from maskrestore.mae import restorer
-from maskrestore.mae.fast.recordings import Recordings
+from maskrestore.mae.fast.cuda_graphs import CudaGraphs
 from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
 
 __all__ = ["STAGES", "Clock", "Stages", "flop_of", "on_grid", "vit_flop"]
@@ -66,7 +66,7 @@ class Stages:
             self._stack.enter_context(mock.patch.object(module, resized, self.timed(stage, getattr(module, resized))))
         if self.clock.device != "cpu":
             # Passes are recorded there: their parts run with no clock between them.
-            self._stack.enter_context(mock.patch.object(Recordings, "play", self._clocked_play(Recordings.play)))
+            self._stack.enter_context(mock.patch.object(CudaGraphs, "run", self._clocked_run(CudaGraphs.run)))
             return self
         self._clock(self.network, "network")
         handle = self.network.register_forward_pre_hook(self._count, with_kwargs=True)
@@ -105,13 +105,13 @@ class Stages:
 
         return clocked
 
-    def _clocked_play(self, play: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        clocked = self.timed("network", play)
+    def _clocked_run(self, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        clocked = self.timed("network", run)
 
-        def counted(recordings: Recordings, key: tuple[tuple[int, int], int], *rest: object) -> Tensor:
+        def counted(graphs: CudaGraphs, key: tuple[tuple[int, int], int], *rest: object) -> Tensor:
             (_, most), count = key
             self.passes[most] += count
-            return clocked(recordings, key, *rest)
+            return clocked(graphs, key, *rest)
 
         return counted
 

@@ -135,12 +135,12 @@ def test_a_stream_is_normalised_as_by_layer_norm() -> None:
     fused = FusedLayerNorm(norm)
     x, change = torch.randn(5, 7, 192, device="cuda"), torch.randn(5, 7, 192, device="cuda").bfloat16()
     with torch.inference_mode():
-        total, normed = fused.after(x, change)
+        total, normed = fused.add_and_norm(x, change)
         expected = norm(x + change)
         assert torch.equal(total, x + change)
         assert torch.allclose(normed.float(), expected, rtol=2**-8, atol=1e-5)
         assert torch.equal(fused(total), normed)
-        assert torch.equal(fused.after(x[2:3], change[2:3])[1], normed[2:3])
+        assert torch.equal(fused.add_and_norm(x[2:3], change[2:3])[1], normed[2:3])
 
 
 def test_an_activation_within_a_product_is_off_by_little() -> None:

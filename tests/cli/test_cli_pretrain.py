@@ -73,7 +73,7 @@ def test_a_run_goes_on_only_from_the_weights_it_was_begun_with(pretrain, tmp_pat
     assert pretrain("--steps", 1, *init).exit_code == 0
     result = pretrain("--steps", 1)
     assert result.exit_code == 1
-    assert "begun with another init" in result.stderr
+    assert "started with another init" in result.stderr
 
 
 def test_augmentation_is_a_choice_with_settings(pretrain, tmp_path):

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskrestore.mae.packing import (
-    filled_sequences,
     gather_tokens,
     groups_by_count,
     run_in_groups,
     scatter_tokens,
+    sequence_padding,
     token_order,
 )
 
@@ -80,7 +80,7 @@ def test_order_is_visible_tokens_then_hidden_ones() -> None:
 
 def test_what_fills_a_sequence_up_is_a_sequence_of_its_own() -> None:
     filling = torch.tensor([[False, True, True], [False, False, False], [False, False, True]])
-    real, ends = filled_sequences(filling)
+    real, ends = sequence_padding(filling)
     assert torch.equal(real, ~filling)
     assert ends.tolist() == [0, 1, 3, 6, 6, 8, 9]
     assert ends.dtype == torch.int32

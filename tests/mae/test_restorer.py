@@ -232,5 +232,5 @@ def test_large_restorations_are_pasted_in_parts_to_the_same_bits(
     images, hidden = torch.rand(2, 3, 33, 21), torch.rand(2, 5, 8, 8) < 0.4
     expected = restorer.restore(images, hidden)
     for together in (3, 1):
-        monkeypatch.setattr("maskrestore.mae.restorer._PASTED", together * 33 * 21)
+        monkeypatch.setattr("maskrestore.mae.restorer._PASTE_PIXELS", together * 33 * 21)
         assert torch.equal(restorer.restore(images, hidden), expected)

@@ -155,7 +155,7 @@ def test_sequences_laid_end_to_end_equal_masked_ones(small: ViTMAE, monkeypatch:
     attention = Mock(side_effect=attention_within)
     with torch.inference_mode():
         masked = small(images, hidden, visible=(0, 16))
-        monkeypatch.setattr(transformer, "_takes_lengths", lambda _: True)
+        monkeypatch.setattr(transformer, "_supports_packed_attention", lambda _: True)
         monkeypatch.setattr(transformer, "_varlen_attention", lambda: attention)
         end_to_end = small(images, hidden, visible=(0, 16))
     assert attention.call_count == len(small.blocks)

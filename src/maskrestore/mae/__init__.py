@@ -1,1 +1,1 @@
-"""Masked autoencoders: two architectures, their weights, their training, and the restorer that wraps them."""
+"""Masked autoencoders: two architectures, their weights and training, and the restorer that wraps them."""

@@ -1,10 +1,10 @@
-"""A convolutional masked autoencoder: a small U-shaped network that fills hidden tokens.
+"""A convolutional masked autoencoder: a small U-shaped network that restores hidden tokens.
 
-The idea is that of ConvNeXt V2's FCMAE (Woo et al., 2023): pixels of hidden tokens are zeroed and the mask itself is
-an input channel. The network works on the token grid (each ``p x p`` patch is folded into channels), so a 32 x 32
-image with patch 2 is a 16 x 16 map. Against a ViT of the same cost it learns faster on small images, and dense 3 x 3
-convolutions are what a CPU with bf16 matrix units does best; that is why no convolution here is depthwise. Channels
-are normalised at each position on its own, so that an image's result does not depend on its batch.
+The idea is that of ConvNeXt V2's FCMAE (Woo et al., 2023): the pixels of hidden tokens are set to zero, and the mask is
+an additional input channel. The network works on the token grid (the pixels of each ``p x p`` patch become channels),
+so a 32 x 32 image with patch 2 is a 16 x 16 map. On small images it learns faster than a ViT of the same cost. No
+convolution is depthwise, because a CPU with bf16 matrix units is fastest at dense 3 x 3 convolutions. Channels are
+normalised at each position separately, so that the result for an image does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -20,24 +20,33 @@ from torch import Tensor, nn
 from maskrestore.errors import ConfigError
 from maskrestore.mae.fast.lowered import with_packed_convolutions
 from maskrestore.mae.fast.quantized import quantized
-from maskrestore.mae.fast.winograd import WinogradConvolution, pays
+from maskrestore.mae.fast.winograd import WinogradConvolution, is_faster
 
 __all__ = ["ConvMAE", "ConvMAEConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvMAEConfig:
-    """Shape of a :class:`ConvMAE`. ``widths`` are the channels at each scale, finest (the token grid) first."""
+    """Shape of a :class:`ConvMAE`.
+
+    Raises ConfigError unless ``widths``, ``encoder_blocks`` and ``decoder_blocks`` have n, n and n - 1 entries, n at
+    least 1, and ``image_size`` is a multiple of ``patch_size * 2 ** (n - 1)``.
+    """
 
     image_size: int = 32
+    """Side of the square input in pixels."""
     patch_size: int = 2
+    """Side of a patch, which is one token, in pixels."""
     widths: tuple[int, ...] = (128, 192, 256)
+    """Channels at each scale, the finest (the token grid) first; each scale has half the side of the one before."""
     encoder_blocks: tuple[int, ...] = (3, 3, 3)
-    """Residual blocks at each scale on the way down; the last entry is the bottom of the U."""
+    """Residual blocks of the encoder at each scale, the finest first; the last entry is the bottom of the U."""
     decoder_blocks: tuple[int, ...] = (3, 3)
-    """Residual blocks at each scale on the way up, finest first."""
+    """Residual blocks of the decoder at each scale but the coarsest, the finest first."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Mean that is subtracted from pixels in [0, 1], for each channel."""
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    """Standard deviation that they are divided by, for each channel."""
 
     def __post_init__(self) -> None:
         scales = len(self.widths)
@@ -59,7 +68,7 @@ class ConvMAEConfig:
 
 
 class ResidualBlock(nn.Module):
-    """``x + conv(act(conv(norm(x))))``; the second convolution starts at zero: a new block changes nothing."""
+    """``x + conv2(silu(conv1(norm(x))))``. ``conv2`` is initialised to zero, so a new block is the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -71,13 +80,13 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
-        # Channels last in memory: the permutations below move nothing.
+        # In memory, channels are last already, so the permutations do not move data.
         normed = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return x + self.conv2(F.silu(self.conv1(normed)))  # type: ignore[no-any-return]
 
 
 class ConvMAE(nn.Module):
-    """U-shaped masked autoencoder on the token grid. See :class:`ConvMAEConfig`."""
+    """U-shaped convolutional masked autoencoder on the token grid. See :class:`ConvMAEConfig`."""
 
     def __init__(self, config: ConvMAEConfig) -> None:
         super().__init__()
@@ -118,32 +127,32 @@ class ConvMAE(nn.Module):
 
     @property
     def skips_hidden(self) -> bool:
-        """No: a convolution visits every token, whatever is hidden."""
+        """False: a convolution computes every token, whatever is hidden."""
         return False
 
     def in_float32(self) -> ConvMAE:
-        """A copy for inference that multiplies less (``winograd.py``); the network itself where that does not pay.
+        """A copy for inference with Winograd convolutions (``winograd.py``), or the network itself if none is faster.
 
-        Weights are a snapshot: training the network later does not reach the copy.
+        The copy has its own weights: later training of the network does not change it.
         """
         memo: dict[int, object] = {}
         if self.mean.device.type == "cpu":
             for scale, blocks in [*enumerate(self.encoder), *enumerate(self.decoder)]:
                 side = self.grid // 2**scale
                 convolutions = (module for module in blocks.modules() if isinstance(module, nn.Conv2d))
-                memo |= {id(each): WinogradConvolution(each) for each in convolutions if pays(each, side)}
+                memo |= {id(each): WinogradConvolution(each) for each in convolutions if is_faster(each, side)}
         return copy.deepcopy(self, memo).eval().requires_grad_(False) if memo else self
 
     def in_bfloat16(self) -> ConvMAE:
-        """A copy for inference, where weights can be laid out; see :func:`with_packed_convolutions`."""
+        """A copy for inference with weights cast to bfloat16 once; see :func:`with_packed_convolutions`."""
         return with_packed_convolutions(self)
 
     def in_int8(self) -> ConvMAE:
-        """A copy for inference whose convolutions are in int8; see :func:`quantized`."""
+        """A copy for inference with convolutions in int8; see :func:`quantized`, also for its ConfigError."""
         return quantized(self, nn.Conv2d)
 
     def embed(self, images: Tensor) -> Tensor:
-        """What all masks of an image share: ``(B, 3, S, S)`` in [0, 1] -> ``(B, 3 p p, g, g)`` normalised tokens."""
+        """The part of the work that does not depend on the mask: ``(B, 3, S, S)`` in [0, 1] -> ``(B, 3 p p, g, g)``."""
         return F.pixel_unshuffle((images - self.mean) / self.std, self.config.patch_size)
 
     def forward(
@@ -154,12 +163,13 @@ class ConvMAE(nn.Module):
         tokens: Tensor | None = None,
         visible: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Reconstruct whole images from their visible tokens.
+        """Reconstruct images from their visible tokens.
 
-        images: ``(B, 3, S, S)`` in [0, 1]; hidden: ``(B, g, g)`` bool. tokens: :meth:`embed` of the images, for callers
-        that have it. visible: how many tokens are visible, for networks that make use of it; this one does not.
-        Returns ``(B, 3, S, S)`` in [0, 1] units, not clipped; pixels of visible tokens are reconstructed too, but the
-        loss never looked at them.
+        images: ``(B, 3, S, S)`` in [0, 1]. hidden: ``(B, g, g)`` bool. tokens: :meth:`embed` of the images, for callers
+        that apply many masks to an image. visible: bounds of the number of visible tokens; this network ignores them.
+
+        Returns ``(B, 3, S, S)`` in units of [0, 1], not clipped. Pixels of visible tokens are predicted too, but the
+        training loss does not cover them.
         """
         shown = (~hidden).unsqueeze(1).to(images.dtype)
         tokens = self.embed(images) if tokens is None else tokens

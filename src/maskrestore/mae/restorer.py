@@ -1,4 +1,4 @@
-"""From a masked autoencoder to a :class:`~maskrestore.types.Restorer`: sizes, channels, precision, micro-batches."""
+"""Make a :class:`~maskrestore.types.Restorer` of a masked autoencoder, for images of any size and 1 or 3 channels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
 from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.checkpoints.weight_files import weights_digest
-from maskrestore.mae.fast.recordings import Recordings
+from maskrestore.mae.fast.cuda_graphs import CudaGraphs
+from maskrestore.mae.micro_batches import MicroBatching, padded
 from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.precision import Precision, autocast, deterministic_convolutions, resolve_precision
 from maskrestore.runtime.threads import map_on_cores
@@ -32,17 +33,15 @@ __all__ = [
 
 RestorerPrecision = Precision | Literal["int8"]
 DEFAULT_RESTORER = "mae-tiny-32"
-_PASTED = 2**22
-"""Pixels of restorations that are enlarged at a time: of a large image they take more memory than the network."""
-_TOKENS = 256
-"""Visible tokens in a micro-batch of a ViT on a CPU: more are hardly faster, and sizes of masks differ."""
+_PASTE_PIXELS = 2**22
+"""Pixels of restorations that are enlarged at a time. For large images they take more memory than the network."""
 
 
 class MaskedAutoencoder(Protocol):
-    """What a network must be to restore images: ``ViTMAE`` and ``ConvMAE`` are.
+    """What a restorer needs of a network. ``ViTMAE`` and ``ConvMAE`` implement it.
 
-    On a GPU its calls are recorded and played again (``recordings.py``): they may neither look at values nor move
-    anything to or from the device.
+    On a GPU its calls are captured as CUDA graphs (``cuda_graphs.py``), so they must not read values of tensors nor
+    copy anything to or from the device.
     """
 
     @property
@@ -55,46 +54,47 @@ class MaskedAutoencoder(Protocol):
 
     @property
     def skips_hidden(self) -> bool:
-        """Whether it computes on visible tokens only, so that its matrices are smaller the more is hidden."""
+        """Whether the network computes visible tokens only; its matrices are then smaller if more are hidden."""
 
     @property
     def width(self) -> int:
-        """Columns of its matrices: narrow ones want large micro-batches."""
+        """Width of the matrices; narrow ones are faster in large micro-batches."""
 
     def in_float32(self) -> MaskedAutoencoder:
-        """The network that runs in its place where precision is float32; itself, if nothing is faster."""
+        """The form of the network to run in float32; the network itself if no other form is faster."""
 
     def in_bfloat16(self) -> MaskedAutoencoder:
-        """The same where precision is bfloat16; it is called under autocast."""
+        """The form of the network to run in bfloat16; it is called under autocast."""
 
     def in_int8(self) -> MaskedAutoencoder:
-        """The same where precision is int8. Raises ConfigError where that is not possible."""
+        """The form of the network to run in int8. Raises ConfigError where int8 is slow or missing."""
 
     def embed(self, images: Tensor) -> Tensor:
-        """What all masks of an image share: ``(B, 3, S, S)`` in [0, 1] -> ``(B, ...)``."""
+        """The part of the work that does not depend on the mask: ``(B, 3, S, S)`` in [0, 1] -> ``(B, ...)``."""
 
     def __call__(self, images: Tensor, hidden: Tensor, *, tokens: Tensor, visible: tuple[int, int]) -> Tensor:
-        """``(B, 3, S, S)`` in [0, 1] and ``(B, g, g)`` bool -> ``(B, 3, S, S)`` reconstruction.
+        """Images ``(B, 3, S, S)`` in [0, 1] and masks ``(B, g, g)`` bool -> reconstructions ``(B, 3, S, S)``.
 
-        tokens: ``embed`` of the images. visible: the fewest and the most tokens that a mask may leave visible.
+        tokens: ``embed`` of the images. visible: lower and upper bound of the number of visible tokens of each mask.
         """
 
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """Images with what all of their masks share, for the restorer that made it.
+    """Images with the work that all of their masks share, for the restorer that made it.
 
-    ``prepared[rows]`` are some of them, ``(R,)`` int64 or bool, in any order, also twice; no pixel is copied.
+    ``prepared[rows]`` selects images by ``(R,)`` int64 indices, in any order and possibly repeated, or by a bool mask.
+    It copies no pixels.
     """
 
     images: Tensor
-    """``(B, C, H, W)`` in [0, 1], as they came."""
+    """``(B, C, H, W)`` in [0, 1]: the images as given, on their device."""
     inputs: Tensor
-    """``(B, 3, S, S)``: resized for the network, where that is."""
+    """``(B, 3, S, S)``: the images resized for the network, on its device."""
     tokens: Tensor
-    """``(B, ...)``: embedded, where the network is."""
+    """``(B, ...)``: the network's ``embed`` of ``inputs``, on its device."""
     rows: Tensor
-    """``(R,)`` int64, on the CPU: which of them are meant."""
+    """``(R,)`` int64, on the CPU: the selected images."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -115,14 +115,13 @@ class PreparedImages:
 
 
 class MAERestorer:
-    """Restore hidden tokens of images of any size with a masked autoencoder (Eq. 1).
+    """Restores hidden tokens of images of any size with a masked autoencoder (Eq. 1).
 
-    The network always sees micro-batches of a fixed shape, for a ViT one for each number of visible tokens (on a GPU
-    and for a narrow ViT: for each whole number of quarters of the tokens, and for what lies between two): matrix
-    kernels may round differently for different shapes, and a fixed one, computed on one core, makes the result for an
-    image the same bits in any company. The price is padding: less than a micro-batch in a call for each shape. On a CPU
-    micro-batches run side by side, one on each of ``torch.get_num_threads()`` cores; on a GPU the pass of a shape is
-    recorded at its first use, and played from then on (``recordings.py``).
+    The result for an image is bit-identical regardless of batch composition. Matrix kernels may round differently for
+    different shapes, so the network always gets micro-batches of a few fixed shapes, each computed on one core of a
+    CPU. ``micro_batches.py`` says which masks share a shape. The cost is padding: in each call, less than one
+    micro-batch for each shape. On a CPU, micro-batches run in parallel, one on each of ``torch.get_num_threads()``
+    cores. On a GPU, one CUDA graph per shape is captured and replayed (``cuda_graphs.py``).
     """
 
     def __init__(
@@ -133,15 +132,21 @@ class MAERestorer:
         precision: RestorerPrecision = "auto",
         device: str | torch.device = "cpu",
     ) -> None:
-        """network: it is put on the device. What runs may be a copy, which later changes to the network do not reach.
+        """Wrap a network.
 
-        micro_batch: masks at a time. ``None`` is 64 for a ViT and 32 for a convolutional network on a GPU; on a CPU
-        8, and for a wide ViT as many as make up to 256 visible tokens: 5 scoring masks of a ViT-B, or a single mask
-        that hides little. (With ``mae-tiny-32`` on two cores, many masks took about 10 % longer with 4 at a time, but
-        a single one half as long, since all of a micro-batch is computed on one core.)
+        network: it is moved to ``device`` and put into evaluation mode. The restorer may run a copy of it, so later
+        changes of the network may have no effect.
+
+        micro_batch: masks at a time, at least 1. None: on a GPU 64 for a ViT and 32 for a convolutional network; on a
+        CPU 8, but for a wide ViT as many as have at most 256 tokens together: 5 scoring masks of a ViT-B, or a single
+        mask that hides few tokens. (With ``mae-tiny-32`` on two cores and 4 masks at a time, many masks took about 10 %
+        longer and a single mask half as long, since a micro-batch is computed on one core.)
 
         precision: ``auto`` is bfloat16 where the hardware multiplies it fast, else float32. ``int8`` is faster still on
-        CPUs with VNNI, and less exact; see ``quantized.py``. Raises ConfigError where there is no int8.
+        CPUs with VNNI, and less exact; see ``quantized.py``.
+
+        Raises ConfigError for a ``micro_batch`` below 1, an unknown precision (UnknownNameError), and for int8 where it
+        is slow or missing.
         """
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(f"micro_batch must be at least 1, got {micro_batch}")
@@ -158,13 +163,17 @@ class MAERestorer:
             case "int8":
                 self.network = network.in_int8()
         if self.device.type == "cuda" and self.network is network:
-            self.network = copy.deepcopy(network)  # recordings read weights where they were: nobody else may move them
+            self.network = copy.deepcopy(network)  # CUDA graphs need weights that nobody else moves
         self.weights_digest = weights_digest(network)
-        """Identifies the weights as they came, in whatever precision they are used; ``None`` for other networks."""
-        self._recordings = Recordings()
-        on_gpu = self.device.type != "cpu"
-        self._mixes = on_gpu or network.width < 512
-        self._large = (64 if network.skips_hidden else 32) if on_gpu else 8
+        """Identifies the weights of the given network, whatever the precision; None if it is no ``torch.nn.Module``."""
+        self._graphs = CudaGraphs()
+        self._micro_batching = MicroBatching(
+            grid=network.grid,
+            skips_hidden=network.skips_hidden,
+            width=network.width,
+            on_gpu=self.device.type != "cpu",
+            size=micro_batch,
+        )
 
     @property
     def grid(self) -> int:
@@ -173,9 +182,9 @@ class MAERestorer:
 
     @torch.inference_mode()
     def prepare_images(self, images: Tensor) -> PreparedImages:
-        """Resize and embed images once, for many calls of :meth:`restore` of this restorer.
+        """Resize and embed images once, for many calls of :meth:`restore` of the same restorer.
 
-        images: as :meth:`restore` takes them. Raises InvalidImageError for other shapes.
+        images: ``(B, C, H, W)``, as for :meth:`restore`. Raises InvalidImageError for other shapes.
         """
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise InvalidImageError(f"expected images of shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
@@ -188,29 +197,31 @@ class MAERestorer:
 
         alone = images.to(self.device).split(1)
         if self.device.type == "cpu":
-            # One by one, each on one core, so that an image's bits depend neither on the others nor on the number of
-            # cores.
+            # Each image on its own, on one core, so that the result is bit-identical regardless of the other images and
+            # of the number of cores.
             inputs, tokens = map(torch.cat, zip(*map_on_cores(prepare_one, alone), strict=True))
         else:
-            # For the same reason as many at a time as ever.
+            # For the same reason always the same number of images at a time.
             inputs = torch.cat([resize(image, size, size).expand(-1, 3, -1, -1) for image in alone])
-            groups = torch.arange(len(inputs), device=self.device).split(self._large)
+            count = self._micro_batching.default_size
+            groups = torch.arange(len(inputs), device=self.device).split(count)
             with deterministic_convolutions(self.device):
-                parts = [self.network.embed(inputs[_filled(some, self._large)])[: len(some)] for some in groups]
+                parts = [self.network.embed(inputs[padded(group, count)])[: len(group)] for group in groups]
             tokens = torch.cat(parts)
         return PreparedImages(images, inputs, tokens, torch.arange(len(images)))
 
     @torch.inference_mode()
     def restore(self, images: Tensor | PreparedImages, hidden: Tensor) -> Tensor:
-        """Restore the hidden tokens of each image; every other pixel is returned bit for bit.
+        """Restore the hidden tokens of each image; all other pixels are returned bit for bit.
 
         images: ``(B, C, H, W)`` float32 in [0, 1] with ``C`` 1 or 3 and any ``H`` and ``W``, or what
-        :meth:`prepare_images` returned for them. hidden: ``(B, g, g)`` bool, or ``(B, M, g, g)``: M masks for each
-        image, whose common work is then done once. Returns ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1], where
-        the images are. Raises InvalidImageError for other shapes.
+        :meth:`prepare_images` returned for them. hidden: ``(B, g, g)`` bool, or ``(B, M, g, g)`` for M masks of each
+        image, which share the work that does not depend on the mask. Returns ``(B, C, H, W)``, or ``(B, M, C, H, W)``,
+        in [0, 1], on the device of the images. Raises InvalidImageError for other shapes.
 
-        Grey images are restored as three equal channels, whose mean is taken. Departure: the authors' code shrinks
-        the restoration with nearest neighbour, which shifts it by 0.43 pixels at 32 x 32; here it is antialiased.
+        A grey image is restored as three equal channels, and their mean is returned. Departure: the authors' code
+        shrinks the restoration with nearest-neighbour interpolation, which shifts it by 0.43 pixels at 32 x 32; here
+        the resizing is antialiased.
         """
         prepared = images if isinstance(images, PreparedImages) else self.prepare_images(images)
         self._check(hidden, len(prepared))
@@ -223,40 +234,42 @@ class MAERestorer:
         return restored
 
     def _restore(self, prepared: PreparedImages, hidden: Tensor, owner: Tensor) -> Tensor:
-        """owner: ``(N,)`` int64, the image that each mask of ``(N, g, g)`` belongs to. Returns ``(N, C, H, W)``."""
+        """Apply masks ``(N, g, g)``. owner: ``(N,)`` int64, the image of each mask. Returns ``(N, C, H, W)``."""
         images, inputs, tokens = prepared.images, prepared.inputs, prepared.tokens
-        home, (channels, height, width) = images.device, images.shape[1:]
+        image_device, (channels, height, width) = images.device, images.shape[1:]
         hidden = hidden.cpu()
         restored = images.new_empty(len(hidden), channels, height, width)
-        untouched = (~hidden.flatten(1).any(dim=1)).nonzero().squeeze(1)
-        if len(untouched):
-            restored[untouched] = images[owner[untouched]]
-        shapes = self._shapes(hidden)
-        # Moved once, not for every micro-batch.
+        nothing_hidden = (~hidden.flatten(1).any(dim=1)).nonzero().squeeze(1)
+        if len(nothing_hidden):
+            restored[nothing_hidden] = images[owner[nothing_hidden]]
+        groups = self._micro_batching.groups(hidden)
+        # Moved once here, not for every micro-batch.
         images, masks, owner = images.to(self.device), to_device(hidden, self.device), to_device(owner, self.device)
-        together = max(1, _PASTED // (height * width))
+        pasted_at_once = max(1, _PASTE_PIXELS // (height * width))
 
         @torch.inference_mode()
         def restore_chunk(chunk: tuple[Tensor, Tensor, tuple[int, int], int]) -> None:
+            # place and index hold the same masks, on the device of the images and on that of the network.
             place, index, visible, count = chunk
-            full = _filled(index, count)
+            full = padded(index, count)
             gathered = ((inputs, owner[full]), (masks, full), (tokens, owner[full]))
             output = self._reconstruct(gathered, visible)[: len(index)]
             output = output.mean(dim=1, keepdim=True) if channels == 1 else output
-            for where, mask, part in zip(*(each.split(together) for each in (place, index, output)), strict=True):
+            for where, mask, part in zip(*(each.split(pasted_at_once) for each in (place, index, output)), strict=True):
                 pixels = tokens_to_pixels(masks[mask], height, width)
                 enlarged = resize(part, height, width).clamp(0, 1)
-                restored[where] = torch.where(pixels, enlarged, images[owner[mask]]).to(home)
+                restored[where] = torch.where(pixels, enlarged, images[owner[mask]]).to(image_device)
 
         chunks = [
-            (place, index, visible, count)
-            for whole, visible, count in shapes
+            (place, index, group.visible, group.micro_batch)
+            for group in groups
             for place, index in zip(
-                *(to_device(whole, place).split(count) for place in (home, self.device)), strict=True
+                *(to_device(group.masks, device).split(group.micro_batch) for device in (image_device, self.device)),
+                strict=True,
             )
         ]
         if self.device.type == "cpu":
-            # The longest first, so that no core is left with one of them at the end.
+            # The longest first, so that the cores finish at about the same time.
             map_on_cores(restore_chunk, sorted(chunks, key=lambda chunk: -chunk[2][1] * chunk[3]))
         else:
             for chunk in chunks:
@@ -264,43 +277,16 @@ class MAERestorer:
         return restored
 
     def _reconstruct(self, gathered: Sequence[tuple[Tensor, Tensor]], visible: tuple[int, int]) -> Tensor:
-        """gathered: images, masks and tokens, each with the rows that make up the micro-batch."""
+        """Run the network on a micro-batch. gathered: images, masks and tokens, each with the rows to take from it."""
 
         def run(images: Tensor, hidden: Tensor, tokens: Tensor) -> Tensor:
-            low = autocast(self.device, "float32" if self.precision == "float32" else "bfloat16")
-            with low, deterministic_convolutions(self.device):
+            arithmetic = autocast(self.device, "float32" if self.precision == "float32" else "bfloat16")
+            with arithmetic, deterministic_convolutions(self.device):
                 return self.network(images, hidden, tokens=tokens, visible=visible).float()
 
         if self.device.type == "cuda":
-            return self._recordings.play((visible, len(gathered[0][1])), run, gathered)
+            return self._graphs.run((visible, len(gathered[0][1])), run, gathered)
         return run(*(source[rows] for source, rows in gathered))
-
-    def _shapes(self, hidden: Tensor) -> list[tuple[Tensor, tuple[int, int], int]]:
-        """Masks that run in one shape: their indices, fewest and most visible tokens, and how many to a micro-batch.
-
-        Masks that hide nothing are in none of them.
-        """
-        total = self.grid**2
-        sizes = 1
-        if self.network.skips_hidden:
-            # Small matrices want large batches, so sizes are mixed; else padding would cost more than it brings.
-            sizes = 4 if self._mixes else total
-        step = -(-total // sizes)
-        shapes: dict[tuple[int, int], list[int]] = {}
-        for mask, count in enumerate((~hidden).flatten(1).sum(dim=1).tolist()):  # of visible tokens
-            length = -(-count // step) * step
-            # What is a multiple of the step already, as a random mask's quarter is, needs no room for others.
-            fewest = length if count == length else length - step + 1
-            if count < total:
-                shapes.setdefault((fewest, min(length, total)), []).append(mask)
-        return [
-            (torch.tensor(masks), visible, self.micro_batch or self._fitting(visible[1], alone=step == 1))
-            for visible, masks in shapes.items()
-        ]
-
-    def _fitting(self, length: int, *, alone: bool) -> int:
-        """Masks to a micro-batch of sequences of a length. alone: whether none is of another."""
-        return max(1, _TOKENS // (1 + length)) if alone else self._large
 
     def _check(self, hidden: Tensor, count: int) -> None:
         expected = (count, *hidden.shape[1:-2], self.grid, self.grid)
@@ -317,10 +303,9 @@ def load_restorer(
     precision: RestorerPrecision = "auto",
     device: str | torch.device = "cpu",
 ) -> MAERestorer:
-    """Load packaged weights by name, a file, a local folder or a hub name; see ``checkpoints.load_network``."""
+    """Load weights and wrap them in a :class:`MAERestorer`, whose settings and errors apply.
+
+    name_or_path: the name of packaged weights, a file, a local folder or a name on the Hugging Face hub; see
+    :func:`~maskrestore.mae.checkpoints.loading.load_network`, which raises CheckpointError.
+    """
     return MAERestorer(load_network(name_or_path), micro_batch=micro_batch, precision=precision, device=device)
-
-
-def _filled(index: Tensor, count: int) -> Tensor:
-    """``(n,)`` -> ``(count,)``: the first is repeated."""
-    return torch.cat([index, index[:1].expand(count - len(index))]) if len(index) else index

@@ -1,6 +1,6 @@
 """The parts of a vision transformer, named as in timm and the official masked autoencoder.
 
-Shapes: ``B`` images, ``L = g * g`` patches, ``N`` tokens in a sequence, ``D`` wide.
+Shapes: ``B`` images, ``L = g * g`` patches, ``N`` tokens in a sequence, width ``D``, ``h`` heads of width ``d``.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 from maskrestore.mae.fast.fused import FusedLayerNorm
 from maskrestore.mae.fast.lowered import LoweredLinear
-from maskrestore.mae.packing import Filled, gather_tokens
+from maskrestore.mae.packing import SequencePadding, gather_tokens
 
-__all__ = ["MLP", "Attention", "Block", "PatchEmbedding", "added", "sincos_positions"]
+__all__ = ["MLP", "Attention", "Block", "PatchEmbedding", "add_and_norm", "sincos_positions"]
 
 
 class PatchEmbedding(nn.Module):
-    """Pixels of each patch -> one token."""
+    """Projects the pixels of each patch to one token."""
 
     def __init__(self, patch_size: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, g*g, D)."""
+        """(B, 3, S, S) -> (B, L, D)."""
         # (B, 3, S, S) -> (B, D, g, g) -> (B, D, L) -> (B, L, D)
         return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
 
@@ -42,33 +42,35 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, *, asking: Tensor | None = None, filled: Filled | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D), or (B, k, D) for the tokens that ask.
+    def forward(
+        self, x: Tensor, *, query_positions: Tensor | None = None, padding: SequencePadding | None = None
+    ) -> Tensor:
+        """(B, N, D) -> (B, N, D), or (B, k, D) with ``query_positions``.
 
-        asking: ``(B, k)`` positions of the tokens whose result is wanted; None: all.
-        filled: tokens that nobody may look at; None: there are none.
+        query_positions: ``(B, k)`` int64, the tokens to compute the result for; None: all tokens.
+        padding: tokens that no other token attends to; None: there are none.
         """
         # (B, N, 3 D) -> (B, N, 3, h, d)
         qkv = self.qkv(x).unflatten(2, (3, self.heads, -1))
-        if filled is not None and asking is None and _takes_lengths(qkv):
+        if padding is not None and query_positions is None and _supports_packed_attention(qkv):
             # (B, N, 3, h, d) -> (B N, 3, h, d) -> (B N, h, d) -> (B, N, D)
-            mixed = _attention_end_to_end(qkv.flatten(0, 1), filled.ends, x.shape[1])
+            mixed = _packed_attention(qkv.flatten(0, 1), padding.boundaries, x.shape[1])
             return self.proj(mixed.reshape(x.shape))  # type: ignore[no-any-return]
         # (B, N, 3, h, d) -> (3, B, h, N, d)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        if asking is not None:
+        if query_positions is not None:
             # (B, h, N, d) -> (B, N, h d) -> (B, k, h d) -> (B, h, k, d)
-            chosen = gather_tokens(queries.transpose(1, 2).flatten(2), asking)
+            chosen = gather_tokens(queries.transpose(1, 2).flatten(2), query_positions)
             queries = chosen.unflatten(2, (self.heads, -1)).transpose(1, 2)
         # (B, N) -> (B, 1, 1, N): the same for every head and every query
-        allowed = None if filled is None else filled.real[:, None, None]
+        allowed = None if padding is None else padding.real[:, None, None]
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed)
         # (B, h, k, d) -> (B, k, h, d) -> (B, k, D)
         return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class MLP(nn.Module):
-    """Two layers with a GELU between them."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
@@ -82,7 +84,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer layer."""
+    """A pre-norm transformer layer: attention, then an MLP, each with a residual connection."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, eps: float) -> None:
         super().__init__()
@@ -92,41 +94,52 @@ class Block(nn.Module):
         self.mlp = MLP(width, round(width * mlp_ratio))
 
     def forward(
-        self, x: Tensor, change: Tensor | None = None, *, asking: Tensor | None = None, filled: Filled | None = None
+        self,
+        x: Tensor,
+        update: Tensor | None = None,
+        *,
+        query_positions: Tensor | None = None,
+        padding: SequencePadding | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """A stream ``(B, N, D)`` and what is still to be added to it -> the same after this layer, ``(B, k, D)`` for
-        the tokens that ask; see :class:`Attention`.
+        """Apply the layer to a residual stream whose last update has not been added yet.
 
-        The stream keeps its precision whatever that of the matrices. What is left to add is added with the LayerNorm
-        that follows, which a GPU does in one kernel.
+        x: the stream, ``(B, N, D)``. update: the output of the layer before, still to be added to the stream, of the
+        same shape; None: nothing. query_positions, padding: see :class:`Attention`. Returns the stream and the update
+        of this layer, ``(B, N, D)`` each, or ``(B, k, D)`` with ``query_positions``.
+
+        The stream keeps its own precision, whatever that of the matrices. An update is added together with the
+        LayerNorm that follows it, because a GPU does both in one kernel.
         """
-        x, normed = added(x, change, self.norm1)
-        attended = self.attn(normed, asking=asking, filled=filled)
-        x, normed = added(x if asking is None else gather_tokens(x, asking), attended, self.norm2)
+        x, normed = add_and_norm(x, update, self.norm1)
+        attended = self.attn(normed, query_positions=query_positions, padding=padding)
+        x = x if query_positions is None else gather_tokens(x, query_positions)
+        x, normed = add_and_norm(x, attended, self.norm2)
         return x, self.mlp(normed)
 
 
-def added(x: Tensor, change: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """``x + change`` in the precision of ``x``, and that normalised; None: nothing is to be added."""
-    if change is None:
+def add_and_norm(x: Tensor, update: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return ``x + update`` in the precision of ``x``, and ``norm`` of it. update: None adds nothing."""
+    if update is None:
         return x, norm(x)
     if isinstance(norm, FusedLayerNorm):
-        return norm.after(x, change)
-    x = x + change
+        return norm.add_and_norm(x, update)
+    x = x + update
     return x, norm(x)
 
 
-def _attention_end_to_end(qkv: Tensor, ends: Tensor, longest: int) -> Tensor:
-    """Attention within sequences laid end to end, ``(T, 3, h, d)`` -> ``(T, h, d)``. What fills a sequence up is one of
-    its own, of which nothing is used: cheaper than a mask."""
+def _packed_attention(qkv: Tensor, boundaries: Tensor, longest: int) -> Tensor:
+    """Attention within concatenated sequences, ``(T, 3, h, d)`` -> ``(T, h, d)``.
+
+    Padding counts as a sequence of its own, whose result is not used; this is cheaper than an attention mask.
+    """
     attend = _varlen_attention()
     assert attend is not None
-    mixed: Tensor = attend(*qkv.unbind(1), ends, ends, longest, longest)
+    mixed: Tensor = attend(*qkv.unbind(1), boundaries, boundaries, longest, longest)
     return mixed
 
 
-def _takes_lengths(qkv: Tensor) -> bool:
-    """Whether attention over ``(B, N, 3, h, d)`` can be told where sequences end."""
+def _supports_packed_attention(qkv: Tensor) -> bool:
+    """Whether :func:`_packed_attention` works for ``(B, N, 3, h, d)`` of this dtype, on this device."""
     head = qkv.shape[-1]
     if not qkv.is_cuda or qkv.dtype != torch.bfloat16 or head % 8 or head > 256:
         return False
@@ -135,7 +148,7 @@ def _takes_lengths(qkv: Tensor) -> bool:
 
 @functools.cache
 def _varlen_attention() -> Callable[..., Any] | None:
-    """PyTorch's own, from version 2.10; it takes seconds to import, so only where it is used."""
+    """PyTorch's attention for concatenated sequences, or None before version 2.10. Its import takes seconds."""
     try:
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
     except ImportError:
@@ -144,11 +157,13 @@ def _varlen_attention() -> Callable[..., Any] | None:
 
 
 def sincos_positions(width: int, grid: int) -> Tensor:
-    """Fixed positions of a class token and ``grid * grid`` tokens: ``(1, 1 + grid*grid, width)`` float32.
+    """Fixed position embeddings of a class token and ``grid * grid`` tokens: ``(1, 1 + grid*grid, width)`` float32.
 
-    The first half encodes the column and the second half the row, sines before cosines; the class token's are
-    zeros. Source: facebookresearch/mae, ``util/pos_embed.py`` (whose variable names say row first; its
-    numbers do not).
+    The first half of the width encodes the column and the second half the row, each with sines before cosines. The
+    class token has zeros. width: a multiple of 4.
+
+    Source: facebookresearch/mae, ``util/pos_embed.py``. Its variable names suggest that rows come first, but its output
+    has columns first.
     """
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = torch.arange(grid, dtype=torch.float64).outer(frequencies)

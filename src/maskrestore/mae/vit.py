@@ -1,11 +1,11 @@
-"""The masked autoencoder of He et al. (2022) with a vision transformer, in the official architecture.
+"""The vision transformer masked autoencoder of He et al. (2022), in the official architecture.
 
-The encoder sees visible tokens only, plus a class token; a light decoder gets a learned mask token at each
-hidden place and predicts the pixels of every token. Positions are fixed 2-D sines and cosines. Parameter
-names are those of the official repository, so that its checkpoints load as they are.
+The encoder takes the visible tokens and a class token. A light decoder takes their encodings, with a learned mask token
+in place of each hidden token, and predicts pixels. Position embeddings are fixed 2-D sines and cosines. Parameters have
+the names of the official repository, so that its checkpoints load without renaming.
 
 Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022; facebookresearch/mae,
-``models_mae.py``. Departures: the mask is an argument (the official code draws it inside), rows of the mask
+``models_mae.py``. Departures: the mask is an argument (the official code draws it in the network), the masks of a batch
 may hide different numbers of tokens, and normalisation is part of the network.
 """
 
@@ -21,8 +21,15 @@ from torch import Tensor, nn
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.mae.fast.lowered import lowered
 from maskrestore.mae.fast.quantized import quantized
-from maskrestore.mae.packing import Filled, filled_sequences, gather_tokens, run_in_groups, scatter_tokens, token_order
-from maskrestore.mae.transformer import Block, PatchEmbedding, added, sincos_positions
+from maskrestore.mae.packing import (
+    SequencePadding,
+    gather_tokens,
+    run_in_groups,
+    scatter_tokens,
+    sequence_padding,
+    token_order,
+)
+from maskrestore.mae.transformer import Block, PatchEmbedding, add_and_norm, sincos_positions
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VIT_PRESETS", "ViTMAE", "ViTMAEConfig"]
 
@@ -33,10 +40,17 @@ _STACK = ("width", "depth", "heads")
 
 @dataclass(frozen=True, kw_only=True)
 class ViTMAEConfig:
-    """Shape of a :class:`ViTMAE`. The defaults are those of ``VIT_PRESETS["tiny-32"]``."""
+    """Shape of a :class:`ViTMAE`. The defaults are those of ``VIT_PRESETS["tiny-32"]``.
+
+    Raises ConfigError unless sizes and counts are at least 1, ``image_size`` is a multiple of ``patch_size``, both
+    widths are multiples of 4 and of their number of heads, ``mlp_ratio`` is positive, ``norm_eps`` is not negative, and
+    ``mean`` and ``std`` have 3 numbers each, those of ``std`` positive.
+    """
 
     image_size: int = 32
+    """Side of the square input in pixels."""
     patch_size: int = 2
+    """Side of a patch, which becomes one token, in pixels."""
     width: int = 192
     depth: int = 8
     heads: int = 3
@@ -44,13 +58,17 @@ class ViTMAEConfig:
     decoder_depth: int = 3
     decoder_heads: int = 4
     mlp_ratio: float = 4.0
+    """Width inside an MLP over the width of the stream."""
     norm_eps: float = 1e-6
-    """Epsilon of LayerNorm: 1e-6 in the official code; Hugging Face's configurations say 1e-12."""
+    """Epsilon of LayerNorm: 1e-6 in the official code, 1e-12 in Hugging Face's configurations."""
     normalized_pixel_targets: bool = False
-    """Trained on pixels normalised by the statistics of their own patch (``norm_pix_loss``). Such a network
-    learns better features but cannot restore: a hidden patch's statistics are as unknown as its pixels."""
+    """Whether the network was trained to predict pixels normalised by the mean and variance of their patch
+    (``norm_pix_loss``). Such a network learns better features but cannot restore images, because the mean and variance
+    of a hidden patch are unknown."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Mean that is subtracted from pixels in [0, 1], for each channel."""
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    """Standard deviation that they are divided by, for each channel."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", *(f"{p}{n}" for p in ("", "decoder_") for n in _STACK)):
@@ -102,7 +120,7 @@ VIT_PRESETS: dict[str, ViTMAEConfig] = {
 class ViTMAE(nn.Module):
     """Vision transformer masked autoencoder. See :class:`ViTMAEConfig`.
 
-    ``pos_embed`` and ``decoder_pos_embed`` are fixed, but travel with the weights as they do upstream.
+    ``pos_embed`` and ``decoder_pos_embed`` are fixed, but are saved with the weights, as in the official repository.
     """
 
     def __init__(self, config: ViTMAEConfig) -> None:
@@ -145,19 +163,19 @@ class ViTMAE(nn.Module):
 
     @property
     def skips_hidden(self) -> bool:
-        """Yes: the encoder sees visible tokens only."""
+        """True: the encoder takes visible tokens only."""
         return True
 
     def in_float32(self) -> ViTMAE:
-        """Itself: nothing is faster."""
+        """The network itself, since no other form is faster in float32."""
         return self
 
     def in_bfloat16(self) -> ViTMAE:
-        """A copy for inference whose matrices are cast and laid out once; see :func:`lowered`."""
+        """A copy for inference with weights cast to bfloat16 once; see :func:`lowered`."""
         return lowered(self)
 
     def in_int8(self) -> ViTMAE:
-        """A copy for inference whose matrices are in int8; see :func:`quantized`."""
+        """A copy for inference with linear layers in int8; see :func:`quantized`, also for its ConfigError."""
         return quantized(self, nn.Linear)
 
     def forward(
@@ -168,15 +186,16 @@ class ViTMAE(nn.Module):
         tokens: Tensor | None = None,
         visible: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Reconstruct the hidden tokens of images from their visible ones.
+        """Reconstruct the hidden tokens of images from the visible ones.
 
-        images: ``(B, 3, S, S)`` in [0, 1]; hidden: ``(B, g, g)`` bool, each row with any number of hidden
-        tokens, none and all included. tokens: :meth:`embed` of the images, for callers that hide many sets of
-        tokens of an image in turn. visible: see :meth:`_reconstruct`; by default masks of different sizes run
-        one size after the other. Returns ``(B, 3, S, S)`` in [0, 1] units, not clipped; pixels of visible tokens
-        are the image's own.
+        images: ``(B, 3, S, S)`` in [0, 1]. hidden: ``(B, g, g)`` bool; each mask may hide any number of tokens, also
+        none or all. tokens: :meth:`embed` of the images, for callers that apply many masks to an image. visible: a
+        lower and an upper bound of the number of visible tokens of each mask; all masks are then processed in one
+        batch, padded to the upper bound. None: the masks with the same number of visible tokens form a batch.
 
-        Raises InvalidImageError for other shapes, ConfigError when the network predicts normalised pixels.
+        Returns ``(B, 3, S, S)`` in units of [0, 1], not clipped; pixels of visible tokens are those of the image.
+
+        Raises InvalidImageError for other shapes, ConfigError if the network predicts normalised pixels.
         """
         if self.config.normalized_pixel_targets:
             raise ConfigError(
@@ -194,64 +213,64 @@ class ViTMAE(nn.Module):
         return torch.where(pixels.unsqueeze(1), self.to_pixels(patches), images)
 
     def embed(self, images: Tensor) -> Tensor:
-        """What all masks of an image share: ``(B, 3, S, S)`` in [0, 1] -> ``(B, L, D)`` patches with positions."""
+        """The part of the work that does not depend on the mask: ``(B, 3, S, S)`` in [0, 1] -> tokens ``(B, L, D)``."""
         return self.patch_embed((images - self.mean) / self.std) + self.pos_embed[:, 1:]  # type: ignore[no-any-return]
 
     def predict(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """Predict the normalised pixels of every token, visible ones included; arguments as in :meth:`forward`.
+        """Predict the normalised pixels of every token, also of the visible ones, as the official network does.
 
-        Returns ``(B, g*g, p*p*3)`` as the official network does: tokens row by row; within a token rows,
-        columns, then channels. :meth:`forward` leaves out what restoring does not need.
+        images, hidden: as for :meth:`forward`, which computes hidden tokens only. Returns ``(B, g*g, p*p*3)``: tokens
+        row by row; within a token the order is rows, columns, channels. Raises InvalidImageError for other shapes.
         """
         self._check(images, hidden)
         return run_in_groups(self._predict_group, self.embed(images), hidden.flatten(1))
 
     def to_pixels(self, patches: Tensor) -> Tensor:
-        """Normalised pixels by token, ``(B, g*g, p*p*3)`` -> images ``(B, 3, S, S)`` float32 in [0, 1] units."""
+        """Normalised pixels by token, ``(B, g*g, p*p*3)`` -> images ``(B, 3, S, S)`` float32 in units of [0, 1]."""
         grid, patch = self.config.grid, self.config.patch_size
         # (B, g g, p p 3) -> (B, g, g, p, p, 3) -> (B, 3, g, p, g, p) -> (B, 3, S, S)
         pixels = patches.float().view(-1, grid, grid, patch, patch, 3).permute(0, 5, 1, 3, 2, 4)
         return pixels.reshape(-1, 3, self.image_size, self.image_size) * self.std + self.mean
 
     def _predict_group(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """``(B, L, D)`` tokens and ``(B, L)`` masks that hide equally many -> ``(B, L, p*p*3)``."""
+        """Tokens ``(B, L, D)`` and masks ``(B, L)`` that hide the same number of tokens -> ``(B, L, p*p*3)``."""
         x = self._decoder_input(tokens, hidden, token_order(hidden), _visible_in(hidden))
-        _, normed = added(*_run(self.decoder_blocks, x), self.decoder_norm)
-        # The class token predicts nothing: (B, 1 + L, p p 3) -> (B, L, p p 3)
+        _, normed = add_and_norm(*_run(self.decoder_blocks, x), self.decoder_norm)
+        # Drop the class token: (B, 1 + L, p p 3) -> (B, L, p p 3)
         return self.decoder_pred(normed)[:, 1:]  # type: ignore[no-any-return]
 
     def _reconstruct_group(self, tokens: Tensor, hidden: Tensor) -> Tensor:
         return self._reconstruct(tokens, hidden, _visible_in(hidden))
 
     def _reconstruct(self, tokens: Tensor, hidden: Tensor, visible: tuple[int, int]) -> Tensor:
-        """As :meth:`_predict_group`, but for hidden tokens only; other places hold nothing of use.
+        """Predict the hidden tokens only: ``(B, L, D)``, ``(B, L)`` -> ``(B, L, p*p*3)``, undefined for visible tokens.
 
-        The last layer of the decoder asks for the hidden tokens alone, which see all others as ever. visible: the
-        fewest and the most visible tokens of a row; sequences have the length of the most.
+        The last layer of the decoder computes the hidden tokens only; they attend to all tokens. visible: as for
+        :meth:`forward`.
         """
         order = token_order(hidden)
         *body, last = self.decoder_blocks
         stream = _run(body, self._decoder_input(tokens, hidden, order, visible))
-        wanted = order[:, visible[0] :]  # every hidden token, and visible ones where a row has more than the fewest
-        x, change = last(*stream, asking=wanted + 1)  # + 1: after the class token
-        _, normed = added(x, change, self.decoder_norm)
+        wanted = order[:, visible[0] :]  # every hidden token, and some visible ones of masks that hide fewer tokens
+        x, update = last(*stream, query_positions=wanted + 1)  # + 1 for the class token
+        _, normed = add_and_norm(x, update, self.decoder_norm)
         x = self.decoder_pred(normed)
         return scatter_tokens(x, wanted, x.new_zeros(()), hidden.shape[1])
 
     def _decoder_input(self, tokens: Tensor, hidden: Tensor, order: Tensor, visible: tuple[int, int]) -> Tensor:
-        """Encode the visible tokens and put mask tokens in the places of the others: ``(B, 1 + L, E)``."""
+        """Encode the visible tokens and put mask tokens at the positions of the hidden ones: ``(B, 1 + L, E)``."""
         fewest, most = visible
         seen = order[:, :most]
         # (B, L, D) -> (B, n, D) -> (B, 1 + n, D)
         start = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype).expand(len(tokens), -1, -1)
         x = torch.cat([start, gather_tokens(tokens, seen)], dim=1)
-        filling = None if fewest == most else hidden.gather(1, seen)  # (B, n): fills the sequence up
-        filled = None if filling is None else filled_sequences(F.pad(filling, (1, 0)))
-        _, normed = added(*_run(self.blocks, x, filled=filled), self.norm)
+        is_padding = None if fewest == most else hidden.gather(1, seen)  # (B, n)
+        padding = None if is_padding is None else sequence_padding(F.pad(is_padding, (1, 0)))
+        _, normed = add_and_norm(*_run(self.blocks, x, padding=padding), self.norm)
         x = self.decoder_embed(normed).to(tokens.dtype)
         encoded = x[:, 1:]
-        if filling is not None:
-            encoded = torch.where(filling.unsqueeze(2), self.mask_token.to(x.dtype), encoded)
+        if is_padding is not None:
+            encoded = torch.where(is_padding.unsqueeze(2), self.mask_token.to(x.dtype), encoded)
         # (B, 1 + n, E) -> (B, L, E) -> (B, 1 + L, E)
         places = scatter_tokens(encoded, seen, self.mask_token, hidden.shape[1])
         return torch.cat([x[:, :1], places], dim=1) + self.decoder_pos_embed
@@ -267,10 +286,10 @@ class ViTMAE(nn.Module):
             )
 
     def _initialise(self) -> None:
-        """The official initialisation: Xavier for matrices, 0.02 for the two learned tokens."""
+        """The official initialisation: Xavier for matrices, a standard deviation of 0.02 for the two learned tokens."""
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
-        nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))  # a view: as a Linear, not a Conv2d
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))  # flattened: as a Linear
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -281,15 +300,17 @@ def _blocks(config: ViTMAEConfig, width: int, depth: int, heads: int) -> nn.Modu
     return nn.ModuleList(Block(width, heads, config.mlp_ratio, config.norm_eps) for _ in range(depth))
 
 
-def _run(blocks: Iterable[nn.Module], x: Tensor, *, filled: Filled | None = None) -> tuple[Tensor, Tensor | None]:
-    """The stream after some layers, and what is still to be added to it; see :class:`Block`."""
-    change: Tensor | None = None
+def _run(
+    blocks: Iterable[nn.Module], x: Tensor, *, padding: SequencePadding | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Apply layers to ``(B, N, D)``; returns the stream and the update still to be added to it, see :class:`Block`."""
+    update: Tensor | None = None
     for block in blocks:
-        x, change = block(x, change, filled=filled)
-    return x, change
+        x, update = block(x, update, padding=padding)
+    return x, update
 
 
 def _visible_in(hidden: Tensor) -> tuple[int, int]:
-    """Fewest and most visible tokens of ``(B, L)`` masks that hide equally many."""
+    """Smallest and largest number of visible tokens of ``(B, L)`` masks that hide the same number of tokens."""
     count = hidden.shape[1] - int(hidden[0].sum())
     return count, count

@@ -154,8 +154,8 @@ def test_a_lowered_network_can_be_copied(network: ViTMAE, pack: bool, copied: Ca
 @pytest.fixture
 def blocks_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Opaque tensors on a processor that has them for float32 only; the weights in them are rounded to bfloat16."""
-    inner = lowered_module._laid_out
-    monkeypatch.setattr(lowered_module, "_laid_out", lambda weight: inner(weight.float()))
+    inner = lowered_module._packed
+    monkeypatch.setattr(lowered_module, "_packed", lambda weight: inner(weight.float()))
     monkeypatch.setattr(lowered_module, "can_pack", lambda device: True)
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from maskrestore.errors import ConfigError
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
-from maskrestore.mae.fast.winograd import WinogradConvolution, pays
+from maskrestore.mae.fast.winograd import WinogradConvolution, is_faster
 from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
 
 
@@ -59,7 +59,7 @@ def test_maps_that_are_not_made_up_of_squares_are_refused() -> None:
     [((64, 64), 8, True), ((48, 64), 8, False), ((64, 48), 8, False), ((64, 64), 4, False), ((64, 64), 10, False)],
 )
 def test_it_pays_for_several_squares_and_many_channels(widths: tuple[int, int], side: int, expected: bool) -> None:
-    assert pays(nn.Conv2d(*widths, 3, padding=1), side) == expected
+    assert is_faster(nn.Conv2d(*widths, 3, padding=1), side) == expected
 
 
 def convolutional(image_size: int, width: int = 64) -> ConvMAE:

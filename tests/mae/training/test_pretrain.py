@@ -126,7 +126,7 @@ def test_a_run_begun_with_other_weights_is_refused(tmp_path: Path) -> None:
         (one, extractors[::-1], "features"),
         (one, [extractors[0], Edges(3.0)], "features"),
     ):
-        with pytest.raises(CheckpointError, match=f"begun with another {name}"):
+        with pytest.raises(CheckpointError, match=f"started with another {name}"):
             run(init, features)
     assert run(one, extractors).is_file()
     with pytest.raises(CheckpointError, match="another network"):
@@ -137,7 +137,7 @@ def test_a_run_begun_with_other_weights_is_refused(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     del state["inputs"]
     torch.save(state, tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="an older version, which did not note its init and features"):
+    with pytest.raises(CheckpointError, match="an older version, which did not record its init and features"):
         run(one, extractors)
 
 

@@ -1,1 +1,1 @@
-"""Weights of masked autoencoders: packaged, official, from the Hugging Face hub."""
+"""Load and save weights of masked autoencoders: packaged, official, or from the Hugging Face hub."""

@@ -1,4 +1,4 @@
-"""Read the ``ViTMAEForPreTraining`` models of Hugging Face from their files, without transformers."""
+"""Read Hugging Face's ``ViTMAEForPreTraining`` models from their files, without the library transformers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HUB_FILES = ("config.json", "preprocessor_config.json")
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 _EXPECTED = {"model_type": "vit_mae", "hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}
-# Our name: (theirs, the value that transformers takes when a file leaves it out).
+# Our name: (the name in config.json, the default of transformers for files without it).
 _FIELDS: dict[str, tuple[str, Any]] = {
     "image_size": ("image_size", 224),
     "patch_size": ("patch_size", 16),
@@ -36,9 +36,11 @@ _FIELDS: dict[str, tuple[str, Any]] = {
 
 
 def read_hugging_face(folder: Path) -> tuple[ViTMAEConfig, dict[str, Tensor]]:
-    """Read a folder that ``ViTMAEForPreTraining.save_pretrained`` wrote, with either of its weight files.
+    """Read a folder that ``ViTMAEForPreTraining.save_pretrained`` wrote.
 
-    Raises CheckpointError when a file is missing, damaged, or describes another architecture.
+    Weights are read from ``model.safetensors`` or else ``pytorch_model.bin``. Returns the configuration and the tensors
+    under their official names. Raises CheckpointError if a file is missing or damaged, or describes another
+    architecture.
     """
     config = _read_config(folder)
     safe, pickled = (folder / name for name in HUB_WEIGHTS)
@@ -47,15 +49,15 @@ def read_hugging_face(folder: Path) -> tuple[ViTMAEConfig, dict[str, Tensor]]:
     elif pickled.is_file():
         tensors = as_tensors(read_pickle(pickled), pickled)
     else:
-        raise CheckpointError(f"{folder} holds neither {HUB_WEIGHTS[0]} nor {HUB_WEIGHTS[1]}")
+        raise CheckpointError(f"{folder} holds neither {HUB_WEIGHTS[0]} nor {HUB_WEIGHTS[1]}, expected one of them")
     return config, _fuse_attention({_official_name(name): tensor for name, tensor in tensors.items()}, folder)
 
 
 def download(name: str) -> Path:
-    """Fetch a model of the Hugging Face hub, or find it in the local cache; returns its folder.
+    """Download a model from the Hugging Face hub, or find it in the local cache; returns its folder.
 
-    Raises MissingDependencyError without huggingface_hub, CheckpointError when the hub does not answer or
-    does not know the name.
+    Raises MissingDependencyError if huggingface_hub is not installed, and CheckpointError if the hub does not answer or
+    does not have the model.
     """
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415 - an optional dependency
@@ -65,7 +67,7 @@ def download(name: str) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, HUB_WEIGHTS[0]]))
         if not (folder / HUB_WEIGHTS[0]).is_file():
             folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, HUB_WEIGHTS[1]]))
-    except Exception as error:  # the hub's errors come from several libraries, by version
+    except Exception as error:  # their types come from several libraries and differ by version
         raise CheckpointError(
             f"cannot fetch {name!r} from the Hugging Face hub ({type(error).__name__}: {error}); "
             "check the name and the network, or give a local folder that holds its files"
@@ -91,7 +93,7 @@ def _read_config(folder: Path) -> ViTMAEConfig:
 
 
 def _normalisation(folder: Path) -> tuple[Any, Any]:
-    """Mean and standard deviation from the image processor's file, ImageNet's without one."""
+    """Mean and standard deviation from ``preprocessor_config.json``; ImageNet's if there is no such file."""
     path = folder / "preprocessor_config.json"
     found = _json(path) if path.is_file() else {}
     if not found.get("do_normalize", True):
@@ -105,17 +107,17 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected an object")
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a JSON object")
     return content
 
 
 def _squared(size: Any) -> Any:
-    """A side from ``224`` or ``[224, 224]``; anything else is left for the configuration to refuse."""
+    """Turn ``[224, 224]`` into ``224``; other values are returned as they are, and ViTMAEConfig checks them."""
     return size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
 
 
-# Applied in this order. transformers 4 and 5 name things differently, and 5 has its own name for the layers
-# of the decoder when it writes the layout of 4.
+# Applied in this order. transformers 4 and 5 use different names, and when version 5 writes the layout of version 4, it
+# has another name for the layers of the decoder.
 _RENAMES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -145,14 +147,14 @@ def _official_name(name: str) -> str:
 
 
 def _fuse_attention(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """Stack the separate query, key and value projections into the official ``attn.qkv``."""
+    """Concatenate the separate query, key and value projections to the official ``attn.qkv``."""
     fused = {name: tensor for name, tensor in tensors.items() if not re.search(r"\.attn\.[qkv]\.", name)}
     for name in tensors:
         if ".attn.q." in name:
             parts = [name.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
             shapes = [tuple(tensors[part].shape) if part in tensors else None for part in parts]
             if len(set(shapes)) > 1:
-                raise CheckpointError(f"{folder}: {parts} have shapes {shapes}, expected equal ones")
+                raise CheckpointError(f"{folder}: {parts} have the shapes {shapes}, expected equal shapes")
             # Three (D, D) -> (3 D, D), or three (D,) -> (3 D,)
             fused[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat([tensors[part] for part in parts])
     return fused

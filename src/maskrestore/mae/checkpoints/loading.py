@@ -1,10 +1,9 @@
 """Save and load masked autoencoders.
 
-:func:`load_network` reads our own safetensors, the official ``.pth`` files and Hugging Face's folders; the
-last two in ``official.py`` and ``hugging_face.py``. No file can run code: pickles are read with
-``weights_only=True`` or refused.
+:func:`load_network` reads maskrestore's safetensors files, official ``.pth`` files (``official.py``) and Hugging Face's
+folders (``hugging_face.py``). No file can run code: pickles are read with ``weights_only=True`` or refused.
 
-Mask polarity: 1 is *removed* upstream, as True is *hidden* here, so none of the formats needs a flip.
+Mask polarity: 1 means *removed* in the official code and True means *hidden* here, so no format needs to be inverted.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ FAMILIES: dict[str, tuple[Any, type[ViTMAE] | type[ConvMAE]]] = {
     "vit": (ViTMAEConfig, ViTMAE),
     "conv": (ConvMAEConfig, ConvMAE),
 }
-"""The configuration and the network of each family, by the name that our files carry."""
+"""The configuration and network class of each family, by the name in the metadata of our files."""
 
 _RESERVED = ("family", "config", "format")
 
 
 def build_network(family: str, fields: Mapping[str, Any]) -> ViTMAE | ConvMAE:
-    """Build a network with fresh weights, drawn from PyTorch's global generator.
+    """Build a network with random weights from PyTorch's global generator.
 
-    fields: those of the family's configuration class that differ from its defaults; lists stand for tuples.
-    Raises UnknownNameError for the family, ConfigError for the fields.
+    family: ``vit`` or ``conv``. fields: fields of the family's configuration class that differ from the defaults; lists
+    are converted to tuples. Raises UnknownNameError for an unknown family, ConfigError for unknown or invalid fields.
     """
     if family not in FAMILIES:
         raise UnknownNameError("family of masked autoencoders", family, FAMILIES)
@@ -66,24 +65,30 @@ def save_network(
     *,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Write a network as safetensors: learned weights in ``dtype``, fixed tables in float32.
+    """Write a network as a safetensors file: learned weights in ``dtype``, fixed tables in float32.
 
-    card: facts to keep in the file's metadata, such as the command that trained the weights. An existing file
-    is replaced only once the new one is complete. Raises ConfigError for a network of no known family or a
-    reserved name in the card, CheckpointError for weights that are not finite in ``dtype``.
+    card: facts for the metadata of the file, such as the command that trained the weights; the names ``family``,
+    ``config`` and ``format`` are reserved. An existing file is replaced only when the new one is complete.
+
+    Raises ConfigError for a network of an unknown family or a reserved name in the card, and CheckpointError for
+    weights that are not finite in ``dtype``.
     """
     family = next((name for name, (_, kind) in FAMILIES.items() if isinstance(network, kind)), None)
     if family is None:
-        raise ConfigError(f"cannot save a {type(network).__name__}; families: {', '.join(FAMILIES)}")
+        raise ConfigError(
+            f"cannot save a {type(network).__name__}; expected a network of a family: {', '.join(FAMILIES)}"
+        )
     clashing = sorted(set(card or {}) & set(_RESERVED))
     if clashing:
-        raise ConfigError(f"the card must not use the reserved names {clashing}")
+        raise ConfigError(f"the card must not use the reserved names {clashing}; rename them")
     learned = dict(network.named_parameters())
     tensors: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         stored = tensor.detach().to("cpu", dtype if name in learned else torch.float32).contiguous()
         if not stored.isfinite().all():
-            raise CheckpointError(f"{name} is not finite in {dtype}; has the training diverged?")
+            raise CheckpointError(
+                f"{name} is not finite in {dtype}; check whether the training diverged, or save in float32"
+            )
         tensors[name] = stored
     config = json.dumps(asdict(network.config))  # type: ignore[call-overload]
     path = Path(path)
@@ -96,21 +101,21 @@ def save_network(
 def load_network(
     name_or_path: str | Path, *, heads: int | None = None, decoder_heads: int | None = None
 ) -> ViTMAE | ConvMAE:
-    """Load a masked autoencoder for restoration, float32, in evaluation mode.
+    """Load a masked autoencoder for restoration, in float32 and evaluation mode.
 
-    name_or_path, tried in this order:
+    name_or_path: one of these, tried in this order:
 
     - the name of packaged weights, such as ``mae-tiny-32``;
-    - a local folder that ``ViTMAEForPreTraining.save_pretrained`` wrote;
     - a local file: ``.safetensors`` from :func:`save_network`, or an official ``.pth``;
+    - a local folder that ``ViTMAEForPreTraining.save_pretrained`` wrote;
     - a name on the Hugging Face hub, such as ``facebook/vit-mae-base``.
 
-    heads, decoder_heads: attention heads of an official checkpoint of unusual width. Loading the official or
-    Hugging Face's format logs the licence of the published weights.
+    heads, decoder_heads: attention heads of an official checkpoint of unusual width. Loading an official or Hugging
+    Face checkpoint logs the licence of the published weights.
 
-    Raises CheckpointError when nothing is found, or a file is unsafe, damaged, or does not fit its
-    architecture, or was trained on normalised pixels; MissingDependencyError when the hub is needed and
-    huggingface_hub is not installed.
+    Raises CheckpointError if nothing is found, or if a file is unsafe, is damaged, does not fit its architecture, or
+    holds a network for normalised pixels. Raises MissingDependencyError if the hub is needed and huggingface_hub is not
+    installed.
     """
     packaged = _packaged().get(name_or_path) if isinstance(name_or_path, str) else None
     if packaged is not None:
@@ -140,19 +145,19 @@ def load_network(
 
 
 def _is_hub_name(name: str) -> bool:
-    """Whether ``name`` looks like ``owner/model`` rather than a file that is missing."""
+    """Whether ``name`` looks like ``owner/model`` and not like the path of a missing file."""
     is_file_name = Path(name).suffix in (".safetensors", ".pth", ".pt", ".bin")
     return not is_file_name and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
 
 
 def packaged_names() -> list[str]:
-    """Names of the weights that come with the package."""
+    """Names of the weights that are packaged with maskrestore, sorted."""
     return sorted(_packaged())
 
 
 @functools.cache
 def packaged_digest(name: str) -> str:
-    """The ``weights_digest`` of packaged weights. Raises UnknownNameError."""
+    """The ``weights_digest`` of packaged weights. Raises UnknownNameError for another name."""
     if name not in _packaged():
         raise UnknownNameError("packaged masked autoencoder", name, packaged_names())
     digest = weights_digest(load_network(name))
@@ -194,7 +199,7 @@ def _load(source: str, family: str, fields: Mapping[str, Any], tensors: Mapping[
             "mae_visualize_*.pth"
         )
     try:
-        # The initial weights are overwritten; drawing them must not disturb the caller's random numbers.
+        # The random initial weights are overwritten; drawing them must not change the state of the global generator.
         with torch.random.fork_rng(devices=[]):
             network = build_network(family, fields)
     except ConfigError as error:
@@ -205,7 +210,7 @@ def _load(source: str, family: str, fields: Mapping[str, Any], tensors: Mapping[
 
 
 def _check_fit(source: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError at the first tensor that is missing, of the wrong shape, or unknown."""
+    """Raise CheckpointError if a tensor is missing, has another shape, or is unknown."""
     for name, tensor in expected.items():
         if name not in found:
             raise CheckpointError(f"{source}: {name} of shape {tuple(tensor.shape)} is missing")
@@ -216,5 +221,5 @@ def _check_fit(source: str, expected: Mapping[str, Tensor], found: Mapping[str, 
     unknown = sorted(set(found) - set(expected))
     if unknown:
         raise CheckpointError(
-            f"{source}: {len(unknown)} unknown tensors, the first is {unknown[0]}; another architecture?"
+            f"{source}: {len(unknown)} unknown tensors, the first is {unknown[0]}; is it another architecture?"
         )

@@ -1,4 +1,4 @@
-"""Read the checkpoints of facebookresearch/mae."""
+"""Read the checkpoints of the official repository, facebookresearch/mae."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maskrestore.mae.vit import IMAGENET_MEAN, IMAGENET_STD, ViTMAEConfig
 __all__ = ["read_official"]
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-"""Attention heads by width, for checkpoints that do not say: the usual ViT sizes."""
+"""Attention heads by width of the usual ViT sizes; checkpoints do not hold the number of heads."""
 DECODER_HEADS = {512: 16}
 
 
@@ -24,8 +24,11 @@ def read_official(
 ) -> tuple[ViTMAEConfig, dict[str, Tensor]]:
     """Read a ``.pth`` of facebookresearch/mae, such as ``mae_visualize_vit_base.pth``.
 
-    The configuration is inferred from shapes. Heads leave no trace in them: known widths are looked up, for
-    others say how many. Raises CheckpointError for files that hold code, are damaged, or lack a part.
+    The configuration is inferred from the shapes of the tensors. They do not tell the number of attention heads.
+    heads, decoder_heads: these numbers; None: looked up by width in ``HEADS`` and ``DECODER_HEADS``.
+
+    Returns the configuration and the tensors by name. Raises CheckpointError for a file that runs code, is damaged,
+    lacks a part, or has a width that is not in the tables.
     """
     content = read_pickle(path)
     tensors = as_tensors(content.get("model", content), path)

@@ -1,4 +1,4 @@
-"""Read files of weights without running code that they may hold."""
+"""Read files of weights without running code from them, and identify weights by a digest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["as_tensors", "read_pickle", "read_safetensors", "weights_digest"]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file and its metadata. Raises CheckpointError when it is damaged."""
+    """Read the tensors and the metadata of a safetensors file. Raises CheckpointError if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -27,10 +27,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """Read a PyTorch file that holds tensors and plain containers only.
+    """Read a PyTorch file that holds a dictionary of tensors and plain containers.
 
-    Training scripts keep their options beside the weights, so that ``argparse.Namespace`` is let through.
-    Raises CheckpointError, before anything runs, for a file that would run code, and for a damaged one.
+    ``argparse.Namespace`` is allowed too, because training scripts store their options beside the weights. Raises
+    CheckpointError for a damaged file, for one that holds something else, and for one that would run code, which is not
+    run.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -38,9 +39,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is refused: it is damaged or a pickle that runs code ({str(error).splitlines()[0]}); "
-            "convert it to safetensors where you trust it"
+            "if you trust it, convert it to safetensors"
         ) from error
-    except Exception as error:  # torch reports damage with RuntimeError, EOFError, KeyError and others
+    except Exception as error:  # for damaged files torch raises RuntimeError, EOFError, KeyError and others
         raise CheckpointError(f"{path} cannot be read, it may be truncated ({error}); fetch it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
@@ -48,19 +49,19 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 def as_tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """Check that ``content``, read from ``path``, maps names to tensors; raises CheckpointError if not."""
+    """Return ``content``, read from ``path``, as a mapping of names to tensors. Raises CheckpointError if it is not."""
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path} does not hold a dictionary of tensors, neither at its top nor as 'model'")
     return {str(name): tensor for name, tensor in content.items()}
 
 
 def weights_digest(network: object) -> str | None:
-    """Sixteen hex digits that identify the weights of a ``torch.nn.Module``; ``None`` for anything else."""
+    """Sixteen hex digits that identify the weights of a ``torch.nn.Module``; None for other objects."""
     if not isinstance(network, nn.Module):
         return None
     parts = []
     for name, value in sorted(network.state_dict().items()):
         parts.append(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        # Bytes, because numpy has no bfloat16.
+        # As bytes, because NumPy has no bfloat16.
         parts.append(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest(parts)

@@ -1,1 +1,1 @@
-"""Faster forms of the networks' layers; the plain ones stay the reference."""
+"""Faster forms of the networks' layers, for inference. The plain layers remain the reference."""

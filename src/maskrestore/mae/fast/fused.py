@@ -1,4 +1,4 @@
-"""LayerNorm that adds to the residual stream first, in one kernel, where a GPU has it; see ``kernels.py``."""
+"""LayerNorm fused with the addition to the residual stream in one GPU kernel; see ``kernels.py``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["FusedLayerNorm", "can_fuse"]
 
 
 class FusedLayerNorm(nn.Module):
-    """``nn.LayerNorm`` of a stream in float32, for inference: -> bfloat16, which the matrices after it want."""
+    """``nn.LayerNorm`` of a float32 stream for inference; the result is bfloat16, as the matrices after it need."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
@@ -22,30 +22,30 @@ class FusedLayerNorm(nn.Module):
         self.register_buffer("bias", norm.bias.detach().float().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        return self._normed(x, None)[1]
+        """(..., D) float32 -> (..., D) bfloat16."""
+        return self._run(x, None)[1]
 
-    def after(self, x: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        """``x + change`` in float32, and that normalised, both ``(..., D)``."""
-        return self._normed(x, change)
+    def add_and_norm(self, x: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``x + update`` in float32, and its LayerNorm in bfloat16, both ``(..., D)``."""
+        return self._run(x, update)
 
-    def _normed(self, x: Tensor, change: Tensor | None) -> tuple[Tensor, Tensor]:
-        from maskrestore.mae.fast.kernels import add_and_normalise  # noqa: PLC0415 - Triton is there with a GPU only
+    def _run(self, x: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
+        from maskrestore.mae.fast.kernels import add_and_normalise  # noqa: PLC0415 - needs Triton, thus a GPU
 
-        x, change = x.contiguous(), None if change is None else change.contiguous()
+        x, update = x.contiguous(), None if update is None else update.contiguous()
         normed = torch.empty_like(x, dtype=torch.bfloat16)
-        return add_and_normalise(x, change, self.weight, self.bias, self.eps, normed=normed), normed
+        return add_and_normalise(x, update, self.weight, self.bias, self.eps, normed=normed), normed
 
 
 @functools.cache
 def can_fuse(device: torch.device) -> bool:
-    """Whether the kernel runs on a device: Triton may be missing, and needs a C compiler at its first call."""
+    """Whether the kernel runs on a device. Triton may be missing, and its first call needs a C compiler."""
     if device.type != "cuda":
         return False
     try:
-        FusedLayerNorm(nn.LayerNorm(8)).to(device).after(
+        FusedLayerNorm(nn.LayerNorm(8)).to(device).add_and_norm(
             torch.zeros(1, 8, device=device), torch.zeros(1, 8, device=device)
         )
-    except Exception:  # whatever is missing: the separate kernels do the same
+    except Exception:  # whatever the reason, separate kernels give the same result
         return False
     return True

@@ -1,7 +1,8 @@
-"""A kernel for GPUs, in Triton: add to the residual stream, and normalise the sum, in one go.
+"""A Triton kernel for GPUs that adds to the residual stream and normalises the sum.
 
-As separate kernels (cast, add, normalise, cast) the stream travels through memory four times: nearly a third of what an
-H200 did for a ViT-B. Import this where there is a GPU: ``triton`` comes with PyTorch for CUDA only.
+Separate kernels (cast, add, normalise, cast) move the stream through memory four times, which took nearly a third of
+the time of a ViT-B on an H200. Import this module only where there is a GPU: ``triton`` comes with PyTorch for CUDA
+only.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ __all__ = ["add_and_normalise"]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_and_normalise(  # type: ignore[no-untyped-def]  # noqa: PLR0917
-    stream, change, weight, bias, total, normed, width, eps, ADD: tl.constexpr, BLOCK: tl.constexpr
+    stream, update, weight, bias, total, normed, width, eps, ADD: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """One row for each program: what happens to it depends on no other."""
+    """One program for each row, so that the result for a row does not depend on other rows."""
     column = tl.arange(0, BLOCK)
     inside = column < width
     place = tl.program_id(0).to(tl.int64) * width + column
     x = tl.load(stream + place, mask=inside, other=0.0)
     if ADD:
-        x += tl.load(change + place, mask=inside, other=0.0).to(tl.float32)
+        x += tl.load(update + place, mask=inside, other=0.0).to(tl.float32)
         tl.store(total + place, x, mask=inside)
     centred = tl.where(inside, x - tl.sum(x, axis=0) / width, 0.0)
     scale = 1 / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps)
@@ -33,26 +34,27 @@ def _add_and_normalise(  # type: ignore[no-untyped-def]  # noqa: PLR0917
 
 
 def add_and_normalise(
-    stream: Tensor, change: Tensor | None, weight: Tensor, bias: Tensor, eps: float, *, normed: Tensor
+    stream: Tensor, update: Tensor | None, weight: Tensor, bias: Tensor, eps: float, *, normed: Tensor
 ) -> Tensor:
-    """Write ``LayerNorm(stream + change)`` to ``normed`` and return ``stream + change``; without a change ``stream``.
+    """Write ``LayerNorm(stream + update)`` to ``normed`` and return ``stream + update``.
 
-    stream: ``(..., D)`` float32; change: ``(..., D)`` of any floating type, or None; weight, bias: ``(D,)`` float32;
-    normed: ``(..., D)`` of any floating type. All are contiguous. Sums are in float32.
+    stream: ``(..., D)`` float32. update: ``(..., D)`` of any floating-point type; None: nothing is added, and
+    ``stream`` itself is returned. weight, bias: ``(D,)`` float32. normed: ``(..., D)`` of any floating-point type. All
+    are contiguous. Sums are computed in float32.
     """
     width = stream.shape[-1]
-    total = stream if change is None else stream.new_empty(stream.shape)
-    with torch.cuda.device_of(stream):  # Triton launches on the current device, wherever the tensors are
+    total = stream if update is None else stream.new_empty(stream.shape)
+    with torch.cuda.device_of(stream):  # Triton launches on the current device, not on that of the tensors
         _add_and_normalise[(stream.numel() // width,)](
             stream,
-            stream if change is None else change,
+            stream if update is None else update,
             weight,
             bias,
             total,
             normed,
             width,
             eps,
-            ADD=change is not None,
+            ADD=update is not None,
             BLOCK=triton.next_power_of_2(width),
         )
     return total

@@ -1,6 +1,7 @@
-"""A network's matrices or convolutions in bfloat16, cast and laid out once, not at every call as autocast does.
+"""Linear layers or convolutions in bfloat16 whose weights are cast once, not at every call as under autocast.
 
-Everything else (LayerNorm, the residual stream, attention's sums, normalisation) keeps its precision.
+On CPUs the weights are also stored in the memory layout that oneDNN's kernels need. All other operations (LayerNorm,
+the residual stream, the sums of attention, normalisation) keep their precision.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class LoweredLinear(nn.Module):
-    """``nn.Linear`` with weights in bfloat16, for inference: any floating input -> bfloat16."""
+    """``nn.Linear`` with bfloat16 weights, for inference: input of any floating-point type, output in bfloat16."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class LoweredLinear(nn.Module):
         return F.linear(x.bfloat16(), self.weight, self.bias)
 
     def with_gelu(self, x: Tensor) -> Tensor:
-        """``gelu(self(x))``; on a GPU in one kernel, by the tanh formula, which is off by at most 0.0005."""
+        """``gelu(self(x))``. On a GPU this is one kernel with the tanh approximation, whose error is at most 0.0005."""
         if not x.is_cuda or self.bias is None or not hasattr(torch, "_addmm_activation"):
             return F.gelu(self(x))
         flat = x.bfloat16().flatten(0, -2)
@@ -43,19 +44,19 @@ class LoweredLinear(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """As :class:`LoweredLinear`, bit for bit, with weights in the blocks that oneDNN's kernels read (CPU only).
+    """:class:`LoweredLinear` with weights in the blocked layout of oneDNN's kernels; CPU only, bit-identical results.
 
-    ``F.linear`` brings the weights into these blocks at every call, which for a sequence of 200 tokens takes a
-    third of the time. The operators are those that ``torch.compile`` uses with frozen weights.
+    ``F.linear`` converts the weights to this layout at every call, which takes a third of the time for a sequence of
+    200 tokens. The operators are those that ``torch.compile`` uses with frozen weights.
 
-    Blocks are opaque tensors, which cannot be copied or saved. A copy (``copy.deepcopy``, ``pickle``) takes the plain
-    weights with it and lays them out anew; where that is not possible, it is a :class:`LoweredLinear`.
+    Tensors in this layout are opaque and cannot be copied or saved. ``copy.deepcopy`` and ``pickle`` therefore copy
+    plain weights and pack them again; where that is not possible, the copy is a :class:`LoweredLinear`.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        # Neither parameters nor buffers: nothing should try to save or move them.
-        self.weight = _laid_out(weight.detach().bfloat16())
+        # Neither a parameter nor a buffer, because an opaque tensor cannot be saved or moved.
+        self.weight = _packed(weight.detach().bfloat16())
         self.bias = None if bias is None else bias.detach().bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,14 +66,15 @@ class PackedLinear(nn.Module):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Back from blocks: the same numbers, bit for bit.
+        # to_dense restores the plain layout; the values are bit-identical.
         return _lowered_linear, (self.weight.to_dense(), self.bias)
 
 
 class PackedConvolution(nn.Module):
-    """``nn.Conv2d`` under autocast to bfloat16, bit for bit, its weights cast and laid out once (CPU only).
+    """``nn.Conv2d`` in bfloat16 with weights packed once; CPU only, bit-identical to ``nn.Conv2d`` under autocast.
 
-    Operators and copies are as of :class:`PackedLinear`; where weights cannot be laid out, a copy is an ``nn.Conv2d``.
+    Operators and copies are like those of :class:`PackedLinear`; where packing is not possible, a copy is an
+    ``nn.Conv2d``.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -95,26 +97,26 @@ class PackedConvolution(nn.Module):
 
 
 def can_pack(device: torch.device) -> bool:
-    """Whether this PyTorch has the operators of the packed layers, and the device and processor are for them."""
+    """Whether PyTorch has the operators of the packed layers, and they support the device in bfloat16."""
     names = ("_reorder_linear_weight", "_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise")
     operators = all(hasattr(torch.ops.mkldnn, name) for name in names)
     if device.type != "cpu" or not torch.backends.mkldnn.is_available() or not operators:
         return False
-    # The operators refuse bfloat16 on processors without it, where F.linear does not.
+    # Unlike F.linear, the operators fail on CPUs without bfloat16 instructions.
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return supported is not None and bool(supported())
 
 
 @torch.no_grad()
 def lowered(network: Network, *, pack: bool | None = None) -> Network:
-    """A copy of a network whose linear layers are in bfloat16; the network itself stays as it is.
+    """Return a copy of a network for inference with linear layers in bfloat16; the network itself does not change.
 
-    pack: whether to lay weights out for the CPU; None: where it can be done. For inference only: weights are a
-    snapshot, and training the network later does not reach the copy.
+    pack: whether to use :class:`PackedLinear`; None: if :func:`can_pack`. The copy has its own weights: later training
+    of the network does not change it.
     """
     device = next(network.parameters()).device
     kind = PackedLinear if (can_pack(device) if pack is None else pack) else LoweredLinear
-    # Linear layers are replaced in the memo before the copy is made, so that their weights are never held twice.
+    # Replacing the layers through the memo of deepcopy avoids a copy of their float32 weights.
     memo: dict[int, object] = {id(m): kind(m.weight, m.bias) for m in network.modules() if isinstance(m, nn.Linear)}
     if can_fuse(device):
         memo |= {id(m): FusedLayerNorm(m) for m in network.modules() if isinstance(m, nn.LayerNorm)}
@@ -123,8 +125,9 @@ def lowered(network: Network, *, pack: bool | None = None) -> Network:
 
 @torch.no_grad()
 def with_packed_convolutions(network: Network) -> Network:
-    """A copy of a network for inference under autocast to bfloat16, with the same results, whose convolutions are cast
-    and laid out; the network itself where that cannot be done.
+    """Return a copy of a network with packed convolutions, for inference under autocast to bfloat16.
+
+    The results are bit-identical. Returns the network itself where packing is not possible; see :func:`can_pack`.
     """
     if not can_pack(next(network.parameters()).device):
         return network
@@ -135,7 +138,7 @@ def with_packed_convolutions(network: Network) -> Network:
 def _convolution(
     weight: Tensor, bias: Tensor | None, shape: tuple[Any, Any, Any], groups: int
 ) -> PackedConvolution | nn.Conv2d:
-    """The layer that a :class:`PackedConvolution` of these plain weights is a copy of."""
+    """Rebuild a :class:`PackedConvolution` from plain weights, or an ``nn.Conv2d`` where packing is not possible."""
     padding, stride, dilation = shape
     outer, inner, *kernel = weight.shape
     size: Any = tuple(kernel)
@@ -150,5 +153,5 @@ def _lowered_linear(weight: Tensor, bias: Tensor | None) -> LoweredLinear | Pack
     return kind(weight, bias).eval()
 
 
-def _laid_out(weight: Tensor) -> Tensor:
+def _packed(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight)  # type: ignore[no-any-return]

@@ -1,9 +1,9 @@
-"""A network's matrices or convolutions in int8, for processors with int8 dot products (VNNI).
+"""Linear layers or convolutions in int8, for CPUs with int8 dot products (VNNI).
 
-Weights have a scale for each output channel. What they are multiplied with is scaled anew at every call, each token
-of a ViT and each image of a convolution by its own largest value: nothing has to be calibrated, and a result does not
-depend on what else is in the batch. Sums are whole numbers, so they are exact. Everything else is as under autocast to
-bfloat16. A restorer uses this where it is asked for, never by itself: see ``docs/performance.md`` for what it costs.
+Weights have a scale for each output channel. Activations are scaled at every call by their largest absolute value, for
+each token of a ViT and for each image of a convolution. So no calibration is needed, and a result does not depend on
+the rest of the batch. Sums are integers and therefore exact. All other operations run as under autocast to bfloat16.
+int8 is used only on request, because it is less exact; ``docs/performance.md`` has the numbers.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ __all__ = ["QuantizedConvolution", "QuantizedLinear", "can_quantize", "quantized
 Network = TypeVar("Network", bound=nn.Module)
 
 _ROWS = 256
-"""Tokens that are scaled at a time: so many fit into the cache."""
+"""Tokens that are scaled at a time, so that they fit into the cache."""
 _ZERO = 128
-"""oneDNN's kernels for these operators want unsigned numbers on this side: 128 stands for 0."""
+"""Zero point of activations: oneDNN's kernels take them as unsigned integers, in which 128 stands for 0."""
 _OUTPUT: tuple[Any, ...] = (1.0, 0, torch.bfloat16, "none", [], "")
-"""Scale, zero, type and what follows the product: nothing does."""
+"""The operators' arguments about the output: scale, zero point, dtype, and no further operation on the product."""
 
 
 class QuantizedLinear(nn.Module):
-    """``nn.Linear`` in int8, for inference: any floating input -> bfloat16."""
+    """``nn.Linear`` in int8, for inference: input of any floating-point type, output in bfloat16."""
 
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None) -> None:
-        """weight: ``(out, in)`` int8; scales: ``(out,)`` float32."""
+        """weight: ``(out, in)`` int8. scales: ``(out,)`` float32. bias: ``(out,)``."""
         super().__init__()
-        self.plain = weight, scales, bias  # what a copy is made of: the kernel's own form cannot be copied
+        self.plain = weight, scales, bias  # for copies, because prepacked weights cannot be copied
         self.weight = torch.ops.onednn.qlinear_prepack(weight, None)
         self.zeros = torch.zeros(len(weight), dtype=torch.int64)
         self.bias = _bias(bias, len(weight))
@@ -56,10 +56,10 @@ class QuantizedLinear(nn.Module):
 
 
 class QuantizedConvolution(nn.Module):
-    """``nn.Conv2d`` in int8, for inference: any floating input -> bfloat16."""
+    """``nn.Conv2d`` in int8, for inference: input of any floating-point type, output in bfloat16."""
 
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None, shape: tuple[Any, Any, Any, int]) -> None:
-        """weight: ``(out, in, h, w)`` int8; scales: ``(out,)`` float32; shape: stride, padding, dilation, groups."""
+        """weight: ``(out, in, h, w)`` int8. scales: ``(out,)`` float32. shape: stride, padding, dilation and groups."""
         super().__init__()
         self.plain = weight, scales, bias, shape
         self.weight = torch.ops.onednn.qconv_prepack(weight, scales, 1.0, _ZERO, *shape, None)
@@ -69,7 +69,7 @@ class QuantizedConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H', W')."""
         _, weight_scales, _, shape = self.plain
-        pixels = x.permute(0, 2, 3, 1)  # channels last in memory: this moves nothing
+        pixels = x.permute(0, 2, 3, 1)  # in memory, channels are last already
         numbers, scales = _quantized_rows(pixels.flatten(1))
         product = torch.ops.onednn.qconv_pointwise(
             numbers.view(pixels.shape).permute(0, 3, 1, 2),
@@ -83,21 +83,24 @@ class QuantizedConvolution(nn.Module):
 
 
 def can_quantize(device: torch.device) -> bool:
-    """Whether this PyTorch has the operators, and the device and processor are fast with them."""
+    """Whether PyTorch has the operators, and the device is a CPU with VNNI instructions."""
     names = ("qlinear_prepack", "qlinear_pointwise", "qconv_prepack", "qconv_pointwise")
     operators = hasattr(torch.ops, "onednn") and all(hasattr(torch.ops.onednn, name) for name in names)
-    # Without VNNI oneDNN falls back to kernels a hundred times slower.
+    # Without VNNI, oneDNN uses kernels that are a hundred times slower.
     return device.type == "cpu" and operators and torch.cpu._is_vnni_supported()
 
 
 @torch.no_grad()
 def quantized(network: Network, layer: type[nn.Linear] | type[nn.Conv2d]) -> Network:
-    """A copy of a network whose linear layers or whose convolutions are in int8, to be called under autocast.
+    """Return a copy of a network with its linear layers or its convolutions in int8, to be called under autocast.
 
-    Weights are a snapshot. Raises ConfigError where int8 is not fast.
+    layer: the class of the layers to replace. The copy has its own weights: later training of the network does not
+    change it. Raises ConfigError unless :func:`can_quantize`.
     """
     if not can_quantize(next(network.parameters()).device):
-        raise ConfigError("int8 needs a CPU with VNNI instructions and PyTorch's oneDNN operators; leave precision out")
+        raise ConfigError(
+            "int8 needs a CPU with VNNI instructions and PyTorch's oneDNN operators; choose another precision"
+        )
     memo: dict[int, object] = {id(m): _quantized_layer(m) for m in network.modules() if isinstance(m, layer)}
     return copy.deepcopy(network, memo).eval()
 
@@ -122,9 +125,9 @@ def _copied(kind: type[nn.Module], *plain: object) -> nn.Module:
 
 
 def _quantized_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """``(R, K)`` -> uint8 of the same shape, 128 for 0, and ``(R, 1)`` float32 scales."""
+    """Rows ``(R, K)`` -> uint8 ``(R, K)`` with the zero point 128, and float32 scales ``(R, 1)``."""
     rows = rows.float()
     scales = rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
-    # By way of int8, which PyTorch converts to several times faster than to uint8.
+    # PyTorch converts to int8 several times faster than to uint8; flipping the top bit adds the zero point.
     numbers = (rows * scales.reciprocal()).round_().to(torch.int8)
     return numbers.view(torch.uint8).bitwise_xor_(_ZERO), scales

@@ -1,8 +1,10 @@
-"""3 x 3 convolutions with a quarter of the multiplications, in float32 on a CPU: Winograd's minimal filtering.
+"""3 x 3 convolutions in float32 on a CPU with Winograd's minimal filtering: a quarter of the multiplications.
 
-A square of 4 x 4 outputs depends on 6 x 6 inputs. Both are brought into a basis in which convolving is multiplying
-place by place: 36 products where the plain sum has 144. Sums over channels stay what they are, so what is left are 36
-matrix products. Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), F(4x4, 3x3).
+A tile of 4 x 4 outputs depends on 6 x 6 inputs. Inputs and weights are transformed to a basis in which the convolution
+is an element-wise product: 36 multiplications for each tile and pair of channels instead of 144. Together with the sum
+over input channels this makes 36 matrix products.
+
+Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), F(4x4, 3x3).
 """
 
 from __future__ import annotations
@@ -13,15 +15,15 @@ from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError
 
-__all__ = ["TILE", "WinogradConvolution", "pays"]
+__all__ = ["TILE", "WinogradConvolution", "is_faster"]
 
 TILE = 4
-"""Outputs along each side of a square that is computed at once."""
-_WINDOW = TILE + 2  # inputs along each side
+"""Outputs along each side of a tile."""
+_WINDOW = TILE + 2  # inputs along each side of a tile
 _CHANNELS = 64
-"""The fewest that pay. On an AMD EPYC (AVX2) a layer took as long either way with 48, and 0.9 times as long with 64."""
+"""The fewest channels for which it is faster: on an AMD EPYC (AVX2) it took 0.9 of the time with 64, 1.0 with 48."""
 
-# Rows of the three transformations along one side, for the points 0, 1, -1, 2, -2 and infinity.
+# The matrices of the three transformations along one side, for the points 0, 1, -1, 2, -2 and infinity.
 _INPUT = torch.tensor(
     [
         [4, 0, -5, 0, 1, 0],
@@ -41,19 +43,19 @@ _OUTPUT = torch.tensor(
 )
 
 
-def pays(convolution: nn.Conv2d, side: int) -> bool:
-    """Whether a :class:`WinogradConvolution` is faster for maps of ``side * side``.
+def is_faster(convolution: nn.Conv2d, side: int) -> bool:
+    """Whether a :class:`WinogradConvolution` is faster than ``convolution`` for maps of ``side * side``.
 
-    Its matrices take four times the memory of the weights, and to read them takes time: an image must have more than
-    one square of outputs, and enough channels.
+    Its matrices take four times the memory of the weights, and reading them takes time. So a map must have more than
+    one tile, and enough channels.
     """
     return side > TILE and side % TILE == 0 and min(convolution.in_channels, convolution.out_channels) >= _CHANNELS
 
 
 class WinogradConvolution(nn.Module):
-    """An ``nn.Conv2d`` of 3 x 3 with a padding of 1, for inference in float32; off by about 1e-5 of what goes in.
+    """``nn.Conv2d`` with a 3 x 3 kernel, padding 1 and a bias, for inference in float32.
 
-    Raises ConfigError for any other convolution.
+    The error is about 1e-5 relative to the inputs. Raises ConfigError for any other convolution.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -75,7 +77,7 @@ class WinogradConvolution(nn.Module):
         self.register_buffer("from_output_basis", _OUTPUT, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H, W) in channels last. Raises ConfigError unless H and W are multiples of 4."""
+        """(B, in, H, W) -> (B, out, H, W) in channels-last memory. Raises ConfigError unless 4 divides H and W."""
         count, _, height, width = x.shape
         if height % TILE or width % TILE:
             raise ConfigError(f"expected maps whose sides are multiples of {TILE}, got {height} x {width}")
@@ -87,14 +89,14 @@ class WinogradConvolution(nn.Module):
         products = _along_both_sides(self.to_input_basis, windows).flatten(0, 1).flatten(1, 3) @ self.matrices
         # (36, B h w, out) -> (6, 6, B, h, w, out) -> (4, 4, B, h, w, out) -> (B, h, 4, w, 4, out)
         products = products.view(_WINDOW, _WINDOW, count, down, across, len(self.bias))
-        squares = _along_both_sides(self.from_output_basis, products).permute(2, 3, 0, 4, 1, 5)
-        outputs = torch.empty_like(squares, memory_format=torch.contiguous_format)
-        torch.add(squares, self.bias, out=outputs)  # and put in order, in one go
+        tiles = _along_both_sides(self.from_output_basis, products).permute(2, 3, 0, 4, 1, 5)
+        outputs = torch.empty_like(tiles, memory_format=torch.contiguous_format)
+        torch.add(tiles, self.bias, out=outputs)  # one operation adds the bias and reorders the memory
         return outputs.view(count, height, width, len(self.bias)).permute(0, 3, 1, 2)
 
 
 def _along_both_sides(transformation: Tensor, tiles: Tensor) -> Tensor:
-    """``(n, n, ...)`` -> ``(m, m, ...)``, for a transformation ``(m, n)``."""
+    """Transform both sides of tiles: ``(n, n, ...)`` -> ``(m, m, ...)``, for a transformation ``(m, n)``."""
     rest = tiles.shape[2:]
     first = transformation @ tiles.reshape(len(tiles), -1)
     both = transformation @ first.view(len(transformation), tiles.shape[1], -1)

@@ -1,4 +1,7 @@
-"""Augmentation of a batch of images at once, for a restorer: it learns what images look like, not what they show."""
+"""Augment batches of images for the training of restorers.
+
+A restorer learns what images look like, not their classes, so changes that would hide a class are allowed.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +16,33 @@ from maskrestore.errors import ConfigError
 
 __all__ = ["AUGMENTATIONS", "Augmentation", "augment"]
 
-_ASPECT = 4 / 3  # largest ratio of the sides of a crop, either way
+_ASPECT = 4 / 3  # largest ratio of the longer to the shorter side of a crop
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random changes, each drawn for each image. Source of the crop: Szegedy et al., Going Deeper with Convolutions,
-    2015; of the joined images: Yun et al., CutMix, 2019, here always with one straight cut from side to side."""
+    """Random changes, drawn for each image separately.
+
+    Raises ConfigError for values outside the ranges below. Source of the crop: Szegedy et al., Going Deeper with
+    Convolutions, 2015; of the joined images: Yun et al., CutMix, 2019, here always with one straight cut through the
+    image.
+    """
 
     crop: float = 1.0
-    """Smallest share of an image's area that is enlarged to the whole; 1 leaves it out. The crop's sides are between
-    3:4 and 4:3."""
+    """Smallest share of the area of an image that is enlarged to the whole, in (0, 1]; 1: no cropping. The aspect ratio
+    of a crop is between 3:4 and 4:3."""
     flip: bool = True
-    """Mirror every second image, left to right; also signs, which a restorer need not read."""
+    """Whether to mirror images left to right, with probability 1/2."""
     join: float = 0.0
-    """Share of images of which one part is another image's, on one side of a vertical or horizontal line."""
+    """Share of images in which the part on one side of a vertical or horizontal line comes from another image, in
+    [0, 1]."""
     jitter: float = 0.2
-    """Largest relative change of contrast; brightness changes by up to half of it, as a share of the range."""
+    """Largest relative change of contrast, in [0, 1]; brightness changes by up to half of it, as a share of the range
+    of pixels."""
     saturation: float = 0.0
-    """Largest relative change of the colours' distance from grey."""
+    """Largest relative change of the distance of colours from grey, in [0, 1]."""
     gain: float = 0.0
-    """Largest relative change of each channel on its own."""
+    """Largest relative change of each channel on its own, in [0, 1]."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
@@ -47,11 +56,11 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "light": Augmentation(),
     "strong": Augmentation(crop=0.35, join=0.25, saturation=0.5, gain=0.1),
 }
-"""Two to choose from."""
+"""Augmentations by name."""
 
 
 def augment(images: Tensor, config: Augmentation, generator: Generator) -> Tensor:
-    """``(B, 3, H, W)`` in [0, 1] -> changed images, the same shape and range."""
+    """Augment images ``(B, 3, H, W)`` float32 in [0, 1]; returns images of the same shape and range."""
     if config.crop < 1:
         images = _cropped(images, config.crop, generator)
     if config.flip:
@@ -62,17 +71,18 @@ def augment(images: Tensor, config: Augmentation, generator: Generator) -> Tenso
 
 
 def _uniform(images: Tensor, generator: Generator, channels: int = 1) -> Tensor:
-    """``(B, channels, 1, 1)`` in [0, 1)."""
+    """Random numbers ``(B, channels, 1, 1)`` in [0, 1)."""
     return torch.rand(len(images), channels, 1, 1, generator=generator)
 
 
 def _cropped(images: Tensor, smallest: float, generator: Generator) -> Tensor:
-    """Enlarge a part of each image to the whole, bilinearly."""
+    """Enlarge a random part of each image to the whole, with bilinear interpolation."""
     area, aspect, top, left = torch.rand(4, len(images), generator=generator)
     side = (smallest + (1 - smallest) * area).sqrt()
-    stretch = torch.exp((aspect - 0.5) * math.log(_ASPECT))  # square root of the ratio of the sides
+    stretch = torch.exp((aspect - 0.5) * math.log(_ASPECT))  # square root of the aspect ratio
     height, width = (side / stretch).clamp(max=1), (side * stretch).clamp(max=1)
-    # Places are -1 to 1 from edge to edge; the centre of a crop stays half its side away from either.
+    # Coordinates run from -1 to 1 between the edges; a crop lies inside, so its centre keeps half its side away from
+    # them.
     zero = torch.zeros_like(side)
     columns = torch.stack([width, zero, (2 * left - 1) * (1 - width)], 1)
     rows = torch.stack([zero, height, (2 * top - 1) * (1 - height)], 1)
@@ -81,7 +91,7 @@ def _cropped(images: Tensor, smallest: float, generator: Generator) -> Tensor:
 
 
 def _joined(images: Tensor, share: float, generator: Generator) -> Tensor:
-    """Let the neighbour in the batch take one part of some images; a quarter to three quarters of it."""
+    """Replace a quarter to three quarters of some images with that part of the image before them in the batch."""
     height, width = images.shape[-2:]
     chosen, upright, cut = (_uniform(images, generator) for _ in range(3))
     down = torch.arange(height).view(-1, 1) / height

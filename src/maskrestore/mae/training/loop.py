@@ -1,4 +1,4 @@
-"""What the trainings of networks that restore images share: steps, averaged weights, checkpoints, the curve."""
+"""The training loop of networks that restore images: steps, averaged weights, checkpoints and the training curve."""
 
 from __future__ import annotations
 
@@ -20,18 +20,26 @@ __all__ = ["Training", "TrainingConfig", "TrainingProgress", "check_images"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What every training is told."""
+    """Settings of every training.
+
+    Raises ConfigError unless ``steps``, ``batch_size`` and ``checkpoint_every`` are at least 1 and ``ema`` is in [0,
+    1).
+    """
 
     steps: int
     batch_size: int = 64
     learning_rate: float
-    """Peak, reached after ``warmup_steps``."""
+    """Peak learning rate, reached after ``warmup_steps``."""
     warmup_steps: int
+    """Steps in which the learning rate rises linearly to its peak."""
     clip_norm: float = 1.0
+    """Largest norm of the gradient of all weights; larger gradients are scaled down."""
     ema: float = 0.999
-    """Decay of the average of the weights that is kept and measured; 0 keeps the last weights."""
+    """Decay of the moving average of the weights, which is what is saved and measured; 0: the last weights."""
     seed: int = 0
+    """Seed of the initial weights and of all random draws."""
     checkpoint_every: int = 1000
+    """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every"):
@@ -43,17 +51,17 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
-    """What a training tells its caller now and then."""
+    """The state of a training, reported every 50 steps and at checkpoints."""
 
     step: int
     steps: int
     loss: float
-    """Mean since the last checkpoint."""
+    """Mean over the steps since the last checkpoint."""
     images_per_second: float
 
 
 class Training:
-    """Everything that changes during a training: what a checkpoint must hold."""
+    """A training and its state, which checkpoints hold."""
 
     def __init__(
         self,
@@ -69,15 +77,18 @@ class Training:
         inputs: Mapping[str, Any] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        """Start, or go on with what ``folder`` holds.
+        """Start a training, or resume the one in ``folder``.
 
-        images: uint8, the first dimension is drawn from. build: makes the network, from PyTorch's global generator.
-        optimizer: takes its parameters. loss: of the training's network on a batch of images. decay: the share of the
-        peak learning rate at a step, on top of the warm-up. init: a network of the same shape to start from. inputs:
-        digests of the weights that the run depends on, by the name that its user gives them. Raises CheckpointError
-        when ``init`` has another shape, or ``folder`` belongs to another configuration or was begun with other inputs.
+        images: ``(N, ...)`` uint8; batches are drawn from them. build: makes a network with random weights from
+        PyTorch's global generator. optimizer: makes the optimizer of the given parameters. loss: the loss of this
+        training's network for a batch of images. decay: factor of the peak learning rate at a step, on top of the
+        warm-up. init: a network of the same shape whose weights to start from. inputs: digests of the weights that the
+        training depends on, by the names that error messages give them. device: where the network is trained.
+
+        Raises CheckpointError if ``init`` has another shape, or if ``folder`` holds a training with another
+        configuration or other ``inputs``.
         """
-        torch.manual_seed(config.seed)  # the initial weights; the training owns the process
+        torch.manual_seed(config.seed)  # for the initial weights; a training is the only task of its process
         self.config, self.images, self.folder = config, images, folder
         self.network, self.average = (
             build().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -97,7 +108,7 @@ class Training:
             self._resume()
 
     def reports(self) -> Iterator[tuple[TrainingProgress, bool]]:
-        """Train to the end; yields every 50 steps and at checkpoints, with whether the step is one."""
+        """Train to the end; yields the state every 50 steps and at checkpoints, and whether this is a checkpoint."""
         config, window = self.config, list[Tensor]()
         started, first_step = time.perf_counter(), self.step
         while self.step < config.steps:
@@ -116,7 +127,7 @@ class Training:
                 window.clear()
 
     def advance(self) -> Tensor:
-        """One step of training; returns its loss."""
+        """Do one step of training; returns its loss, a scalar tensor."""
         config = self.config
         warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
         for group in self.optimizer.param_groups:
@@ -133,12 +144,12 @@ class Training:
 
     @torch.no_grad()
     def _average(self) -> None:
-        # A short memory at first, so that the random start is soon forgotten.
+        # A smaller decay in the first steps, so that the random initial weights vanish from the average quickly.
         decay = min(self.config.ema, self.step / (self.step + 10))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
 
     def save(self, state: TrainingProgress) -> None:
-        """Write the checkpoint, and a line of the curve; an interruption leaves the checkpoint before intact."""
+        """Replace the checkpoint atomically and append a line to ``curve.jsonl``."""
         content = {
             "config": json.dumps(asdict(self.config)),
             "inputs": json.dumps(self._inputs),
@@ -164,23 +175,23 @@ class Training:
         self.generator.set_state(content["generator"])
 
     def _check_run(self, config: dict[str, Any], inputs: dict[str, Any]) -> None:
-        """Raise CheckpointError unless these are the run's own."""
+        """Raise CheckpointError unless configuration and inputs are those of this training."""
         advice = "train into another folder or delete it"
         unknown = [name for name in self._inputs if name not in inputs]
         if unknown:
             names = " and ".join(unknown)
-            raise CheckpointError(f"{self._path} is of an older version, which did not note its {names}; {advice}")
-        if config != json.loads(json.dumps(asdict(self.config))):  # lists in place of tuples
+            raise CheckpointError(f"{self._path} is of an older version, which did not record its {names}; {advice}")
+        if config != json.loads(json.dumps(asdict(self.config))):  # JSON turns tuples into lists
             raise CheckpointError(f"{self._path} belongs to another configuration: {json.dumps(config)}; {advice}")
         for name, value in self._inputs.items():
             if inputs[name] != value:
                 raise CheckpointError(
-                    f"{self._path} was begun with another {name}: weights {inputs[name]}, now {value}; {advice}"
+                    f"{self._path} was started with another {name}: weights {inputs[name]}, now {value}; {advice}"
                 )
 
 
 def check_images(images: Tensor, size: int) -> None:
-    """Raise DataError unless ``images`` are ``(N, 3, size, size)`` uint8, N at least 1."""
+    """Raise DataError unless ``images`` are uint8 of shape ``(N, 3, size, size)`` with N at least 1."""
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, size, size) or not len(images):
         raise DataError(
             f"expected uint8 images of shape (N, 3, {size}, {size}), got {images.dtype} {tuple(images.shape)}"
@@ -191,4 +202,4 @@ def _start_from(init: nn.Module, network: nn.Module) -> None:
     try:
         network.load_state_dict(init.state_dict())
     except RuntimeError as error:
-        raise CheckpointError(f"the weights to start from are those of another network: {error}") from error
+        raise CheckpointError(f"the weights to start from belong to another network: {error}") from error

@@ -1,7 +1,8 @@
-"""Train a masked autoencoder of either family on unlabeled images.
+"""Train a masked autoencoder of either family on unlabelled images.
 
-The loss looks at hidden pixels only. Mask ratios range widely, because the defense hides 75 % of the tokens to score
-them but only a few to refine and restore, and part of the masks are blobs, because refinement hides connected sets.
+The loss covers hidden pixels only. Mask ratios cover a wide range, because the defense hides 75 % of the tokens for the
+scores but only a few tokens for refinement and restoration. Some masks are blobs, because refinement hides connected
+sets.
 """
 
 from __future__ import annotations
@@ -30,26 +31,29 @@ __all__ = ["FeatureExtractor", "PretrainConfig", "Progress", "masked_psnr", "pre
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainingConfig):
-    """How to train, with AdamW; the shape of the network is ``network``, the fields of its own configuration class.
+    """Settings of the training of a masked autoencoder with AdamW; the learning rate falls to 0 along a cosine.
 
-    The learning rate falls to 0 along a cosine.
+    Raises ConfigError unless ``0 < low <= high < 1`` for ``mask_ratio`` and ``feature_weight`` is at least 0, and as
+    :class:`~maskrestore.mae.training.loop.TrainingConfig` does.
     """
 
     family: Literal["conv", "vit"] = "conv"
+    """Architecture of the network."""
     network: dict[str, Any] | None = None
-    """Fields that differ from the family's defaults, e.g. ``{"widths": (96, 128, 192)}``."""
+    """Fields of the family's configuration class that differ from the defaults, e.g. ``{"widths": (96, 128, 192)}``."""
     steps: int = 20_000
     learning_rate: float = 1e-3
     warmup_steps: int = 200
     weight_decay: float = 0.02
     loss: Literal["l2", "l1"] = "l2"
     feature_weight: float = 0.0
-    """Weight of the feature loss, for which :func:`pretrain` then wants a feature extractor. The squared error alone
-    gives blurred restorations, which classifiers mistake; equal features keep what they look at."""
+    """Weight of the feature loss; if it is above 0, :func:`pretrain` needs a feature extractor. The squared error alone
+    gives blurred restorations, which classifiers mistake; the feature loss keeps the features that classifiers use."""
     mask_ratio: tuple[float, float] = (0.05, 0.9)
-    """Range of the share of hidden tokens; high ratios are drawn more often (density proportional to the ratio)."""
+    """Range of the share of hidden tokens, within (0, 1). High ratios are drawn more often: the density grows linearly
+    from 0 at the low end."""
     blob_share: float = 0.2
-    """Share of masks that are connected blobs instead of scattered tokens."""
+    """Share of masks that are blobs instead of scattered tokens, in [0, 1]."""
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
@@ -62,18 +66,18 @@ class PretrainConfig(TrainingConfig):
 
 
 class FeatureExtractor(Protocol):
-    """A frozen network whose features a restoration should share with the image."""
+    """A frozen network; the feature loss compares its features of the restored and the original image."""
 
     def stage_features(self, images: Tensor) -> Sequence[Tensor]:
-        """``(B, 3, S, S)`` in [0, 1] -> feature maps of any shapes."""
+        """Images ``(B, 3, S, S)`` in [0, 1] -> feature maps of any shapes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(TrainingProgress):
-    """What a training run tells its caller now and then."""
+    """The state of a training, with the quality of its restorations."""
 
     held_out_psnr: float | None = None
-    """dB, of hidden pixels at 75 %; only at checkpoints and when held-out images were given."""
+    """PSNR in dB of hidden pixels with 75 % of the tokens hidden; only at checkpoints, if held-out images are given."""
 
 
 def pretrain(
@@ -87,20 +91,23 @@ def pretrain(
     card: dict[str, str] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Path:
-    """Train, or go on training what ``out_dir`` holds, and keep the averaged weights.
+    """Train a masked autoencoder, or resume the training in ``out_dir``; the averaged weights are saved.
 
-    images, held_out: ``(N, 3, S, S)`` uint8. init: a network of the same shape to start from. features: for the
-    feature loss, one for each step in turn, so that the network learns what several classifiers look at and not
-    the habits of one; must be given if and only if ``config.feature_weight`` is above 0.
+    images, held_out: ``(N, 3, S, S)`` uint8. init: a network of the same shape whose weights to start from. features:
+    extractors for the feature loss; the steps use them in turn, so that the network does not learn the peculiarities of
+    one classifier. They must be given if and only if ``config.feature_weight`` is above 0. card: facts for the metadata
+    of the weights. progress: called every 50 steps and at checkpoints.
 
-    Writes at each checkpoint ``state.pt`` (to resume), a line of ``curve.jsonl``, and ``weights.safetensors`` (fp16),
-    whose path it returns. Raises CheckpointError when ``out_dir`` belongs to another configuration or was begun with
-    another ``init`` or other ``features``, DataError when the images do not fit the network, ConfigError when
-    ``features`` and the configuration disagree.
+    Each checkpoint writes ``state.pt`` (to resume), ``weights.safetensors`` (float16) and a line of ``curve.jsonl`` to
+    ``out_dir``. Returns the path of the weights.
+
+    Raises CheckpointError if ``out_dir`` holds a training with another configuration, another ``init`` or other
+    ``features``, or if ``init`` has another shape; DataError if the images do not fit the network; ConfigError if
+    ``features`` and the configuration do not agree.
     """
     if bool(features) != (config.feature_weight > 0):
-        wanted = "no feature extractor; set a weight above 0" if features else "a feature extractor (--features)"
-        raise ConfigError(f"feature_weight is {config.feature_weight}, which wants {wanted}")
+        expected = "no feature extractor; set a weight above 0" if features else "a feature extractor (--features)"
+        raise ConfigError(f"feature_weight is {config.feature_weight}, which needs {expected}")
     run = Training(
         config,
         images,
@@ -132,7 +139,10 @@ def pretrain(
 
 @torch.inference_mode()
 def masked_psnr(network: nn.Module, images: Tensor, *, ratio: float = 0.75, seed: int = 0) -> float:
-    """PSNR in dB of the hidden pixels of ``images`` (``(N, 3, S, S)`` uint8), from their mean squared error."""
+    """PSNR in dB of the hidden pixels, from their mean squared error over all images.
+
+    images: ``(N, 3, S, S)`` uint8. ratio: share of hidden tokens. seed: of the masks.
+    """
     generator = torch.Generator().manual_seed(seed)
     grid: int = network.grid  # type: ignore[assignment]
     squared = count = 0.0
@@ -156,12 +166,13 @@ def random_hidden(
     *,
     one_ratio: bool = False,
 ) -> Tensor:
-    """Masks to train with: ``(count, g, g)`` bool.
+    """Random masks to train with: ``(count, g, g)`` bool, each hiding at least one token.
 
-    one_ratio: hide equally many tokens in every mask of the batch, as a ViT wants it.
+    ratio: range of the share of hidden tokens. blob_share: share of masks that are blobs. one_ratio: whether all masks
+    hide the same number of tokens, which is faster for a ViT.
     """
     low, high = ratio
-    # The square root of a uniform number has a density that grows linearly: most masks hide much.
+    # The square root of a uniform number has a linearly growing density, so most masks hide many tokens.
     share = low + (high - low) * torch.rand(1 if one_ratio else count, 1, generator=generator).sqrt()
     noise = torch.rand(count, 1, grid, grid, generator=generator)
     smooth = F.avg_pool2d(noise, 5, stride=1, padding=2, count_include_pad=False) if grid >= 5 else noise
@@ -171,7 +182,7 @@ def random_hidden(
 
 
 def _loss(run: Training, images: Tensor, config: PretrainConfig, features: Sequence[FeatureExtractor]) -> Tensor:
-    """Of the restoration of randomly hidden tokens of ``(B, 3, S, S)`` uint8 images."""
+    """Loss of restoring randomly hidden tokens of images ``(B, 3, S, S)`` uint8."""
     clean = augment(images.float() / 255, config.augmentation, run.generator)
     hidden = random_hidden(
         len(clean),
@@ -183,7 +194,7 @@ def _loss(run: Training, images: Tensor, config: PretrainConfig, features: Seque
     )
     with autocast():
         output = run.network(clean, hidden).float()
-    error = (output - clean) * 4  # in units of a standard deviation of pixels, about 1/4
+    error = (output - clean) * 4  # in units of the standard deviation of pixels, about 1/4
     error = error.abs() if config.loss == "l1" else error * error
     weights = tokens_to_pixels(hidden, *clean.shape[-2:]).float()
     loss: Tensor = (error * weights).sum() / (3 * weights.sum())
@@ -195,7 +206,7 @@ def _loss(run: Training, images: Tensor, config: PretrainConfig, features: Seque
 
 
 def _feature_loss(extractor: FeatureExtractor, restored: Tensor, clean: Tensor) -> Tensor:
-    """Squared difference of features, in units of their variance, summed over stages."""
+    """Mean squared difference of features divided by their variance, summed over stages."""
     with autocast():
         with torch.no_grad():
             wanted = extractor.stage_features(clean)
