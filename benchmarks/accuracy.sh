@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The tables of the README. Budgets of queries, and figures of both: schedules.sh. The paper's tables, which take over what these
-# have measured: maskrestore reproduce tableA3 --train --known $results/cifar10.jsonl --known $results/gtsrb.jsonl --out $results/local
-# Needs MASKRESTORE_DATA (a folder with cifar10/ and gtsrb/); --train fills the cache of victims (hours on two cores).
-# Records that exist already are kept. After a change of the defaults delete the files first: a table refuses two kinds
-# of records under one name.
+# Measures the tables of the README. schedules.sh measures query budgets and draws figures of both. The paper's tables can reuse these
+# records: maskrestore reproduce tableA3 --train --known $results/cifar10.jsonl --known $results/gtsrb.jsonl --out $results/local
+# Needs MASKRESTORE_DATA (a folder with cifar10/ and gtsrb/). --train trains missing victims into the cache (hours on two cores).
+# Existing records are kept. After a change of the defaults delete the files first: a table refuses records of different
+# settings under the same name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PWD/.venv/bin:$PATH
@@ -29,7 +29,7 @@ if [[ $what == all-to-all || $what == all ]]; then
     --attack badnets:3x3-color
 fi
 if [[ $what == parts || $what == all ]]; then
-  # What each part brings: the paper's method and ours, one setting changed at a time.
+  # The effect of each part: the paper's method and the default, with one setting changed at a time.
   part() {
     "${run[@]}" --dataset cifar10 --out $results/parts.jsonl --clean 250 --triggered 250 "$@" \
       --attack none --attack badnets:1x1-color --attack badnets:3x3-color --attack corners

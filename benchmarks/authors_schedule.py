@@ -1,14 +1,13 @@
-"""The schedule of the authors' public code, as the baseline that speed is measured against.
+"""The schedule of the authors' public code, the baseline of the speed benchmarks.
 
-One mask at a time over a batch of images: 25 scoring passes one after the other, then 10 of refinement for each
-score, then 5 restorations, each a full pass of the masked autoencoder in float32 with every token decoded, with the
-classifier asked after each. As there, what decides the shape of a pass is shared by the batch, so that all images of a
-pass hide equally many tokens: the scoring masks are the same for all images, L and the counts of tokens over each
-threshold are means over the batch.
+It applies one mask at a time to a batch of images: 25 scoring passes, then 10 refinement passes for each of the two
+scores, then 5 restorations. Each is a full pass of the masked autoencoder in float32 that decodes every token, and the
+classifier is asked after each. As in the authors' code, all images of a pass hide the same number of tokens: the
+scoring masks are shared by all images, and L and the number of tokens above each threshold are means over the batch.
 
-Written for this project from the paper and from what is known of that code; nothing is copied. Departures, all of
-which keep the work the same: masks hide exactly 75 %; images shrink with antialiasing, and pixels are clipped, as ours
-are, so that the same masks give the same scores (``tests/benchmarks/test_authors_schedule.py``).
+This is a new implementation from the paper and the known facts about that code; nothing is copied. Departures, which do
+not change the amount of work: masks hide exactly 75 %; images shrink with antialiasing and pixels are clipped, as in
+maskrestore, so that the same masks give the same scores (``tests/benchmarks/test_authors_schedule.py``).
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ __all__ = ["AuthorsSchedule", "restored", "shared_masks"]
 
 @dataclass(frozen=True, kw_only=True)
 class AuthorsSchedule:
-    """Purify batches pass by pass."""
+    """Purifies batches of images, one pass at a time."""
 
     network: nn.Module
     """A ``ViTMAE`` or ``ConvMAE`` in float32."""
     classifier: Classifier
     config: BDMAEConfig
     generator: torch.Generator
-    """Draws masks and the growth of refinement's sets, for the whole batch."""
+    """Draws the masks and the random numbers of refinement, for the whole batch."""
 
     @torch.inference_mode()
     def purify(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Purify one batch, ``(B, C, H, W)`` in [0, 1]. Returns the purified images and their labels.
 
-        Everything is on the network's device, as in their code.
+        All tensors are on the device of the network, as in the authors' code.
         """
         images = images.to(next(self.network.parameters()).device)
         original = self._labels(images)
@@ -53,7 +52,7 @@ class AuthorsSchedule:
         shared = shared_masks(grid, self.config, self.generator).to(images.device)
         # (N_o, N_i, g, g) -> (B, N_o, N_i, g, g)
         image_scores, label_scores = self.trigger_scores(images, shared.expand(len(images), -1, -1, -1, -1), original)
-        # L, for the whole batch
+        # L, the same for all images of the batch
         refinement = self.config.refinement
         threshold = math.inf if refinement is None else refinement.candidate_threshold
         suspicious = int((image_scores >= threshold).sum() / len(images))
@@ -67,7 +66,7 @@ class AuthorsSchedule:
     def trigger_scores(self, images: Tensor, hidden: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
         """S_i and S_l (4.2), each ``(B, g, g)``.
 
-        hidden: ``(B, N_o, N_i, g, g)`` bool, equally many tokens in every mask; original: ``(B,)`` labels.
+        hidden: ``(B, N_o, N_i, g, g)`` bool, the same number of tokens in every mask. original: ``(B,)`` labels.
         """
         config, size, (height, width) = self.config, hidden.shape[-1], images.shape[-2:]
         image_scores = torch.zeros(len(images), size, size, device=images.device)
@@ -87,7 +86,7 @@ class AuthorsSchedule:
         return image_scores / config.masks.rounds, label_scores / (config.masks.rounds * config.masks.per_round)
 
     def _refine(self, images: Tensor, scores: Tensor, suspicious: int, original: Tensor) -> Tensor:
-        """One chain of refinement (4.3), step after step. suspicious: L."""
+        """Refine one kind of scores (4.3). suspicious: L."""
         refinement, size = self.config.refinement, suspicious // 2
         if size < 1 or refinement is None:
             return scores
@@ -101,7 +100,7 @@ class AuthorsSchedule:
         return scores
 
     def _recover(self, images: Tensor, scores: Tensor) -> Tensor:
-        """Restore with each threshold in turn and fuse (4.4)."""
+        """Restore with the mask of each threshold, one after the other, and fuse the restorations (4.4)."""
         config, raised = self.config.restoration, 0.0
         while (scores >= config.thresholds[-1] + raised).sum() / scores.numel() > config.max_restored:
             raised += config.threshold_step
@@ -120,9 +119,10 @@ class AuthorsSchedule:
 
 
 def restored(network: nn.Module, images: Tensor, hidden: Tensor) -> Tensor:
-    """One pass (Eq. 1): every token is decoded, the hidden ones are pasted.
+    """One pass (Eq. 1): decode every token and paste the hidden ones.
 
-    images: ``(B, C, H, W)``; hidden: ``(B, g, g)`` bool, equally many in each. Returns ``(B, C, H, W)``.
+    images: ``(B, C, H, W)`` in [0, 1]. hidden: ``(B, g, g)`` bool, the same number of tokens in each. Returns
+    ``(B, C, H, W)``.
     """
     size: int = network.image_size  # type: ignore[assignment]
     height, width = images.shape[-2:]
@@ -138,7 +138,7 @@ def restored(network: nn.Module, images: Tensor, hidden: Tensor) -> Tensor:
 
 
 def shared_masks(grid: int, config: BDMAEConfig, generator: torch.Generator) -> Tensor:
-    """The scoring masks of a batch: ``(N_o, N_i, g, g)`` bool, each round the parts of permutations."""
+    """The scoring masks of a batch: ``(N_o, N_i, g, g)`` bool; visible sets of a round are parts of permutations."""
     tokens = grid * grid
     visible = max(1, round((1 - config.masks.hidden_ratio) * tokens))
     hidden = torch.ones(config.masks.rounds, config.masks.per_round, tokens, dtype=torch.bool)

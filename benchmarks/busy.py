@@ -1,10 +1,11 @@
-"""What another program on the same cores costs, by how long OpenMP's threads spin (``maskrestore/openmp.py``).
+"""How much another program on the same cores slows purification, by the spin count of OpenMP's threads.
 
     python -m benchmarks.busy --out benchmarks/results/speed/busy.json
 
-Purifies the same images of noise with ``mae-tiny-32`` and a half-width ResNet-18, alone and beside a process that
-multiplies matrices with as many threads, as PyTorch would spin by itself and as the package sets it. Each of the four
-runs in a process of its own, since PyTorch reads the setting when it is loaded. Prints and records seconds an image.
+Purifies the same images of noise with ``mae-tiny-32`` and a half-width ResNet-18, alone and next to a process that
+multiplies matrices with as many threads; with the spin count of PyTorch alone and with that of
+``maskrestore/runtime/openmp.py``. Each of the four runs has a process of its own, since PyTorch reads the setting when
+it is loaded. Prints and records the seconds per image.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from maskrestore.runtime.environment import current_environment
 from maskrestore.runtime.openmp import SPINS
 
 GNU_SPINS = 300_000
-"""What GNU's OpenMP does where nothing is said. Source: its manual, GOMP_SPINCOUNT."""
+"""The default of GNU's OpenMP. Source: its manual, GOMP_SPINCOUNT."""
 IMAGES = 16
 STARTING = 5.0
-"""Seconds until the other program is at work."""
+"""Seconds to wait until the other program has started."""
 
 PURIFY = f"""
 import time, torch, maskrestore
@@ -54,7 +55,7 @@ def main() -> None:
     rows = []
     for beside in (False, True):
         for spins in (GNU_SPINS, SPINS):
-            seconds = [seconds_an_image(spins, beside=beside) for _ in range(arguments.repeats)]
+            seconds = [seconds_per_image(spins, beside=beside) for _ in range(arguments.repeats)]
             rows.append({"spins": spins, "beside_another_program": beside, "seconds_per_image": seconds})
             print(json.dumps(rows[-1]), flush=True)
     record = {
@@ -66,15 +67,17 @@ def main() -> None:
     arguments.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def seconds_an_image(spins: int, *, beside: bool) -> float:
-    """Of a process whose threads spin so often, beside another one that says nothing about it, or alone."""
-    silent = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
-    other = subprocess.Popen([sys.executable, "-c", MULTIPLY], env=silent) if beside else None
+def seconds_per_image(spins: int, *, beside: bool) -> float:
+    """Seconds per image with a spin count. beside: next to another process, which has the default spin count."""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    }
+    other = subprocess.Popen([sys.executable, "-c", MULTIPLY], env=environment) if beside else None
     try:
         time.sleep(STARTING if beside else 0)
         command = [sys.executable, "-c", PURIFY]
         found = subprocess.run(
-            command, env={**silent, "GOMP_SPINCOUNT": str(spins)}, capture_output=True, text=True, check=True
+            command, env={**environment, "GOMP_SPINCOUNT": str(spins)}, capture_output=True, text=True, check=True
         )
     finally:
         if other is not None:

@@ -1,4 +1,4 @@
-"""Who is timed by ``benchmarks.speed``: the authors' schedule, and ours by profile and precision."""
+"""The contenders of ``benchmarks.speed``: the authors' schedule, and maskrestore by profile and precision."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from maskrestore.defense.state import prepared_by
 from maskrestore.mae.restorer import RestorerPrecision
 from maskrestore.types import Restorer
 
-__all__ = ["AUTHORS", "CONTENDERS", "Contender", "Outcome", "make_run", "says_something"]
+__all__ = ["AUTHORS", "CONTENDERS", "Contender", "Outcome", "is_meaningful", "make_run"]
 
 AUTHORS = "authors"
 AUTHORS_BATCH = 64
-"""Images of a batch of the authors' schedule; fewer where the benchmark has fewer."""
+"""Images of a batch of the authors' schedule; fewer if the benchmark has fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One of ours."""
+    """A configuration of maskrestore."""
 
     profile: str = "paper"
     precision: RestorerPrecision = "auto"
 
     def config(self, case: Case) -> BDMAEConfig:
-        """Its settings in a case."""
+        """Its settings for a case."""
         return case.profiles[self.profile]
 
 
@@ -50,28 +50,28 @@ CONTENDERS: dict[str, Contender] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a contender answered about ``N`` images, and what it asked for."""
+    """The answers of a contender for ``N`` images, and what they cost."""
 
     labels: Tensor
-    """``(N,)`` int64."""
+    """``(N,)`` int64: labels of the purified images."""
     queries: Tensor
-    """``(N,)`` int64."""
+    """``(N,)`` int64: queries for each image."""
     passes: Counter[int]
-    """Masks that were restored, by the number of tokens they leave visible; none only to fill a micro-batch."""
+    """Number of restored masks by their number of visible tokens, without the padding of micro-batches."""
 
 
 Run = Callable[[Tensor], Outcome]
 
 
-def says_something(name: str, case: Case) -> bool:
-    """Whether the contender's time means anything in a case: see the comment in ``speed_cases.py``."""
+def is_meaningful(name: str, case: Case) -> bool:
+    """Whether the time of a contender is meaningful in a case; see the comment in ``speed_cases.py``."""
     if name == AUTHORS or case.truth is not None:
         return True
     return CONTENDERS[name].profile in case.profiles
 
 
 def make_run(name: str, case: Case) -> Run:
-    """A function that purifies a batch; every call gives the same answers."""
+    """Make a function that purifies a batch; every call gives the same answers."""
     return _authors(case) if name == AUTHORS else _ours(CONTENDERS[name], case)
 
 
@@ -87,7 +87,7 @@ def _ours(contender: Contender, case: Case) -> Run:
 
 
 def _authors(case: Case) -> Run:
-    # Micro-batches that a batch fills: neither filling up nor cutting small is part of their schedule.
+    # Micro-batches as large as the batch: the authors' schedule neither pads nor divides batches.
     classifier = case.classifier(micro_batch=min(len(case.images), 32))
     restored = authors_schedule.restored
 
@@ -113,7 +113,7 @@ def _authors(case: Case) -> Run:
 
 
 class _CountingRestorer:
-    """A restorer, and the passes that were asked of it."""
+    """A restorer that counts its passes."""
 
     def __init__(self, restorer: Restorer) -> None:
         self._restorer = restorer
@@ -136,7 +136,7 @@ class _CountingRestorer:
 
 
 def _count(passes: Counter[int], hidden: Tensor) -> None:
-    """hidden: ``(..., g, g)`` bool. A mask that hides nothing needs no pass."""
+    """Count masks ``(..., g, g)`` bool by visible tokens. A mask that hides nothing needs no pass."""
     tokens = hidden.shape[-1] * hidden.shape[-2]
     visible = tokens - hidden.flatten(-2).sum(dim=-1).flatten()
     passes.update(visible[visible < tokens].tolist())

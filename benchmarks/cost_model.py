@@ -1,8 +1,8 @@
-"""How many floating-point operations a ViT masked autoencoder takes, so that times can be held against the hardware.
+"""Count the floating-point operations of a ViT masked autoencoder, to compare times with the speed of the hardware.
 
-One multiplication with its addition is two operations. Matrix products only: the embedding, the layers, attention, the
-prediction. What is left out (LayerNorm, GELU, softmax, moving data) is under 1 % of the operations, though not of the
-time.
+A multiplication with its addition counts as two operations. Only matrix products count: the embedding, the layers,
+attention and the prediction. The rest (LayerNorm, GELU, softmax, moving data) is less than 1 % of the operations, but
+more than 1 % of the time.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ __all__ = ["Cost", "embedding_flop", "full_pass", "restoring_pass"]
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Operations of one pass for one image."""
+    """Floating-point operations of one pass for one image."""
 
     encoder: float
     decoder: float
 
     @property
     def total(self) -> float:
-        """Both together."""
+        """Operations of encoder and decoder."""
         return self.encoder + self.decoder
 
 
 def embedding_flop(config: ViTMAEConfig) -> float:
-    """The patch embedding of one image: once for all of its masks, or at every pass."""
+    """Operations of the patch embedding of one image."""
     return 2 * config.grid**2 * _patch_values(config) * config.width
 
 
 def full_pass(config: ViTMAEConfig, visible: int) -> Cost:
-    """The official network: every token is embedded, decoded and predicted."""
-    places = 1 + config.grid**2
-    decoder = config.decoder_depth * _layer(places, places, config.decoder_width, config.mlp_ratio)
-    prediction = 2 * places * config.decoder_width * _patch_values(config)
+    """Operations of a pass of the official network, which embeds, decodes and predicts every token."""
+    tokens = 1 + config.grid**2
+    decoder = config.decoder_depth * _layer(tokens, tokens, config.decoder_width, config.mlp_ratio)
+    prediction = 2 * tokens * config.decoder_width * _patch_values(config)
     return Cost(
         encoder=embedding_flop(config) + _encoder(config, visible),
-        decoder=_handing_over(config, visible) + decoder + prediction,
+        decoder=_decoder_embedding(config, visible) + decoder + prediction,
     )
 
 
 def restoring_pass(config: ViTMAEConfig, visible: int) -> Cost:
-    """``ViTMAE.forward`` with the embedding given: the last layer of the decoder asks for hidden tokens only."""
-    places, hidden = 1 + config.grid**2, config.grid**2 - visible
-    body = (config.decoder_depth - 1) * _layer(places, places, config.decoder_width, config.mlp_ratio)
-    last = _layer(places, hidden, config.decoder_width, config.mlp_ratio)
+    """Operations of ``ViTMAE.forward`` with embedded tokens; the last decoder layer computes hidden tokens only."""
+    tokens, hidden = 1 + config.grid**2, config.grid**2 - visible
+    body = (config.decoder_depth - 1) * _layer(tokens, tokens, config.decoder_width, config.mlp_ratio)
+    last = _layer(tokens, hidden, config.decoder_width, config.mlp_ratio)
     prediction = 2 * hidden * config.decoder_width * _patch_values(config)
     return Cost(
         encoder=_encoder(config, visible),
-        decoder=_handing_over(config, visible) + body + last + prediction,
+        decoder=_decoder_embedding(config, visible) + body + last + prediction,
     )
 
 
@@ -59,14 +59,14 @@ def _encoder(config: ViTMAEConfig, visible: int) -> float:
     return config.depth * _layer(1 + visible, 1 + visible, config.width, config.mlp_ratio)
 
 
-def _handing_over(config: ViTMAEConfig, visible: int) -> float:
+def _decoder_embedding(config: ViTMAEConfig, visible: int) -> float:
     return 2 * (1 + visible) * config.width * config.decoder_width
 
 
-def _layer(tokens: int, asking: int, width: int, mlp_ratio: float) -> float:
-    """One layer: queries, keys and values of all tokens, the rest for those that ask."""
-    attention = 2 * 2 * asking * tokens * width
-    return 2 * tokens * width * 3 * width + attention + 2 * asking * width * width * (1 + 2 * mlp_ratio)
+def _layer(tokens: int, queries: int, width: int, mlp_ratio: float) -> float:
+    """One layer: the projection to queries, keys and values for all tokens, the rest for ``queries`` tokens."""
+    attention = 2 * 2 * queries * tokens * width
+    return 2 * tokens * width * 3 * width + attention + 2 * queries * width * width * (1 + 2 * mlp_ratio)
 
 
 def _patch_values(config: ViTMAEConfig) -> int:

@@ -1,14 +1,15 @@
-"""How time and memory grow with the number of images, their size, and the images worked on at a time.
+"""How time and memory grow with the number of images, their size, and the number of images at a time.
 
     python -m benchmarks.growth --out growth.json
     python -m benchmarks.growth --counts 8 32 --sizes 32 --chunks 8 --clock cpu --out quick.json
 
-A stream of random images, made chunk by chunk by a generator, is purified chunk by chunk: ``mae-tiny-32``, a half-width
-ResNet-18, the profile ``paper``. One number is varied at a time. Each row runs in a process of its own, whose memory is
-that of nothing else: ``resident_mib`` when all is loaded and one image has been purified, ``peak_mib`` the highest
-while the stream ran. Memory bounded means that ``peak_mib`` depends on the size and the chunk, not on the number of
-images; ``largest_by_count`` over ``smallest_by_count`` says how true that is. Exits with status 1 where it is false,
-by more than 10 % and 16 MiB.
+Generates and purifies a stream of random images chunk by chunk, with ``mae-tiny-32``, a half-width ResNet-18 and the
+profile ``paper``. One number is varied at a time. Each row runs in a process of its own. ``resident_mib`` is its memory
+when everything is loaded and one image has been purified; ``peak_mib`` is the maximum during the stream.
+
+Memory is bounded if ``peak_mib`` does not depend on the number of images, only on their size and the chunk. The record
+holds the smallest and the largest peak over the numbers of images. The exit status is 1 if they differ by more than 10
+% and more than 16 MiB.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ MIB = 2**20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stream:
-    """A stream of images and how it is worked on."""
+    """A stream of images and the size of its chunks."""
 
     count: int
     size: int
     """Pixels along each side."""
     chunk: int
-    """Images made, purified and forgotten at a time."""
+    """Images generated and purified at a time."""
 
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -56,14 +57,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", nargs="+", type=int, default=[32, 64, 128], help="images of a stream")
     parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64, 128], help="pixels along each side")
-    parser.add_argument("--chunks", nargs="+", type=int, default=[1, 8, 32], help="images worked on at a time")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: where others use the machine")
-    parser.add_argument("--note", default="", help="goes into the record: what else the machine was doing, say")
+    parser.add_argument("--chunks", nargs="+", type=int, default=[1, 8, 32], help="images at a time")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a shared machine")
+    parser.add_argument("--note", default="", help="text for the record, such as the load of the machine")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     rows = []
     for stream in streams(arguments.counts, arguments.sizes, arguments.chunks):
-        # A fresh process: memory that an allocator keeps of earlier rows would hide the growth of later ones.
+        # In a new process, because memory that the allocator keeps from earlier rows would hide growth.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows.append(pool.apply(measure, (stream, arguments.clock)))
         print(json.dumps(rows[-1]), flush=True)
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def streams(counts: Sequence[int], sizes: Sequence[int], chunks: Sequence[int]) -> list[Stream]:
-    """Streams that differ in one thing from the first size in the first of the chunks that is not a single image."""
+    """Streams that differ in one number from the first count and size, with the first chunk of more than one image."""
     chunk = next((chunk for chunk in chunks if chunk > 1), chunks[0])
     found = [Stream(count=count, size=sizes[0], chunk=chunk) for count in counts]
     found += [Stream(count=counts[0], size=size, chunk=chunk) for size in sizes]
@@ -93,7 +94,7 @@ def streams(counts: Sequence[int], sizes: Sequence[int], chunks: Sequence[int]) 
 
 
 def measure(stream: Stream, kind: Any) -> dict[str, Any]:
-    """Purify a stream in this process. Returns the row of the record."""
+    """Purify a stream in this process. Returns a row of the record."""
     torch.manual_seed(0)
     classifier = ModuleClassifier(ResNet18(10, width=32))
     defense = BDMAE(load_restorer(), PROFILES["paper"], chunk_size=stream.chunk)
@@ -112,7 +113,7 @@ def measure(stream: Stream, kind: Any) -> dict[str, Any]:
 
 
 def purify(defense: Defense, stream: Stream, classifier: ModuleClassifier) -> int:
-    """Purify chunk by chunk and keep nothing but how many labels changed."""
+    """Purify a stream chunk by chunk; returns the number of labels that changed."""
     changed = 0
     for images in stream:
         result = defense.purify(images, classifier)
@@ -121,9 +122,9 @@ def purify(defense: Defense, stream: Stream, classifier: ModuleClassifier) -> in
 
 
 def growth_by_count(rows: Sequence[dict[str, Any]]) -> tuple[float, float, bool]:
-    """Lowest and highest peak of the rows that differ in the number of images only, and whether they are about equal.
+    """Smallest and largest peak of the rows that differ only in the number of images, and whether memory is bounded.
 
-    Streams of less than one chunk are left out: they are smaller than what memory is bounded by.
+    Streams of less than one chunk are left out, because they need less memory than a full chunk.
     """
     first = rows[0]
     peaks = [
@@ -138,7 +139,7 @@ def growth_by_count(rows: Sequence[dict[str, Any]]) -> tuple[float, float, bool]
 def _resident() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # not Linux: the highest so far
+    except OSError:  # not Linux: the maximum so far
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

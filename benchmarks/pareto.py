@@ -1,10 +1,9 @@
-"""Draw accuracy against queries and against time, for each profile on each schedule, from records of
-``maskrestore evaluate``; computes nothing but means.
+"""Draw accuracy against queries and against time for the profiles, from records of ``maskrestore evaluate``.
 
 python -m benchmarks.pareto FIGURE.png RECORDS.jsonl...
 
-A panel of each kind for each file, a mark for each defense: the mean of CA and BA, of queries and of seconds over
-the attacks that all of the file's defenses met. A line joins the front: marks that no other beats in both.
+Each file has two panels, with a mark for each defense: the means of CA and BA, of queries and of seconds over the
+attacks that all defenses of the file have records of. A line joins the Pareto front.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A defense: what it costs an image, and the mean of CA and BA in percent."""
+    """A defense: its cost per image, and its accuracy, the mean of CA and BA in percent."""
 
     queries: float
     seconds: float
@@ -38,18 +37,21 @@ class Mark:
 
 
 def marks_of(records: Sequence[Record]) -> dict[str, Mark]:
-    """The defenses of ``NAMES`` over the attacks that all of them met. Raises DataError if there is none."""
+    """Marks of the defenses in ``NAMES``, over the attacks that all of them have records of.
+
+    Raises DataError if there is no such attack.
+    """
     known = [record for record in records if record.defense.name in NAMES and record.after.ba is not None]
     met = {name: {one.attack for one in known if one.defense.name == name} for name in NAMES}
     shared = set.intersection(*(attacks for attacks in met.values() if attacks)) if known else set()
     if not shared:
-        raise DataError(f"no attack that all of {', '.join(NAMES)} met; benchmarks/accuracy.sh measures some")
+        raise DataError(f"no attack with records of all of {', '.join(NAMES)}; benchmarks/accuracy.sh makes them")
     chosen = {name: [r for r in known if r.defense.name == name and r.attack in shared] for name in NAMES if met[name]}
     return {name: _mark(ones) for name, ones in chosen.items()}
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The names of points (cost, accuracy) that no other beats or equals in both, cheapest first."""
+    """The names on the Pareto front of points (cost, accuracy), in ascending order of cost."""
     found: list[str] = []
     for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
         if not found or points[name][1] > points[found[-1]][1]:
@@ -58,7 +60,7 @@ def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def draw(files: Mapping[str, Sequence[Record]], path: Path) -> None:
-    """files: records by the title of their row of panels."""
+    """Draw a row of panels for each file and save the figure. files: records by the title of their row."""
     figure = new_figure(width=9, height=3.4 * len(files))
     panels = figure.subplots(len(files), 2, squeeze=False, sharey="row")
     for row, (title, records) in zip(panels, files.items(), strict=True):

@@ -1,14 +1,14 @@
-"""Whether bfloat16 or int8 decides as float32 does, and float32 as it does without Winograd's convolutions.
+"""Compare decisions in bfloat16 or int8 with those in float32, or float32 with and without Winograd convolutions.
 
     python -m benchmarks.precision --out precision.json
     python -m benchmarks.precision --dataset cifar10 --attack badnets:3x3-color --width 32 --count 500 --out cifar.json
 
-Clean test images, and as many triggered ones, are purified twice with the same key: with the restorer in float32 and in
-bfloat16; with ``--low int8`` in int8, with ``--low direct`` in float32 with plain convolutions (``mae/winograd.py``).
-The classifier computes in float32 both times unless ``--lower-classifier`` is given, which puts it in bfloat16 the
+Purifies clean test images, and as many triggered ones, twice with the same key: with the restorer in float32 and in
+bfloat16; with ``--low int8`` in int8 instead, with ``--low direct`` in float32 with plain convolutions (see
+``mae/fast/winograd.py``). The classifier computes in float32 both times, or with ``--lower-classifier`` in bfloat16 the
 second time. The victim is the packaged one of street signs, or one of the cache (``maskrestore train-victim``). The
-record holds the share of equal decisions, CA, BA and ASR both ways, and how far purified pixels differ. A processor
-without bfloat16 instructions takes many times as long for it: ask for a few images there.
+record holds the share of equal decisions, CA, BA and ASR of both runs, and the differences of purified pixels. A CPU
+without bfloat16 instructions takes many times as long in bfloat16; use few images there.
 """
 
 from __future__ import annotations
@@ -43,18 +43,19 @@ PACKAGED = "signs-badnets"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A victim, and the images that it is asked about."""
+    """A victim and its test images."""
 
     config: VictimConfig
     network: nn.Module
     attack: Attack
     clean: tuple[Tensor, Tensor]
-    """``(N, C, H, W)`` in [0, 1] and their labels ``(N,)``."""
+    """Images ``(N, C, H, W)`` in [0, 1] and their true labels ``(N,)``."""
     triggered: tuple[Tensor, Tensor]
+    """Images with the trigger, and their true labels."""
 
     @classmethod
     def of(cls, config: VictimConfig, network: nn.Module, attack: Attack, test: ImageDataset, count: int) -> Trial:
-        """count: images without the trigger, and as many with it."""
+        """Choose test images. count: images without the trigger, and as many with it."""
         clean = choose_images(test.labels, count, seed=0)
         chosen = choose_images(test.labels, count, seed=0, eligible=attack.eligible(test.labels))
         return cls(
@@ -68,14 +69,20 @@ class Trial:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", help="of a victim in the cache; the packaged one of street signs unless given")
-    parser.add_argument("--attack", help="that it is poisoned with")
-    parser.add_argument("--width", type=int, default=32, help="of its ResNet-18")
+    parser.add_argument(
+        "--dataset", help="data set of a victim in the cache [default: the packaged victim of street signs]"
+    )
+    parser.add_argument("--attack", help="attack that the victim is poisoned with")
+    parser.add_argument("--width", type=int, default=32, help="width of the victim's ResNet-18")
     parser.add_argument("--count", type=int, default=200, help="images without the trigger, and as many with it")
     parser.add_argument("--profile", choices=list(PROFILES), default="default")
     parser.add_argument("--restorer", default=DEFAULT_RESTORER)
-    parser.add_argument("--low", choices=("bfloat16", "int8", "direct"), default="bfloat16", help="the other way")
-    parser.add_argument("--lower-classifier", action="store_true", help="the classifier in bfloat16, too")
+    parser.add_argument(
+        "--low", choices=("bfloat16", "int8", "direct"), default="bfloat16", help="what to compare with float32"
+    )
+    parser.add_argument(
+        "--lower-classifier", action="store_true", help="run the classifier in bfloat16 the second time"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -108,9 +115,9 @@ def main() -> None:
 
 
 def make_restorer(name: str, precision: str, device: str) -> MAERestorer:
-    """precision: of :func:`load_restorer`, or ``direct``: float32 as the network itself computes.
+    """precision: of :func:`load_restorer`; or ``direct``: float32 without Winograd convolutions.
 
-    Raises ConfigError where that is what float32 is anyway.
+    Raises ConfigError for ``direct`` if float32 has no Winograd convolutions.
     """
     if precision != "direct":
         return load_restorer(name, precision=precision, device=device)  # type: ignore[arg-type]
@@ -123,10 +130,10 @@ def make_restorer(name: str, precision: str, device: str) -> MAERestorer:
 
 
 def make_trial(dataset: str | None, attack: str | None, width: int, count: int) -> Trial:
-    """The packaged victim on signs that nothing was trained on, or one of the cache on its test split."""
+    """The packaged victim with signs that no network was trained on, or a victim of the cache with its test split."""
     if dataset is None:
         packaged = load_packaged_victim(PACKAGED)
-        # Half as many again, and more: images of the attacker's own class cannot carry the trigger.
+        # More than count, because images of the target class cannot carry the trigger.
         signs = load_signs("test", count=2 * count + 20)
         return Trial.of(packaged.config, packaged.network, packaged.attack, signs, count)
     config = VictimConfig(dataset=dataset, attack=attack, width=width)
@@ -136,7 +143,7 @@ def make_trial(dataset: str | None, attack: str | None, width: int, count: int) 
 
 
 def comparison(trial: Trial, found: dict[str, list[Purification]]) -> dict[str, Any]:
-    """Agreement and rates; ``found`` holds the clean and the triggered images of float32 and then of the other one."""
+    """Agreement and rates. found: the results for clean and for triggered images, by precision; float32 is first."""
     full, low = found.values()
     first, second = (torch.cat([part.labels for part in parts]) for parts in (full, low))
     pixels = torch.cat([(a.images - b.images).abs().flatten() for a, b in zip(full, low, strict=True)])
@@ -150,7 +157,7 @@ def comparison(trial: Trial, found: dict[str, list[Purification]]) -> dict[str, 
 
 
 def table(record: dict[str, Any]) -> str:
-    """The record in a few lines."""
+    """The record as a few lines of text."""
     lines = [f"equal decisions: {record['equal_decisions']['text']}, equal masks: {record['equal_masks']['text']}"]
     for precision, rates in record["rates"].items():
         lines.append(f"{precision}: " + ", ".join(f"{name} {rate['text']}" for name, rate in rates.items()))

@@ -1,4 +1,4 @@
-"""Draw accuracy against queries from records of ``maskrestore evaluate --max-queries N``; computes nothing itself.
+"""Draw accuracy against queries from records of ``maskrestore evaluate --max-queries N``.
 
 python -m benchmarks.query_curve RECORDS.jsonl FIGURE.png
 """
@@ -15,11 +15,11 @@ from maskrestore.lab.measure.records import Record
 from maskrestore.lab.show.plots import new_figure
 
 RATES = {"ca": "clean accuracy", "ba": "accuracy on triggered images", "asr": "attack success rate"}
-COLOURS = {"ca": "#0072b2", "ba": "#e69f00", "asr": "#009e73"}  # of Okabe and Ito: told apart by everyone
+COLOURS = {"ca": "#0072b2", "ba": "#e69f00", "asr": "#009e73"}  # Okabe and Ito's, safe for colour blindness
 
 
 def allowed(record: Record) -> int:
-    """Queries that the record's settings allow for one image."""
+    """The largest number of queries for one image under the settings of the record."""
     return BDMAEConfig.from_dict(record.defense.config).max_queries
 
 

@@ -1,9 +1,9 @@
-"""How good a restorer is: error of hidden pixels, and how often a clean classifier keeps its label.
+"""Measure a restorer: the error of hidden pixels, and how often a clean classifier keeps its label.
 
     python benchmarks/restorer_quality.py --out benchmarks/results/restorer-cifar10.json
 
 The classifier is the cached clean victim (``maskrestore train-victim --dataset cifar10 --set width=32``); images are
-from the test split. Both are measured for several shares of tokens hidden at random.
+from the test split. Several shares of the tokens are hidden at random.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--restorer", default="mae-tiny-32")
-    parser.add_argument("--width", type=int, default=32, help="of the clean ResNet-18")
+    parser.add_argument("--width", type=int, default=32, help="width of the clean ResNet-18")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)

@@ -1,14 +1,14 @@
-"""The masked autoencoder's pass in other runtimes than plain PyTorch: time, and error of what is restored.
+"""Compare runtimes for a pass of the masked autoencoder: time, and error of the restoration.
 
     pip install openvino nncf onnx onnxruntime
     OMP_NUM_THREADS=1 python -m benchmarks.runtimes --clock cpu --out /tmp/runtimes.json
 
-One pass of a fixed shape, float32 on one thread: of ViT-B at 224 (random weights) five masks with 75 % hidden and one
-with 5 %, the micro-batches that ``MAERestorer`` makes of them, and of ``mae-tiny-32`` 32 masks. All contenders run in
-turn in every repeat, so that a busy machine slows each; medians are printed. Errors are on hidden pixels, in units of
-[0, 1], against plain PyTorch in float32, and the masked PSNR is against the picture itself, which means something only
-where weights are trained. Images are rendered street signs; OpenVINO's int8 is calibrated on others of them. A runtime
-that is not installed, or fails, is reported as such.
+Runs one pass of a fixed shape in float32 on one thread: ViT-B at 224 (random weights) with five masks that hide 75 %
+and with one mask that hides 5 %, which are micro-batches of ``MAERestorer``, and ``mae-tiny-32`` with 32 masks. All
+runtimes run in turn in every repeat, so that other load on the machine slows all of them; medians are printed. Errors
+are those of hidden pixels, in units of [0, 1], relative to plain PyTorch in float32. The masked PSNR is relative to the
+image, and is meaningful only for trained weights. Images are rendered street signs; OpenVINO's int8 is calibrated on
+others. A runtime that is not installed, or that fails, is reported as failed.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from maskrestore.runtime.environment import current_environment
 
 Run = Callable[[], Tensor]
 CALIBRATION = 8
-"""Micro-batches that OpenVINO's int8 is calibrated on."""
+"""Micro-batches for the calibration of OpenVINO's int8."""
 
 
 class ViTPass(nn.Module):
-    """What a ``ViTMAE`` computes for masks that hide equally many tokens, as a graph without data-dependent shapes."""
+    """A pass of a ``ViTMAE`` for masks that hide the same number of tokens, without data-dependent shapes."""
 
     def __init__(self, network: vit.ViTMAE, visible: int) -> None:
         super().__init__()
         self.network, self.visible = network, visible
 
     def forward(self, images: Tensor, order: Tensor) -> Tensor:
-        """``(B, 3, S, S)`` in [0, 1] and ``(B, L)`` int64, visible tokens first -> ``(B, 3, S, S)``."""
+        """Images ``(B, 3, S, S)`` in [0, 1] and orders ``(B, L)`` int64 as of ``token_order`` -> ``(B, 3, S, S)``."""
         with mock.patch.object(vit, "token_order", return_value=order):
             tokens = self.network.embed(images)
             patches = self.network._reconstruct(tokens, order, (self.visible, self.visible))
@@ -62,18 +62,18 @@ class ViTPass(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One pass: a graph and what it is given."""
+    """One pass: a graph and its inputs."""
 
     name: str
     graph: nn.Module
     batches: list[tuple[Tensor, Tensor]]
-    """Inputs of the graph; the first is measured, the others calibrate."""
+    """Inputs of the graph; the first batch is measured, the others are for calibration."""
     hidden: Tensor
     """Pixels of the first batch that are restored, ``(B, 1, S, S)`` bool."""
 
 
 def make_case(name: str, count: int, share: float) -> Case:
-    """count: masks of a pass; share: of the tokens that they hide."""
+    """Make a case by the name of its network. count: masks of a pass. share: share of the tokens that they hide."""
     torch.manual_seed(0)
     network = load_network("mae-tiny-32") if name == "mae-tiny-32" else vit.ViTMAE(vit.VIT_PRESETS[name])
     network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -97,7 +97,7 @@ def plain(case: Case, _: Path) -> Run:
 def compiled(case: Case, _: Path) -> Run:
     graph = case.graph.network if isinstance(case.graph, ViTPass) else case.graph
     if isinstance(case.graph, ViTPass):
-        # The mask and not the order: what is compiled must not hold a patched function.
+        # Compile the function of the mask, because a compiled graph must not contain the patched token_order.
         order, visible = case.batches[0][1], case.graph.visible
         hidden = torch.ones_like(order, dtype=torch.bool).scatter(1, order[:, :visible], False)
         run = torch.compile(graph._reconstruct)
@@ -111,7 +111,7 @@ def onnx_float32(case: Case, folder: Path) -> Run:
 
 
 def onnx_int8(case: Case, folder: Path) -> Run:
-    """Dynamic quantisation: weights for each channel, activations at every call."""
+    """Dynamic quantisation: scales of weights for each channel, scales of activations at every call."""
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415 - an optional extra
 
     source, target = _exported(case, folder), folder / "int8.onnx"
@@ -126,7 +126,7 @@ def openvino_float32(case: Case, folder: Path) -> Run:
 
 
 def openvino_int8(case: Case, folder: Path) -> Run:
-    """Quantisation after training, with statistics of a few batches."""
+    """Post-training quantisation, calibrated on a few batches."""
     import nncf  # noqa: PLC0415 - an optional extra
     import openvino  # noqa: PLC0415
 
@@ -180,7 +180,7 @@ def _arrays(case: Case) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def measure(case: Case, names: Sequence[str], clock: Clock, repeats: int) -> dict[str, Any]:
-    """Time every contender in turn. Returns the row of the record."""
+    """Time every runtime in turn. Returns a row of the record."""
     runs: dict[str, Run] = {}
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +188,7 @@ def measure(case: Case, names: Sequence[str], clock: Clock, repeats: int) -> dic
             try:
                 runs[name] = CONTENDERS[name](case, Path(folder))
                 output = runs[name]()  # compiles, allocates
-            except Exception as error:  # whatever a foreign runtime raises
+            except Exception as error:  # other runtimes may raise anything
                 runs.pop(name, None)
                 found[name]["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 continue
@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--runtimes", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: where others use the machine")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a shared machine")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

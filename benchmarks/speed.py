@@ -1,16 +1,16 @@
-"""How fast images are purified, against the authors' schedule and against what the hardware can do.
+"""Measure the speed of purification, relative to the authors' schedule and to the speed of the hardware.
 
     python -m benchmarks.speed
     python -m benchmarks.speed --cases base large --batches 1 8 32 --repeats 5 --out benchmarks/results/speed-cpu.json
 
-All contenders of a case run in one process, one after the other in every repeat, on the same images; a ratio is the
-median of the ratios of single repeats, so that a busy machine slows both sides of it. The rate at which the machine
-multiplies matrices is measured in every repeat, too. ``exact`` and ``fast`` are the schedules of the profile ``paper``,
-``default-exact`` and ``default-fast`` those of the default profile; ``float32`` is ``exact`` in that precision, and
-``-int8`` another in that one (on CPUs with VNNI, where it is asked for with ``--contenders``). What is
-purified, and why only ``exact`` is timed on random images, is said in ``speed_cases.py``. Prints a table, and with
-``--out`` writes a JSON record and the table beside it. On a device that is not fast in bfloat16, which the table says,
-both sides compute in float32, and all that ours gains is work left out and time lost between products.
+All contenders of a case run in one process, in turn in every repeat, on the same images. A ratio is the median of the
+ratios of single repeats, so that other load on the machine slows both sides. Every repeat also measures the rate of
+matrix products. The contenders ``exact``, ``fast``, ``default-exact`` and ``default-fast`` are the profiles ``paper``,
+``paper-fast``, ``default`` and ``fast``. ``float32`` is ``exact`` in float32; ``-int8`` means int8, which must be
+selected with ``--contenders`` and needs a CPU with VNNI. ``speed_cases.py`` describes what is purified, and why only
+the profile ``paper`` is timed on random images. Prints a table; with ``--out`` also writes a JSON record and the table
+next to it. If the device is not fast in bfloat16, as the table says, both sides compute in float32; maskrestore then
+gains only from less work and from less time between matrix products.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from benchmarks.contenders import AUTHORS, CONTENDERS, Outcome, make_run, says_something
+from benchmarks.contenders import AUTHORS, CONTENDERS, Outcome, is_meaningful, make_run
 from benchmarks.speed_cases import CASES, Case, Truth, make_case
 from benchmarks.speed_tables import precision_note, rows_of, table
-from benchmarks.stages import Clock, Stages, flop_of, on_grid, vit_flop
+from benchmarks.stages import Clock, Stages, flop_of, scaled_to_grid, vit_flop
 from torch import Tensor, nn
 
 from maskrestore import BDMAE
@@ -58,13 +58,13 @@ def main() -> None:
     for name in arguments.cases:
         for count in [arguments.tiny_images] if name.startswith("tiny") else arguments.batches:
             case = make_case(name, count, clock, triggered_share=arguments.triggered_share)
-            names = [contender for contender in arguments.contenders if says_something(contender, case)]
+            names = [contender for contender in arguments.contenders if is_meaningful(contender, case)]
             if not names:
-                print(f"{name}: nothing to time, its labels are made up and decide what {arguments.contenders} do")
+                print(f"{name}: nothing to time, because synthetic labels decide the work of {arguments.contenders}")
                 continue
             rows.append(measure(case, names, arguments.repeats))
             print("\n".join(rows_of(rows[-1])), flush=True)
-            if arguments.out is not None:  # row by row: a run that is stopped leaves what it has
+            if arguments.out is not None:  # after each row, so that an interrupted run leaves its rows
                 arguments.out.write_text(json.dumps(record, indent=2) + "\n")
                 arguments.out.with_suffix(".md").write_text(table(record))
     print("\n" + table(record))
@@ -73,9 +73,9 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES[:3]))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1], help="images of a call at 224")
-    parser.add_argument("--tiny-images", type=int, default=64, help="images of a call at 32")
-    parser.add_argument("--triggered-share", type=float, default=0.1, help="of the street signs")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1], help="images per call at 224 x 224")
+    parser.add_argument("--tiny-images", type=int, default=64, help="images per call at 32 x 32")
+    parser.add_argument("--triggered-share", type=float, default=0.1, help="share of the street signs with the trigger")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--contenders",
@@ -88,25 +88,25 @@ def _parser() -> argparse.ArgumentParser:
         "--clock",
         choices=("wall", "cpu"),
         default="wall",
-        help="cpu: of all cores, where others use them, too",
+        help="cpu: CPU time of all cores, for a shared machine",
     )
-    parser.add_argument("--threads", type=int, help="of torch; as many as it likes unless given")
-    parser.add_argument("--note", default="", help="goes into the record: what else the machine was doing, say")
-    parser.add_argument("--out", type=Path, help="of the record")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch [default: its own choice]")
+    parser.add_argument("--note", default="", help="text for the record, such as the load of the machine")
+    parser.add_argument("--out", type=Path, help="file of the record")
     return parser
 
 
 def measure(case: Case, names: Sequence[str], repeats: int) -> dict[str, Any]:
-    """Run every contender in every repeat. Returns the row of the record."""
+    """Run every contender in every repeat. Returns a row of the record."""
     runs = {name: make_run(name, case) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     outcomes: dict[str, Outcome] = {}
-    # Where bfloat16 is not fast nothing computes in it, and its rate would take minutes to find.
+    # Without fast bfloat16 no contender computes in it, and measuring its rate would take minutes.
     precisions = ["float32", fast_arithmetic(case.device), *(["int8"] if any("int8" in name for name in names) else [])]
     rates: dict[str, list[float]] = {precision: [] for precision in precisions}
     for name, run in runs.items():
         if name != AUTHORS or case.name.startswith("tiny"):  # a warm-up at 224 would cost minutes
-            # On a GPU all: what is done for the first time with a number of images, or of masks, takes longer there.
+            # On a GPU with all images, because the first use of a batch size takes longer there.
             run(case.images[:1] if case.device == "cpu" else case.images)
     for _ in range(repeats):
         for name, run in runs.items():
@@ -136,7 +136,7 @@ def measure(case: Case, names: Sequence[str], repeats: int) -> dict[str, Any]:
 
 
 def summary(case: Case, outcome: Outcome) -> dict[str, Any]:
-    """What a contender asked for, and how good its answers are."""
+    """The cost of a contender and the rates of its answers."""
     found: dict[str, Any] = {
         "queries_per_image": round(float(outcome.queries.double().mean()), 2),
         "passes_per_image": round(outcome.passes.total() / len(case.images), 2),
@@ -148,8 +148,10 @@ def summary(case: Case, outcome: Outcome) -> dict[str, Any]:
 
 
 def rates_of(truth: Truth | None, labels: Tensor) -> dict[str, Any]:
-    """Clean images and triggered ones with their true label, and triggered ones with the attacker's; without images
-    of a kind, without its rate."""
+    """Shares of clean and of triggered images with their true label, and of triggered images with the attacker's label.
+
+    A rate without images is left out; without ``truth`` all are.
+    """
     if truth is None:
         return {}
     clean, triggered = ~truth.triggered, truth.triggered
@@ -166,21 +168,21 @@ def rates_of(truth: Truth | None, labels: Tensor) -> dict[str, Any]:
 
 
 def gflop_at_224(case: Case, outcome: Outcome) -> dict[str, float]:
-    """What a ViT at 224 would take for one image if its masks left the same shares of the tokens visible.
+    """GFLOP per image of a ViT at 224 whose masks leave the same shares of the tokens visible.
 
-    Calculated, not run: nothing says that a ViT's restorations would need the same passes.
+    This is calculated, not measured: with the restorations of a ViT the defense may need other passes.
     """
     grid = int(case.network.grid)  # type: ignore[arg-type]
     found = {}
     for name in ("base", "large"):
         config = VIT_PRESETS[name]
-        flop = vit_flop(config, on_grid(outcome.passes, grid, config.grid))
+        flop = vit_flop(config, scaled_to_grid(outcome.passes, grid, config.grid))
         found[name] = round(flop / 1e9 / len(case.images), 1)
     return found
 
 
 def matmul_rate(precision: str, clock: Clock) -> float:
-    """GFLOP/s of the best of a few matrix products, of the shapes that ViT-B has and a large square one.
+    """The highest rate of a few matrix products in GFLOP/s: those of the shapes of ViT-B, and a large square one.
 
     precision: ``float32``, ``bfloat16``, or ``int8`` with sums in int32.
     """
@@ -196,7 +198,7 @@ def matmul_rate(precision: str, clock: Clock) -> float:
 
 
 def on_one_thread(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Call it with a single thread of PyTorch: micro-batches that run side by side would share the clocks."""
+    """Call a function with one PyTorch thread, because micro-batches in parallel would add up on the same clocks."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -206,15 +208,14 @@ def on_one_thread(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def profile(case: Case, name: str) -> dict[str, Any]:
-    """One more run, with clocks on the parts: their shares, and the operations of the network over its time, beside
-    the rate of matrix products now."""
+    """Time the parts in one more run: their shares, and the rate of the network relative to that of matrix products."""
     contender = CONTENDERS[name]
     restorer, config = case.restorer(contender.precision), contender.config(case)
     network: nn.Module = restorer.network  # type: ignore[assignment]
     classifier = case.classifier()
     if case.device != "cpu":
-        BDMAE(restorer, config).purify(case.images, classifier)  # so that nothing is recorded while clocks run
-    adapter = type(classifier)  # clocked as it is: a function around it would be asked on the CPU
+        BDMAE(restorer, config).purify(case.images, classifier)  # so that no CUDA graph is captured while clocks run
+    adapter = type(classifier)  # patch the class, because a function around it would get images on the CPU
     with (
         Stages(network, case.clock) as stages,
         mock.patch.object(adapter, "__call__", stages.timed("classifier", adapter.__call__)),

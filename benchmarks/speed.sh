@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The timings of docs/performance.md: the records in benchmarks/results/speed. They want a machine that does nothing else, for hours: the
-# authors' schedule takes most of them. Without an argument everything; base, large, tiny, growth, busy or precision for a part.
-# KIND goes into the names of the records, "amx" say; DEVICE=cuda runs on a GPU; INT8=1 times int8, too, for CPUs with VNNI.
-# precision needs MASKRESTORE_DATA, and trains its victim if the cache lacks it.
+# Measures the timings of docs/performance.md, the records in benchmarks/results/speed. Needs an otherwise idle machine for hours, most of
+# them for the authors' schedule. Without an argument it runs all parts; the argument base, large, tiny, growth, busy or precision runs one.
+# KIND, for example "amx", becomes part of the names of the records. DEVICE=cuda runs on a GPU. INT8=1 also times int8, on CPUs with VNNI.
+# precision needs MASKRESTORE_DATA, and trains its victim if it is not in the cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PWD/.venv/bin:$PATH

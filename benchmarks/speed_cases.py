@@ -1,9 +1,10 @@
-"""What ``benchmarks.speed`` purifies: a network, a classifier, images and the settings of each profile.
+"""The cases of ``benchmarks.speed``: a network, a classifier, images and the settings of each profile.
 
-``tiny-conv`` is the packaged restorer on street signs that nothing was trained on, some of them with the trigger of the
-packaged victim, which is asked: which passes a schedule may leave out depends on what the labels do. In the other cases
-weights and images are random and the classifier is paid for, but its answer replaced: on noise a random network always
-says the same, and no refinement would run. It changes its mind about one restoration in ten.
+``tiny-conv`` is the packaged restorer with the packaged victim, on street signs that neither was trained on, some of
+them with the trigger of the victim. Real labels are needed there, because they decide which passes a schedule leaves
+out. In the other cases weights and images are random. The classifier runs, but its labels are replaced by synthetic
+ones,
+which differ for one restoration in ten: a random network gives all noise the same label, and no refinement would run.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ __all__ = ["CASES", "Case", "Truth", "make_case"]
 CASES = ("tiny-conv", "tiny-vit", "base", "large")
 VICTIM = "signs-badnets"
 SUSPICIOUS = 10
-"""L of the refinement of S_i: tokens that noise gives it, set through the threshold."""
+"""L of the refinement of S_i on noise, which is set by the threshold of candidates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What the labels of ``N`` images should be, and what the attacker wants."""
+    """The true labels of ``N`` images and the labels that the attacker wants."""
 
     labels: Tensor
-    """``(N,)`` int64: true labels."""
+    """``(N,)`` int64: the true labels."""
     wanted: Tensor
     """``(N,)`` int64: the attacker's labels."""
     triggered: Tensor
@@ -48,44 +49,43 @@ class Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Everything that the contenders share."""
+    """What all contenders share."""
 
     name: str
     network: nn.Module
     module: nn.Module
-    """The classifier's."""
+    """The network of the classifier."""
     images: Tensor
     profiles: Mapping[str, BDMAEConfig]
     clock: Clock
     truth: Truth | None = None
-    """``None`` where labels are made up."""
+    """None if labels are synthetic."""
 
     @property
     def device(self) -> str:
-        """Where everything runs."""
+        """The device that everything runs on."""
         return self.clock.device
 
     def restorer(self, precision: RestorerPrecision) -> MAERestorer:
-        """The network as our schedules use it."""
+        """The network as maskrestore uses it."""
         return MAERestorer(self.network, precision=precision, device=self.device)  # type: ignore[arg-type]
 
     def classifier(self, micro_batch: int | None = None) -> Classifier:
-        """The black box, in the precision that the device is fast in. micro_batch: ``None`` is the library's own."""
-        asked = ModuleClassifier if self.truth is not None else _MadeUp
-        return asked(self.module, precision=fast_arithmetic(self.device), device=self.device, micro_batch=micro_batch)
+        """The black box, in the precision that the device is fast in. micro_batch: None: the default of the library."""
+        adapter = ModuleClassifier if self.truth is not None else _SyntheticClassifier
+        return adapter(self.module, precision=fast_arithmetic(self.device), device=self.device, micro_batch=micro_batch)
 
 
-class _MadeUp(ModuleClassifier):
-    """Does the work of the module, and answers something else."""
+class _SyntheticClassifier(ModuleClassifier):
+    """Runs the module but returns synthetic labels."""
 
     def __call__(self, images: Tensor) -> Tensor:
         super().__call__(images)
-        return _made_up(images)
+        return _synthetic_labels(images)
 
 
 def make_case(name: str, count: int, clock: Clock, *, triggered_share: float = 0.1) -> Case:
-    """A case by its name. count: images of one call; triggered_share: of street signs that carry the trigger, in
-    [0, 1]."""
+    """Make a case by its name. count: images per call. triggered_share: of the street signs, in [0, 1]."""
     torch.manual_seed(0)
     return _signs(count, clock, triggered_share) if name == "tiny-conv" else _random(name, count, clock)
 
@@ -112,7 +112,7 @@ def _signs(count: int, clock: Clock, triggered_share: float) -> Case:
 
 def _random(name: str, count: int, clock: Clock) -> Case:
     network = ViTMAE(VIT_PRESETS["tiny-32" if name == "tiny-vit" else name]).to(clock.device).eval()
-    # At 224 as cheap as can be: what is measured there is the masked autoencoder.
+    # At 224 x 224 the classifier is as cheap as possible, to measure the masked autoencoder.
     module: nn.Module = nn.Sequential(nn.Conv2d(3, 64, 16, 16), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 14 * 14, 10))
     case = Case(
         name=name,
@@ -123,24 +123,24 @@ def _random(name: str, count: int, clock: Clock) -> Case:
         clock=clock,
     )
     paper = with_settings(PROFILES["paper"], {"refinement.candidate_threshold": _threshold(case)})
-    # The profile ``paper`` does every pass whatever the labels are. How many passes ``fast`` and the transfer test of
-    # the default profile leave out depends on them, and made-up labels would make up a time.
+    # The profile ``paper`` does the same passes for all labels. The profile ``fast`` and the transfer test of the
+    # default profile leave out passes depending on the labels, so with synthetic labels their time would mean nothing.
     return dataclasses.replace(case, profiles={"paper": paper})
 
 
-def _made_up(images: Tensor) -> Tensor:
+def _synthetic_labels(images: Tensor) -> Tensor:
     """1 for one image in ten, else 0."""
     return ((images.double().mean(dim=(1, 2, 3)) * 1e7).long() % 10 == 0).long().cpu()
 
 
 def _noise(count: int, size: int) -> Tensor:
-    """Images whose label is the common one: if it were the rare one, nearly every mask would change it."""
+    """Random images with the frequent label 0; nearly every mask would change the label of the others."""
     images = torch.rand(2 * count + 8, 3, size, size)
-    return images[_made_up(images) == 0][:count]
+    return images[_synthetic_labels(images) == 0][:count]
 
 
 def _threshold(case: Case) -> float:
-    """What makes ``SUSPICIOUS`` tokens of an image candidates, by a scoring of one round."""
+    """The threshold that makes ``SUSPICIOUS`` tokens of an image candidates, from a single round of scores."""
     config = with_settings(PROFILES["paper"], {"masks.rounds": 1, "refinement": None})
     scores = BDMAE(case.restorer("auto"), config).purify(case.images[:2], _constant).initial_image_scores
     assert scores is not None

@@ -1,4 +1,4 @@
-"""The record of ``benchmarks.speed`` as Markdown."""
+"""Show the record of ``benchmarks.speed`` as Markdown tables."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PROFILE_HEAD = (
 
 
 def table(record: dict[str, Any]) -> str:
-    """Speed beside accuracy for each contender; below, where the time of ours goes."""
+    """Two tables: speed and accuracy of each contender, and the time of the parts of maskrestore."""
     environment = record["environment"]
     where = f"{environment['accelerator'] or environment['device']}, {environment['threads']} threads"
     foot = f"{where}, torch {environment['libraries']['torch']}, commit {environment['commit']}. {record['note']}"
@@ -65,7 +65,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def rows_of(row: dict[str, Any]) -> list[str]:
-    """One case: its lines of the first table."""
+    """The lines of a case in the first table."""
     lines = []
     images = f"{row['images']}, {row['triggered']} triggered" if row["triggered"] else row["images"]
     if row["undefended"]:
@@ -91,7 +91,7 @@ def rows_of(row: dict[str, Any]) -> list[str]:
 
 
 def precision_note(fast: str) -> str:
-    """What the device computes in. fast: the precision that it is fast in."""
+    """A sentence about the precision of both sides. fast: the precision that the device is fast in."""
     if fast == "bfloat16":
         return "This device is fast in bfloat16: ours computes in it, the authors' schedule in float32."
     return (
@@ -120,7 +120,7 @@ def _profile_rows(row: dict[str, Any]) -> list[str]:
 
 
 def _of_matmul_rate(row: dict[str, Any], name: str) -> str:
-    """The median over the repeats, or a dash where the operations or the rate are not known."""
+    """The median over the repeats, or a dash if the operations or the rate are unknown."""
     known = row[name].get("profile")
     rates = row["matmul_gflops"].get(known["precision"]) if known else None
     if not rates:

@@ -1,4 +1,4 @@
-"""Where the time of a purification goes: clocks on the parts of a network and on the functions around it."""
+"""Time the stages of a purification: the parts of a network and the functions around it."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from maskrestore.mae import restorer
 from maskrestore.mae.fast.cuda_graphs import CudaGraphs
 from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
 
-__all__ = ["STAGES", "Clock", "Stages", "flop_of", "on_grid", "vit_flop"]
+__all__ = ["STAGES", "Clock", "Stages", "flop_of", "scaled_to_grid", "vit_flop"]
 
 STAGES = ("encoder", "decoder", "network, rest", "classifier", "resize", "ssim", "rest")
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds on a device."""
+    """Measures seconds on a device."""
 
     device: str
     kind: Literal["wall", "cpu"]
-    """``cpu``: of all threads together, which others on the machine disturb less."""
+    """``cpu``: the CPU time of all threads, which depends less on other load on the machine."""
 
     def now(self) -> float:
-        """Seconds since some moment, when all that was asked of the device is done."""
+        """The time in seconds, after all work queued on the device is done."""
         if self.device != "cpu":
             torch.cuda.synchronize()
         return time.perf_counter() if self.kind == "wall" else time.process_time()
 
     def seconds(self, function: Callable[[], object]) -> float:
-        """What a call takes."""
+        """Seconds that a call takes."""
         started = self.now()
         function()
         return self.now() - started
 
 
 class Stages:
-    """Within ``with``, sums the seconds of each stage and counts the passes by the number of visible tokens.
+    """A context that sums the seconds of each stage and counts passes by their number of visible tokens.
 
-    On a GPU each clock waits for the device, so that stages do not overlap; the sum is then somewhat longer than an
+    On a GPU every clock waits for the device, so that stages do not overlap. The sum is then somewhat longer than an
     undisturbed run, and passes are not divided into encoder and decoder.
     """
 
@@ -57,7 +57,7 @@ class Stages:
         self.network, self.clock = network, clock
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.passes: Counter[int] = Counter()
-        """Passes by visible tokens, those that only fill micro-batches included."""
+        """Passes by visible tokens, with the padding of micro-batches."""
         self._stack = ExitStack()
 
     def __enter__(self) -> Stages:
@@ -65,7 +65,7 @@ class Stages:
             stage = "resize" if resized == "resize" else "ssim"
             self._stack.enter_context(mock.patch.object(module, resized, self.timed(stage, getattr(module, resized))))
         if self.clock.device != "cpu":
-            # Passes are recorded there: their parts run with no clock between them.
+            # Passes are CUDA graphs there, whose parts cannot be timed one by one.
             self._stack.enter_context(mock.patch.object(CudaGraphs, "run", self._clocked_run(CudaGraphs.run)))
             return self
         self._clock(self.network, "network")
@@ -84,18 +84,18 @@ class Stages:
 
     @property
     def network_seconds(self) -> float:
-        """All that the network took."""
+        """Seconds of the whole network."""
         return self.seconds["network"] + self.seconds["embedding"]
 
     def shares(self, total: float) -> dict[str, float]:
-        """Seconds of each of ``STAGES``, which add up to ``total``."""
+        """Seconds of each stage of ``STAGES``; they add up to ``total``."""
         found = {name: self.seconds[name] for name in ("encoder", "decoder", "classifier", "resize", "ssim")}
         found["network, rest"] = self.network_seconds - found["encoder"] - found["decoder"]
         found["rest"] = total - sum(found.values())
         return found
 
     def timed(self, stage: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """``function``, whose time is counted as that of ``stage``."""
+        """Wrap ``function`` so that its time counts for ``stage``."""
 
         def clocked(*arguments: object, **named: object) -> Tensor:
             started = self.clock.now()
@@ -136,10 +136,10 @@ class Stages:
 
 
 def flop_of(network: nn.Module, passes: Counter[int]) -> float:
-    """Operations of passes, given by their number of visible tokens."""
+    """Floating-point operations of passes, which are counted by their number of visible tokens."""
     if isinstance(network, ViTMAE):
         return vit_flop(network.config, passes)
-    # A convolution costs the same whatever is hidden.
+    # The cost of a convolution does not depend on the mask.
     grid, size = int(network.grid), int(network.image_size)  # type: ignore[arg-type]
     parameter = next(network.parameters())
     image = torch.rand(1, 3, size, size, device=parameter.device)
@@ -150,12 +150,15 @@ def flop_of(network: nn.Module, passes: Counter[int]) -> float:
 
 
 def vit_flop(config: ViTMAEConfig, passes: Counter[int]) -> float:
-    """Operations of passes of a ViT, given by their number of visible tokens."""
+    """Floating-point operations of passes of a ViT, which are counted by their number of visible tokens."""
     return sum(count * restoring_pass(config, visible).total for visible, count in passes.items())
 
 
-def on_grid(passes: Counter[int], grid: int, other: int) -> Counter[int]:
-    """Passes by visible tokens of a grid, ``grid`` along each side, with the same shares of another one."""
+def scaled_to_grid(passes: Counter[int], grid: int, other: int) -> Counter[int]:
+    """Convert passes by visible tokens to another grid with the same shares of visible tokens.
+
+    grid, other: tokens along each side of the two grids.
+    """
     found: Counter[int] = Counter()
     for visible, count in passes.items():
         found[round(visible / grid**2 * other**2)] += count

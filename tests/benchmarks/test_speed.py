@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.contenders import AUTHORS, CONTENDERS, make_run, says_something
+from benchmarks.contenders import AUTHORS, CONTENDERS, is_meaningful, make_run
 from benchmarks.cost_model import restoring_pass
 from benchmarks.speed_cases import Truth
 from benchmarks.speed_tables import _of_matmul_rate
-from benchmarks.stages import Clock, on_grid, vit_flop
+from benchmarks.stages import Clock, scaled_to_grid, vit_flop
 
 from benchmarks import speed, speed_cases
 from maskrestore import BDMAEConfig, with_settings
@@ -139,8 +139,8 @@ def test_made_up_labels_say_nothing_about_schedules_that_follow_them(
     noise: speed_cases.Case, signs: speed_cases.Case
 ) -> None:
     meaningful = [AUTHORS, "float32", "exact", "exact-int8"]
-    assert [name for name in (AUTHORS, *OURS) if says_something(name, noise)] == meaningful
-    assert all(says_something(name, signs) for name in (AUTHORS, *OURS))
+    assert [name for name in (AUTHORS, *OURS) if is_meaningful(name, noise)] == meaningful
+    assert all(is_meaningful(name, signs) for name in (AUTHORS, *OURS))
 
 
 @pytest.mark.parametrize(("share", "kinds"), [(0, {"clean"}), (0.25, {"clean", "triggered", "attack"})])
@@ -166,10 +166,10 @@ def test_rates_are_of_their_own_images() -> None:
 
 
 def test_passes_keep_their_shares_on_another_grid() -> None:
-    assert on_grid(Counter({64: 3, 240: 1}), 16, 14) == {49: 3, 184: 1}
+    assert scaled_to_grid(Counter({64: 3, 240: 1}), 16, 14) == {49: 3, 184: 1}
     base = VIT_PRESETS["base"]
     expected = 3 * restoring_pass(base, 49).total + restoring_pass(base, 184).total
-    assert vit_flop(base, on_grid(Counter({64: 3, 240: 1}), 16, 14)) == expected
+    assert vit_flop(base, scaled_to_grid(Counter({64: 3, 240: 1}), 16, 14)) == expected
 
 
 def test_a_run_without_a_record_prints_its_table(
