@@ -35,21 +35,21 @@ if [[ $what == parts || $what == all ]]; then
       --attack none --attack badnets:1x1-color --attack badnets:3x3-color --attack corners
   }
   part --defense bdmae --defense bdmae-paper
-  part --defense bdmae-paper --set refinement_steps=0
-  part --defense bdmae-paper --set label_weight=0       # S_i only
-  part --defense bdmae-paper --set label_weight=1       # S_l only
-  part --defense bdmae-paper --set thresholds=0.5       # one threshold in place of the fused set
-  part --defense bdmae-paper --set label_score=contrast
-  part --defense bdmae --set label_score=flip
-  part --defense bdmae --set squares=0
-  part --defense bdmae --set cloud_grids=4,8,16 --set square_cloud_grids=4,8,16
-  part --defense bdmae --set attempts=0 --set squares=0 --set transfer_test=false
-  part --defense bdmae --set attempts=0 --set squares=0
-  part --defense bdmae --set label_weight=0
-  part --defense bdmae --set label_weight=1
-  part --defense bdmae --set consensus=false
-  part --defense bdmae --set refinement_steps=10
-  part --defense bdmae --set thresholds=0.5
+  part --defense bdmae-paper --set refinement=none
+  part --defense bdmae-paper --set scores.label_weight=0       # S_i only
+  part --defense bdmae-paper --set scores.label_weight=1       # S_l only
+  part --defense bdmae-paper --set restoration.thresholds=0.5       # one threshold in place of the fused set
+  part --defense bdmae-paper --set scores.label_score=contrast
+  part --defense bdmae --set scores.label_score=flip
+  part --defense bdmae --set squares=none
+  part --defense bdmae --set transfer_test.cloud_grids=4,8,16 --set squares.cloud_grids=4,8,16
+  part --defense bdmae --set squares=none --set restoration.attempts=0 --set transfer_test=none
+  part --defense bdmae --set restoration.attempts=0 --set squares=none
+  part --defense bdmae --set scores.label_weight=0
+  part --defense bdmae --set scores.label_weight=1
+  part --defense bdmae --set scores.consensus=false
+  part --defense bdmae --set refinement.steps=10
+  part --defense bdmae --set restoration.thresholds=0.5
 fi
 if [[ $what == restorer || $what == all ]]; then
   python benchmarks/restorer_quality.py --out $results/restorer-cifar10.json
