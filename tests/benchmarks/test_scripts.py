@@ -1,6 +1,7 @@
 """The shell scripts of ``benchmarks/`` run for hours; here the settings in them are read."""
 
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ PARTS = [line.strip() for line in SCRIPT.read_text().splitlines() if line.strip(
 
 
 def values_of(option: str, words: list[str]) -> list[str]:
-    return [value for name, value in zip(words, words[1:], strict=False) if name == option]
+    return [value for name, value in pairwise(words) if name == option]
 
 
 @pytest.mark.parametrize("line", PARTS)
