@@ -20,7 +20,7 @@ from maskrestore import ModuleClassifier, load_restorer
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.lab.data import load_dataset
 from maskrestore.lab.measure.run import choose_images
-from maskrestore.lab.victims import VictimConfig, load_victim, read_record
+from maskrestore.lab.victims import VictimConfig, load_victim, read_victim_record
 from maskrestore.mae.training.pretrain import random_hidden
 from maskrestore.runtime.environment import current_environment
 
@@ -58,7 +58,7 @@ def main() -> None:
         "dataset": arguments.dataset,
         "images": len(images),
         "seed": arguments.seed,
-        "classifier": read_record(config),
+        "classifier": read_victim_record(config),
         "by_share_of_hidden_tokens": rows,
         "environment": dataclasses.asdict(current_environment()),
     }

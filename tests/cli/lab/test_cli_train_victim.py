@@ -2,7 +2,7 @@ import pytest
 
 from maskrestore.cli.lab.train_victim import victim_config
 from maskrestore.lab.data.signs import load_signs
-from maskrestore.lab.victims import VictimData, read_record
+from maskrestore.lab.victims import VictimData, read_victim_record
 from maskrestore.mae.checkpoints.loading import packaged_digest
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
 
@@ -16,7 +16,7 @@ def test_a_victim_of_restored_images_names_the_restorer(invoke, tmp_path, monkey
         *(word for setting in settings for word in ("--set", setting)),
     )
     assert result.exit_code == 0, result.output
-    record = read_record(victim_config("signs", None, 0, settings), tmp_path)
+    record = read_victim_record(victim_config("signs", None, 0, settings), tmp_path)
     assert record["config"]["restorer_weights"] == load_restorer(DEFAULT_RESTORER).weights_digest
     result = invoke(
         *("train-victim", "--dataset", "signs", "--cache", tmp_path, "--set", "restorer_weights=12ab"),

@@ -18,7 +18,7 @@ from maskrestore.lab.victims import (
     Restoration,
     VictimConfig,
     VictimData,
-    read_record,
+    read_victim_record,
     train_victim,
     trigger_path,
     victim_attack,
@@ -170,7 +170,7 @@ def test_a_joint_victim_keeps_its_triggers_and_goes_on_to_the_same_weights(
 
     with pytest.raises(StoppedError):
         train_victim(settings, data, cache=tmp_path / "stopped", report=stop)
-    assert read_record(settings, tmp_path / "stopped") is None
+    assert read_victim_record(settings, tmp_path / "stopped") is None
     again = train_victim(settings, data, cache=tmp_path / "stopped")
     assert again["cross_trigger_accuracy"] == record["cross_trigger_accuracy"]
 

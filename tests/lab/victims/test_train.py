@@ -21,7 +21,7 @@ from maskrestore.lab.victims import (
     VictimData,
     cache_folder,
     load_victim,
-    read_record,
+    read_victim_record,
     train_victim,
     victim_path,
 )
@@ -71,7 +71,7 @@ def test_a_clean_victim_learns_and_is_kept(data: VictimData, tmp_path: Path) -> 
     assert record["precision"] == fast_arithmetic()
     assert states[-1].step == states[-1].steps == 60
     assert len(checks) == 3
-    assert record == read_record(CLEAN, tmp_path)
+    assert record == read_victim_record(CLEAN, tmp_path)
     assert [path.suffix for path in sorted((tmp_path / "victims").iterdir())] == [".json", ".safetensors"]
 
     network = load_victim(CLEAN, tmp_path)
@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(data: VictimData, tmp_path: P
     straight = train_victim(ATTACKED, data, cache=tmp_path / "straight")
     with pytest.raises(StoppedError):
         train_victim(ATTACKED, data, cache=tmp_path / "stopped", report=stop)
-    assert read_record(ATTACKED, tmp_path / "stopped") is None
+    assert read_victim_record(ATTACKED, tmp_path / "stopped") is None
     steps: list[int] = []
     resumed = train_victim(
         ATTACKED, data, cache=tmp_path / "stopped", report=lambda c, state, a: steps.append(state.step)
@@ -167,7 +167,7 @@ def test_a_fine_tuned_victim_learns_the_trigger(
     config = VictimConfig(dataset="cifar10", width=4, attack="badnets:9x9-white", target=7, poison_rate=0.3)
     record = train_victim(config, data, cache=tmp_path)
     assert record["config"]["start"] == config.clean().digest()
-    assert read_record(config.clean(), tmp_path) is not None
+    assert read_victim_record(config.clean(), tmp_path) is not None
     assert record["attack_success_rate"] > 0.9
     assert record["backdoor_accuracy"] < 0.1
     assert record["clean_accuracy"] > 0.8

@@ -41,7 +41,7 @@ from maskrestore.lab.measure.defenses import (
 from maskrestore.lab.measure.record_files import cell_records
 from maskrestore.lab.measure.run import evaluate as run_evaluation
 from maskrestore.lab.runner.resources import victim_under_test
-from maskrestore.lab.victims import VictimConfig, read_record, victim_attack
+from maskrestore.lab.victims import VictimConfig, read_victim_record, victim_attack
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
 from maskrestore.runtime.environment import current_environment
 
@@ -181,7 +181,7 @@ def _victim(
     config: VictimConfig, settings: list[str], cache: Path | None, data: Path | None, *, train: bool, device: str
 ) -> VictimUnderTest:
     """Load the victim of the cache, or train it. settings: how it was asked for, for the message."""
-    if read_record(config, cache) is None:
+    if read_victim_record(config, cache) is None:
         if not train:
             attack = ["--attack", config.attack, "--target", str(config.target)] if config.attack else []
             wanted = [word for setting in settings for word in ("--set", setting)]

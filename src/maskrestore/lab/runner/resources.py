@@ -20,7 +20,14 @@ from maskrestore.lab.measure.record_files import read_records
 from maskrestore.lab.measure.records import DefenseEntry, Record, VictimEntry
 from maskrestore.lab.measure.restoration_cache import CachedRestorer
 from maskrestore.lab.paper.cells import Cell, Variant
-from maskrestore.lab.victims import TrainingProgress, VictimConfig, load_victim, read_record, victim_attack, victim_path
+from maskrestore.lab.victims import (
+    TrainingProgress,
+    VictimConfig,
+    load_victim,
+    read_victim_record,
+    victim_attack,
+    victim_path,
+)
 from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.restorer import MAERestorer, load_restorer
 from maskrestore.runtime.digests import digest, raw_digest
@@ -125,7 +132,7 @@ def make_resources(
         dataset=test_split,
         attack=attack,
         victim=lambda config: victim_under_test(config, cache, device=device),
-        trained=lambda config: read_record(config, cache) is not None,
+        trained=lambda config: read_victim_record(config, cache) is not None,
         victim_file=lambda config: victim_path(config, cache),
         defense=defense,
         detector=lambda cell: make_detector(cell.variant.defense, key=cell.repeat),
@@ -141,7 +148,7 @@ def victim_under_test(config: VictimConfig, cache: Path | None, *, device: str =
 
     Raises CheckpointError when its files are broken.
     """
-    measured = read_record(config, cache)
+    measured = read_victim_record(config, cache)
     if measured is None:
         return None
     network = load_victim(config, cache)

@@ -17,7 +17,7 @@ from maskrestore.lab.victims.poisoning import Restoration
 from maskrestore.lab.victims.resnet import ResNet18, ResNet50
 from maskrestore.lab.victims.small_vit import ViTSmall
 from maskrestore.lab.victims.starts import STARTS
-from maskrestore.lab.victims.store import cache_folder, load_victim, read_record, trigger_path, victim_path
+from maskrestore.lab.victims.store import cache_folder, load_victim, read_victim_record, trigger_path, victim_path
 from maskrestore.lab.victims.train import VictimData, measure, train_victim, untrained_attack, victim_attack
 
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
     "load_victim",
     "measure",
     "read_feature_extractor",
-    "read_record",
+    "read_victim_record",
     "train_victim",
     "trigger_path",
     "untrained_attack",

@@ -17,7 +17,7 @@ from maskrestore.lab.attacks import Attack
 from maskrestore.lab.data.specs import dataset_spec
 from maskrestore.lab.victims.config import VictimConfig, default_recipe
 from maskrestore.lab.victims.resnet import ResNet18
-from maskrestore.lab.victims.store import build_network, load_victim, read_record, read_weights
+from maskrestore.lab.victims.store import build_network, load_victim, read_victim_record, read_weights
 from maskrestore.lab.victims.train import victim_attack
 
 __all__ = ["PACKAGED", "PackagedVictim", "export_victim", "load_packaged_victim", "read_feature_extractor"]
@@ -72,7 +72,7 @@ def export_victim(config: VictimConfig, path: Path, cache: Path | str | None = N
     state = load_victim(config, cache).state_dict()
     half = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state.items()}
     assert all(torch.isfinite(value).all() for value in half.values())
-    record = json.dumps(read_record(config, cache))
+    record = json.dumps(read_victim_record(config, cache))
     save_file(half, path, metadata={"config": json.dumps(config.canonical()), "record": record})
     return path
 

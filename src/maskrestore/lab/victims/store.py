@@ -23,7 +23,7 @@ __all__ = [
     "cache_folder",
     "load_trigger",
     "load_victim",
-    "read_record",
+    "read_victim_record",
     "read_weights",
     "save_victim",
     "trigger_path",
@@ -101,7 +101,7 @@ def _write(config: VictimConfig, network: nn.Module, path: Path) -> None:
     partial.replace(path)
 
 
-def read_record(config: VictimConfig, cache: Path | str | None = None) -> dict[str, Any] | None:
+def read_victim_record(config: VictimConfig, cache: Path | str | None = None) -> dict[str, Any] | None:
     """Return the record of a trained victim, or ``None`` when it has not been trained.
 
     Raises CheckpointError for a record that is not JSON.

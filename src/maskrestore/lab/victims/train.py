@@ -23,7 +23,7 @@ from maskrestore.lab.victims.store import (
     build_network,
     load_trigger,
     load_victim,
-    read_record,
+    read_victim_record,
     save_victim,
     victim_path,
 )
@@ -126,7 +126,7 @@ def train_victim(
         ConfigError: the attack does not fit the configuration, the restoration is missing or has other weights, or
             training diverges.
     """
-    known = read_record(config, cache)
+    known = read_victim_record(config, cache)
     if known is not None:
         return known
     for split in (data.train, data.test):
