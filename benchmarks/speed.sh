@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the timings of docs/performance.md, the records in benchmarks/results/speed. Needs an otherwise idle machine for hours, most of
+# Measures the timings of docs/development/performance.md, the records in benchmarks/results/speed. Needs an otherwise idle machine for hours, most of
 # them for the authors' schedule. Without an argument it runs all parts; the argument base, large, tiny, growth, busy or precision runs one.
 # KIND, for example "amx", becomes part of the names of the records. DEVICE=cuda runs on a GPU. INT8=1 also times int8, on CPUs with VNNI.
 # precision needs MASKRESTORE_DATA, and trains its victim if it is not in the cache.

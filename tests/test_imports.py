@@ -1,4 +1,4 @@
-"""Who may import whom, as ``docs/architecture.md`` draws it; lazy imports and imports for types count too."""
+"""Who may import whom, as ``docs/development/architecture.md`` draws it; lazy and type-checking imports count too."""
 
 import ast
 from collections.abc import Iterator

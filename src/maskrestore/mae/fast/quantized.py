@@ -3,7 +3,7 @@
 Weights have a scale for each output channel. Activations are scaled at every call by their largest absolute value, for
 each token of a ViT and for each image of a convolution. So no calibration is needed, and a result does not depend on
 the rest of the batch. Sums are integers and therefore exact. All other operations run as under autocast to bfloat16.
-int8 is used only on request, because it is less exact; ``docs/performance.md`` has the numbers.
+int8 is used only on request, because it is less exact; ``docs/lab-notes/performance.md`` has the numbers.
 """
 
 from __future__ import annotations
