@@ -20,10 +20,10 @@ from maskrestore.lab.measure.records import Record
 from maskrestore.lab.show.plots import COLOURS, new_figure
 
 NAMES = {
-    "bdmae": "default, exact",
-    "bdmae-fast": "default, fast",
-    "bdmae-paper": "paper, exact",
-    "bdmae-paper-fast": "paper, fast",
+    "bdmae": "default",
+    "bdmae-fast": "fast",
+    "bdmae-paper": "paper",
+    "bdmae-paper-fast": "paper-fast",
 }
 
 

@@ -10,10 +10,7 @@ pytest.importorskip("nbformat", reason="needs the extra docs")
 
 from scripts.docs import execute, notebooks, read
 
-from maskrestore import BDMAEConfig
 
-
-@pytest.mark.skipif(not hasattr(BDMAEConfig, "from_dict"), reason="written for composed settings")
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     cells = [cell for cell in execute(path, tmp_path).cells if cell.cell_type == "code"]

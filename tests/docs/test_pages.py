@@ -17,12 +17,10 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 pytest.importorskip("zensical", reason="needs the extra docs")
 
-from maskrestore import BDMAEConfig
 from maskrestore.cli.app import app
 from scripts import docs as generated
 
 ROOT = generated.ROOT
-COMPOSED = pytest.mark.skipif(not hasattr(BDMAEConfig, "from_dict"), reason="written for composed settings")
 PAGES = [ROOT / "README.md", *sorted(generated.DOCS.rglob("*.md"))]
 WRITTEN = [page for page in PAGES if page.parent.name not in ("results", "notebooks")]
 EXAMPLES = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])
@@ -37,7 +35,6 @@ def has_python(page: Path) -> bool:
     return "```python" in page.read_text(encoding="utf-8")
 
 
-@COMPOSED
 @pytest.mark.parametrize("page", [page for page in WRITTEN if has_python(page)], ids=name_of)
 def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -70,14 +67,12 @@ def test_commands_and_options_of_a_page_exist(page: Path) -> None:
                 assert (ROOT / path).exists(), words
 
 
-@COMPOSED
 @pytest.mark.parametrize("name", generated.REFERENCE)
 def test_generated_page_is_up_to_date(name: str) -> None:
     found = (generated.DOCS / name).read_text(encoding="utf-8")
     assert found == generated.REFERENCE[name](), f"docs/{name} is old: run `python -m scripts.docs`"
 
 
-@COMPOSED
 def test_map_of_the_paper_names_what_exists() -> None:
     names = re.findall(
         r"`(maskrestore(?:\.\w+)+)`", (generated.DOCS / "method/paper-map.md").read_text(encoding="utf-8")
