@@ -48,7 +48,7 @@ from maskrestore.runtime.environment import current_environment
 __all__ = ["evaluate"]
 
 CLEAN = "none"
-"""The name of the attack that is none: a clean model."""
+"""Value of ``--attack`` for a clean model."""
 
 
 def evaluate(
@@ -57,15 +57,15 @@ def evaluate(
     attack: Annotated[
         list[str],
         typer.Option(
-            help=f"What the victim is poisoned with ({', '.join(ATTACKS)}), with a variant after a colon; "
+            help=f"Attack that poisoned the victim ({', '.join(ATTACKS)}) and, after a colon, its variant; "
             f"`{CLEAN}` for a clean model. May be repeated.",
         ),
     ],
-    defense: Annotated[list[str], typer.Option(help=f"What to measure: {', '.join(DEFENSES)}. May be repeated.")],
-    clean: Annotated[int, typer.Option(min=1, help="Clean test images.")] = 500,
-    triggered: Annotated[int, typer.Option(min=1, help="Triggered test images.")] = 500,
-    seed: Annotated[int, typer.Option(help="Chooses the test images.")] = 0,
-    target: Annotated[int, typer.Option(min=0, help="The class that the attack aims at.")] = 0,
+    defense: Annotated[list[str], typer.Option(help=f"Defense to measure: {', '.join(DEFENSES)}. May be repeated.")],
+    clean: Annotated[int, typer.Option(min=1, help="Number of clean test images.")] = 500,
+    triggered: Annotated[int, typer.Option(min=1, help="Number of triggered test images.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of test images.")] = 0,
+    target: Annotated[int, typer.Option(min=0, help="Target class of the attack.")] = 0,
     victim_settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,7 +74,7 @@ def evaluate(
             help="Change one setting of the victim, as `--set` of `train-victim` does. May be repeated.",
         ),
     ] = None,
-    train: Annotated[bool, typer.Option("--train", help="Train victims that the cache lacks.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Train victims that are not in the cache.")] = False,
     settings: DefenseSetOption = None,
     max_queries: MaxQueriesOption = None,
     restorer: RestorerOption = DEFAULT_RESTORER,
@@ -83,18 +83,18 @@ def evaluate(
     out_path: Annotated[
         Path, typer.Option("--out", help="File for the records (`NAME.jsonl`), or a folder for `cells.jsonl`.")
     ] = Path("runs/evaluation"),
-    again: Annotated[bool, typer.Option("--again", help="Measure again what `--out` has a record of.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure again even if `--out` has the record.")] = False,
     data: DataOption = None,
     cache: CacheOption = None,
 ) -> None:
-    """Measure how well defenses shield a classifier, on the test split of a data set.
+    """Measure defenses on classifiers with and without a backdoor, on the test split of a data set.
 
-    Prints clean accuracy (CA), accuracy on triggered images (BA) and attack success rate (ASR) before and
-    after each defense, with binomial 95 % intervals, and what it cost. Adds one record for each attack and
-    defense to the JSONL file of `--out`; `maskrestore table` makes tables of them. All attacks and
-    defenses see the same test images, and a defense sees images and labels of the classifier, nothing else.
+    Prints clean accuracy (CA), accuracy on triggered images (BA) and attack success rate (ASR) before and after each
+    defense, with binomial 95 % intervals, and the costs. Adds one record for each attack and defense to the JSONL file
+    of `--out`; `maskrestore table` makes tables from records. All attacks and defenses use the same test images. A
+    defense sees the images and the classifier's labels, nothing else.
 
-    After Ctrl-C the same command goes on where it stopped.
+    After Ctrl-C the same command resumes.
 
     Examples:
 
@@ -114,7 +114,7 @@ def evaluate(
     records = cell_records(out_path)
     for config in victims:
         victim = _victim(config, victim_settings or [], cache, data, train=train, device=device)
-        trigger = victim_attack(config, cache)  # after the victim: a learned trigger is kept beside it
+        trigger = victim_attack(config, cache)  # after loading the victim, whose training writes a learned trigger
         for one in defenses:
             with progress(f"{config.attack or 'clean model'}, {one.entry.name}") as update:
                 record = run_evaluation(
@@ -139,22 +139,22 @@ def evaluate(
 def _defenses(
     names: list[str], settings: list[str], restorer: tuple[str, str], key: bytes | int, max_queries: int | None
 ) -> list[DefenseUnderTest]:
-    """Build all defenses before anything is measured, so that a typing error costs no time.
+    """Build all defenses before measuring, so that invalid options fail early.
 
-    restorer: its name, and the device that it is on.
+    restorer: its name and device. Raises UnknownNameError or ConfigError for an invalid name, setting or option.
     """
     configs = {name: default_config(name) for name in names}
-    load = functools.cache(lambda: load_restorer(restorer[0], device=restorer[1]))  # one copy of the weights for all
+    load = functools.cache(lambda: load_restorer(restorer[0], device=restorer[1]))  # all defenses share the weights
 
     def changed(config: DefenseConfig) -> DefenseConfig:
-        """With the settings that it has; one that no defense has is an error of the first."""
+        """Apply the settings that this defense has, and those that no defense has, so that they raise an error."""
         known = {field.name for field in dataclasses.fields(config)}
         chosen = with_overrides(config, [text for text in settings if _setting(text) in known or text in unknown])
         if max_queries is None or isinstance(chosen, NoDefenseConfig):
             return chosen
         if not isinstance(chosen, BDMAEConfig):
             able = ", ".join(name for name, config in DEFENSES.items() if isinstance(config, BDMAEConfig))
-            raise ConfigError(f"--max-queries is for {able} and none; leave it out for the other defenses")
+            raise ConfigError(f"--max-queries is for {able} and none only; leave it out for the other defenses")
         return within(chosen, max_queries)
 
     all_known = {field.name for config in configs.values() for field in dataclasses.fields(config)}
@@ -173,14 +173,18 @@ def _defenses(
 
 
 def _setting(text: str) -> str:
-    """``masks`` of ``masks.rounds=3``: the first part of a dotted name."""
+    """Return the first part of a dotted name: ``masks`` for ``masks.rounds=3``."""
     return text.partition("=")[0].partition(".")[0].strip()
 
 
 def _victim(
     config: VictimConfig, settings: list[str], cache: Path | None, data: Path | None, *, train: bool, device: str
 ) -> VictimUnderTest:
-    """Load the victim of the cache, or train it. settings: how it was asked for, for the message."""
+    """Load a victim from the cache, or train it.
+
+    settings: the options that describe it, for the error message. Raises CheckpointError when it is missing and
+    ``train`` is False.
+    """
     if read_victim_record(config, cache) is None:
         if not train:
             attack = ["--attack", config.attack, "--target", str(config.target)] if config.attack else []
@@ -189,11 +193,11 @@ def _victim(
             raise CheckpointError(f"the cache has no such victim; add --train, or run: {command}")
         train_with_progress(config, cache=cache, data=data, device=device)
     victim = victim_under_test(config, cache, device=device)
-    assert victim is not None, "it was trained just now"
+    assert victim is not None, "the victim is in the cache"
     return victim
 
 
 def _say_if_old(commit: str) -> None:
     now = current_environment().commit
     if commit != now:
-        say(f"kept the record of revision {commit}; this is {now}; measure it again with --again")
+        say(f"kept the record of revision {commit}; this is {now}. To measure it again, add --again")

@@ -1,4 +1,4 @@
-"""The defenses that can be measured, by name, and the victim that they are measured on."""
+"""The defenses by name, and defenses and victims with their entries for a record."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class NoDefenseConfig:
-    """There is nothing to set."""
+    """The settings of :class:`NoDefense`: none."""
 
     def build(self, key: Key = 0) -> Defense:
-        """Build the defense that does nothing; ``key`` is not used."""
+        """Build the defense. It is deterministic: ``key`` is not used."""
         return NoDefense()
 
 
 class NoDefense:
-    """Answer with the classifier's own label: what every defense is compared with."""
+    """Returns the classifier's label of the original image. All defenses are compared with it."""
 
     def purify(self, images: Tensor, classifier: Classifier) -> Purification:
-        """Return ``(B, C, H, W)`` images as they are, with their labels; one query for each."""
+        """Return ``(B, C, H, W)`` images unchanged, with their labels. One query per image."""
         labels = classifier(images)
         return Purification(
             images=images,
@@ -59,7 +59,7 @@ class NoDefense:
 
 
 DefenseConfig = BDMAEConfig | BaselineConfig
-"""Settings of a defense; a baseline's build it, BDMAE takes a restorer as well."""
+"""Settings of a defense. A baseline's settings build it; BDMAE also needs a restorer."""
 
 DEFENSES: dict[str, DefenseConfig] = {
     "none": NoDefenseConfig(),
@@ -69,12 +69,12 @@ DEFENSES: dict[str, DefenseConfig] = {
     "bdmae-paper-fast": PROFILES["paper-fast"],
     **BASELINES,
 }
-"""Every defense by name, with the settings that the name stands for; their type says what is built."""
+"""Default settings of the defenses by name. The type of the settings determines the defense."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VictimUnderTest:
-    """A classifier with what a record says about it."""
+    """A classifier, with its entry for a record."""
 
     classifier: Classifier
     entry: VictimEntry
@@ -82,23 +82,23 @@ class VictimUnderTest:
 
 @dataclass(frozen=True, kw_only=True)
 class DefenseUnderTest:
-    """A defense with what a record says about it."""
+    """A defense, with its entry for a record."""
 
     defense: Defense
     entry: DefenseEntry
     shares_restorations: bool = False
-    """Whether it shares_restorations what other measurements restored: for the record's cost."""
+    """Whether it uses restorations cached by other measurements. The record notes it as ``Cost.recalled``."""
 
 
 def default_config(name: str) -> DefenseConfig:
-    """The settings that a name in :data:`DEFENSES` stands for. Raises UnknownNameError."""
+    """Return the default settings of a defense in :data:`DEFENSES`. Raises UnknownNameError."""
     if name not in DEFENSES:
         raise UnknownNameError("defense", name, DEFENSES)
     return DEFENSES[name]
 
 
 def settings_in_force(config: DefenseConfig) -> dict[str, Any]:
-    """Return what identifies a defense's settings in records and digests."""
+    """Return the settings of a defense as a dictionary, for records and digests."""
     return config.to_dict() if isinstance(config, BDMAEConfig) else dataclasses.asdict(config)
 
 
@@ -111,11 +111,12 @@ def make_defense(
     key: Key = 0,
     device: str = "cpu",
 ) -> DefenseUnderTest:
-    """Build a defense of :data:`DEFENSES`, with ``config`` in place of its own settings if given.
+    """Build a defense of :data:`DEFENSES`, with its default settings or those in ``config``.
 
-    restorer: loads the masked autoencoder; called for BDMAE only, other defenses build what they need. device: where a
-    diffusion model runs; no setting of the record. In the record, settings that differ from the registry's follow the
-    name in brackets. Raises UnknownNameError.
+    restorer: loads the masked autoencoder; called for BDMAE only, other defenses load their own networks.
+    restorer_name: its name, for the record. device: where a diffusion model runs; it is not recorded as a setting. The
+    name in the record has the changed settings in brackets. Raises UnknownNameError for an unknown name, and what
+    loading the networks raises.
     """
     standard = default_config(name)
     config = standard if config is None else config
@@ -129,7 +130,7 @@ def make_defense(
     network = getattr(defense, "restorer", None)
     entry = DefenseEntry(
         name=label,
-        config=json.loads(json.dumps(settings_in_force(config))),  # as it will be read back
+        config=json.loads(json.dumps(settings_in_force(config))),  # as read from a file: tuples become lists
         restorer=None if network is None else restorer_name,
         restorer_weights=getattr(network, "weights_digest", None),
         restorer_precision=getattr(network, "precision", None),
@@ -139,5 +140,5 @@ def make_defense(
 
 
 def _in_brackets(changed: dict[str, Any]) -> str:
-    """``[a=1,b.c=2]`` for settings by name, or nothing."""
+    """Return ``[a=1,b.c=2]`` for settings by name, or "" without any."""
     return f"[{','.join(f'{name}={value}' for name, value in changed.items())}]" if changed else ""

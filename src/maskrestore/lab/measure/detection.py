@@ -91,7 +91,7 @@ def make_detector(name: str, *, key: Key = 0) -> DetectorUnderTest:
     return DetectorUnderTest(
         detector=config.build(key),
         name=name,
-        config=json.loads(json.dumps(dataclasses.asdict(config))),  # as it will be read back
+        config=json.loads(json.dumps(dataclasses.asdict(config))),  # as read from a file: tuples become lists
         key_fingerprint=key_fingerprint(key),
     )
 

@@ -105,7 +105,7 @@ def evaluate(
         defense: the defense.
         clean_count: number of clean images.
         triggered_count: number of triggered images.
-        seed: determines the choice of test images. All defenses get the same images.
+        seed: determines the choice of test images, the same for every attack and defense.
         chunk_size: images per chunk. An interrupted run loses at most one chunk.
         out: file for the record. During the run the predictions are stored beside this file, and a repeated run with
             the same arguments and the same revision of the code resumes from them.

@@ -64,7 +64,7 @@ class Variant:
 
     defense: str
     settings: tuple[tuple[str, Any], ...] = ()
-    """Dotted names and values, as of ``with_settings``."""
+    """Dotted names and values, as in ``with_settings``."""
 
     @property
     def detects(self) -> bool:
