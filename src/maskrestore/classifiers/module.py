@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -16,8 +20,16 @@ from maskrestore.runtime.precision import Precision, autocast, resolve_precision
 __all__ = ["ModuleClassifier"]
 
 
+_TRIAL = threading.Lock()
+"""One thread at a time tries a layout; a lock of each adapter could not be pickled."""
+
+
 class ModuleClassifier:
-    """Runs a module on normalised images and returns labels only, never logits.
+    """Runs a copy of a module on normalised images and returns labels only, never logits.
+
+    The module itself stays as it was found: its layout, mode, device, dtype, hooks and gradients. The copy is in
+    evaluation mode, and in the ``channels_last`` layout if the first call gives the same labels in it; a module that
+    flattens with ``view``, for example, works in its own layout only.
 
     The module always gets exactly ``micro_batch`` images, so that the answer for an image does not depend on the rest
     of its batch. The last chunk of a call is padded with at most ``micro_batch - 1`` images. A large micro-batch has a
@@ -36,8 +48,9 @@ class ModuleClassifier:
     ) -> None:
         """Wrap a module.
 
-        module: normalised ``(B, C, H, W)`` -> logits ``(B, K)`` or labels ``(B,)``. It is not copied: it is moved to
-        ``device``, and put into evaluation mode at every call.
+        module: normalised ``(B, C, H, W)`` -> logits ``(B, K)`` or labels ``(B,)``, of any floating-point dtype. It is
+        copied now, so later training does not reach the adapter. A module that cannot be copied runs itself: in
+        evaluation mode during a call only, and where it is.
         mean, std: in units of [0, 1] pixels, one number for all channels or one for each.
         micro_batch: images that the module gets at a time, at least 1. None: 8 on a CPU, 32 on other devices; see
         :func:`default_micro_batch`. The label of an image with two nearly equal logits can depend on it, since kernels
@@ -45,7 +58,8 @@ class ModuleClassifier:
         device: None: where the module is.
         precision: ``bfloat16`` runs the module under autocast; ``auto`` does so if the device is fast in bfloat16.
 
-        Raises ConfigError for a setting out of its range, or if ``module`` is not a ``torch.nn.Module``.
+        Raises ConfigError for a setting out of its range, if ``module`` is not a ``torch.nn.Module``, or if it would
+        have to be moved to ``device`` but cannot be copied.
         """
         if not isinstance(module, nn.Module):
             raise ConfigError(
@@ -58,7 +72,11 @@ class ModuleClassifier:
         self.device = _device_of(module) if device is None else torch.device(device)
         self.micro_batch = micro_batch or default_micro_batch(on_cpu=self.device.type == "cpu")
         self.precision = resolve_precision(precision, self.device)
-        self.module = module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = module
+        """As it was given."""
+        self._dtype = next((one.dtype for one in _tensors(module) if one.is_floating_point()), torch.float32)
+        self._runs = self._private_copy()
+        self._layout: torch.memory_format | None = None  # decided by the first call
 
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
@@ -66,13 +84,12 @@ class ModuleClassifier:
         Raises InvalidImageError for invalid images, ClassifierOutputError for an output that is neither logits nor
         labels or holds NaN, and whatever the module raises.
         """
-        self.module.eval()  # at every call, because the module may have been trained since the last one
         batch, extremes = unchecked_batch(images, to_cpu=False)
         if not batch.is_cuda:
             check_pixels(batch, extremes)
         chunks = fixed_chunks(batch, self.micro_batch)
         # One autocast context for all chunks, without inference mode, so that its cache casts each weight only once.
-        with torch.no_grad(), autocast(self.device, self.precision):
+        with torch.no_grad(), autocast(self.device, self.precision), _evaluating(self._runs):
             parts = [(self._labels(chunk), count) for chunk, count in chunks]
         if batch.is_cuda:
             check_pixels(batch, extremes)  # reading the values waits for the GPU, so first queue all work
@@ -80,10 +97,60 @@ class ModuleClassifier:
         return checked_labels(labels, torch.stack([holds_nan for (_, holds_nan), _ in parts]))
 
     def _labels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = self.normalise(images).to(self.device, memory_format=torch.channels_last)
-        return unchecked_labels(self.module(inputs), len(images))
+        inputs = self.normalise(images).to(self.device, self._dtype)
+        if self._layout is None:
+            with _TRIAL:
+                self._layout = self._layout or self._choose_layout(inputs)
+        return unchecked_labels(self._runs(inputs.contiguous(memory_format=self._layout)), len(images))
+
+    def _private_copy(self) -> nn.Module:
+        try:
+            copied = copy.deepcopy(self.module)
+            if copied is not self.module:
+                return copied.to(self.device).eval()
+            raise TypeError("its copy is itself")
+        except Exception as error:  # whatever its author's objects raise
+            if _device_of(self.module) != self.device:
+                raise ConfigError(
+                    f"the module cannot be copied ({type(error).__name__}: {error}), so it cannot be moved to "
+                    f"{self.device}; move it there yourself"
+                ) from error
+            return self.module
+
+    def _choose_layout(self, inputs: Tensor) -> torch.memory_format:
+        """The layout that the copy runs in from now on: a fast one, if it gives the labels of the plain one."""
+        if self._runs is self.module:
+            return torch.contiguous_format
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            expected, _ = unchecked_labels(self._runs(inputs.contiguous()), len(inputs))
+            fast = copy.deepcopy(self._runs).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            try:
+                found, _ = unchecked_labels(fast(inputs.contiguous(memory_format=torch.channels_last)), len(inputs))
+            except Exception:  # the module's own code, in a layout that its author did not think of
+                return torch.contiguous_format
+        if not torch.equal(found, expected):
+            return torch.contiguous_format
+        self._runs = fast
+        return torch.channels_last
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """A context in which a module is in evaluation mode; each of its parts gets its own mode back."""
+    training = [one for one in module.modules() if one.training]
+    for one in training:
+        one.training = False
+    try:
+        yield
+    finally:
+        for one in training:
+            one.training = True
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return chain(module.parameters(), module.buffers())
 
 
 def _device_of(module: nn.Module) -> torch.device:
-    tensor = next(chain(module.parameters(), module.buffers()), None)
+    tensor = next(_tensors(module), None)
     return torch.device("cpu") if tensor is None else tensor.device
