@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "mae": BASE,
     "classifiers": BASE,
     "defense": {*BASE, "mae", "classifiers"},
-    "jobs": METHOD,
+    "jobs": {*METHOD, "reporting"},
     "reporting": METHOD,
     "gateway": {*METHOD, "jobs", "reporting"},
     "distributed": {*METHOD, "jobs", "reporting", "gateway"},

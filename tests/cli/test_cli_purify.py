@@ -3,26 +3,18 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-import tracemalloc
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
 import maskrestore
-from fakes import colour_labels
-from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense.batching import Limits
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.codec import read_image, write_png
-from maskrestore.jobs.folder import FolderJob, purify_folder
-from maskrestore.jobs.image_log import ImageLog
-from maskrestore.types import Purification, StreamResult
 
 pytestmark = pytest.mark.usefixtures("grey_restorer")
 
@@ -433,119 +425,6 @@ def test_large_images_are_worked_on_in_smaller_batches(purify, monkeypatch, tmp_
     assert purify().exit_code == 0
     assert len(records(tmp_path)) == 10
     assert max(sizes) == 3
-
-
-class KeepingDefense:
-    """Asks once and changes nothing."""
-
-    def purify_stream(self, items, classifier, *, budget):
-        for item in items:
-            images = item.image[None]
-            labels = classifier(images)
-            budget.spend(1)
-            result = Purification(images=images, labels=labels, original_labels=labels, queries=torch.ones(1).long())
-            yield StreamResult(id=item.id, result=result)
-
-
-def folder_job(source: Path, out: Path) -> FolderJob:
-    return FolderJob(
-        source=source,
-        out=out,
-        defense=KeepingDefense(),
-        classifier=CountingClassifier(colour_labels),
-        config_digest="settings",
-        key_fingerprint="key",
-    )
-
-
-@pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_results_that_were_written_are_recorded_when_a_later_one_cannot_be(
-    photos, monkeypatch, tmp_path, threads, error
-):
-    def write(path: Path, image: torch.Tensor) -> None:
-        if path.stem == "8":
-            raise error
-        write_png(path, image)
-
-    monkeypatch.setattr("maskrestore.jobs.folder._WORTH_A_THREAD", 1)
-    monkeypatch.setattr("maskrestore.jobs.folder.write_png", write)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with pytest.raises(type(error)):
-            purify_folder(folder_job(photos, tmp_path / "out"), lambda *_: None)
-        done = records(tmp_path).keys()
-        # sub/9.png may have been written beside 8.png.
-        assert {f"{number}.png" for number in range(8)} <= done <= {*(f"{n}.png" for n in range(8)), "sub/9.png"}
-        monkeypatch.setattr("maskrestore.jobs.folder.write_png", write_png)
-        job = folder_job(photos, tmp_path / "out")
-        purify_folder(job, lambda *_: None).log.close()
-    finally:
-        torch.set_num_threads(before)
-    assert job.classifier.queries == 10 - len(done)
-    assert len(records(tmp_path)) == 10
-
-
-def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, tmp_path):
-    for name in ("read_image", "write_png", "np.savez_compressed"):  # what takes time and leaves nothing behind
-        monkeypatch.setattr(f"maskrestore.jobs.folder.{name}", lambda *values, **options: torch.zeros(3, 1, 1))
-    # pathlib puts all names into Python's table of strings, which grows by megabytes at a time.
-    monkeypatch.setattr(sys, "intern", str)
-
-    def peak(count: int) -> int:
-        source, out = (Path(tempfile.mkdtemp(dir=tmp_path)) for _ in range(2))
-        for index in range(count):
-            (source / f"{index}.png").touch()
-        job = folder_job(source, out)
-        tracemalloc.start()
-        try:
-            with closing(purify_folder(job, lambda done, total: None).log) as log:
-                assert log.purified == len(log) == sum(1 for _ in log.records()) == count
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    peak(50)  # what is loaded on first use
-    few, many = peak(50), peak(2000)
-    assert many - few < 100 * 1950  # bytes; the names alone would take more
-
-
-def test_images_are_done_in_order_of_their_names(monkeypatch, tmp_path):
-    names = ["a b.png", "a.png", "a/x.png", "b.png", "b/10.png", "b/9.png", "\xe4.png", os.fsdecode(b"\xff.png")]
-    source, out = tmp_path / "source", tmp_path / "out"
-    for name in reversed(names):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        write_png(source / "image.png", torch.zeros(3, 2, 2))
-        (source / "image.png").rename(source / name)
-    passed = []
-    monkeypatch.setattr("maskrestore.jobs.folder._STEP", 3)
-    summary = purify_folder(folder_job(source, out), lambda done, total: passed.append((done, total)))
-    assert passed == [(done, 8) for done in range(1, 9)]
-    again = purify_folder(folder_job(source, out), lambda done, total: passed.append((done, total)))
-    assert passed[8:] == [(3, 8), (6, 8), (8, 8)]
-    again.log.close()
-    with closing(summary.log) as log:
-        assert [record["file"] for record in log.records()] == names
-        assert all((out / record["output"]).is_file() for record in log.records())
-    assert [json.loads(line)["file"] for line in (out / "records.jsonl").open()] == names
-
-
-def test_the_last_record_of_an_image_counts_and_others_are_kept(tmp_path):
-    path = tmp_path / "records.jsonl"
-    lines = [{"file": "b.png", "run": 1}, {"file": "gone.png", "run": 1}, {"file": "b.png", "run": 2}]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + 'null\n[]\nnonsense\n{"file": 3}\n{"fi')
-    log = ImageLog(path, iter(["b.png", "a.png", "a.jpg"]))
-    assert len(log) == 3
-    assert list(log.images()) == [("a.jpg", "a.jpg", {}), ("a.png", "a.png", {}), ("b.png", "b", lines[2])]
-    assert list(log.records()) == [lines[2]]
-    log.add({"file": "a.png", "error": None})
-    assert log.record("a.png") == {"file": "a.png", "error": None}
-    log.compact()
-    log.close()
-    kept = [json.loads(line) for line in path.read_text().splitlines()]
-    assert kept == [{"file": "a.png", "error": None}, lines[2], lines[1]]
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_half_finished_folder_is_completed(purify, model, photos, tmp_path):

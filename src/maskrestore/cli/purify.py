@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import glob
-import sys
-from contextlib import closing
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
-import torch
 import typer
 
-from maskrestore.classifiers import ModuleClassifier, load_classifier
+from maskrestore.classifiers import load_classifier
 from maskrestore.cli.options import (
     DefenseSetOption,
     DeviceOption,
@@ -31,21 +25,13 @@ from maskrestore.cli.terminal import FAILED, out, progress, say
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.beyond_paper.budget import within
 from maskrestore.defense.profiles import PROFILES
-from maskrestore.defense.streams import key_fingerprint
-from maskrestore.errors import ConfigError, InvalidImageError
-from maskrestore.imaging.codec import read_image
-from maskrestore.jobs.folder import MAP_FIELDS, FolderJob, Summary, purify_folder
-from maskrestore.jobs.image_log import ImageLog
-from maskrestore.mae.checkpoints.weight_files import weights_digest
+from maskrestore.errors import ConfigError
+from maskrestore.jobs import FolderJob, FolderSummary, purify_folder, write_folder_report
+from maskrestore.jobs.identity import classifier_identity
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.reporting import Evidence, ReportEntry, ReportSummary, entries_from, write_report
-from maskrestore.runtime.digests import digest, digest_of_json, raw_digest
-from maskrestore.runtime.settings import flat
-from maskrestore.types import Classifier, Purification
+from maskrestore.reporting import read_class_names
 
 __all__ = ["purify"]
-
-_SHOWN_FAILURES = 20
 
 
 def purify(
@@ -132,148 +118,44 @@ def purify(
             f"an image may take {config.max_queries} queries, more than --budget {budget}; raise the budget, or give "
             f"each image less with --max-queries {budget}"
         )
-    names = _read_class_names(class_names)
+    names = None if class_names is None else read_class_names(class_names)
     channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
     black_box = load_classifier(classifier, **channels, device=device)
-    key = read_key(key_file)
     masked_autoencoder = load_restorer(restorer, precision=precision, device=device)
-    weights = getattr(masked_autoencoder, "weights_digest", None)
-    arithmetic = getattr(masked_autoencoder, "precision", None)
-    identity = [
-        classifier,
-        _model_digest(classifier, black_box),
-        mean,
-        std,
-        restorer,
-        weights,
-        arithmetic,
-        grey,
-        device,
-    ]
     job = FolderJob(
         source=source,
         out=out_dir,
-        defense=BDMAE(masked_autoencoder, config, key=key, chunk_size=batch),
+        defense=BDMAE(masked_autoencoder, config, key=read_key(key_file), chunk_size=batch),
         classifier=black_box,
-        config_digest=digest_of_json([config.to_dict(), key_fingerprint(key), *identity]),
-        key_fingerprint=key_fingerprint(key),
+        classifier_id=classifier_identity(classifier, black_box, mean, std, device),
         budget=budget,
         keep_grey=grey,
         again=again,
     )
     with progress("purify") as update:
         summary = purify_folder(job, update)
-    facts = {
-        "classifier": classifier,
-        "restorer": restorer,
-        "profile": profile,
-        "max_queries": config.max_queries,
-        **flat(config.to_dict()),
-    }
-    heading = ReportSummary(title=f"maskrestore: {source.name}", settings=facts, key_fingerprint=job.key_fingerprint)
-    with closing(summary.log) as log:
-        page = write_report(
-            out_dir,
-            (_entry(record) for record in log.records(job.config_digest) if not record["error"]),
-            heading,
-            class_names=names,
-            errors=((record["file"], record["error"]) for record in log.records(job.config_digest) if record["error"]),
-            max_detailed=report_images,
-            evidence_of=partial(_evidence, job, log),
-        )
-        _conclude(summary, job, page, asked_before=not config.restoration.single_query)
-
-
-def _conclude(summary: Summary, job: FolderJob, page: Path, *, asked_before: bool) -> None:
-    """Say how it went; exit with status 1 unless every image was purified.
-
-    asked_before: whether the classifier was asked about images as they came.
-    """
-    finished = changed = failed = other = 0
-    failures = []
-    for record in summary.log.records():
-        if record.get("config_digest") != job.config_digest:
-            other += 1
-        elif record["error"] is None:
-            finished += 1
-            changed += record["label"] != record["original_label"]
-        else:
-            failed += 1
-            if failed <= _SHOWN_FAILURES:
-                failures.append(f"failed: {record['file']}: {record['error']}")
-    out.print(
-        f"{finished} images purified ({finished - summary.log.purified} of them by an earlier run), "
-        + (f"{changed} labels changed, " if asked_before else "")
-        + f"{summary.queries} queries, {summary.seconds:.1f} s; see {page}",
-        soft_wrap=True,
+    page = write_folder_report(
+        job, settings={"restorer": restorer, "profile": profile}, class_names=names, max_detailed=report_images
     )
-    for failure in failures:
-        say(failure)
-    if other:
-        say(f"{other} images have results of other settings only, which are not counted here")
-    if failed:
-        say(f"{failed} images failed (all in records.jsonl); the same command tries them again")
-    if summary.stopped is not None:
-        left = len(summary.log) - finished - failed
-        say(f"stopped: {summary.stopped}; {left} images are left, and the same command goes on with them")
-    for note in summary.skipped:
-        say(note)
-    if failed or summary.skipped or summary.stopped is not None:
+    _print_summary(summary, page)
+    if not summary.complete:
         raise typer.Exit(FAILED)
 
 
-def _entry(record: dict[str, Any]) -> ReportEntry:
-    """What the report says of an image, from its record, so that it also covers earlier runs."""
-    return ReportEntry(
-        name=record["file"],
-        original_label=record["original_label"],
-        label=record["label"],
-        queries=record["queries"],
-        restored=record["restored"],
+def _print_summary(summary: FolderSummary, page: Path) -> None:
+    out.print(
+        f"{summary.purified} images purified ({summary.reused} of them by an earlier run), "
+        + (f"{summary.changed} labels changed, " if summary.changed is not None else "")
+        + f"{summary.queries} queries, {summary.seconds:.1f} s; see {page}",
+        soft_wrap=True,
     )
-
-
-def _evidence(job: FolderJob, log: ImageLog, name: str) -> Evidence | None:
-    """The pictures and maps of an image, read back from the results."""
-    record = log.record(name)
-    try:
-        original = read_image(job.file(name), keep_grey=job.keep_grey)[None]
-        purified = read_image(job.out / record["output"], keep_grey=job.keep_grey)[None]
-        with np.load(job.out / record["maps"]) as arrays:
-            maps = {field: torch.from_numpy(arrays[field])[None] for field in MAP_FIELDS if field in arrays}
-    except (InvalidImageError, OSError):  # the original was moved in the meantime
-        return None
-    purification = Purification(
-        images=purified,
-        labels=torch.tensor([record["label"]]),
-        original_labels=torch.tensor([record["original_label"]]),
-        queries=torch.tensor([record["queries"]]),
-        **maps,
-    )
-    return entries_from(original, purification, names=[name])[0].evidence
-
-
-def _read_class_names(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read class names from {path}: {error}") from error
-
-
-def _model_digest(spec: str, classifier: Classifier) -> str:
-    """Digest of the model's files, or of the file that its function is in and of its weights.
-
-    A new model under an old name is another classifier.
-    """
-    parts: list[bytes] = []
-    module = sys.modules.get(spec.partition(":")[0])
-    source = Path(getattr(module, "__file__", None) or spec)
-    # Weights of a large ONNX file lie beside it, and their names begin with its own.
-    for path in sorted(source.parent.glob(f"{glob.escape(source.name)}*")) if source.suffix == ".onnx" else [source]:
-        if path.is_file():
-            parts.append(raw_digest([path.read_bytes()]))
-    if isinstance(classifier, ModuleClassifier):
-        parts.append((weights_digest(classifier.module) or "").encode())
-    return digest(parts)
+    for name, error in summary.failures:
+        say(f"failed: {name}: {error}")
+    if summary.other_settings:
+        say(f"{summary.other_settings} images only have results of other settings, which are not counted here")
+    if summary.failed:
+        say(f"{summary.failed} images failed (all of them are in records.jsonl); the same command tries them again")
+    if summary.stopped is not None:
+        say(f"stopped: {summary.stopped}; {summary.left} images are left; the same command continues with them")
+    for note in summary.skipped:
+        say(note)

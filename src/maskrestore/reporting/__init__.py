@@ -3,8 +3,17 @@
 Nothing here asks a classifier or computes a result: everything is read from a ``Purification``.
 """
 
-from maskrestore.reporting.entries import Evidence, ReportEntry, entries_from
+from maskrestore.reporting.entries import Evidence, ReportEntry, entries_from, read_class_names
 from maskrestore.reporting.figure import write_figure
 from maskrestore.reporting.html import Metric, ReportSummary, write_report
 
-__all__ = ["Evidence", "Metric", "ReportEntry", "ReportSummary", "entries_from", "write_figure", "write_report"]
+__all__ = [
+    "Evidence",
+    "Metric",
+    "ReportEntry",
+    "ReportSummary",
+    "entries_from",
+    "read_class_names",
+    "write_figure",
+    "write_report",
+]

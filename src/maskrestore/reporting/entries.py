@@ -5,16 +5,28 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from maskrestore.errors import ConfigError
 from maskrestore.reporting.pictures import Picture, colourise, difference, mark_hidden, thumbnail
 from maskrestore.types import Purification
 
-__all__ = ["COLUMNS", "Column", "Evidence", "ReportEntry", "class_label", "columns_for", "entries_from", "printable"]
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "Evidence",
+    "ReportEntry",
+    "class_label",
+    "columns_for",
+    "entries_from",
+    "printable",
+    "read_class_names",
+]
 
 Map = npt.NDArray[np.float32]
 
@@ -132,6 +144,17 @@ def class_label(label: int, class_names: Sequence[str] | None) -> str:
     """Return the name of a class, or "class 7" where it has none."""
     known = class_names is not None and 0 <= label < len(class_names)
     return printable(class_names[label]) if known and class_names is not None else f"class {label}"
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Read the names of the classes from a text file, one on each line, in the order of the labels.
+
+    Raises ConfigError if it cannot be read as UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read class names from {path}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskrestore.defense.streams import Key, key_fingerprint
 from maskrestore.errors import UnknownNameError
-from maskrestore.jobs.chunk_log import ChunkLog, log_key
+from maskrestore.jobs.partial_results import PartialResults, measurement_key
 from maskrestore.lab.attacks.base import Attack
 from maskrestore.lab.baselines import DETECTORS, Detection, Detector
 from maskrestore.lab.data.dataset import ImageDataset
@@ -127,7 +127,7 @@ def detect(
     environment, memory = current_environment(device), MemoryMeter(device)
     digest = _digest(plan)
     name = record_name(dataset.name, attack.name, detector.name, digest=digest) if name is None else name
-    key = log_key(digest, environment, DETECTION_VERSION)
+    key = measurement_key(digest, environment, DETECTION_VERSION)
     log = _ScoreLog(None if out is None else out.log_path(name), key)
     _score(plan, log, chunk_size, progress)
     record = DetectionRecord(
@@ -167,7 +167,7 @@ class _Plan:
     """Indices of the images of each part, "clean" and "triggered"."""
 
 
-class _ScoreLog(ChunkLog):
+class _ScoreLog(PartialResults):
     """Scores of the images of each part, in the order of ``_Plan.chosen``."""
 
     def __init__(self, path: Path | None, key: str) -> None:

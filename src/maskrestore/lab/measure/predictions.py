@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrestore.jobs.chunk_log import ChunkLog
+from maskrestore.jobs.partial_results import PartialResults
 from maskrestore.types import Purification
 
 __all__ = ["Prediction", "PredictionLog"]
@@ -29,11 +29,11 @@ class Prediction:
     """Share of restored tokens, in [0, 1]; ``None`` for defenses without tokens."""
 
 
-class PredictionLog(ChunkLog):
+class PredictionLog(PartialResults):
     """Predictions by part (``clean`` or ``triggered``) and index in the data set."""
 
     def __init__(self, path: Path | None, key: str) -> None:
-        """Arguments as in ``ChunkLog``."""
+        """Arguments as in ``PartialResults``."""
         self._rows: dict[tuple[str, int], Prediction] = {}
         self.passes: int | None = 0
         """Passes through the defense's generator; ``None`` when they are unknown for a chunk."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.errors import ConfigError
-from maskrestore.jobs.chunk_log import log_key
+from maskrestore.jobs.partial_results import measurement_key
 from maskrestore.lab.data.dataset import ImageDataset
 from maskrestore.lab.measure.costs import MemoryMeter, counted_passes
 from maskrestore.lab.measure.defenses import DEFENSES, DefenseUnderTest, VictimUnderTest, make_defense
@@ -135,7 +135,7 @@ def evaluate(
             out.append(record)
         return record
     environment = current_environment(device)
-    key = log_key(digest, environment, RECORD_VERSION)
+    key = measurement_key(digest, environment, RECORD_VERSION)
     log = PredictionLog(None if out is None else out.log_path(name), key)
     memory = MemoryMeter(device)
     _predict(plan, log, chunk_size, progress)

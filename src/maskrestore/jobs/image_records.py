@@ -1,4 +1,4 @@
-"""``records.jsonl`` and its index: what is known of each image of a folder, on disk instead of in memory."""
+"""``records.jsonl``, one record per image of a folder, with an index on disk, so that memory use stays constant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-__all__ = ["ImageLog"]
+__all__ = ["ImageRecords"]
 
 _TABLES = """
 PRAGMA journal_mode = OFF;  -- the index does not outlive the process: there is nothing to roll back
@@ -27,18 +27,18 @@ FROM images LEFT JOIN records USING (name) ORDER BY name
 _RECORDED = "SELECT line FROM images JOIN records USING (name) ORDER BY name"
 
 
-class ImageLog:
-    """The images of a folder, in order of their names, and the records of those that were done before.
+class ImageRecords:
+    """The images of a folder in the order of their names, and the records of those that have one.
 
-    ``records.jsonl`` is what lasts: a line is appended as an image is finished, and the last line of an image
-    counts. The index is read from it at the start and is a temporary SQLite database, which SQLite keeps in a
-    file and removes in the end. Memory holds two megabytes of it, however many images there are.
+    The file ``records.jsonl`` is permanent: a line is appended when an image is finished, and the last line of an image
+    counts. The index is built from it at the start. It is a temporary SQLite database in a file that SQLite removes on
+    close; about two megabytes of it are in memory, whatever the number of images.
     """
 
     def __init__(self, path: Path, names: Iterable[str]) -> None:
-        """names: of the images, in any order, with forward slashes."""
+        """path: of ``records.jsonl``; it may not exist yet. names: of the images, in any order, with forward slashes."""
         self.purified = 0
-        """Images added without an error."""
+        """Number of records added without an error."""
         self._path = path
         self._index = sqlite3.connect("")  # a temporary file of its own
         self._index.executescript(_TABLES)
@@ -54,23 +54,25 @@ class ImageLog:
         return int(count)
 
     def images(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """The name of each image, the name of its results, and its record so far, or an empty one.
+        """For each image its name, the name of its results, and its record, or an empty one if it has none.
 
-        Results of ``sub/a.jpg`` are called ``sub/a``, or ``sub/a.jpg`` where another image has the same stem
-        or is called ``sub/a``.
+        The results of ``sub/a.jpg`` are named ``sub/a``, or ``sub/a.jpg`` if another image has the same stem or is
+        named ``sub/a``.
         """
         for key, line, shared in self._index.execute(_LISTED):
             name = os.fsdecode(key)
             yield name, name if shared else _stem(name), json.loads(line) if line else {}
 
     def record(self, name: str) -> dict[str, Any]:
-        """The record of an image that has one."""
-        (line,) = self._index.execute("SELECT line FROM records WHERE name = ?", (os.fsencode(name),)).fetchone()
-        found: dict[str, Any] = json.loads(line)
+        """The record of an image. Raises KeyError if it has none."""
+        row = self._index.execute("SELECT line FROM records WHERE name = ?", (os.fsencode(name),)).fetchone()
+        if row is None:
+            raise KeyError(f"there is no record of {name!r}")
+        found: dict[str, Any] = json.loads(row[0])
         return found
 
     def records(self, config_digest: str | None = None) -> Iterator[dict[str, Any]]:
-        """The records of the images that have one, in order; only those made with these settings, if given."""
+        """The records of the images, in order; with ``config_digest``, only records of those settings."""
         for (line,) in self._index.execute(_RECORDED):
             record = json.loads(line)
             if config_digest in (None, record.get("config_digest")):
@@ -86,7 +88,7 @@ class ImageLog:
         self.purified += record["error"] is None
 
     def compact(self) -> None:
-        """Rewrite ``records.jsonl`` with one line per image, sorted by name; a reader never sees half of it."""
+        """Replace ``records.jsonl`` atomically by one line per image, sorted by name."""
         draft = self._path.with_name(self._path.name + ".part")
         draft.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as file:
@@ -106,7 +108,7 @@ class ImageLog:
                     record = json.loads(line)
                     self._insert(record["file"], json.dumps(record).encode() + b"\n")
                 except (ValueError, KeyError, TypeError):
-                    continue  # cut short by an interruption: the image is done again
+                    continue  # cut off by an interruption: the image has no record and is purified again
         if not whole:
             self.compact()
 

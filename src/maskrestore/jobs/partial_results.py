@@ -1,4 +1,4 @@
-"""What is known of each image of a measurement, kept on disk as it comes, so that an interrupted one can go on."""
+"""Keep the partial results of a measurement on disk, so that an interrupted measurement can go on."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from maskrestore.runtime.environment import Environment, source_digest
 from maskrestore.runtime.files import write_text_atomically
 
-__all__ = ["ChunkLog", "log_key"]
+__all__ = ["PartialResults", "measurement_key"]
 
 
-class ChunkLog(ABC):
-    """A file with a line for each chunk of images, after a line with ``key``, which names the measurement.
+class PartialResults(ABC):
+    """A JSONL file: the first line holds the key of the measurement, each further line the results of some images.
 
-    A file of another measurement is started anew. A line that an interruption cut short is dropped.
+    A file with another key is overwritten. An incomplete last line, left by an interruption, is dropped.
     """
 
     def __init__(self, path: Path | None, key: str) -> None:
-        """path: where to keep the lines, or ``None`` to keep them in memory only."""
+        """path: the file, or ``None`` to keep results in memory only. key: see :func:`measurement_key`."""
         self._path = path
         self.seconds = 0.0
         lines = self._read(key)
@@ -29,22 +29,22 @@ class ChunkLog(ABC):
 
     @abstractmethod
     def _take(self, line: dict[str, Any]) -> None:
-        """Take a line over. Raises ValueError, KeyError or TypeError for one that is not whole."""
+        """Add the results of a line. Raises ValueError, KeyError or TypeError if the line is incomplete."""
 
     def _add(self, line: dict[str, Any]) -> None:
-        """Take a new line over and write it."""
+        """Add the results of a new line and append it to the file."""
         self._take(line)
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
     def discard(self) -> None:
-        """Delete the file: the record is written."""
+        """Delete the file, once the record of the whole measurement is written."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
     def _read(self, key: str) -> list[dict[str, Any]]:
-        """Take over what an interrupted run of the same measurement left; returns its lines."""
+        """Add the results that an interrupted run of the same measurement left, and return their lines."""
         if self._path is None or not self._path.exists():
             return []
         lines: list[dict[str, Any]] = []
@@ -56,15 +56,15 @@ class ChunkLog(ABC):
                 elif line != {"key": key}:
                     return []
             except (ValueError, KeyError, TypeError):
-                break  # cut short
+                break  # incomplete
             lines.append(line)
         return lines[1:]
 
 
-def log_key(digest: str, environment: Environment, version: int) -> str:
-    """The key of a measurement by this revision of the code: another one may answer differently, and is not mixed in.
+def measurement_key(digest: str, environment: Environment, version: int) -> str:
+    """The key of a measurement with this version of the code. Another version may give other results.
 
-    digest: of everything that was asked for. version: of the records.
+    digest: of the settings of the measurement. version: of the format of records.
     """
     libraries = json.dumps(environment.libraries, sort_keys=True)
     return f"{digest} {environment.commit} {source_digest()} {libraries} {version}"

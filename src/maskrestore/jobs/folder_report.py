@@ -1,0 +1,77 @@
+"""Write the HTML report of a folder job from its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from maskrestore.errors import InvalidImageError
+from maskrestore.imaging.codec import read_image
+from maskrestore.jobs.folder_job import FolderJob
+from maskrestore.jobs.result_files import load_purification
+from maskrestore.reporting import Evidence, ReportEntry, ReportSummary, entries_from, write_report
+from maskrestore.runtime.settings import flat
+
+__all__ = ["write_folder_report"]
+
+
+def write_folder_report(
+    job: FolderJob,
+    *,
+    settings: Mapping[str, object] | None = None,
+    class_names: Sequence[str] | None = None,
+    max_detailed: int = 100,
+) -> Path:
+    """Write ``report.html`` into ``job.out`` and return its path.
+
+    It shows the results of the settings of ``job``, from all runs. Nothing is computed and the classifier is not asked.
+
+    settings: shown before those of the defense, for example ``{"restorer": "mae-tiny-32"}``. class_names: names of the
+    labels, where known. max_detailed: images that are shown with pictures.
+
+    Raises ImageFileError if there is no image at the source, ConfigError if ``max_detailed`` is negative.
+    """
+    config = job.defense.config
+    summary = ReportSummary(
+        title=f"Purified images of {job.source.name}",
+        settings={
+            "classifier": job.classifier_id,
+            **(settings or {}),
+            "max_queries": config.max_queries,
+            **flat(config.to_dict()),
+        },
+        key_fingerprint=job.key_fingerprint,
+    )
+    with closing(job.open_records()) as records:
+        return write_report(
+            job.out,
+            (_entry(record) for record in records.records(job.config_digest) if not record["error"]),
+            summary,
+            class_names=class_names,
+            errors=((one["file"], one["error"]) for one in records.records(job.config_digest) if one["error"]),
+            max_detailed=max_detailed,
+            evidence_of=lambda name: _evidence(job, records.record(name)),
+        )
+
+
+def _entry(record: Mapping[str, Any]) -> ReportEntry:
+    return ReportEntry(
+        name=record["file"],
+        original_label=record["original_label"],
+        label=record["label"],
+        queries=record["queries"],
+        restored=record["restored"],
+    )
+
+
+def _evidence(job: FolderJob, record: Mapping[str, Any]) -> Evidence | None:
+    """The pictures and maps of an image, ``None`` if its file or its results are gone."""
+    name = record["file"]
+    try:
+        original = read_image(job.file(name), keep_grey=job.keep_grey)
+        purification = load_purification(job.out, record, keep_grey=job.keep_grey)
+    except (InvalidImageError, OSError):
+        return None
+    return entries_from(original[None], purification, names=[name])[0].evidence

@@ -1,0 +1,266 @@
+"""Purify a folder of images: each result is recorded as soon as it is there, and a later run continues."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskrestore.defense.oracle import Budget
+from maskrestore.errors import ConfigError, InvalidImageError, QueryBudgetError
+from maskrestore.imaging.codec import read_image
+from maskrestore.jobs.folder_job import FolderJob
+from maskrestore.jobs.image_records import ImageRecords
+from maskrestore.jobs.result_files import save_purification
+from maskrestore.runtime.digests import digest_of_file
+from maskrestore.types import Progress, Purification, StreamItem, StreamResult
+
+__all__ = ["FolderSummary", "purify_folder"]
+
+_PARALLEL_WRITE_PIXELS = 2**14
+"""Images with this many pixels or more are written by several threads. For smaller ones, threads cost more time than
+they save."""
+
+_MAX_FAILURES_AT_START = 32
+"""The job stops if the classifier has failed at this many images and has answered about none."""
+
+_MAX_REPORTED_FAILURES = 20
+"""Failures that a summary quotes; the records hold all of them."""
+
+_PROGRESS_STEP = 1000
+"""Files between two updates of the progress, among files that are already done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSummary:
+    """What a run of a job did, and how many images have a result now."""
+
+    purified: int
+    """Images with a result of these settings, from this run or an earlier one."""
+    reused: int
+    """Those of them from an earlier run."""
+    changed: int | None
+    """Those of them whose label changed; ``None`` for settings with a single query, which do not ask for the label of
+    the original image."""
+    failed: int
+    """Images that could not be read, or that the classifier failed at."""
+    failures: tuple[tuple[str, str], ...]
+    """File and error of the first of them."""
+    other_settings: int
+    """Images that only have a result of other settings."""
+    left: int
+    """Images that have neither a result of these settings nor an error."""
+    queries: int
+    """Sent by this run."""
+    seconds: float
+    """Duration of this run."""
+    stopped: str | None
+    """Why the run ended before its last image, if it did."""
+    skipped: tuple[str, ...]
+    """Messages about folders that could not be read."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image has a result."""
+        return not self.failed and not self.skipped and self.stopped is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """An image that is to be purified."""
+
+    name: str
+    output: str
+    """The name of its results."""
+    content: str
+    """Digest of the bytes of the file. A changed file is purified again."""
+    passed: int
+    """Number of files up to this one, including those that are already done."""
+
+
+def purify_folder(job: FolderJob, progress: Progress | None = None) -> FolderSummary:
+    """Purify all images of ``job.source`` that have no result in ``job.out`` yet, in the order of their names.
+
+    Writes ``images/`` and ``maps/`` with a file for each image, and ``records.jsonl`` with a line for each.
+    :func:`maskrestore.jobs.write_folder_report` makes a page of them.
+
+    If a file cannot be read, or the classifier fails at an image, the record says so in ``error``, and the next run
+    tries again. A run ends early only when the budget is spent, or when the classifier has failed at each of the first
+    32 images. Memory use does not depend on the number of images.
+
+    Raises ImageFileError if there is no image at the source, ConfigError if results would overwrite the source.
+    """
+    source, out = job.source.resolve(), job.out.resolve()
+    if source == out or out / "images" in (source, *source.parents):
+        raise ConfigError(f"results would be written over the images in {job.source}; choose another folder than {out}")
+    skipped: list[str] = []
+    started = time.perf_counter()
+    with closing(job.open_records(skipped)) as records:
+        budget = Budget(job.budget)
+        stopped = _run(job, records, budget, _FilesPassed(progress, len(records)))
+        records.compact()
+        return FolderSummary(
+            **_counts(job, records),
+            queries=budget.spent,
+            seconds=time.perf_counter() - started,
+            stopped=stopped,
+            skipped=tuple(skipped),
+        )
+
+
+def _run(job: FolderJob, records: ImageRecords, budget: Budget, progress: _FilesPassed) -> str | None:
+    """Purify and record; returns why it stopped early, if it did."""
+    results = job.defense.purify_stream(_items(job, records, progress), job.classifier, budget=budget)
+    with _Recorder(job, records, progress) as recorder:
+        for result in results:
+            if isinstance(result.error, QueryBudgetError):
+                return str(result.error)
+            recorder.take(result)
+            if recorder.failed >= _MAX_FAILURES_AT_START and not records.purified:
+                return f"the classifier failed at all of the first {recorder.failed} images"
+    progress(len(records))
+    return None
+
+
+def _counts(job: FolderJob, records: ImageRecords) -> dict[str, Any]:
+    """The fields of a summary that are counted from records."""
+    purified = changed = failed = other = 0
+    failures: list[tuple[str, str]] = []
+    for record in records.records():
+        if record.get("config_digest") != job.config_digest:
+            other += 1
+        elif record["error"] is None:
+            purified += 1
+            changed += record["label"] != record["original_label"]
+        else:
+            failed += 1
+            if failed <= _MAX_REPORTED_FAILURES:
+                failures.append((record["file"], record["error"]))
+    return {
+        "purified": purified,
+        "reused": purified - records.purified,
+        "changed": None if job.defense.config.restoration.single_query else changed,
+        "failed": failed,
+        "failures": tuple(failures),
+        "other_settings": other,
+        "left": len(records) - purified - failed,
+    }
+
+
+class _FilesPassed:
+    """Reports progress as a number of files. It never decreases, although files are read ahead of their results."""
+
+    def __init__(self, update: Progress | None, total: int) -> None:
+        self._update, self._total, self._passed = update, total, 0
+
+    def __call__(self, passed: int) -> None:
+        if passed > self._passed:
+            self._passed = passed
+            if self._update is not None:
+                self._update(passed, self._total)
+
+
+def _items(job: FolderJob, records: ImageRecords, progress: _FilesPassed) -> Iterator[StreamItem]:
+    """Read images that are not done, each when it is needed; record those that cannot be read."""
+    for passed, (name, output, record) in enumerate(records.images(), start=1):
+        try:
+            item = None if _is_done(job, record, job.file(name)) else _read(job, name, output, passed)
+        except (InvalidImageError, OSError) as error:
+            records.add(_failure(job, name, error))
+        else:
+            if item is not None:
+                yield item
+            elif passed % _PROGRESS_STEP == 0:
+                progress(passed)
+
+
+def _read(job: FolderJob, name: str, output: str, passed: int) -> StreamItem:
+    file = job.file(name)
+    pixels = read_image(file, keep_grey=job.keep_grey)  # before the digest: it refuses huge files and non-files
+    return StreamItem(id=_File(name=name, output=output, content=digest_of_file(file), passed=passed), image=pixels)
+
+
+def _is_done(job: FolderJob, record: dict[str, Any], file: Path) -> bool:
+    if job.again or record.get("error") is not None or record.get("config_digest") != job.config_digest:
+        return False
+    written = [job.out / record[entry] for entry in ("output", "maps") if record.get(entry)]
+    return all(path.exists() for path in written) and record.get("content") == digest_of_file(file)
+
+
+class _Recorder:
+    """Writes results, large ones in parallel, and records each after its files are written, in order.
+
+    When the context ends, even by an exception, all results taken so far are recorded: their queries are paid for.
+    """
+
+    def __init__(self, job: FolderJob, records: ImageRecords, progress: _FilesPassed) -> None:
+        self.failed = 0
+        """Images that the classifier failed at."""
+        self._job, self._records, self._progress = job, records, progress
+        self._threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._threads)
+        self._pending: deque[tuple[_File, Future[dict[str, Any]]]] = deque()
+
+    def __enter__(self) -> _Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._record(leave=0)
+        finally:
+            self._pool.shutdown()
+
+    def take(self, result: StreamResult) -> None:
+        """Write and record a result, or record its error."""
+        file = result.id
+        assert isinstance(file, _File)
+        if result.result is None:
+            self._record(leave=0)
+            assert result.error is not None
+            self._add(file, _failure(self._job, file.name, result.error))
+            self.failed += 1
+        elif self._threads == 1 or result.result.images[0, 0].numel() < _PARALLEL_WRITE_PIXELS:
+            self._record(leave=0)
+            self._add(file, _save(self._job, file, result.result, result.seconds))
+        else:
+            saving = self._pool.submit(_save, self._job, file, result.result, result.seconds)
+            self._pending.append((file, saving))
+            self._record(leave=2 * self._threads)
+
+    def _record(self, *, leave: int) -> None:
+        """Record written results; wait until at most ``leave`` images are still being written."""
+        while self._pending and (len(self._pending) > leave or self._pending[0][1].done()):
+            file, saving = self._pending.popleft()
+            self._add(file, saving.result())
+
+    def _add(self, file: _File, record: dict[str, Any]) -> None:
+        self._records.add(record)
+        self._progress(file.passed)
+
+
+def _save(job: FolderJob, file: _File, result: Purification, seconds: float) -> dict[str, Any]:
+    """Write the files of a result and return its record. The record is written after the files."""
+    return {
+        "file": file.name,
+        "content": file.content,
+        **save_purification(job.out, file.output, result),
+        "seconds": round(seconds, 6),
+        **_identity(job),
+        "error": None,
+    }
+
+
+def _failure(job: FolderJob, name: str, error: Exception) -> dict[str, Any]:
+    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return {"file": name, **_identity(job), "error": message}
+
+
+def _identity(job: FolderJob) -> dict[str, str]:
+    return {"key_fingerprint": job.key_fingerprint, "config_digest": job.config_digest}
