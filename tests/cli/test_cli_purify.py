@@ -247,7 +247,7 @@ def test_results_of_other_settings_are_not_reported_as_those_of_this_run(purify,
     done = [name for name, record in records(tmp_path).items() if name in page]
     assert 2 <= len(done) < 10
     assert f"{len(done)} images purified (0 of them" in result.stdout
-    assert f"{10 - len(done)} images have results of other settings" in result.stderr
+    assert f"{10 - len(done)} images only have results of other settings" in result.stderr
 
 
 def test_a_classifier_that_answers_logits_is_explained(invoke, model, photos, tmp_path):

@@ -24,6 +24,15 @@ def recorded(tmp_path: Path) -> dict[str, dict]:
     return {record["file"]: record for record in map(json.loads, lines)}
 
 
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten small images, one of them in a folder of its own."""
+    (tmp_path / "photos/sub").mkdir(parents=True)
+    for name in (*map(str, range(9)), "sub/9"):
+        write_png(tmp_path / f"photos/{name}.png", torch.rand(3, 16, 16))
+    return tmp_path / "photos"
+
+
 class KeepingDefense:
     """Asks once and changes nothing."""
 

@@ -15,7 +15,7 @@ def test_the_last_record_of_an_image_counts_and_others_are_kept(tmp_path):
     assert list(records.records()) == [lines[2]]
     records.add({"file": "a.png", "error": None})
     assert records.record("a.png") == {"file": "a.png", "error": None}
-    with pytest.raises(KeyError, match="no record of 'a.jpg'"):
+    with pytest.raises(KeyError, match=r"no record of 'a\.jpg'"):
         records.record("a.jpg")
     records.compact()
     records.close()

@@ -36,7 +36,7 @@ class ImageRecords:
     """
 
     def __init__(self, path: Path, names: Iterable[str]) -> None:
-        """path: of ``records.jsonl``; it may not exist yet. names: of the images, in any order, with forward slashes."""
+        """path: of ``records.jsonl``; may be missing. names: of the images, in any order, with forward slashes."""
         self.purified = 0
         """Number of records added without an error."""
         self._path = path
