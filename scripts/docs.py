@@ -109,8 +109,9 @@ def settings() -> str:
         """\
         # Settings
 
-        What `--set NAME=VALUE` changes on the command line, and `maskrestore.runtime.settings.with_settings` in Python.
-        A stage that a profile leaves out shows –; `--set STAGE=none` leaves one out.
+        What `--set STAGE.FIELD=VALUE` changes on the command line, for example `--set scores.label_weight=0.5`, and
+        `maskrestore.runtime.settings.with_settings` in Python. A stage that a profile leaves out shows –.
+        `--set STAGE=none` leaves one out, and setting a field of it puts it in.
 
         """
     )
@@ -119,12 +120,12 @@ def settings() -> str:
     for field, config in _stages():
         meanings, head = _meanings(config), " | ".join(f"`{name}`" for name in shown)
         lines += [f"## `{field.name}`", "", _paragraph(config), ""]
-        lines += [f"| setting | {head} | meaning |", f"|---|{'---|' * len(shown)}---|"]
+        lines += [f"| setting | meaning | {head} |", f"|---|---|{'---|' * len(shown)}"]
         for inner in dataclasses.fields(config):
             values = " | ".join(_value(getattr(PROFILES[name], field.name), inner.name) for name in shown)
-            lines.append(f"| `{field.name}.{inner.name}` | {values} | {meanings.get(inner.name, '')} |")
+            lines.append(f"| `{inner.name}` | {meanings.get(inner.name, '')} | {values} |")
         lines.append("")
-    return NOTE + text + _roomy("\n".join(lines))
+    return NOTE + text + _roomy("\n".join(lines), "settings")
 
 
 REFERENCE: dict[str, Callable[[], str]] = {
@@ -221,9 +222,9 @@ def _meanings(cls: type) -> dict[str, str]:
     return found
 
 
-def _roomy(text: str) -> str:
+def _roomy(text: str, kind: str = "roomy") -> str:
     """Tables in which sentences keep some width on a phone: see ``docs/assets/site.css``."""
-    return f'<div class="roomy" markdown>\n\n{text.strip()}\n\n</div>\n'
+    return f'<div class="{kind}" markdown>\n\n{text.strip()}\n\n</div>\n'
 
 
 def _paragraph(cls: type) -> str:

@@ -46,7 +46,11 @@ def shell_lines(page: Path) -> Iterator[list[str]]:
     """Words of each command in a page, without its comment."""
     for language, block in FENCE.findall(page.read_text(encoding="utf-8")):
         if language in ("bash", "console", "sh"):
-            yield from (line.split(" #")[0].lstrip("$ ").split() for line in block.splitlines() if line.strip())
+            yield from (
+                line.split(" #")[0].lstrip("$ ").split()
+                for line in block.replace("\\\n", "").splitlines()
+                if line.strip()
+            )
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=name_of)
