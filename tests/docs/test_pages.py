@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -11,13 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+from typer.testing import CliRunner
 
 pytest.importorskip("zensical", reason="needs the extra docs")
 
 from maskrestore.cli.app import app
+from maskrestore.imaging.codec import write_png
 from scripts import docs as generated
 
 ROOT = generated.ROOT
@@ -139,3 +143,17 @@ def test_site_loads_nothing_from_another_host(site: Path) -> None:
     files = [path for path in site.rglob("*") if path.suffix in (".html", ".css")]
     assert len(files) > 20
     assert [path.name for path in files if loads.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_page_of_records_names_every_entry_of_purify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "black_boxes.py").write_text(
+        "import torch\n\ndef zeros(images):\n    return torch.zeros(len(images)).long()\n"
+    )
+    write_png(tmp_path / "one.png", torch.rand(3, 32, 32))
+    options = ["--classifier", "black_boxes:zeros", "--out", "out", "--profile", "fast"]
+    done = CliRunner().invoke(app, ["purify", "one.png", *options])
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "out/records.jsonl").read_text())
+    page = generated.records().partition("## Evaluations")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", page, re.MULTILINE)))) == set(record)
