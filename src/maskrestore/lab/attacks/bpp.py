@@ -3,8 +3,8 @@
 Source: Wang et al., BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
 Quantization and Contrastive Adversarial Learning, 2022. Each channel is rounded to 8 levels with Floyd-Steinberg
 dithering. As in the authors' code, a decoy is an image with the rounding errors of another image. Departures: no
-adversarial examples for contrastive training; decoys and poisoned images are each a tenth of the training images,
-not a fifth.
+adversarial examples for contrastive training; poisoned images are a tenth of the training images and decoys a tenth of
+the images without a trigger, not a fifth each.
 """
 
 from __future__ import annotations
