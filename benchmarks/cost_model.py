@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maskrestore.mae.vit import ViTMAEConfig
+from maskrestore.mae.vit_config import ViTMAEConfig
 
 __all__ = ["Cost", "embedding_flop", "full_pass", "restoring_pass"]
 

@@ -38,6 +38,7 @@ from maskrestore.lab.data.signs import load_signs
 from maskrestore.mae import vit
 from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.packing import token_order
+from maskrestore.mae.vit_config import VIT_PRESETS
 from maskrestore.runtime.environment import current_environment
 
 Run = Callable[[], Tensor]
@@ -75,7 +76,7 @@ class Case:
 def make_case(name: str, count: int, share: float) -> Case:
     """Make a case by the name of its network. count: masks of a pass. share: share of the tokens that they hide."""
     torch.manual_seed(0)
-    network = load_network("mae-tiny-32") if name == "mae-tiny-32" else vit.ViTMAE(vit.VIT_PRESETS[name])
+    network = load_network("mae-tiny-32") if name == "mae-tiny-32" else vit.ViTMAE(VIT_PRESETS[name])
     network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     grid, size, number = network.grid, network.image_size, count * (1 + CALIBRATION)
     pictures = resize(load_signs("test", count=number).images.float() / 255, size, size)

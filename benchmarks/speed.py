@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from maskrestore import BDMAE
 from maskrestore.lab.measure.metrics import accuracy
-from maskrestore.mae.vit import VIT_PRESETS
+from maskrestore.mae.vit_config import VIT_PRESETS
 from maskrestore.runtime.environment import current_environment
 from maskrestore.runtime.precision import fast_arithmetic
 

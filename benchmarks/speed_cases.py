@@ -3,8 +3,8 @@
 ``tiny-conv`` is the packaged restorer with the packaged victim, on street signs that neither was trained on, some of
 them with the trigger of the victim. Real labels are needed there, because they decide which passes a schedule leaves
 out. In the other cases weights and images are random. The classifier runs, but its labels are replaced by synthetic
-ones,
-which differ for one restoration in ten: a random network gives all noise the same label, and no refinement would run.
+ones, which differ for one restoration in ten: a random network gives all noise the same label, and no refinement would
+run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from maskrestore.lab.measure.run import choose_images, triggered_images
 from maskrestore.lab.victims import ResNet18, load_packaged_victim
 from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.restorer import DEFAULT_RESTORER, RestorerPrecision
-from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import VIT_PRESETS
 from maskrestore.runtime.precision import fast_arithmetic
 from maskrestore.types import Classifier
 

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from maskrestore.defense import scores
 from maskrestore.mae import restorer
 from maskrestore.mae.fast.cuda_graphs import CudaGraphs
-from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import ViTMAEConfig
 
 __all__ = ["STAGES", "Clock", "Stages", "flop_of", "scaled_to_grid", "vit_flop"]
 

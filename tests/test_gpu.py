@@ -28,7 +28,8 @@ from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.fast.fused import FusedLayerNorm, can_fuse
 from maskrestore.mae.fast.lowered import LoweredLinear
 from maskrestore.mae.restorer import DEFAULT_RESTORER
-from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import VIT_PRESETS
 from maskrestore.runtime.precision import Precision
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

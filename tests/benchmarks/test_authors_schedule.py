@@ -9,7 +9,8 @@ from maskrestore import BDMAE, PROFILES, CountingClassifier, MAERestorer, Module
 from maskrestore.defense.scores import random_masks
 from maskrestore.defense.streams import Stream
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
-from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import ViTMAEConfig
 from maskrestore.types import Classifier
 
 PAPER = PROFILES["paper"]

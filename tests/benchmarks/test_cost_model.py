@@ -4,7 +4,8 @@ from benchmarks.cost_model import embedding_flop, full_pass, restoring_pass
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from maskrestore.mae.vit import VIT_PRESETS, ViTMAE, ViTMAEConfig
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import VIT_PRESETS, ViTMAEConfig
 
 SMALL = ViTMAEConfig(
     image_size=32, patch_size=4, width=48, depth=3, heads=3, decoder_width=32, decoder_depth=2, decoder_heads=2

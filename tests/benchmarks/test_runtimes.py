@@ -6,7 +6,8 @@ from benchmarks.stages import Clock
 from benchmarks import runtimes
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.mae.packing import token_order
-from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import ViTMAEConfig
 
 SMALL = ViTMAEConfig(
     image_size=16, patch_size=4, width=32, depth=2, heads=2, decoder_width=32, decoder_depth=2, decoder_heads=2

@@ -16,7 +16,8 @@ from maskrestore import BDMAEConfig, with_settings
 from maskrestore.defense.beyond_paper.budget import fast
 from maskrestore.lab.victims import ResNet18
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
-from maskrestore.mae.vit import VIT_PRESETS, ViTMAE, ViTMAEConfig
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import VIT_PRESETS, ViTMAEConfig
 
 SHORT = {
     "paper": with_settings(BDMAEConfig(), {"masks.rounds": 1, "refinement.steps": 1}),

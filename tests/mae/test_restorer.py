@@ -10,7 +10,8 @@ from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
 from maskrestore.mae.restorer import MAERestorer
-from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import ViTMAEConfig
 from maskrestore.types import Restorer
 
 

@@ -13,7 +13,8 @@ from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.mae import transformer
 from maskrestore.mae.checkpoints.hugging_face import read_hugging_face
 from maskrestore.mae.transformer import sincos_positions
-from maskrestore.mae.vit import VIT_PRESETS, ViTMAE, ViTMAEConfig
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import VIT_PRESETS, ViTMAEConfig
 
 SMALL = ViTMAEConfig(
     image_size=16,

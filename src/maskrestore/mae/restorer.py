@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.fast.cuda_graphs import CudaGraphs
 from maskrestore.mae.micro_batches import MicroBatching, padded
+from maskrestore.mae.network import MaskedAutoencoder
 from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.precision import Precision, autocast, deterministic_convolutions, resolve_precision
 from maskrestore.runtime.threads import map_on_cores
@@ -25,7 +26,6 @@ from maskrestore.runtime.threads import map_on_cores
 __all__ = [
     "DEFAULT_RESTORER",
     "MAERestorer",
-    "MaskedAutoencoder",
     "PreparedImages",
     "RestorerPrecision",
     "load_restorer",
@@ -35,48 +35,6 @@ RestorerPrecision = Precision | Literal["int8"]
 DEFAULT_RESTORER = "mae-tiny-32"
 _PASTE_PIXELS = 2**22
 """Pixels of restorations that are enlarged at a time. For large images they take more memory than the network."""
-
-
-class MaskedAutoencoder(Protocol):
-    """What a restorer needs of a network. ``ViTMAE`` and ``ConvMAE`` implement it.
-
-    On a GPU its calls are captured as CUDA graphs (``cuda_graphs.py``), so they must not read values of tensors nor
-    copy anything to or from the device.
-    """
-
-    @property
-    def grid(self) -> int:
-        """Tokens along each side."""
-
-    @property
-    def image_size(self) -> int:
-        """Pixels along each side of the square input."""
-
-    @property
-    def skips_hidden(self) -> bool:
-        """Whether the network computes visible tokens only; its matrices are then smaller if more are hidden."""
-
-    @property
-    def width(self) -> int:
-        """Width of the matrices; narrow ones are faster in large micro-batches."""
-
-    def in_float32(self) -> MaskedAutoencoder:
-        """The form of the network to run in float32; the network itself if no other form is faster."""
-
-    def in_bfloat16(self) -> MaskedAutoencoder:
-        """The form of the network to run in bfloat16; it is called under autocast."""
-
-    def in_int8(self) -> MaskedAutoencoder:
-        """The form of the network to run in int8. Raises ConfigError where int8 is slow or missing."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        """The part of the work that does not depend on the mask: ``(B, 3, S, S)`` in [0, 1] -> ``(B, ...)``."""
-
-    def __call__(self, images: Tensor, hidden: Tensor, *, tokens: Tensor, visible: tuple[int, int]) -> Tensor:
-        """Images ``(B, 3, S, S)`` in [0, 1] and masks ``(B, g, g)`` bool -> reconstructions ``(B, 3, S, S)``.
-
-        tokens: ``embed`` of the images. visible: lower and upper bound of the number of visible tokens of each mask.
-        """
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from maskrestore.mae.checkpoints.loading import (
 )
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
 from maskrestore.mae.restorer import load_restorer
-from maskrestore.mae.vit import IMAGENET_MEAN, IMAGENET_STD, VIT_PRESETS, ViTMAE, ViTMAEConfig
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import IMAGENET_MEAN, IMAGENET_STD, VIT_PRESETS, ViTMAEConfig
 
 SMALL = ViTMAEConfig(
     image_size=16,

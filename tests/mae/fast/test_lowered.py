@@ -21,7 +21,8 @@ from maskrestore.mae.fast.lowered import (
     lowered,
     with_packed_convolutions,
 )
-from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import ViTMAEConfig
 
 packs = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this PyTorch cannot lay out weights")
 

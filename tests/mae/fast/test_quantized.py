@@ -12,7 +12,8 @@ from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
 from maskrestore.mae.fast import quantized as quantized_module
 from maskrestore.mae.fast.quantized import can_quantize, quantized
 from maskrestore.mae.restorer import MAERestorer
-from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import ViTMAEConfig
 
 needs_int8 = pytest.mark.skipif(not can_quantize(torch.device("cpu")), reason="this processor has no fast int8")
 

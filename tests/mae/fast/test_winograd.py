@@ -7,7 +7,8 @@ from torch import nn
 from maskrestore.errors import ConfigError
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
 from maskrestore.mae.fast.winograd import WinogradConvolution, is_faster
-from maskrestore.mae.vit import VIT_PRESETS, ViTMAE
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import VIT_PRESETS
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 4, 4), (3, 16, 8, 12), (2, 7, 16, 16), (0, 5, 4, 4)])

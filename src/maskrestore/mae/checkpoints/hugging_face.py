@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskrestore.errors import CheckpointError, ConfigError, MissingDependencyError
 from maskrestore.mae.checkpoints.weight_files import as_tensors, read_pickle, read_safetensors
-from maskrestore.mae.vit import IMAGENET_MEAN, IMAGENET_STD, ViTMAEConfig
+from maskrestore.mae.vit_config import IMAGENET_MEAN, IMAGENET_STD, ViTMAEConfig
 
 __all__ = ["download", "read_hugging_face"]
 

@@ -28,7 +28,8 @@ from maskrestore.mae.checkpoints.hugging_face import download, read_hugging_face
 from maskrestore.mae.checkpoints.official import read_official
 from maskrestore.mae.checkpoints.weight_files import read_safetensors, weights_digest
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
-from maskrestore.mae.vit import ViTMAE, ViTMAEConfig
+from maskrestore.mae.vit import ViTMAE
+from maskrestore.mae.vit_config import ViTMAEConfig
 
 __all__ = ["FAMILIES", "build_network", "load_network", "packaged_digest", "packaged_names", "save_network"]
 

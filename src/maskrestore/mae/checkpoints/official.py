@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskrestore.errors import CheckpointError, ConfigError
 from maskrestore.mae.checkpoints.weight_files import as_tensors, read_pickle
-from maskrestore.mae.vit import IMAGENET_MEAN, IMAGENET_STD, ViTMAEConfig
+from maskrestore.mae.vit_config import IMAGENET_MEAN, IMAGENET_STD, ViTMAEConfig
 
 __all__ = ["read_official"]
 
