@@ -66,10 +66,10 @@ def test_both_devices_purify_alike(network: ViTMAE, profile: str) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 40, 24)], ids=["native", "grey"])
 @pytest.mark.parametrize("kind", ["vit", "conv"])
-def test_recorded_passes_are_those_of_the_network_in_any_company(
+def test_graphs_give_the_results_of_the_network_regardless_of_the_batch(
     network: ViTMAE, kind: str, shape: tuple[int, ...], precision: Precision
 ) -> None:
-    """Masks of different sizes share sequences that are filled up; recorded and played, none shows the others."""
+    """Masks of different sizes share padded sequences; in CUDA graphs no result depends on the other masks."""
     chosen: nn.Module = network if kind == "vit" else load_network(DEFAULT_RESTORER)  # type: ignore[assignment]
     restorer = MAERestorer(copy.deepcopy(chosen), precision=precision, device="cuda")  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
@@ -87,7 +87,7 @@ def test_recorded_passes_are_those_of_the_network_in_any_company(
     assert torch.equal(fresh.restore(images.cuda(), hidden), together)
 
 
-def test_threads_and_networks_that_move_do_not_disturb_recordings(network: ViTMAE) -> None:
+def test_threads_and_moved_networks_do_not_disturb_cuda_graphs(network: ViTMAE) -> None:
     own = copy.deepcopy(network)
     restorer = MAERestorer(own, precision="float32", device="cuda")
     generator = torch.Generator().manual_seed(0)

@@ -136,7 +136,7 @@ def test_every_repeat_gives_the_same_answers_for_the_same_bill(name: str, signs:
     assert one.passes.total() > 0
 
 
-def test_made_up_labels_say_nothing_about_schedules_that_follow_them(
+def test_synthetic_labels_are_not_used_to_time_profiles_that_depend_on_them(
     noise: speed_cases.Case, signs: speed_cases.Case
 ) -> None:
     meaningful = [AUTHORS, "float32", "exact", "exact-int8"]
@@ -209,7 +209,7 @@ def test_a_run_that_is_stopped_leaves_the_rows_it_has(
     assert "| tiny-vit | float32 |" in out.with_suffix(".md").read_text()
 
 
-def test_a_case_that_nobody_can_be_timed_on_is_named(
+def test_a_case_without_meaningful_contenders_is_reported(
     noise: speed_cases.Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(speed, "make_case", lambda *arguments, **named: noise)

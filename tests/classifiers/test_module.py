@@ -85,7 +85,7 @@ def test_unless_told_otherwise_a_call_is_filled_up_to_a_multiple_of_eight() -> N
     assert ModuleClassifier(network(), device="meta").micro_batch == 32
 
 
-def test_logits_have_the_same_bits_in_any_company() -> None:
+def test_logits_are_bit_identical_regardless_of_the_batch() -> None:
     module = network()
     logits: list[Tensor] = []
     module.register_forward_hook(lambda *call: logits.append(call[2].clone()))

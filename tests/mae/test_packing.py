@@ -78,9 +78,9 @@ def test_order_is_visible_tokens_then_hidden_ones() -> None:
     assert token_order(hidden).tolist() == [[1, 3, 0, 2], [0, 1, 2, 3], [0, 1, 2, 3]]
 
 
-def test_what_fills_a_sequence_up_is_a_sequence_of_its_own() -> None:
-    filling = torch.tensor([[False, True, True], [False, False, False], [False, False, True]])
-    real, ends = sequence_padding(filling)
-    assert torch.equal(real, ~filling)
-    assert ends.tolist() == [0, 1, 3, 6, 6, 8, 9]
-    assert ends.dtype == torch.int32
+def test_padding_counts_as_a_sequence_of_its_own() -> None:
+    is_padding = torch.tensor([[False, True, True], [False, False, False], [False, False, True]])
+    real, boundaries = sequence_padding(is_padding)
+    assert torch.equal(real, ~is_padding)
+    assert boundaries.tolist() == [0, 1, 3, 6, 6, 8, 9]
+    assert boundaries.dtype == torch.int32

@@ -59,7 +59,7 @@ def test_visible_pixels_are_kept_bit_for_bit(network: torch.nn.Module, shape: tu
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("shape", "micro_batch"), [((3, 16, 16), 4), ((3, 24, 20), 4), ((3, 16, 16), None)])
-def test_result_is_the_same_bits_in_any_company(
+def test_results_are_bit_identical_regardless_of_the_batch(
     network: torch.nn.Module, precision: str, shape: tuple[int, ...], micro_batch: int | None
 ) -> None:
     restorer = MAERestorer(network, micro_batch=micro_batch, precision=precision)  # type: ignore[arg-type]

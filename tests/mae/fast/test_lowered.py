@@ -85,9 +85,9 @@ def test_an_image_gets_the_same_bits_at_any_place_of_a_batch(network: ViTMAE, pa
     with torch.inference_mode():
         first = copy(images, hidden)
         for place in range(5):
-            company, masks = others.clone(), other_hidden.clone()
-            company[place], masks[place] = images[0], hidden[0]
-            assert torch.equal(copy(company, masks)[place], first[0])
+            batch, masks = others.clone(), other_hidden.clone()
+            batch[place], masks[place] = images[0], hidden[0]
+            assert torch.equal(copy(batch, masks)[place], first[0])
 
 
 def test_layers_without_bias_are_lowered_too() -> None:
@@ -164,7 +164,7 @@ def blocks_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
 @copies
 @pytest.mark.parametrize("shape", [(96, 160), (97, 33)])
-def test_laid_out_weights_travel_as_plain_ones(
+def test_packed_weights_are_copied_as_plain_ones(
     shape: tuple[int, int], copied: Callable[[nn.Module], nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     linear, x = nn.Linear(*shape, bias=False), torch.randn(5, shape[0])
@@ -182,7 +182,7 @@ def test_laid_out_weights_travel_as_plain_ones(
 
 @pytest.mark.usefixtures("blocks_of_float32")
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
-def test_a_bias_travels_too() -> None:
+def test_a_bias_is_copied() -> None:
     linear = nn.Linear(8, 4)
     second = copy.deepcopy(PackedLinear(linear.weight, linear.bias))
     assert second.bias is not None
@@ -212,7 +212,7 @@ def test_laying_convolutions_out_changes_no_bit(count: int) -> None:
 @packs
 @copies
 @pytest.mark.parametrize("bias", [True, False])
-def test_laid_out_convolutions_travel_as_plain_ones(
+def test_packed_convolutions_are_copied_as_plain_ones(
     bias: bool, copied: Callable[[nn.Module], nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = nn.Conv2d(4, 6, 3, padding=1, stride=2, groups=2, bias=bias).to(memory_format=torch.channels_last)
@@ -228,7 +228,7 @@ def test_laid_out_convolutions_travel_as_plain_ones(
             assert torch.equal(one(x), plain(x))
 
 
-def test_where_convolutions_cannot_be_laid_out_the_network_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_convolutions_cannot_be_packed_the_network_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lowered_module, "can_pack", lambda device: False)
     network = convolutional()
     assert with_packed_convolutions(network) is network
