@@ -59,7 +59,6 @@ def test_scores_become_labels() -> None:
         scores.numpy(),
         scores.half(),
         SimpleNamespace(logits=scores),
-        (scores * 10).long(),
     ):
         assert labels_from_scores(answer, 2).tolist() == [1, 0]
     assert labels_from_scores(torch.tensor([4, 5], dtype=torch.int32), 2).tolist() == [4, 5]
@@ -70,6 +69,7 @@ def test_scores_become_labels() -> None:
     [
         (torch.tensor([[0.1, float("nan")], [0.2, 0.3]]), "NaN"),
         (torch.zeros(3, 10), r"shape \(2, K\) with K >= 2, got torch.float32 of shape \(3, 10\)"),
+        (torch.tensor([[5, 2, 7], [1, 0, 3]]), r"got torch\.int64 of shape \(2, 3\); integers in rows are no scores"),
         (torch.zeros(2, 1), r"K >= 2, got torch.float32 of shape \(2, 1\)"),
         (torch.zeros(2, 10, 4, 4), r"of shape \(2, 10, 4, 4\)"),
         (torch.zeros(2), "return integers"),

@@ -1,6 +1,8 @@
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import TensorProto
@@ -8,7 +10,13 @@ from onnx_files import write_model
 from torch import Tensor
 
 from maskrestore.classifiers import OnnxClassifier
-from maskrestore.errors import ClassifierError, ConfigError, InvalidImageError, MissingDependencyError
+from maskrestore.errors import (
+    ClassifierError,
+    ClassifierOutputError,
+    ConfigError,
+    InvalidImageError,
+    MissingDependencyError,
+)
 from maskrestore.imaging.resize import resize
 
 
@@ -83,6 +91,61 @@ def test_the_output_can_be_chosen(tmp_path: Path) -> None:
     assert OnnxClassifier(path, output="logits")(images).tolist() == strongest(images)
     with pytest.raises(ConfigError, match="no output 'scores'; it has: label, logits"):
         OnnxClassifier(path, output="scores")
+
+
+def _with_outputs(path: Path, outputs: dict[str, tuple[int, list[int | str]]]) -> Path:
+    """A model whose outputs have these types and shapes; ``logits`` are the channel means, ``indices`` the best two."""
+    nodes = [onnx.helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0)]
+    made = {
+        "logits": onnx.helper.make_node("Identity", ["means"], ["logits"]),
+        "embedding": onnx.helper.make_node("MatMul", ["means", "weights"], ["embedding"]),
+        "label": onnx.helper.make_node("ArgMax", ["means"], ["label"], axis=1, keepdims=0),
+        "scores": onnx.helper.make_node("TopK", ["means", "k"], ["scores", "indices"], axis=1),
+    }
+    nodes += [made[name] for name in outputs if name in made]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "outputs",
+        [value("image", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [value(name, kind, shape) for name, (kind, shape) in outputs.items()],
+        [
+            onnx.numpy_helper.from_array(np.ones((3, 8), np.float32), "weights"),
+            onnx.numpy_helper.from_array(np.array([2], np.int64), "k"),
+        ],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+LOGITS = (TensorProto.FLOAT, ["N", 3])
+
+
+def test_an_answer_that_is_ambiguous_must_be_named(tmp_path: Path) -> None:
+    path = _with_outputs(tmp_path / "a.onnx", {"embedding": (TensorProto.FLOAT, ["N", 8]), "logits": LOGITS})
+    with pytest.raises(ConfigError, match=r"2 outputs.*embedding: tensor\(float\).*logits.*--output NAME"):
+        OnnxClassifier(path)
+    images = pictures(4)
+    assert OnnxClassifier(path, output="logits")(images).tolist() == strongest(images)
+
+
+@pytest.mark.parametrize("other", ["embedding", "label"])
+def test_labels_are_taken_where_only_one_output_can_hold_them(other: str, tmp_path: Path) -> None:
+    outputs = {"embedding": (TensorProto.FLOAT, ["N", 8]), "label": (TensorProto.INT64, ["N"]), "logits": LOGITS}
+    path = _with_outputs(tmp_path / "a.onnx", dict(sorted(outputs.items(), key=lambda item: item[0] != other)))
+    classify, images = OnnxClassifier(path), pictures(4)
+    assert classify.output == "label"
+    assert classify(images).tolist() == strongest(images)
+
+
+def test_indices_of_the_best_classes_are_no_scores(tmp_path: Path) -> None:
+    path = _with_outputs(
+        tmp_path / "a.onnx", {"indices": (TensorProto.INT64, ["N", 2]), "scores": (TensorProto.FLOAT, ["N", 2])}
+    )
+    with pytest.raises(ConfigError, match=r"indices: tensor\(int64\) of shape"):
+        OnnxClassifier(path)
+    with pytest.raises(ClassifierOutputError, match=r"got torch\.int64 of shape \(8, 2\); integers in rows"):
+        OnnxClassifier(path, output="indices")(pictures(2))
 
 
 def test_grey_images_are_refused_by_a_colour_model(tmp_path: Path) -> None:

@@ -41,6 +41,12 @@ def unchecked_labels(answer: object, count: int) -> tuple[Tensor, Tensor]:
     if scores.ndim != 2:
         labels = _integers(scores, count)
         return labels.to(torch.int64, copy=True), torch.zeros((), dtype=torch.bool, device=labels.device)
+    if not scores.is_floating_point():
+        raise ClassifierOutputError(
+            f"expected logits or probabilities of shape ({count}, K), got {scores.dtype} of shape "
+            f"{tuple(scores.shape)}; integers in rows are no scores, but the indices of the best classes, for example; "
+            "name another output"
+        )
     if len(scores) != count or scores.shape[1] < 2:
         raise ClassifierOutputError(
             f"expected logits of shape ({count}, K) with K >= 2, got {scores.dtype} of shape {tuple(scores.shape)}"

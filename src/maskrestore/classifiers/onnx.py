@@ -25,6 +25,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
+_INTEGERS = ("tensor(int64)", "tensor(int32)")
+
+
 class OnnxClassifier:
     """Runs a model in ONNX Runtime and returns labels only, never logits.
 
@@ -50,14 +53,16 @@ class OnnxClassifier:
 
         mean, std: in units of [0, 1] pixels, one number for all channels or one for each.
         input_size: ``(H, W)`` or one number for both, for a model that takes any size but was trained with one.
-        output: name of the output that holds logits ``(B, K)`` or labels ``(B,)``; None: the first output.
+        output: name of the output that holds logits ``(B, K)`` or labels ``(B,)``. None: the only output that can hold
+        integer labels ``(B,)``, else the only one that can hold logits.
         micro_batch: images at a time, ignored if the file fixes their number. None: 8 on a CPU, 32 on other devices, as
         in ``ModuleClassifier``.
         threads: threads within an operator.
         providers: ONNX Runtime's execution providers, in order of preference.
 
-        Raises MissingDependencyError if ONNX Runtime is not installed, ConfigError for a setting out of its range, and
-        ClassifierError if the file is missing, cannot be loaded, or does not take one batch of images.
+        Raises MissingDependencyError if ONNX Runtime is not installed; ConfigError for a setting out of its range, and
+        if several outputs may be the answer and none is named; ClassifierError if the file is missing, cannot be
+        loaded, or does not take one batch of images.
         """
         for name, value in (("micro_batch", micro_batch), ("threads", threads)):
             if value is not None and value < 1:
@@ -66,7 +71,8 @@ class OnnxClassifier:
         self.normalise = Normalisation.of(mean, std)
         self._session = _open(self.path, threads, providers)
         self._input, self._dtype, shape = _image_input(self._session, self.path)
-        self._output = _output_name(self._session, output)
+        self.output = _output_name(self._session, output, self.path)
+        """The output that is read."""
         self.channels_last = shape[1] not in (1, 3) and shape[3] in (1, 3)
         batch, channels, height, width = (shape[i] for i in ((0, 3, 1, 2) if self.channels_last else range(4)))
         on_cpu = list(providers) == ["CPUExecutionProvider"]
@@ -95,7 +101,7 @@ class OnnxClassifier:
             inputs = inputs.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
         feed = {self._input: np.ascontiguousarray(inputs.numpy()).astype(self._dtype, copy=False)}
         try:
-            (answer,) = self._session.run([self._output], feed)
+            (answer,) = self._session.run([self.output], feed)
         except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise ClassifierError(f"{self.path}: the model failed: {error}") from error
         return labels_from_scores(answer, len(images))
@@ -134,11 +140,27 @@ def _image_input(session: Any, path: Path) -> tuple[str, np.dtype[Any], tuple[in
     return entry.name, _DTYPES[entry.type], shape
 
 
-def _output_name(session: Any, output: str | None) -> str:
-    names = [entry.name for entry in session.get_outputs()]
-    if output is not None and output not in names:
-        raise ConfigError(f"the model has no output {output!r}; it has: {', '.join(names)}")
-    return str(output or names[0])
+def _output_name(session: Any, wanted: str | None, path: Path) -> str:
+    """The output that holds the answer: the one that is wanted, or the only one that can hold it."""
+    outputs = session.get_outputs()
+    names = [entry.name for entry in outputs]
+    if wanted is not None:
+        if wanted not in names:
+            raise ConfigError(f"the model has no output {wanted!r}; it has: {', '.join(names)}")
+        return wanted
+    if len(outputs) == 1:
+        return str(names[0])
+    labels = [entry.name for entry in outputs if entry.type in _INTEGERS and len(entry.shape) == 1]
+    rows = [entry for entry in outputs if len(entry.shape) == 2]  # indices beside scores make those ambiguous, too
+    if len(labels) == 1:
+        return str(labels[0])
+    if not labels and len(rows) == 1 and rows[0].type in _DTYPES:
+        return str(rows[0].name)
+    listed = "; ".join(f"{entry.name}: {entry.type} of shape {entry.shape}" for entry in outputs)
+    raise ConfigError(
+        f"{path} has {len(outputs)} outputs, and it is not clear which one is the answer ({listed}); name the one that "
+        "holds the scores of the classes, or the labels, with output=NAME (--output NAME)"
+    )
 
 
 def _input_size(fixed: tuple[int | None, int | None], wanted: int | tuple[int, int] | None) -> tuple[int, int] | None:
