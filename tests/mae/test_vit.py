@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -7,7 +8,6 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.mae import transformer
@@ -238,9 +238,21 @@ def test_bfloat16_autocast_returns_float32_close_to_full_precision(small: ViTMAE
 
 @pytest.mark.parametrize(("width", "grid"), [(64, 14), (12, 3)])
 def test_positions_are_the_official_ones(width: int, grid: int) -> None:
-    canonical = build_2d_sinusoidal_position_embedding(height=grid, width=grid, embed_dim=width, cls_token=True)
-    # The official table has columns first; transformers rolls it likewise before use.
-    assert torch.allclose(sincos_positions(width, grid)[0], canonical.roll(width // 2, dims=1), atol=1e-6)
+    """Number by number, as ``util/pos_embed.py`` of facebookresearch/mae makes them: the column first, then the row."""
+    quarter = width // 4
+    frequencies = [10_000 ** (-number / quarter) for number in range(quarter)]
+    rows = [[0.0] * width]  # the class token
+    for token in range(grid * grid):
+        row, column = divmod(token, grid)
+        rows.append(
+            [
+                wave(place * frequency)
+                for place in (column, row)
+                for wave in (math.sin, math.cos)
+                for frequency in frequencies
+            ]
+        )
+    assert torch.allclose(sincos_positions(width, grid)[0], torch.tensor(rows), atol=1e-6)
 
 
 def test_presets_have_the_published_sizes() -> None:
