@@ -55,9 +55,9 @@ def test_the_panel_grows_with_rows_columns_and_tiles(tmp_path):
 
 def test_scores_that_were_not_refined_have_one_column_each():
     titles = [column.title for column in columns_for(made_entries(2, refined=False))]
-    assert titles == ["Input", "S_image", "S_label", "S", "Hidden", "Purified", "Removed"]
+    assert titles == ["Input", "Score map S image", "Score map S label", "Score map S", "Hidden", "Purified", "Removed"]
     refined = columns_for(made_entries(2))
-    assert [column.title for column in refined[1:3]] == ["S_image before", "S_image after"]
+    assert [column.title for column in refined[1:3]] == ["Score map S image before", "Score map S image after"]
 
 
 def test_rows_are_capped(tmp_path):

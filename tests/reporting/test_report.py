@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 import tracemalloc
@@ -121,20 +122,42 @@ def test_labels_queries_and_verdicts_are_told(tmp_path):
         made_entries(4, changed=2, true_labels=[1, 0, 0, 1], notes=["triggered", "", "", ""]),
         class_names=names,
     )
-    for words in ("recovered", "was correct, now wrong", "correct throughout", "wrong before and after"):
+    for words in ("was wrong, now correct", "was correct, now wrong", "correct before and after", "wrong before"):
         assert words in page.text
     assert re.search(
-        r"image-0000.png triggered stop → becomes yield ✓ recovered true label yield .?27 queries", page.text
+        r"image-0000.png triggered stop → becomes yield ✓ was wrong, now correct true label yield .?27 queries",
+        page.text,
     )
     assert "Labels changed 2" in page.text
     assert "Queries per image 28.5 (at most 30)" in page.text
+
+
+def test_failures_come_first_and_each_kind_of_result_is_shown(tmp_path):
+    # By 12 images each: correct before and after, recovered, lost, wrong before and after.
+    truth = [0] * 12 + [1] * 12 + [0] * 12 + [1] * 12
+    entries = made_entries(48, true_labels=truth)
+    for group, label in enumerate((0, 1, 1, 0)):
+        rows = slice(12 * group, 12 * group + 12)
+        entries[rows] = [dataclasses.replace(entry, label=label) for entry in entries[rows]]
+    page, _ = written(tmp_path, entries, max_detailed=30)
+    kinds = [article["class"].removeprefix("card is-") for article in page.all("article")]
+    assert kinds == ["wrong"] * 12 + ["lost"] * 8 + ["recovered"] * 5 + ["kept"] * 5
+    names = [image["alt"].split(" of ")[1].split(":")[0] for image in page.all("img")[::9]]
+    assert names[:2] == ["image-0036.png", "image-0037.png"]
+    assert "wrong before and after (12)" in page.text
+
+
+def test_an_unchanged_label_is_said_once(tmp_path):
+    page, _ = written(tmp_path, made_entries(2), class_names=["stop", "yield"], max_detailed=1)
+    assert "image-0000.png stop → becomes yield" in page.text
+    assert "image-0001.png stop = label unchanged" in page.text
 
 
 def test_without_the_truth_no_verdict_on_correctness_is_given(tmp_path):
     page, _ = written(tmp_path, made_entries(2))
     assert "class 0 → becomes class 1" in page.text
     assert "label changed" in page.text
-    assert "recovered" not in page.text
+    assert "correct" not in page.text
     assert "True label" not in page.text
 
 
@@ -184,7 +207,7 @@ def test_every_entry_is_present_and_changed_ones_come_with_pictures(tmp_path):
     for entry in entries:
         assert entry.name in page.text
     shown = [image["alt"].split(" of ")[1].split(":")[0] for image in page.all("img")[::9]]
-    assert shown == ["image-0003.png", "image-0004.png", "image-0000.png", "image-0001.png", "image-0002.png"]
+    assert shown == ["image-0000.png", "image-0001.png", "image-0002.png", "image-0003.png", "image-0004.png"]
     assert "5 of 40 images are shown here" in page.text
 
 
@@ -200,7 +223,7 @@ def test_thousands_of_entries_are_listed_up_to_a_cap(tmp_path):
 def test_changed_labels_come_first_in_the_table_too(tmp_path):
     entries = [ReportEntry(name=f"n{i}", original_label=0, label=int(i >= 90)) for i in range(100)]
     page, _ = written(tmp_path, entries, max_listed=12)
-    assert re.findall(r"\bn\d+", page.text) == ["n0", "n1", *(f"n{i}" for i in range(90, 100))]
+    assert re.findall(r"\bn\d+", page.text) == [*(f"n{i}" for i in range(90, 100)), "n0", "n1"]
     assert "88 more images are not listed here." in page.text
 
 
@@ -216,7 +239,7 @@ def test_pictures_are_asked_for_only_where_they_are_shown(tmp_path):
     page, _ = written(tmp_path, reversed(bare), max_detailed=5, max_listed=10, evidence_of=evidence_of)
     assert asked == [f"image-{i:04d}.png" for i in (2, 1, 0, 39, 38)]
     assert len(page.all("article")) == 4
-    assert "4 of 40 images are shown here, those with a changed label first; some of the others" in page.text
+    assert "4 of 40 images are shown here; some of the others" in page.text
     assert "26 more images are not listed here." in page.text
     assert page.text.count("image-0001.png") == 1
 
@@ -274,16 +297,23 @@ def test_metrics_settings_and_speed_stand_on_top(tmp_path):
     summary = ReportSummary(
         title="Demo",
         metrics=[metric, metric_with_range],
-        settings={"profile": "default"},
+        settings={"profile": "default", "masks.rounds": 5, "scores.windows": (1, 3)},
         key_fingerprint="9f86d081",
         images_per_second=15.23,
         seconds=51.1,
     )
     page, _ = written(tmp_path, made_entries(1), summary)
-    assert "ASR lower is better attack success, 375 images before 98.7 % after 0.8 %" in page.text
+    assert "attack success ASR, lower is better, 375 images before 98.7 % after 0.8 %" in page.text
     assert "after 98.0 % 96.0 – 99.0" in page.text
     assert "95 % confidence" in page.text
-    for words in ("profile default", "Key fingerprint 9f86d081", "Images per second 15.2", "Time 51.1 s"):
+    for words in (
+        "profile default",
+        "masks rounds 5",
+        "scores windows 1, 3",
+        "Key fingerprint 9f86d081",
+        "Images per second 15.2",
+        "Time 51.1 s",
+    ):
         assert words in page.text
 
 

@@ -1,4 +1,4 @@
-"""``maskrestore demo``: the main job on street signs that nothing was trained on, offline."""
+"""``maskrestore demo``: defend a packaged classifier on rendered street signs, offline."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _FIGURE_TRIGGERED, _FIGURE_CLEAN = 6, 2
 
 
 class _Keeper:
-    """A defense that keeps what it was shown and what it did, for the report."""
+    """A defense that also keeps its images and results, for the report."""
 
     def __init__(self, defense: Defense) -> None:
         self._defense = defense
         self.parts: list[tuple[Tensor, Purification]] = []
 
     def purify(self, images: Tensor, classifier: Classifier) -> Purification:
-        """Purify as the defense inside does."""
+        """Purify with the wrapped defense."""
         result = self._defense.purify(images, classifier)
         self.parts.append((images, result))
         return result
@@ -58,20 +58,19 @@ def demo(
     *,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = Path("demo-report"),
     images: Annotated[
-        int, typer.Option(min=1, max=1000, help="Test images without the trigger, and as many with it.")
+        int, typer.Option(min=1, max=1000, help="Number of images without the sticker, and of images with it.")
     ] = 150,
     profile: ProfileOption = "default",
-    seed: Annotated[int, typer.Option(min=0, help="Chooses the test images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of test images.")] = 0,
 ) -> None:
-    """Shield a street-sign classifier that has a backdoor. Needs no data and no network; takes half a
+    """Defend a street-sign classifier that has a backdoor. Needs no data and no network; takes half a
     minute to two minutes.
 
-    The classifier was trained on signs of which some carried a sticker; whatever carries the sticker gets
-    one wrong label. The signs of the demo are rendered now: neither the classifier nor the masked
-    autoencoder has seen them. The defense sees images and labels, and does not know that there is a
-    sticker.
+    The attacker put a sticker on some of the training images, so the classifier gives one wrong label to
+    every sign with the sticker. The signs of the demo are new: neither the classifier nor the masked
+    autoencoder was trained on them. The defense sees images and labels, and does not know of the sticker.
 
-    Writes into the folder of `--out`: `report.html` with what was found and removed in each image,
+    Writes into the folder of `--out`: `report.html` with pictures of what was found and removed,
     `figure.png` with some of them, and `record.json` with the results.
     """
     packaged = load_packaged_victim(VICTIM)
@@ -94,7 +93,7 @@ def demo(
         restorer=load_restorer,
         restorer_name=DEFAULT_RESTORER,
     )
-    # Half as many again, because the attacker's own class cannot show that the attack succeeds.
+    # More than needed: signs of the attacker's own class cannot show whether the attack succeeds.
     say(f"rendering signs; each is one of {len(class_names)} classes")
     signs = load_signs("test", count=3 * images)
     keeper = _Keeper(defense.defense)
@@ -112,11 +111,11 @@ def demo(
     show_record(record)
     write_record(out_dir / "record.json", record)
     entries = _entries(keeper, signs, attack, images, seed)
-    _write_pictures(out_dir, entries, record, class_names)
+    _write_pictures(out_dir, entries, record, class_names, packaged.config.target)
 
 
 def _entries(keeper: _Keeper, signs: ImageDataset, attack: Attack, count: int, seed: int) -> list[ReportEntry]:
-    """What the report says about each image, those with the trigger first."""
+    """The entries of the report, images with the trigger first."""
     clean = choose_images(signs.labels, count, seed)
     triggered = choose_images(signs.labels, count, seed, attack.eligible(signs.labels))
     true_labels = [*signs.labels[clean].tolist(), *signs.labels[triggered].tolist()]
@@ -129,7 +128,9 @@ def _entries(keeper: _Keeper, signs: ImageDataset, attack: Attack, count: int, s
     return entries[count:] + entries[:count]
 
 
-def _write_pictures(out_dir: Path, entries: list[ReportEntry], record: Record, class_names: tuple[str, ...]) -> None:
+def _write_pictures(
+    out_dir: Path, entries: list[ReportEntry], record: Record, class_names: tuple[str, ...], target: int
+) -> None:
     triggered = [entry for entry in entries if entry.note == "triggered"]
     changed = [entry for entry in triggered if entry.changed]
     untouched = [entry for entry in entries if entry.note == "clean"]
@@ -137,7 +138,10 @@ def _write_pictures(out_dir: Path, entries: list[ReportEntry], record: Record, c
     figure = write_figure(out_dir / "figure.png", shown, class_names=class_names)
     summary = ReportSummary(
         title="maskrestore demo: street signs with a sticker",
-        description="A classifier with a backdoor, defended without knowing anything of it but its labels.",
+        description=f"This classifier has a backdoor: it says “{class_names[target]}” for every sign with a small "
+        "coloured sticker. Images with the sticker are called triggered, the others clean. maskrestore finds "
+        "suspicious spots in each image, restores them, and asks the classifier again. It sees labels only, and knows "
+        "nothing about the sticker.",
         metrics=_metrics(record),
         settings={"restorer": record.defense.restorer, **flat(record.defense.config)},
         key_fingerprint=record.defense.key_fingerprint,
@@ -155,7 +159,7 @@ def _metrics(record: Record) -> list[Metric]:
         metrics.append(
             Metric(
                 name=short,
-                meaning=meaning,
+                meaning=meaning.capitalize(),
                 before=before.value,
                 after=after.value,
                 before_interval=(before.low, before.high),

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how their texts are read."""
+"""Options that several commands share, and functions that read their values."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ DefenseSetOption = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Change one setting of the method, e.g. `scores.label_score=flip`, `restoration.thresholds=0.6,0.5` or "
-        "`squares=none`. May be repeated.",
+        help="Change one setting of the profile, e.g. `masks.rounds=4`, `scores.label_weight=0` or `squares=none`. "
+        "May be repeated.",
     ),
 ]
 Profile = Literal["default", "paper", "fast", "paper-fast"]
 ProfileOption = Annotated[
     Profile,
     typer.Option(
-        help="Settings of the method. `paper` is the method as published. `fast` and `paper-fast` hide nine windows "
-        "first, which settles most images with fewer queries."
+        help="Settings of the method. `paper` is the method as published. `fast` and `paper-fast` need fewer queries "
+        "for most images: they hide nine windows first, and score tokens only if the label changes."
     ),
 ]
 ScheduleOption = Annotated[
@@ -52,16 +52,16 @@ ScheduleOption = Annotated[
 ]
 MaxQueriesOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Queries for one image at most: the method gives the best answer within them."),
+    typer.Option(min=1, help="The most queries for one image. Stages that need more are shortened or skipped."),
 ]
 TrainingSetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Change any other setting; see above. May be repeated."),
+    typer.Option("--set", metavar="NAME=VALUE", help="Change any other setting. May be repeated."),
 ]
 
 
 def _usable_device(name: str) -> str:
-    """The name as it is. Raises ConfigError for a device that torch does not know or does not find here."""
+    """Return the name. Raises ConfigError if torch cannot use the device on this machine."""
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -71,50 +71,52 @@ def _usable_device(name: str) -> str:
 
 
 DeviceOption = Annotated[
-    str, typer.Option("--device", callback=_usable_device, help="Where networks run: `cpu`, or `cuda` for a GPU.")
+    str,
+    typer.Option("--device", callback=_usable_device, help="Device of the networks: `cpu`, or `cuda` for a GPU."),
 ]
 RestorerOption = Annotated[
     str,
-    typer.Option(help="Masked autoencoder: name of a packaged one, file of weights, folder or hub name."),
+    typer.Option(
+        help="The masked autoencoder: name of a packaged one, a file of weights, or a folder or name on the hub."
+    ),
 ]
 DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data",
         envvar="MASKRESTORE_DATA",
-        help="Folder with data sets in the Hugging Face hub's layout; without it they come from the hub.",
+        help="Folder with data sets in the layout of the Hugging Face hub. If not given, they are downloaded from it.",
     ),
 ]
 CacheOption = Annotated[
     Path | None,
-    typer.Option("--cache", envvar="MASKRESTORE_CACHE", help="Folder of trained victims, if not the user's cache."),
+    typer.Option("--cache", envvar="MASKRESTORE_CACHE", help="Folder of trained victims. Default: the user's cache."),
 ]
 KeyFileOption = Annotated[
     Path | None,
     typer.Option(
         "--key-file",
-        help="File with the secret that the masks are drawn from; else the variable MASKRESTORE_KEY is used. "
-        "Records hold its fingerprint, never the secret.",
+        help="File with the secret key that the random masks depend on. If not given, the variable MASKRESTORE_KEY is "
+        "used. Records hold a fingerprint of the key, never the key.",
     ),
 ]
 
 
 def scheduled_profile(profile: Profile, schedule: str | None) -> Profile:
-    """The profile that a profile and the deprecated ``--schedule`` mean together, with a warning."""
+    """The profile that ``--profile`` and the deprecated ``--schedule`` mean together. Warns if the latter is given."""
     if schedule is None:
         return profile
     chosen: Profile = profile
     if schedule == "fast":
         chosen = "paper-fast" if profile in ("paper", "paper-fast") else "fast"
-    warn(f"--schedule goes away in 0.2; use --profile {chosen}")
+    warn(f"--schedule will be removed in 0.2; use --profile {chosen}")
     return chosen
 
 
 def read_key(key_file: Path | None, *, warn_without: bool = True) -> bytes | int:
-    """The operator's secret: of the file, else of MASKRESTORE_KEY, else 0, perhaps with a warning.
+    """The operator's key: from the file, else from MASKRESTORE_KEY, else 0, by default with a warning.
 
-    The same secret is the same key wherever it comes from; white space around it does not count. Raises
-    ConfigError when it is empty or the file cannot be read.
+    White space around the key is removed. Raises ConfigError if the key is empty or the file cannot be read.
     """
     variable = os.environ.get("MASKRESTORE_KEY")
     if key_file is not None:
@@ -134,7 +136,7 @@ def read_key(key_file: Path | None, *, warn_without: bool = True) -> bytes | int
 
 
 def parse_channels(text: str | None, name: str) -> tuple[float, ...] | None:
-    """``0.5`` or ``0.49,0.48,0.45`` -> one number for each channel. Raises ConfigError for anything else."""
+    """Read ``0.5`` or ``0.49,0.48,0.45``: one number, or one for each channel. Raises ConfigError for other texts."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""``--set NAME=VALUE``: change fields of a configuration, typed by its dataclass and checked by it."""
+"""``--set NAME=VALUE``: change fields of a configuration. Its dataclass gives their types and checks their values."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def with_overrides(config: T, assignments: Iterable[str]) -> T:
     """A copy of the dataclass ``config`` with fields set by ``name=value`` texts.
 
     Numbers, words and booleans are written plainly, tuples with commas (``restoration.thresholds=0.6,0.5``), objects as
-    JSON. A dot leads into a configuration inside another (``recipe.epochs=3``). ``squares=none`` switches an optional
-    stage off, ``squares=on`` on, with its defaults. Raises ConfigError when a text is not of that form or the value
-    does not fit its field, UnknownNameError for a field that does not exist.
+    JSON. A dot separates a configuration from its field (``recipe.epochs=3``). ``squares=none`` switches an optional
+    stage off, ``squares=on`` switches it on with its defaults. Raises ConfigError if a text has another form or a value
+    another type, UnknownNameError if the field does not exist.
     """
     for assignment in assignments:
         path, equals, text = (part.strip() for part in assignment.partition("="))

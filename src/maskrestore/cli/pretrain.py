@@ -1,4 +1,4 @@
-"""``maskrestore pretrain``: train a masked autoencoder on unlabeled images."""
+"""``maskrestore pretrain``: train a masked autoencoder on images without labels."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["pretrain"]
 def pretrain(
     images: ImagesArgument,
     *,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for checkpoint, loss curve and weights.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the checkpoint, the loss curve and the weights.")],
     family: Annotated[
         Literal["conv", "vit"],
-        typer.Option(help="Architecture: `conv` learns far faster on small images, `vit` is the paper's."),
+        typer.Option(help="Architecture: `conv` learns much faster on small images; `vit` is that of the paper."),
     ] = "conv",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 20_000,
-    image_size: Annotated[int, typer.Option(min=8, help="Side in pixels that images are resized to.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, help="Number of training steps.")] = 20_000,
+    image_size: Annotated[int, typer.Option(min=8, help="Height and width in pixels that images are resized to.")] = 32,
     held_out: HeldOutOption = 500,
     init: Annotated[
         str | None, typer.Option(help="Weights to start from: a file, or a name as `--restorer` takes it.")
@@ -38,36 +38,43 @@ def pretrain(
     features: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A classifier written by `train-victim --export`; with `--set feature_weight=0.3`, restorations "
-            "learn to keep its features too. May be repeated: the steps of training take them in turn."
+            help="A classifier written by `train-victim --export`. With `--set feature_weight=0.3`, the features of "
+            "restored images are trained to equal those of the originals. May be repeated: training steps alternate "
+            "between the classifiers."
         ),
     ] = None,
     augmentation: Annotated[
         Literal["light", "strong"],
         typer.Option(
-            help="Random changes of the training images. `light` mirrors them and changes their contrast; `strong` "
-            "also enlarges parts of them, joins two images and changes colours, against learning a few images by "
-            "heart. `--set augmentation.crop=0.5` and the like change one of its settings."
+            help="Random changes of the training images. `light` mirrors them and changes their contrast. `strong` "
+            "also enlarges parts, joins two images and changes colours, to prevent overfitting on few images. "
+            "`--set augmentation.crop=0.5`, for example, changes one setting."
         ),
     ] = "light",
     settings: TrainingSetOption = None,
     data: DataOption = None,
 ) -> None:
-    """Train a masked autoencoder, the part that restores hidden patches.
+    """Train a masked autoencoder, the network that restores hidden patches, on images without labels.
 
-    Masks of 5 to 90 % of the patches are trained on, because the defense hides few patches as well as many.
-    Writes, at every checkpoint, `weights.safetensors`, which `--restorer` of the other commands takes,
-    `curve.jsonl` with the loss and the held-out error, and `state.pt`, from which the same command goes on
-    after Ctrl-C; another configuration, `--init` or `--features` is refused.
+    In training, 5 to 90 % of the patches are hidden, because the defense hides few patches as well as many.
+
+    Writes at every checkpoint:
+
+    - `weights.safetensors`, for `--restorer` of the other commands;
+    - `curve.jsonl` with the loss and the error on held-out images;
+    - `state.pt`: after Ctrl-C, the same command continues from it. Other settings, another `--init` or other
+      `--features` are refused.
 
     `--set` changes any other setting, e.g. `--set batch_size=128`, `--set learning_rate=0.0005` or
     `--set 'network={"image_size": 32, "patch_size": 4}'`.
 
     Examples:
 
-        maskrestore pretrain cifar10 gtsrb --out runs/mae-conv
+        maskrestore pretrain photos --out runs/mae-conv
 
         maskrestore pretrain photos --family vit --image-size 64 --augmentation strong --out runs/mae-vit
+
+        maskrestore pretrain cifar10 gtsrb --out runs/mae-cifar
     """
     start = training.PretrainConfig(
         family=family,
@@ -78,7 +85,7 @@ def pretrain(
     config = with_overrides(start, settings or [])
     kept, learned = training_images(images, image_size, data, held_out=held_out, seed=config.seed)
     card = {
-        # Names only: a card travels with the weights, folders stay here.
+        # Names without folders: the card is published with the weights.
         "command": f"maskrestore pretrain {' '.join(Path(source).name for source in images)}",
         "training": json.dumps(dataclasses.asdict(config)),
         "init": "" if init is None else Path(init).name,

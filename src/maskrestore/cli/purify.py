@@ -1,4 +1,4 @@
-"""``maskrestore purify``: clean an image or a folder of them for a classifier."""
+"""``maskrestore purify``: purify an image or a folder of images and label them."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ __all__ = ["purify"]
 
 
 def purify(
-    source: Annotated[Path, typer.Argument(metavar="IMAGE_OR_FOLDER", help="An image, or a folder of them.")],
+    source: Annotated[Path, typer.Argument(metavar="IMAGE_OR_FOLDER", help="An image, or a folder of images.")],
     *,
     classifier: Annotated[
         str,
         typer.Option(
             metavar="MODEL",
-            help="The black box: `model.onnx`, or `package.module:name` of a torch.nn.Module or of a "
+            help="The classifier: `model.onnx`, or `package.module:name` of a torch.nn.Module or of a "
             "function from images (B, C, H, W) in [0, 1] to labels (B,).",
         ),
     ],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
     mean: Annotated[
         str | None,
-        typer.Option(help="Of the model's normalisation, in units of [0, 1], e.g. `0.485,0.456,0.406`."),
+        typer.Option(help="Mean that the model's images are normalised with, e.g. `0.485,0.456,0.406`."),
     ] = None,
     std: Annotated[
         str | None,
-        typer.Option(help="Likewise, e.g. `0.229,0.224,0.225`."),
+        typer.Option(help="Standard deviation that they are normalised with, e.g. `0.229,0.224,0.225`."),
     ] = None,
     profile: ProfileOption = "default",
     settings: DefenseSetOption = None,
@@ -60,8 +60,8 @@ def purify(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "int8"],
         typer.Option(
-            help="What the restorer computes in: `auto` is bfloat16 where the hardware is fast in it, else float32. "
-            "`int8` is faster with large restorers on CPUs with VNNI, and less exact."
+            help="Number format of the restorer: `auto` is bfloat16 if the hardware is fast in it, else float32. "
+            "`int8` is faster for large restorers on CPUs with VNNI, and less exact."
         ),
     ] = "auto",
     device: DeviceOption = "cpu",
@@ -70,39 +70,43 @@ def purify(
     max_queries: MaxQueriesOption = None,
     budget: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop before the classifier is asked about more pictures than this in this run."),
+        typer.Option(min=1, help="The most queries of this run. It stops before it would need more."),
     ] = None,
     grey: Annotated[
-        bool, typer.Option("--grey", help="Keep grey images grey, for a classifier with one channel.")
+        bool, typer.Option("--grey", help="Read grey images with one channel, for a classifier that expects that.")
     ] = False,
     class_names: Annotated[
-        Path | None, typer.Option(help="Text file with the name of a class on each line, for the report.")
+        Path | None, typer.Option(help="Text file with one class name per line, for the report.")
     ] = None,
     batch: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Images worked on at a time, and lost at most when interrupted; 64 unless given, or 256 on a GPU, and "
-            "fewer where they are large.",
+            help="Images that are purified at a time. An interruption loses at most so many. If not given, 64 on a CPU "
+            "and 256 on a GPU, fewer if the images are large.",
         ),
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Do images again that the folder of `--out` has results of.")
+        bool, typer.Option("--again", help="Purify images again that already have results in `--out`.")
     ] = False,
     report_images: Annotated[
-        int, typer.Option(min=0, help="Images shown with pictures in the report; changed labels come first.")
-    ] = 100,
+        int, typer.Option(min=0, help="Images that the report shows with pictures. Changed labels come first.")
+    ] = 30,
 ) -> None:
     """Purify an image or a folder of images, and label them with the classifier.
 
-    Writes into the folder of `--out`: `images/` with a purified PNG of each image, `maps/` with its score
-    maps, `records.jsonl` with one record per image (labels before and after, queries, share restored,
-    seconds, or the error), written as images are finished, and `report.html` with pictures of what was
-    removed.
+    Writes into the folder of `--out`:
 
-    A file that cannot be read, or an image at which the classifier fails, does not stop the others; the exit status is
-    then 1. After Ctrl-C the same command goes on where it stopped: images that are recorded with the same settings and
-    classifier (its file, or the file that its function is in) are not done again, unless with `--again`.
+    - `images/` with the purified images as PNG, and `maps/` with their score maps;
+    - `records.jsonl` with a record for each image: labels before and after, number of queries, share of the
+      image that was restored, seconds, or the error;
+    - `report.html` with pictures of what was removed.
+
+    If a file cannot be read, or the classifier fails at an image, the other images are purified and the exit
+    status is 1.
+
+    To continue after Ctrl-C, run the same command again. Images that have a result with the same settings and
+    the same classifier are not purified again, except with `--again`.
 
     Examples:
 

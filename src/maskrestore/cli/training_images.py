@@ -1,4 +1,4 @@
-"""The unlabeled images that ``pretrain`` and ``train-diffusion`` learn from."""
+"""Read the training images of ``pretrain`` and ``train-diffusion``."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ ImagesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="IMAGES...",
-        help=f"Training splits of data sets ({', '.join(DATASETS)}), folders of images, or both.",
+        help=f"Folders of images, names of data sets ({', '.join(DATASETS)}; some need the extra `lab`), or both.",
     ),
 ]
-HeldOutOption = Annotated[int, typer.Option(min=0, help="Images kept apart to measure the error on.")]
+HeldOutOption = Annotated[
+    int, typer.Option(min=0, help="Number of images to measure the error on instead of training.")
+]
 
 
 def training_images(
     sources: Sequence[str], size: int, data: Path | None, *, held_out: int, seed: int
 ) -> tuple[Tensor | None, Tensor]:
-    """Images kept apart, ``None`` if there are to be none, and images to learn from, ``(N, 3, S, S)`` uint8, shuffled.
+    """Held-out images, or ``None`` if ``held_out`` is 0, and training images, each ``(N, 3, S, S)`` uint8, shuffled.
 
-    Raises ConfigError when none are left to learn from, DataError for a source that is not there or not readable.
+    Raises ConfigError if no image is left to train on, DataError if a source does not exist or cannot be read, and
+    MissingDependencyError for the name of a data set if the extra ``lab`` is not installed.
     """
     pixels = torch.cat([_load(source, size, data) for source in sources])
     if held_out >= len(pixels):
         raise ConfigError(f"--held-out {held_out} leaves none of {len(pixels)} images to train on; lower it")
-    # Shuffled, because folders are sorted by name and data sets often by class.
+    # Shuffled, because folders are sorted by name, and data sets often by class.
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
     return (pixels[order[:held_out]] if held_out else None), pixels[order[held_out:]]
 
@@ -54,7 +57,7 @@ def _load(source: str, size: int, data: Path | None) -> Tensor:
     with progress("read") as update:
         for done, file in enumerate(files, start=1):
             try:
-                # Squeezed to a square, as the network will see the images that it is used on.
+                # Resized to a square without cropping, like the images of the defense.
                 square = resize(read_image(file)[None], size, size)[0].clamp(0, 1)
             except ImageFileError as error:
                 warn(f"left out: {error}")

@@ -16,13 +16,23 @@ from maskrestore.runtime.settings import flat
 
 __all__ = ["write_folder_report"]
 
+_DESCRIPTION = (
+    "maskrestore looked for suspicious spots in each image, restored them, and asked the classifier again. A changed "
+    "label means that the original label depended on what was removed. That may have been a trigger, or a part of the "
+    "image that matters and was restored badly: compare the pictures."
+)
+_SINGLE_QUERY = (
+    "maskrestore looked for suspicious spots in each image, restored them, and asked the classifier about the restored "
+    "image only. The labels of the original images are not known."
+)
+
 
 def write_folder_report(
     job: FolderJob,
     *,
     settings: Mapping[str, object] | None = None,
     class_names: Sequence[str] | None = None,
-    max_detailed: int = 100,
+    max_detailed: int = 30,
 ) -> Path:
     """Write ``report.html`` into ``job.out`` and return its path.
 
@@ -36,6 +46,7 @@ def write_folder_report(
     config = job.defense.config
     summary = ReportSummary(
         title=f"Purified images of {job.source.name}",
+        description=_SINGLE_QUERY if config.restoration.single_query else _DESCRIPTION,
         settings={
             "classifier": job.classifier_id,
             **(settings or {}),

@@ -1,4 +1,4 @@
-"""One image's row in a report, cut out of a ``Purification``, and the columns that a row is drawn in."""
+"""The entries of a report, one per image, and the columns of pictures that are drawn for each."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportEntry:
-    """What a report says about one image."""
+    """One image of a report."""
 
     name: str
     """A file name, or any other name; shown as text, whatever it contains."""
     original_label: int
-    """The classifier's answer for the image as it came."""
+    """The classifier's answer for the original image."""
     label: int
     """The classifier's answer for the purified image."""
     queries: int | None = None
@@ -66,7 +66,7 @@ class ReportEntry:
     note: str = ""
     """A short remark, for example "triggered"."""
     evidence: Evidence | None = None
-    """``None`` where no pictures are at hand: the image is then listed in the table only."""
+    """``None`` if there are no pictures. The image is then listed in the table only."""
 
     @property
     def changed(self) -> bool:
@@ -85,8 +85,8 @@ def entries_from(
     """Cut a purified batch into the entries of a report. Nothing refers to the batch's tensors afterwards.
 
     Args:
-        images: ``(B, C, H, W)`` in [0, 1], as they came.
-        purification: what the defense did to them.
+        images: ``(B, C, H, W)`` in [0, 1], the original images.
+        purification: the results of the defense for them.
         names: one name per image.
         true_labels: ``(B,)``, where known.
         notes: one remark per image, for example "triggered".
@@ -136,7 +136,7 @@ def _evidence(image: Tensor, purification: Purification, index: int) -> Evidence
 
 
 def printable(text: str) -> str:
-    """Return the text with control characters, undecodable bytes and text-direction marks spelled out."""
+    """Return the text with control characters, undecodable bytes and text-direction marks as escape sequences."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
@@ -159,7 +159,7 @@ def read_class_names(path: Path) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One picture of a row: how it is called, what it shows, and how it is drawn from the evidence."""
+    """A column of pictures: its title, what it shows, and a function that draws it."""
 
     symbol: str
     """The title, or its main letter."""
@@ -173,8 +173,9 @@ class Column:
 
     @property
     def title(self) -> str:
-        """The title in plain text."""
-        return " ".join(part for part in (f"{self.symbol}_{self.index}".strip("_"), self.stage) if part)
+        """The title in plain text, for those who do not see the picture."""
+        kind = "Score map" if self.symbol == "S" else ""
+        return " ".join(filter(None, (kind, self.symbol, self.index, self.stage)))
 
 
 def _map_column(symbol: str, index: str, stage: str, *, field: str, meaning: str) -> Column:
@@ -205,41 +206,41 @@ def _draw_removed(evidence: Evidence) -> tuple[Picture, str]:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column(symbol="Input", meaning="The image as it came.", draw=_draw_input),
+    Column(symbol="Input", meaning="The original image.", draw=_draw_input),
     _map_column(
         *("S", "image", "before"),
         field="initial_image_scores",
-        meaning="Where restorations under random masks look unlike the image: 1 − SSIM.",
+        meaning="How much each token differs from its restoration by the autoencoder (1 − SSIM).",
     ),
     _map_column(
         *("S", "image", "after"),
         field="image_scores",
-        meaning="The same after refinement: up where hiding neighbouring tokens changed the label.",
+        meaning="The same after refinement: higher where hiding connected tokens changed the label.",
     ),
     _map_column(
         *("S", "label", "before"),
         field="initial_label_scores",
-        meaning="Tokens that were hidden when the classifier changed its mind.",
+        meaning="How often the label changed when the token was hidden.",
     ),
     _map_column(
         *("S", "label", "after"),
         field="label_scores",
         meaning="The same after refinement.",
     ),
-    _map_column(*("S", "", ""), field="scores", meaning="Both scores combined: the suspicion that decides."),
+    _map_column(*("S", "", ""), field="scores", meaning="Both scores combined. Tokens with a high score are hidden."),
     Column(
         symbol="Hidden",
-        meaning="The tokens that were hidden and restored, in amber over the dimmed input.",
+        meaning="The tokens that were hidden and restored, in amber.",
         draw=_draw_hidden,
     ),
-    Column(symbol="Purified", meaning="The image that gave the final label.", draw=_draw_purified),
+    Column(symbol="Purified", meaning="The restored image. Its label is the answer.", draw=_draw_purified),
     Column(
         symbol="Removed",
-        meaning="How much each pixel changed, doubled; black where it is as it was.",
+        meaning="How much each pixel changed, times two. Black: unchanged.",
         draw=_draw_removed,
     ),
 )
-"""The columns of a row, in their order from the input to what was removed from it."""
+"""All columns in their order, from the input to what was removed from it."""
 
 
 def columns_for(entries: Sequence[ReportEntry]) -> list[Column]:

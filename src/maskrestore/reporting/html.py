@@ -28,7 +28,7 @@ class Metric:
     name: str
     """A short name such as "CA"."""
     meaning: str
-    """What it counts, in a few words."""
+    """What it counts, as a heading: "Clean images with the true label"."""
     before: float
     """In [0, 1], without the defense."""
     after: float
@@ -42,13 +42,14 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSummary:
-    """What stands at the top of a report; everything that is not counted from its entries."""
+    """The top of a report: everything that is not counted from its entries."""
 
     title: str = "maskrestore report"
     description: str = ""
     metrics: Sequence[Metric] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Shown as they are: keep secrets out."""
+    """Shown as they are, so they must hold no secret. Names with a dot, such as ``masks.rounds``, are grouped by their
+    first part."""
     key_fingerprint: str | None = None
     """The fingerprint of the operator's key, never the key."""
     images_per_second: float | None = None
@@ -56,13 +57,14 @@ class ReportSummary:
 
 
 _VERDICTS: dict[str, tuple[str, str, str]] = {  # verdict: (sign, text, tone)
-    "recovered": ("✓", "recovered", "good"),
-    "kept": ("✓", "correct throughout", "calm"),
-    "lost": ("✗", "was correct, now wrong", "bad"),
     "wrong": ("✗", "wrong before and after", "bad"),
+    "lost": ("✗", "was correct, now wrong", "bad"),
+    "recovered": ("✓", "was wrong, now correct", "good"),
     "changed": ("↻", "label changed", "note"),
+    "kept": ("✓", "correct before and after", "calm"),
     "same": ("=", "label unchanged", "calm"),
 }
+"""In the order of the report: failures come first, because a reader looks for them."""
 
 
 def write_report(
@@ -72,24 +74,27 @@ def write_report(
     *,
     class_names: Sequence[str] | None = None,
     errors: Iterable[tuple[str, str]] = (),
-    max_detailed: int = 100,
+    max_detailed: int = 30,
     max_listed: int = 5000,
     evidence_of: Callable[[str], Evidence | None] | None = None,
 ) -> Path:
-    """Write ``report.html`` into a folder, which is created if need be, and return its path.
+    """Write ``report.html`` into a folder, which is created if it does not exist, and return its path.
+
+    Images are sorted by their result: wrong before and after, label lost, recovered, changed, unchanged; images with
+    the same result keep their order.
 
     Args:
         out_dir: the folder.
-        entries: one per image, in the order of the report. They and the errors may be generators of any length:
-            what is kept is bounded by the two caps.
+        entries: one per image. Entries and errors may be generators of any length: memory use is bounded by
+            ``max_detailed`` and ``max_listed``.
         summary: title, rates, settings and speed.
         class_names: names of the labels, where known.
         errors: file name and reason of each image that could not be processed.
-        max_detailed: entries that are shown with pictures, changed labels first; the others are listed.
-        max_listed: rows in the table of entries without pictures, changed labels first, and in that of errors;
-            a note counts those beyond it.
-        evidence_of: from the name of an entry without pictures to its pictures, if there are any. It is asked
-            only for entries that are to be shown with pictures.
+        max_detailed: number of entries with pictures. A sixth of them is reserved for each kind of result.
+        max_listed: number of rows in the table of the other entries, and in the table of errors. A note counts the
+            remaining ones.
+        evidence_of: returns the pictures for the name of an entry that has none itself, or ``None``. It is only called
+            for entries that are to be shown with pictures.
 
     Raises:
         ConfigError: if a cap is negative.
@@ -106,6 +111,8 @@ def write_report(
         facts=_facts(totals, summary or ReportSummary()),
         verdicts=_verdict_counts(totals),
         columns=columns,
+        phone_columns=3 if len(columns) in (3, 5, 6, 9) else 4,  # full rows, or nearly so
+        settings=_setting_groups((summary or ReportSummary()).settings),
         gradient=Markup(viridis_css()),
         cards=[_card(entry, columns, class_names) for entry in shown],
         rows=[_texts(entry, class_names) for entry in listed],
@@ -118,13 +125,13 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".html.part")
     draft.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(draft, path)  # a reader never sees half a report
+    os.replace(draft, path)  # atomic: a reader sees the old or the new report
     return path
 
 
 @dataclass
 class _Totals:
-    """What is counted over all entries, shown or not."""
+    """Counts over all entries, whether they are shown or not."""
 
     images: int = 0
     changed: int = 0
@@ -136,7 +143,7 @@ class _Totals:
     most_queries: int = 0
 
     def counted(self, entries: Iterable[ReportEntry]) -> Iterator[ReportEntry]:
-        """The same entries, counted as they pass."""
+        """Yield the same entries and count them."""
         for entry in entries:
             self.images += 1
             self.changed += entry.changed
@@ -155,23 +162,32 @@ def _choose(
     max_listed: int,
     evidence_of: Callable[[str], Evidence | None] | None,
 ) -> tuple[list[ReportEntry], list[ReportEntry]]:
-    """Return the entries to show with pictures and those to list, both in their order."""
-    # By whether the label changed, the first entries by their position: more than enough for both.
-    candidates: dict[bool, dict[int, ReportEntry]] = {True: {}, False: {}}
-    rows: dict[bool, dict[int, ReportEntry]] = {True: {}, False: {}}
+    """Return the entries to show with pictures and those to list, both sorted by result and position."""
+    # The first entries of each result, by position: never fewer than are needed.
+    candidates: dict[str, dict[int, ReportEntry]] = {verdict: {} for verdict in _VERDICTS}
+    rows: dict[str, dict[int, ReportEntry]] = {verdict: {} for verdict in _VERDICTS}
     for position, entry in enumerate(entries):
-        if (entry.evidence or evidence_of) and len(candidates[entry.changed]) < max_detailed:
-            candidates[entry.changed][position] = entry
-        if len(rows[entry.changed]) < max_detailed + max_listed:
-            rows[entry.changed][position] = replace(entry, evidence=None)
-    shown = {}
-    for position, entry in [*candidates[True].items(), *candidates[False].items()][:max_detailed]:
+        verdict = _verdict(entry)
+        if (entry.evidence or evidence_of) and len(candidates[verdict]) < max_detailed:
+            candidates[verdict][position] = entry
+        if len(rows[verdict]) < max_detailed + max_listed:
+            rows[verdict][position] = replace(entry, evidence=None)
+    shown: dict[int, ReportEntry] = {}
+    for position, entry in _share(candidates.values(), max_detailed):
         evidence = entry.evidence or (evidence_of(entry.name) if evidence_of else None)
         if evidence is not None:
             shown[position] = replace(entry, evidence=evidence)
-    others = {position: entry for group in rows.values() for position, entry in group.items() if position not in shown}
-    listed = dict(list(others.items())[:max_listed])
-    return [shown[position] for position in sorted(shown)], [listed[position] for position in sorted(listed)]
+    others = (entry for group in rows.values() for position, entry in group.items() if position not in shown)
+    return list(shown.values()), list(islice(others, max_listed))
+
+
+def _share(groups: Iterable[dict[int, ReportEntry]], count: int) -> list[tuple[int, ReportEntry]]:
+    """Choose ``count`` entries: a sixth of them from each group that has so many, the others from the first groups."""
+    lists = [list(group.items()) for group in groups]
+    taken = [min(len(group), count // len(_VERDICTS)) for group in lists]
+    for index, group in enumerate(lists):
+        taken[index] += min(len(group) - taken[index], count - sum(taken))
+    return [one for group, number in zip(lists, taken, strict=True) for one in group[:number]]
 
 
 def _verdict(entry: ReportEntry) -> str:
@@ -230,9 +246,17 @@ def _facts(totals: _Totals, summary: ReportSummary) -> list[tuple[str, str]]:
         facts.append(("Images per second", f"{summary.images_per_second:.1f}"))
     if summary.seconds is not None:
         facts.append(("Time", f"{summary.seconds:.1f} s"))
-    if summary.key_fingerprint is not None:
-        facts.append(("Key fingerprint", printable(summary.key_fingerprint)))
     return facts
+
+
+def _setting_groups(settings: Mapping[str, object]) -> dict[str, list[tuple[str, str]]]:
+    """Group settings by the part of their name before the first dot; those without a dot are in the group ""."""
+    groups: dict[str, list[tuple[str, str]]] = {"": []}
+    for name, value in settings.items():
+        group, dot, rest = name.partition(".")
+        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        groups.setdefault(group if dot else "", []).append((rest if dot else name, text))
+    return groups
 
 
 def _template() -> Any:

@@ -35,14 +35,18 @@ def progress_of(update: Progress) -> Callable[[EvaluationProgress], None]:
 def show_record(record: Record) -> None:
     """Print the rates before and after the defense, with their 95 % intervals, and the costs."""
     table = Table(title=f"{record.dataset}, {record.attack or 'clean model'}, {record.defense.name}")
-    for heading in ("", "before [95 %]", "after [95 %]", "images", ""):
-        table.add_column(heading, justify="left" if not heading else "right")
+    for heading in ("", "before [95 %]", "after [95 %]", "images"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    meanings = []
     for name, (short, meaning) in RATES.items():
         before: Rate | None = getattr(record.before, name)
         after: Rate | None = getattr(record.after, name)
         if before is not None and after is not None:
-            table.add_row(short, str(before), str(after), str(after.trials), meaning)
+            table.add_row(short, str(before), str(after), str(after.trials))
+            meanings.append(f"{short}: {meaning}")
     out.print(table, highlight=False)
+    for line in meanings:
+        out.print(line, highlight=False)
     cost = record.cost
     restored = "" if cost.restored_mean is None else f"; {100 * cost.restored_mean:.1f} % of the tokens restored"
     out.print(
