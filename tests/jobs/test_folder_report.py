@@ -47,7 +47,7 @@ def test_a_report_is_written_from_records_alone(job):
     silent = dataclasses.replace(job, classifier=refuse)
     page = write_folder_report(silent, class_names=NAMES, settings={"restorer": "mean colour"}).read_text()
     assert page.count("<article") == 4
-    assert all(text in page for text in ("attacked", "broken.png", "patch, version 1", "mean colour", "masks.rounds"))
+    assert all(text in page for text in ("attacked", "broken.png", "patch, version 1", "mean colour", "hidden_ratio"))
     assert "secret" not in page
     (job.source / "1.png").unlink()
     assert write_folder_report(silent, max_detailed=2).read_text().count("<article") == 2
