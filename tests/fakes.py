@@ -66,7 +66,7 @@ class MeanRestorer:
             return flat.unflatten(0, (-1, masks))
         pixels = tokens_to_pixels(hidden, *images.shape[-2:]).squeeze(1)  # (B, g, g) -> (B, H, W)
         restored = images.clone()
-        for image, mask in zip(restored, pixels, strict=True):  # one by one: the same bits in any company
+        for image, mask in zip(restored, pixels, strict=True):  # one by one: the same bits in any batch
             seen = image[:, ~mask].double().mean(dim=1) if not mask.all() else torch.full((len(image),), 0.5)
             image[:, mask] = seen.float()[:, None].clamp(0, 1)
         return restored

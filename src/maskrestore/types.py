@@ -89,7 +89,7 @@ class Purification:
     """``(B, g, g)`` bool: the tokens that were restored in the purified image."""
     scores: Tensor | None = None
     """``(B, g, g)`` in [0, 1] before refinement, any real after: the combined trigger score S. Zero, as the maps below,
-    where the schedule ``fast`` settled an image without it."""
+    where the profile ``fast`` settled an image without it."""
     image_scores: Tensor | None = None
     """``(B, g, g)``: S_i, from structural similarity, after refinement."""
     label_scores: Tensor | None = None

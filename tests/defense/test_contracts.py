@@ -319,8 +319,8 @@ def test_protect_without_a_key_warns() -> None:
     ("arguments", "message"),
     [
         ({"profile": "papre"}, "unknown profile 'papre'; known: default, fast, paper, paper-fast"),
-        ({"profile": 3}, "expected a BDMAEConfig or the name of a profile, got a int"),
-        ({"restorer": 3}, "expected a restorer or the name of one, got a int"),
+        ({"profile": 3}, "expected a BDMAEConfig or the name of a profile, got int"),
+        ({"restorer": 3}, "expected a restorer or the name of one, got int"),
         ({"key": ""}, "the key is empty"),
         ({"key": 1.5}, "expected a text, bytes or a whole number as key, got a float"),
     ],
@@ -417,3 +417,5 @@ def test_the_former_arguments_still_work_and_say_what_to_use() -> None:
     assert torch.equal(former(images), protect(TRIGGER, restorer=MeanRestorer(), profile="paper-fast", key=0)(images))
     with pytest.warns(DeprecationWarning, match="profile="), pytest.raises(ConfigError, match="got 'faster'"):
         protect(TRIGGER, restorer=MeanRestorer(), schedule="faster", key=0)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="both profile= and config="):
+        protect(TRIGGER, restorer=MeanRestorer(), profile="fast", config="paper", key=0)

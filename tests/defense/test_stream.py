@@ -12,7 +12,7 @@ from torch import Tensor
 from fakes import MeanRestorer, PatchTriggerClassifier, plain_images
 from maskrestore import BDMAE, PROFILES, MAERestorer, ModuleClassifier, Purification, StreamItem, StreamResult
 from maskrestore.defense.oracle import Budget
-from maskrestore.errors import ClassifierError, ConfigError, InvalidImageError, QueryBudgetError
+from maskrestore.errors import ClassifierError, ClassifierOutputError, ConfigError, InvalidImageError, QueryBudgetError
 
 TRIGGER = PatchTriggerClassifier()
 
@@ -128,6 +128,33 @@ def test_budgets_are_checked() -> None:
     assert budget.spent == 2
     with pytest.raises(ClassifierError):
         BDMAE(MeanRestorer()).purify_stream([], "model.onnx")  # type: ignore[arg-type]
+
+
+def test_what_is_no_image_costs_no_query_whatever_the_budget() -> None:
+    stream = [StreamItem(id=0, image="a text"), StreamItem(id=1, image=plain_images(1)), StreamItem(id=2, image="text")]
+    found = list(BDMAE(MeanRestorer()).purify_stream(stream, TRIGGER, budget=5))
+    assert [type(one.error) for one in found] == [InvalidImageError, QueryBudgetError, InvalidImageError]
+
+
+def test_what_is_no_item_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"StreamItem\(id=\.\.\., image=\.\.\.\), got Tensor"):
+        list(BDMAE(MeanRestorer()).purify_stream([plain_images(1)], TRIGGER))  # type: ignore[list-item]
+
+
+def test_a_pipeline_checks_its_classifier_its_images_and_their_ids() -> None:
+    defense = BDMAE(MeanRestorer())
+    with pytest.raises(ClassifierError):
+        defense.pipeline("model.onnx")  # type: ignore[arg-type]
+    scores = defense.pipeline(lambda images: torch.rand(len(images), 5))  # not labels
+    scores.submit(["a"], plain_images(1))
+    (result,) = scores.step()
+    assert isinstance(result.error, ClassifierOutputError)
+    assert len(scores) == 0
+    pipeline = defense.pipeline(TRIGGER, budget=1000)
+    with pytest.raises(ConfigError, match="expected an id for each of 3 images, got 1 ids"):
+        pipeline.submit(["a"], plain_images(3))
+    with pytest.raises(InvalidImageError, match="255"):
+        pipeline.submit(["a"], 255 * plain_images(1))
 
 
 class Calls:

@@ -1,4 +1,8 @@
-"""How many images are purified at a time: the one place that decides it."""
+"""How many images are purified at a time: the one place that decides it.
+
+A batch is what a caller passes in. A chunk is the part of a stream that is worked on at a time. A cohort is the images
+of a chunk that have one size: they go through their rounds together. A micro-batch is what a network gets at a time.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +43,11 @@ ON_GPU = Limits(images=256, pixels=256 * 224**2, masked_pixels=64 * 224**2)
 
 
 def read_chunks(
-    images: Iterable[tuple[Hashable, Tensor | Exception]], limits: Limits, budget: Budget, price: int
+    images: Iterable[tuple[Hashable, Tensor | Exception]], limits: Limits, budget: Budget, max_queries: int
 ) -> Iterator[Chunk]:
     """Read as many images as may be worked on together, and as the budget suffices for.
 
-    price: queries that an image may take. Where the budget does not suffice for even one, its place holds a
+    max_queries: queries that an image may take. Where the budget does not suffice for even one, its place holds a
     QueryBudgetError. The budget is looked at while nothing is under way: a chunk must be done before the next is read.
     """
     chunk: Chunk = []
@@ -51,20 +55,25 @@ def read_chunks(
     for one, image in images:
         size = image.shape[-2] * image.shape[-1] if isinstance(image, Tensor) else 0
         crowded = len(chunk) >= limits.images or (limits.pixels is not None and pixels + size > limits.pixels)
-        if chunk and (crowded or not budget.allows((len(chunk) + 1) * price)):
+        asked = sum(isinstance(other, Tensor) for _, other in chunk) + isinstance(image, Tensor)
+        if chunk and (crowded or not budget.allows(asked * max_queries)):
             yield chunk
             chunk, pixels = [], 0
-        chunk.append((one, image if budget.allows(price) else unaffordable(budget, price)))
+        # What is no image costs no query.
+        fits = isinstance(image, Exception) or budget.allows(max_queries)
+        chunk.append((one, image if fits else over_budget(budget, max_queries)))
         pixels += size
     if chunk:
         yield chunk
 
 
-def purify_chunk(chunk: Chunk, pipeline: Pipeline, budget: Budget, price: int) -> Iterator[tuple[int, StreamResult]]:
+def purify_chunk(
+    chunk: Chunk, pipeline: Pipeline, budget: Budget, max_queries: int
+) -> Iterator[tuple[int, StreamResult]]:
     """Purify a chunk, images of one size together; yields results with their places in the chunk, as they come.
 
     Where the classifier fails, each image that is not settled begins again alone, so that one that it fails at does not
-    take others with it. price: as of :func:`read_chunks`.
+    take others with it. max_queries: as of :func:`read_chunks`.
     """
     by_size: dict[torch.Size, list[int]] = defaultdict(list)
     for place, (_, image) in enumerate(chunk):
@@ -80,16 +89,18 @@ def purify_chunk(chunk: Chunk, pipeline: Pipeline, budget: Budget, price: int) -
         else:
             again.append(place)
     for place in again:
-        if budget.allows(price):
+        if budget.allows(max_queries):
             yield from _run(chunk, pipeline, [[place]])
         else:
-            yield place, StreamResult(id=chunk[place][0], error=unaffordable(budget, price))
+            yield place, StreamResult(id=chunk[place][0], error=over_budget(budget, max_queries))
 
 
-def unaffordable(budget: Budget, price: int) -> QueryBudgetError:
+def over_budget(budget: Budget, max_queries: int) -> QueryBudgetError:
     """The error of an image that is not begun."""
     left = (budget.limit or 0) - budget.spent
-    return QueryBudgetError(f"{left} queries are left of the budget of {budget.limit}, and an image may take {price}")
+    return QueryBudgetError(
+        f"{left} queries are left of the budget of {budget.limit}, and an image may take {max_queries}"
+    )
 
 
 def _run(chunk: Chunk, pipeline: Pipeline, groups: list[list[int]]) -> Iterator[tuple[int, StreamResult]]:

@@ -45,8 +45,8 @@ class BDMAE:
         """Raises ConfigError, and what :func:`load_restorer` raises.
 
         restorer: a restorer, or a name for :func:`load_restorer`. profile: the name of a profile in
-        :data:`maskrestore.PROFILES`, or settings. key: the secret of the operator; without it masks are unpredictable,
-        and 0 is known to everybody. A text is the same key as in MASKRESTORE_KEY.
+        :data:`maskrestore.PROFILES`, or settings. key: the secret of the operator. Whoever does not know it
+        cannot predict the masks; the default 0 is public. A text is the same key as in MASKRESTORE_KEY.
 
         chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 64, and fewer where
         they have more than 2^19 pixels together (10 at 224 x 224); with a restorer on a GPU 256, and fewer where they
@@ -57,7 +57,7 @@ class BDMAE:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
         self.restorer = load_restorer(restorer) if isinstance(restorer, str) else restorer
         if not isinstance(self.restorer, Restorer):
-            raise ConfigError(f"expected a restorer or the name of one, got a {type(restorer).__name__}")
+            raise ConfigError(f"expected a restorer or the name of one, got {type(restorer).__name__}")
         self.config = profile_config(profile)
         key_bytes(key)  # an invalid key is an error now, not at the first image
         self.key = key
@@ -104,7 +104,7 @@ class BDMAE:
         at, does not affect the others: the rest of its batch is purified again, image by image. Nothing is asked again
         about an image that is settled. Raises ClassifierError for what is no classifier, and what ``items`` raises.
         """
-        checked = ((item.id, _checked(item)) for item in items)
+        checked = (_checked(item) for item in items)
         budget = budget if isinstance(budget, Budget) else Budget(budget)
         return self._purify_checked(checked, as_classifier(classifier), budget, ordered=ordered)
 
@@ -116,14 +116,22 @@ class BDMAE:
         """
         return functools.partial(_labels, self, as_classifier(classifier))
 
-    def pipeline(self, classifier: Classifier, budget: Budget) -> Pipeline:
-        """A pipeline that images can join between rounds, for programs with a schedule of their own, such as a server.
+    def pipeline(self, classifier: Callable[[Tensor], Any], budget: Budget | int | None = None) -> Pipeline:
+        """A pipeline that images can join between rounds, for programs such as a server that run the rounds themselves.
 
-        classifier: an adapter, see :func:`maskrestore.classifiers.as_classifier`.
+        classifier, budget: as of :meth:`purify_stream`; the budget is only counted here, so check
+        ``budget.allows(config.max_queries)`` before an image joins. Raises ClassifierError for what is no classifier.
         """
-        limits = self._limits if _has_device(classifier) else ON_CPU
-        together = limits.masked_pixels
-        return Pipeline(self.restorer, self.config, classifier, key=self.key, budget=budget, together=together)
+        ask = as_classifier(classifier)
+        limits = self._limits if _has_device(ask) else ON_CPU
+        return Pipeline(
+            self.restorer,
+            self.config,
+            ask,
+            key=self.key,
+            budget=budget if isinstance(budget, Budget) else Budget(budget),
+            masked_pixels=limits.masked_pixels,
+        )
 
     @property
     def _limits(self) -> Limits:
@@ -140,9 +148,9 @@ class BDMAE:
         ordered: bool,
     ) -> Iterator[StreamResult]:
         """images: an id with ``(C, H, W)`` float32 in [0, 1], or with the reason why there is no image."""
-        pipeline, price = self.pipeline(classifier, budget), self.config.max_queries
-        for chunk in read_chunks(images, self._limits, budget, price):
-            results = purify_chunk(chunk, pipeline, budget, price)
+        pipeline, max_queries = self.pipeline(classifier, budget), self.config.max_queries
+        for chunk in read_chunks(images, self._limits, budget, max_queries):
+            results = purify_chunk(chunk, pipeline, budget, max_queries)
             yield from in_order(results) if ordered else (result for _, result in results)
 
 
@@ -168,6 +176,8 @@ def protect(
     """
     if key is None:
         warnings.warn("no key: an attacker can predict the masks; pass key=, a secret of yours", stacklevel=2)
+    if config is not None and profile != "default":
+        raise ConfigError("got both profile= and config=, which is its former name; leave config= out")
     chosen = profile_config(profile if config is None else config)
     if config is not None or schedule is not None:
         message = "config= and schedule= go away in 0.2; use profile=, e.g. profile='fast'"
@@ -182,15 +192,17 @@ def _labels(defense: BDMAE, classifier: Classifier, images: object) -> Tensor:
     return defense.purify(images, classifier).labels
 
 
-def _checked(item: StreamItem) -> Tensor | Exception:
-    """The image of an item, ``(C, H, W)`` in [0, 1], or why it is none."""
+def _checked(item: StreamItem) -> tuple[Hashable, Tensor | Exception]:
+    """The id of an item, and its image, ``(C, H, W)`` in [0, 1], or why it is none. Raises ConfigError for no item."""
+    if not isinstance(item, StreamItem):
+        raise ConfigError(f"expected items of type StreamItem(id=..., image=...), got {type(item).__name__}")
     try:
         batch = as_batch(item.image)
     except InvalidImageError as error:
-        return error
+        return item.id, error
     if len(batch) != 1:
-        return InvalidImageError(f"expected one image for each item, got {len(batch)} for {item.id!r}")
-    return batch[0]
+        return item.id, InvalidImageError(f"expected one image for each item, got {len(batch)} for {item.id!r}")
+    return item.id, batch[0]
 
 
 def _has_device(classifier: Classifier) -> bool:

@@ -1,4 +1,4 @@
-"""All settings of the method, composed of those of its stages, and the four profiles."""
+"""All settings of the method, composed of those of its stages."""
 
 from __future__ import annotations
 

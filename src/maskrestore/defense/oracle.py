@@ -1,4 +1,4 @@
-"""Every question to the classifier goes through here: it is billed to its image, and counted against a budget.
+"""Every question to the classifier goes through here, and is counted for its image and against a budget.
 
 A stage of the defense is a generator. It yields what it needs, a :class:`Restore` or an :class:`Ask`, and receives the
 answer; so it reads like the paper, and whoever runs it decides what is sent together. :func:`run` runs a single one.
@@ -42,12 +42,12 @@ Rounds = Generator[Request, Tensor, T]
 
 
 class Oracle:
-    """Asks the classifier about pictures of ``B`` images, and bills each image for its own."""
+    """Asks the classifier about pictures of ``B`` images, and counts the queries of each image."""
 
     def __init__(self, count: int, most: int) -> None:
         """count: images. most: queries that an image may take, as the stages state it."""
         self.queries = torch.zeros(count, dtype=torch.int64)
-        """``(B,)``: the bill of each image so far."""
+        """``(B,)``: queries about each image so far."""
         self._most = most
 
     def ask(self, rows: Tensor, pictures: Tensor) -> Rounds[Tensor]:

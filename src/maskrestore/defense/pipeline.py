@@ -24,16 +24,18 @@ from maskrestore.defense.restoration import adaptive_masks, restore_levels
 from maskrestore.defense.scores import combined_scores, score
 from maskrestore.defense.state import State
 from maskrestore.defense.streams import Key, Stream
+from maskrestore.errors import ConfigError
+from maskrestore.imaging.inputs import as_batch
 from maskrestore.runtime.threads import map_on_cores
 from maskrestore.types import Classifier, Restorer, StreamResult
 
 __all__ = ["Pipeline", "purify_cohort"]
 
 
-def purify_cohort(state: State, config: BDMAEConfig, *, together: int) -> Rounds[None]:
-    """Purify the images of a state, each on its own. together: as of :func:`score`."""
+def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
+    """Purify the images of a state, each on its own. masked_pixels: as of :func:`score`."""
     if config.restoration.single_query:
-        yield from _purify_in_one_query(state, config, together=together)
+        yield from _purify_in_one_query(state, config, masked_pixels=masked_pixels)
         return
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
     if config.group_testing is not None:
@@ -41,17 +43,17 @@ def purify_cohort(state: State, config: BDMAEConfig, *, together: int) -> Rounds
     rows = state.open_rows
     if not len(rows):
         return
-    evidence = yield from score(state, rows, config.masks, config.scores, together=together)
-    s_i, s_l = evidence.image_scores, evidence.label_scores
+    answers = yield from score(state, rows, config.masks, config.scores, masked_pixels=masked_pixels)
+    s_i, s_l = answers.image_scores, answers.label_scores
     state.keep_maps(rows, initial_image_scores=s_i, initial_label_scores=s_l)
     if config.refinement is not None:
         s_i, s_l = yield from refine(state, rows, s_i, s_l, config.refinement)
-    scores = combined_scores(s_i, s_l, evidence, config.masks, config.scores)
+    scores = combined_scores(s_i, s_l, answers, config.masks, config.scores)
     state.keep_maps(rows, scores=scores, image_scores=s_i, label_scores=s_l)
     yield from _restore_what_scores_high(state, rows, scores, config)
     if config.squares is not None and config.transfer_test is not None and config.masks.max_queries:
         yield from hide_squares(
-            state, rows, evidence.image_scores, evidence.changed, config=config.squares, test=config.transfer_test
+            state, rows, answers.image_scores, answers.changed, config=config.squares, test=config.transfer_test
         )
 
 
@@ -75,11 +77,11 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
             yield from try_restoration(state, asked, restored, hidden[fresh], config.transfer_test, first=first)
 
 
-def _purify_in_one_query(state: State, config: BDMAEConfig, *, together: int) -> Rounds[None]:
+def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
     """Restore what S_i alone asks for, and spend the only query on that."""
     rows = state.all_rows
-    evidence = yield from score(state, rows, config.masks, config.scores, together=together)
-    scores = evidence.image_scores
+    answers = yield from score(state, rows, config.masks, config.scores, masked_pixels=masked_pixels)
+    scores = answers.image_scores
     levels = adaptive_masks(scores, config.restoration)
     purified = yield from restore_levels(state, rows, levels)
     labels = yield from state.oracle.ask(rows, purified)
@@ -114,8 +116,8 @@ class _Cohort:
 class Pipeline:
     """Purifies images that join at any time, and leave as soon as they are settled. Meant for one thread.
 
-    The result of an image is bit-identical regardless of the company it is purified in, if the restorer and the
-    classifier give an image the same bits in every batch (``MAERestorer``, ``ModuleClassifier`` and ``OnnxClassifier``
+    The result of an image is bit-identical regardless of batch composition, if the restorer and the classifier give an
+    image the same bits in every batch (``MAERestorer``, ``ModuleClassifier`` and ``OnnxClassifier``
     do).
     """
 
@@ -127,31 +129,35 @@ class Pipeline:
         *,
         key: Key,
         budget: Budget,
-        together: int,
+        masked_pixels: int,
     ) -> None:
-        """key: of the random numbers. budget: counts the queries of all images. together: as of :func:`score`."""
+        """key: of the random numbers. budget: counts the queries of all images. masked_pixels: as of :func:`score`."""
         self._restorer, self._config, self._classifier = restorer, config, classifier
         self._device = torch.device(getattr(restorer, "device", "cpu"))
         self._stream_of = functools.partial(Stream, key)
         self._budget = budget
-        self._together = together
+        self._masked_pixels = masked_pixels
         self._cohorts: list[_Cohort] = []
 
     def __len__(self) -> int:
         """Images that have joined and not left."""
         return sum(int((~cohort.gone).sum()) for cohort in self._cohorts)
 
-    def submit(self, ids: Sequence[Hashable], images: Tensor) -> None:
-        """Let ``B`` images of one size join: ``(B, C, H, W)`` float32 in [0, 1], on the CPU. ids: of their results.
+    def submit(self, ids: Sequence[Hashable], images: object) -> None:
+        """Let ``B`` images of one size join. They begin with the next step.
 
-        They begin with the next step. Raises what the restorer raises for images that it cannot take.
+        ids: ``B`` ids for their results. images: whatever :func:`maskrestore.imaging.inputs.as_batch` takes. Raises
+        InvalidImageError, ConfigError for another number of ids, and what the restorer raises for such images.
         """
+        images = as_batch(images)
+        if len(ids) != len(images):
+            raise ConfigError(f"expected an id for each of {len(images)} images, got {len(ids)} ids")
         # Hashing takes a millisecond for an image of 224 x 224, which only a GPU waits for.
         on_cpu = self._device.type == "cpu"
         streams = list(map(self._stream_of, images)) if on_cpu else map_on_cores(self._stream_of, images)
         oracle = Oracle(len(images), self._config.max_queries)
         state = State(images.to(self._device), streams, self._restorer, oracle)
-        cohort = _Cohort(ids, state, purify_cohort(state, self._config, together=self._together))
+        cohort = _Cohort(ids, state, purify_cohort(state, self._config, masked_pixels=self._masked_pixels))
         cohort.advance(None)
         self._cohorts.append(cohort)
 
@@ -185,7 +191,10 @@ class Pipeline:
                     failed += self._fail(group[0], error)
                 continue
             for cohort, one in zip(group, answers, strict=True):
-                cohort.advance(one)
+                try:
+                    cohort.advance(one)
+                except Exception as error:
+                    failed += self._fail(cohort, error)
         return failed
 
     def _restored(self, group: list[_Cohort]) -> list[Tensor]:

@@ -44,5 +44,5 @@ def profile_config(profile: BDMAEConfig | str) -> BDMAEConfig:
             raise UnknownNameError("profile", profile, PROFILES)
         return PROFILES[profile]
     if not isinstance(profile, BDMAEConfig):
-        raise ConfigError(f"expected a BDMAEConfig or the name of a profile, got a {type(profile).__name__}")
+        raise ConfigError(f"expected a BDMAEConfig or the name of a profile, got {type(profile).__name__}")
     return profile

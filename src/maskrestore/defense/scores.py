@@ -21,7 +21,7 @@ from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.settings import check, check_types
 
 __all__ = [
-    "Evidence",
+    "MaskAnswers",
     "MaskConfig",
     "ScoreConfig",
     "combined_scores",
@@ -91,7 +91,7 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class MaskAnswers:
     """What the random masks showed of ``R`` images."""
 
     image_scores: Tensor
@@ -109,15 +109,17 @@ class Evidence:
         return (self.labels != self.original.unsqueeze(1)).float().mean(dim=1)
 
 
-def score(state: State, rows: Tensor, masks: MaskConfig, config: ScoreConfig, *, together: int) -> Rounds[Evidence]:
+def score(
+    state: State, rows: Tensor, masks: MaskConfig, config: ScoreConfig, *, masked_pixels: int
+) -> Rounds[MaskAnswers]:
     """Hide every random mask, ask about the first of them, and score each token.
 
-    together: pixels of images whose masks may be restored in one go; of larger images so many rounds of masks at a time
-    as fit. It bounds memory and changes no result.
+    masked_pixels: pixels of images whose masks may be restored in one go. Larger images are restored in several parts,
+    by rounds of masks. It bounds memory and changes no result.
     """
     images = state.images[rows]
     hidden = random_masks(state.streams(rows), state.grid, masks)  # (R, N_o, N_i, g, g)
-    fitting = max(1, masks.rounds * together // (len(rows) * images.shape[-2] * images.shape[-1]))
+    fitting = max(1, masks.rounds * masked_pixels // (len(rows) * images.shape[-2] * images.shape[-1]))
     scores: list[Tensor] = []
     labels: list[Tensor] = []
     left = masks.max_queries
@@ -136,7 +138,7 @@ def score(state: State, rows: Tensor, masks: MaskConfig, config: ScoreConfig, *,
         s_l = contrast_scores(answers != original.unsqueeze(1), asked, config.contrast_windows)
     else:
         s_l = flip_scores(answers != original.unsqueeze(1), asked)
-    return Evidence(image_scores=s_i, label_scores=s_l, original=original, labels=answers)
+    return MaskAnswers(image_scores=s_i, label_scores=s_l, original=original, labels=answers)
 
 
 def random_masks(streams: Sequence[Stream], grid: int, config: MaskConfig) -> Tensor:
@@ -189,12 +191,12 @@ def flip_scores(flipped: Tensor, hidden: Tensor) -> Tensor:
 
 
 def combined_scores(
-    image_scores: Tensor, label_scores: Tensor, evidence: Evidence, masks: MaskConfig, config: ScoreConfig
+    image_scores: Tensor, label_scores: Tensor, seen: MaskAnswers, masks: MaskConfig, config: ScoreConfig
 ) -> Tensor:
     """S, from both scores after refinement: ``(R, g, g)`` each. Source: section 4.4."""
     weight = config.label_weight if masks.max_queries else 0.0  # without questions there is no S_l
     scores = (1 - weight) * image_scores + weight * label_scores
     if config.consensus:
-        agreed = consensus(evidence.labels, evidence.original)
+        agreed = consensus(seen.labels, seen.original)
         scores = torch.maximum(scores, agreed[:, None, None] * image_scores)
     return scores

@@ -51,7 +51,7 @@ def test_what_is_spent_is_counted_and_within_the_bound(config: BDMAEConfig) -> N
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_an_image_gets_the_same_bits_in_any_company(config: BDMAEConfig) -> None:
+def test_an_image_gets_the_same_bits_in_any_batch(config: BDMAEConfig) -> None:
     images = mixed(5)
     together = BDMAE(MeanRestorer(), config).purify(images, TRIGGER)
     alone = [BDMAE(MeanRestorer(), config).purify(image, TRIGGER) for image in images]

@@ -43,7 +43,7 @@ def test_squares_are_the_highest_ones_that_lie_apart() -> None:
         assert max(abs(one[0] - other[0]), abs(one[1] - other[1])) >= 2  # more than half of 3
 
 
-def test_squares_of_an_image_do_not_depend_on_its_company() -> None:
+def test_squares_of_an_image_do_not_depend_on_its_batch() -> None:
     scores = torch.rand(6, 9, 9, generator=torch.Generator().manual_seed(1))
     together = least_restorable_squares(scores, 4, 4)
     assert torch.equal(together[2:3], least_restorable_squares(scores[2:3], 4, 4))
@@ -99,7 +99,7 @@ def test_squares_are_tested_on_clouds_of_pixel_noise() -> None:
     assert (BDMAE(MeanRestorer(), SQUARES).purify(stamped, lost_in_noise).labels == TRIGGER.target).all()
 
 
-def test_an_image_gets_the_same_bits_in_any_company() -> None:
+def test_an_image_gets_the_same_bits_in_any_batch() -> None:
     images = plain_images(6)
     images[::2] = TRIGGER.stamp(images[::2])
     together = BDMAE(MeanRestorer(), SQUARES).purify(images, TRIGGER)

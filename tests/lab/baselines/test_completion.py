@@ -46,7 +46,7 @@ def test_holes_are_filled_and_everything_else_stays() -> None:
     assert grey[0, 0, 2, 3] == pytest.approx(sum(CIFAR10_MEAN) / 3)
 
 
-def test_a_completion_is_the_same_bits_in_any_company() -> None:
+def test_a_completion_is_the_same_bits_in_any_batch() -> None:
     torch.manual_seed(0)
     restorer = CompletionRestorer(CompletionNetwork(), image_size=8, micro_batch=2)
     images, hidden = torch.rand(3, 3, 12, 8), torch.rand(3, 8, 8) < 0.3

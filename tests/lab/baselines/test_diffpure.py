@@ -30,7 +30,7 @@ def test_a_perfect_model_removes_the_trigger(sampler: str) -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 24, 20)])
-def test_an_image_is_purified_to_the_same_bits_in_any_company(
+def test_an_image_is_purified_to_the_same_bits_in_any_batch(
     sampler: str, shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     config = DiffPureConfig(

@@ -72,7 +72,7 @@ def test_a_lower_threshold_hides_more() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (3, 20, 28)])
-def test_an_image_is_purified_to_the_same_bits_in_any_company(shape: tuple[int, ...]) -> None:
+def test_an_image_is_purified_to_the_same_bits_in_any_batch(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     network = ConvMAE(ConvMAEConfig(image_size=16, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1,)))
     defense = Februus(MAERestorer(network, micro_batch=4), FebruusConfig())

@@ -57,7 +57,7 @@ def test_a_perfect_model_removes_the_trigger() -> None:
     torch.testing.assert_close(result.images, clean, atol=1e-3, rtol=0)
 
 
-def test_an_image_is_purified_to_the_same_bits_in_any_company(tmp_path: Path) -> None:
+def test_an_image_is_purified_to_the_same_bits_in_any_batch(tmp_path: Path) -> None:
     config = SampDetoxConfig(model=str(save_tiny_unet(tmp_path)), global_level=2, local_level=6, micro_batch=3)
     images = torch.rand(4, 3, 20, 16, generator=torch.Generator().manual_seed(0))
     together = config.build(key=5).purify(images, colour_labels)

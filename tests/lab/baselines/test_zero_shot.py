@@ -63,7 +63,7 @@ def test_the_image_guides_a_model_that_knows_nothing_of_it() -> None:
     assert contrast_left[0].abs() < 0.05
 
 
-def test_an_image_is_purified_to_the_same_bits_in_any_company(tmp_path: Path) -> None:
+def test_an_image_is_purified_to_the_same_bits_in_any_batch(tmp_path: Path) -> None:
     config = ZIPConfig(model=str(save_tiny_unet(tmp_path)), steps=4, micro_batch=3)
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     together = config.build(key=5).purify(images, colour_labels)

@@ -79,7 +79,7 @@ def test_each_restoration_is_made_once_and_each_picture_asked_about_once():
     assert inner.restored - made <= len(images) * len(fewer.restoration.thresholds)
     assert sum(pictures) - seen <= len(images)
     made, seen = inner.restored, sum(pictures)
-    BDMAE(restorer, fewer).purify(images.flip(0), asked)  # in other company
+    BDMAE(restorer, fewer).purify(images.flip(0), asked)  # in another order
     assert (inner.restored, sum(pictures)) == (made, seen)
 
 

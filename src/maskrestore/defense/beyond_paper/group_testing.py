@@ -38,7 +38,7 @@ SMALLEST_GRID = 4
 GROUPS = ((0, 8), (2, 6), (1, 7), (3, 5), (4,))
 """Windows, in reading order, that are hidden together: opposite ones, and the middle."""
 SPLIT = 2
-"""Groups that are split, at most: where more of them change the label, everything does."""
+"""Groups that are split, at most: where more of them change the label, the image is left to the random masks."""
 PARTS = 4
 """Parts of a window at most, two along each side; a window of three tokens or less is its only part."""
 
