@@ -22,6 +22,7 @@ pytest.importorskip("zensical", reason="needs the extra docs")
 
 from maskrestore.cli.app import app
 from maskrestore.imaging.codec import write_png
+from maskrestore.lab.data.signs import load_signs
 from scripts import docs as generated
 
 ROOT = generated.ROOT
@@ -44,6 +45,24 @@ def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     for example in EXAMPLES.parse(page).examples():
         example.evaluate()
+
+
+def test_the_readme_prints_what_its_comments_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (document,) = {
+        id(example.document): example.document for example in EXAMPLES.parse(ROOT / "README.md").examples()
+    }.values()
+    for example in document.examples():
+        example.evaluate()
+    printed = [
+        [int(label) for label in re.findall(r"\d+", tensor)]
+        for tensor in re.findall(r"tensor\(\[([\d, \n]+)\]\)", capsys.readouterr().out)
+    ]
+    target, truth = document.namespace["victim"].config.target, load_signs("test", count=16).labels.tolist()
+    before, shielded, fast = printed[:3]
+    assert before == [target] * 16
+    for labels in (shielded, fast):
+        assert sum(label == true for label, true in zip(labels, truth, strict=True)) >= 15
 
 
 def shell_lines(page: Path) -> Iterator[list[str]]:
