@@ -28,6 +28,7 @@ check: $(STAMP)
 	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py tests/test_project.py
+	$(BIN)/zensical build --strict
 
 format: $(STAMP)
 	$(BIN)/ruff format .

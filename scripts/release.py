@@ -86,9 +86,15 @@ def release(root: Path, version: str, date: datetime.date, *, dry_run: bool, bui
             )
         print(f"\nwould build the source distribution and the wheel, commit, and tag {tag}; nothing was changed")
         return
+    old_texts = {name: (root / name).read_text() for name in new_texts}
     for name, text in new_texts.items():
         (root / name).write_text(text)
-    build(root)
+    try:
+        build(root)
+    except BaseException:
+        for name, text in old_texts.items():
+            (root / name).write_text(text)
+        raise
     _git(root, "add", "--", *new_texts)
     _git(root, "commit", "--quiet", "--message", f"Release {version}")
     _git(root, "tag", "--annotate", tag, "--message", f"maskrestore {version}")
@@ -96,8 +102,8 @@ def release(root: Path, version: str, date: datetime.date, *, dry_run: bool, bui
 
 
 def build_distributions(root: Path) -> None:
-    """Build the source distribution and the wheel into ``dist``."""
-    subprocess.run([sys.executable, "-m", "build", str(root)], check=True)
+    """Build the source distribution and the wheel into an empty ``dist``, and try the wheel."""
+    subprocess.run(["make", "wheel"], cwd=root, check=True)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
