@@ -1,7 +1,7 @@
-"""How many images are purified at a time: the one place that decides it.
+"""How many images are purified at a time. No other module decides this.
 
-A batch is what a caller passes in. A chunk is the part of a stream that is worked on at a time. A cohort is the images
-of a chunk that have one size: they go through their rounds together. A micro-batch is what a network gets at a time.
+A batch is what a caller passes in. A chunk is the part of a stream that is purified at a time. A cohort is the images
+of a chunk that have one size; they share their rounds. A micro-batch is what a network gets at a time.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ from maskrestore.types import StreamResult
 __all__ = ["ON_CPU", "ON_GPU", "Limits", "in_order", "purify_chunk", "read_chunks"]
 
 Chunk = list[tuple[Hashable, Tensor | Exception]]
-"""Images that are worked on together, ``(C, H, W)`` each with its id; or the reason why there is no image."""
+"""Images that are purified together: each an id and ``(C, H, W)``, or an id and the error of an invalid image."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is worked on at a time, at most."""
+    """Upper limits that bound memory."""
 
     images: int
-    """In the pipeline together."""
+    """Images in the pipeline at a time."""
     pixels: int | None
-    """Of these images; a larger image is in the pipeline alone. ``None`` for no limit."""
+    """Pixels of these images; a larger image is purified alone. ``None``: no limit."""
     masked_pixels: int
-    """Of images whose random masks are all restored and asked about in one go."""
+    """Pixels of images whose random masks are all restored in one call."""
 
 
 ON_CPU = Limits(images=64, pixels=2**19, masked_pixels=2**19)
 ON_GPU = Limits(images=256, pixels=256 * 224**2, masked_pixels=64 * 224**2)
-"""A GPU waits for the host between two rounds, however many images take part in them."""
+"""Larger, because the time that a GPU waits for the host between two rounds does not depend on the number of images."""
 
 
 def read_chunks(
     images: Iterable[tuple[Hashable, Tensor | Exception]], limits: Limits, budget: Budget, max_queries: int
 ) -> Iterator[Chunk]:
-    """Read as many images as may be worked on together, and as the budget suffices for.
+    """Read images in chunks that respect the limits and the rest of the budget.
 
-    max_queries: queries that an image may take. Where the budget does not suffice for even one, its place holds a
-    QueryBudgetError. The budget is looked at while nothing is under way: a chunk must be done before the next is read.
+    max_queries: the most queries for an image. If the budget does not suffice for a single image, the chunk holds a
+    QueryBudgetError in its place. A chunk must be finished before the next one is read, since the budget is checked
+    when a chunk is read.
     """
     chunk: Chunk = []
     pixels = 0
@@ -59,7 +60,7 @@ def read_chunks(
         if chunk and (crowded or not budget.allows(asked * max_queries)):
             yield chunk
             chunk, pixels = [], 0
-        # What is no image costs no query.
+        # An invalid image needs no query.
         fits = isinstance(image, Exception) or budget.allows(max_queries)
         chunk.append((one, image if fits else over_budget(budget, max_queries)))
         pixels += size
@@ -70,10 +71,10 @@ def read_chunks(
 def purify_chunk(
     chunk: Chunk, pipeline: Pipeline, budget: Budget, max_queries: int
 ) -> Iterator[tuple[int, StreamResult]]:
-    """Purify a chunk, images of one size together; yields results with their places in the chunk, as they come.
+    """Purify a chunk, images of one size together; yields each result with its place in the chunk, once finished.
 
-    Where the classifier fails, each image that is not settled begins again alone, so that one that it fails at does not
-    take others with it. max_queries: as of :func:`read_chunks`.
+    If the classifier fails, the images that are not settled are purified again one by one, so that only those get an
+    error at which it fails. max_queries: as for :func:`read_chunks`.
     """
     by_size: dict[torch.Size, list[int]] = defaultdict(list)
     for place, (_, image) in enumerate(chunk):

@@ -1,4 +1,4 @@
-"""BDMAE, "Mask and Restore": the defense as users meet it. ``pipeline.py`` says what happens to an image."""
+"""BDMAE, "Mask and Restore": the public interface of the defense. ``pipeline.py`` composes its stages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BDMAE:
     """Blind defense with a masked autoencoder.
 
     For each image: score every token by how badly it is restored (S_i) and by how much the label depends on it (S_l),
-    sharpen both scores along connected tokens, restore the tokens that score high, ask the classifier again.
+    refine both scores with connected sets of tokens, restore the tokens with high scores, query the classifier again.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class BDMAE:
         """Raises ConfigError, and what :func:`load_restorer` raises.
 
         restorer: a restorer, or a name for :func:`load_restorer`. profile: the name of a profile in
-        :data:`maskrestore.PROFILES`, or settings. key: the secret of the operator. Whoever does not know it
-        cannot predict the masks; the default 0 is public. A text is the same key as in MASKRESTORE_KEY.
+        :data:`maskrestore.PROFILES`, or settings. key: the operator's secret. An attacker who does
+        not know it cannot predict the masks; the default, 0, is public. A text is the same key as in MASKRESTORE_KEY.
 
-        chunk_size: images worked on at a time; it bounds memory and changes no result. ``None`` is 64, and fewer where
-        they have more than 2^19 pixels together (10 at 224 x 224); with a restorer on a GPU 256, and fewer where they
-        are larger than 224 x 224. Of images with more than 2^19 pixels (on a GPU, as many as 64 of 224 x 224 have), the
-        random masks are restored in several parts, down to a round at a time. That bounds memory for a large image.
+        chunk_size: number of images purified at a time. It bounds memory and changes no result. ``None``: on a CPU 64,
+        or fewer if they have more than 2^19 pixels together (10 at 224 x 224); with a restorer on a GPU 256, or fewer
+        if they are larger than 224 x 224. If the images have more than 2^19 pixels together (on a GPU, more than 64
+        images of 224 x 224), their random masks are restored in several parts of at least one round.
         """
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -59,7 +59,7 @@ class BDMAE:
         if not isinstance(self.restorer, Restorer):
             raise ConfigError(f"expected a restorer or the name of one, got {type(restorer).__name__}")
         self.config = profile_config(profile)
-        key_bytes(key)  # an invalid key is an error now, not at the first image
+        key_bytes(key)  # raises for an invalid key here, not at the first image
         self.key = key
         self.chunk_size = chunk_size
 
@@ -70,9 +70,9 @@ class BDMAE:
         grey or RGB, any size. classifier: ``(B, C, H, W)`` in [0, 1] -> ``(B,)`` hard labels, or a module that returns
         logits (see :func:`maskrestore.classifiers.as_classifier`).
 
-        Returns a :class:`Purification` with every map; ``images`` are float32 and equal to the input bit for bit
-        outside ``hidden``. Raises InvalidImageError, and PurificationInterruptedError (with the finished part) if the
-        classifier raises or answers with something else; its own error is the ``__cause__``.
+        Returns a :class:`Purification` with all maps. Its ``images`` are float32 and bit-identical to the input outside
+        ``hidden``. Raises InvalidImageError, and PurificationInterruptedError with the results so far if the classifier
+        raises or does not return labels; ``__cause__`` is the original error.
         """
         batch = as_batch(images)
         done: list[Purification] = []
@@ -96,13 +96,14 @@ class BDMAE:
     ) -> Iterator[StreamResult]:
         """Purify a stream of images of any length and of mixed sizes, in bounded memory.
 
-        items: read as they are needed. classifier: as of :meth:`purify`. budget: queries that the whole stream may
-        take; an image that they may not suffice for is not begun. ordered: yield results in the order of the items;
-        otherwise as images are settled.
+        items: each is read when it is needed. classifier: as for :meth:`purify`. budget: the most queries for the whole
+        stream. An image is only begun if the rest of the budget is sure to suffice. ordered: yield results in the order
+        of the items, otherwise each as soon as it is finished.
 
-        Yields one result or error for each item. An image that cannot be read as one, and one that the classifier fails
-        at, does not affect the others: the rest of its batch is purified again, image by image. Nothing is asked again
-        about an image that is settled. Raises ClassifierError for what is no classifier, and what ``items`` raises.
+        Yields a result or an error for each item. An invalid image does not affect the others. If the classifier fails
+        at a batch, its unfinished images are purified again one by one, so that only those get an error at which it
+        fails; finished images are not queried again. Raises ClassifierError if ``classifier`` is none, and whatever
+        ``items`` raises.
         """
         checked = (_checked(item) for item in items)
         budget = budget if isinstance(budget, Budget) else Budget(budget)
@@ -111,7 +112,7 @@ class BDMAE:
     def protect(self, classifier: Callable[[Tensor], Any]) -> Callable[[object], Tensor]:
         """A drop-in replacement for ``classifier`` that purifies each image before it answers.
 
-        It can be pickled if the classifier can. Raises ClassifierError for what is no classifier; called, what
+        It can be pickled if the classifier can. Raises ClassifierError if ``classifier`` is none. A call raises what
         :meth:`purify` raises.
         """
         return functools.partial(_labels, self, as_classifier(classifier))
@@ -119,8 +120,8 @@ class BDMAE:
     def pipeline(self, classifier: Callable[[Tensor], Any], budget: Budget | int | None = None) -> Pipeline:
         """A pipeline that images can join between rounds, for programs such as a server that run the rounds themselves.
 
-        classifier, budget: as of :meth:`purify_stream`; the budget is only counted here, so check
-        ``budget.allows(config.max_queries)`` before an image joins. Raises ClassifierError for what is no classifier.
+        classifier, budget: as for :meth:`purify_stream`. Queries are counted, but images can always join: check
+        ``budget.allows(config.max_queries)`` first. Raises ClassifierError if ``classifier`` is none.
         """
         ask = as_classifier(classifier)
         limits = self._limits if _has_device(ask) else ON_CPU
@@ -135,7 +136,7 @@ class BDMAE:
 
     @property
     def _limits(self) -> Limits:
-        on_cpu = torch.device(getattr(self.restorer, "device", "cpu")).type == "cpu"  # where it does not say so, too
+        on_cpu = torch.device(getattr(self.restorer, "device", "cpu")).type == "cpu"  # also without such an attribute
         limits = ON_CPU if on_cpu else ON_GPU
         return limits if self.chunk_size is None else dataclasses.replace(limits, images=self.chunk_size, pixels=None)
 
@@ -147,7 +148,7 @@ class BDMAE:
         *,
         ordered: bool,
     ) -> Iterator[StreamResult]:
-        """images: an id with ``(C, H, W)`` float32 in [0, 1], or with the reason why there is no image."""
+        """images: each an id and ``(C, H, W)`` float32 in [0, 1], or an id and the error of an invalid image."""
         pipeline, max_queries = self.pipeline(classifier, budget), self.config.max_queries
         for chunk in read_chunks(images, self._limits, budget, max_queries):
             results = purify_chunk(chunk, pipeline, budget, max_queries)
@@ -167,20 +168,20 @@ def protect(
 ) -> Callable[[object], Tensor]:
     """Put BDMAE in front of a classifier.
 
-    ``protect(classifier, key=...)(images)`` are the labels ``(B,)`` int64 of the purified images.
+    Returns a function: ``protect(classifier, key=...)(images)`` are the labels ``(B,)`` int64 of the purified images.
 
-    classifier: see :meth:`BDMAE.purify`, which also says what images may be and what is raised for them. max_queries:
-    a limit for each image; see :func:`maskrestore.within`. See :class:`BDMAE` for the other arguments; without a key an
-    attacker can predict the masks, and a warning says so. config, schedule: deprecated until 0.2; use ``profile``,
-    e.g. ``fast``. Raises ConfigError, ClassifierError for what is no classifier, and what :func:`load_restorer` raises.
+    classifier, and what the function takes and raises: see :meth:`BDMAE.purify`. max_queries: the most queries for an
+    image; see :func:`maskrestore.within`. Other arguments: see :class:`BDMAE`. Without a key an attacker can predict
+    the masks; a warning says so. config, schedule: deprecated, removed in 0.2; use ``profile``, e.g. ``fast``. Raises
+    ConfigError, ClassifierError if ``classifier`` is none, and what :func:`load_restorer` raises.
     """
     if key is None:
-        warnings.warn("no key: an attacker can predict the masks; pass key=, a secret of yours", stacklevel=2)
+        warnings.warn("no key: an attacker can predict the masks; pass key= with a secret of your own", stacklevel=2)
     if config is not None and profile != "default":
         raise ConfigError("got both profile= and config=, which is its former name; leave config= out")
     chosen = profile_config(profile if config is None else config)
     if config is not None or schedule is not None:
-        message = "config= and schedule= go away in 0.2; use profile=, e.g. profile='fast'"
+        message = "config= and schedule= will be removed in 0.2; use profile=, e.g. profile='fast'"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         chosen = scheduled(chosen, schedule)
     if max_queries is not None:
@@ -193,7 +194,10 @@ def _labels(defense: BDMAE, classifier: Classifier, images: object) -> Tensor:
 
 
 def _checked(item: StreamItem) -> tuple[Hashable, Tensor | Exception]:
-    """The id of an item, and its image, ``(C, H, W)`` in [0, 1], or why it is none. Raises ConfigError for no item."""
+    """The id of an item and its image, ``(C, H, W)`` in [0, 1], or the error if it is invalid.
+
+    Raises ConfigError for what is no item.
+    """
     if not isinstance(item, StreamItem):
         raise ConfigError(f"expected items of type StreamItem(id=..., image=...), got {type(item).__name__}")
     try:
@@ -206,7 +210,7 @@ def _checked(item: StreamItem) -> tuple[Hashable, Tensor | Exception]:
 
 
 def _has_device(classifier: Classifier) -> bool:
-    """Whether a classifier moves pictures to a device itself; a plain function gets few at a time, on the CPU."""
+    """Whether a classifier moves images to a device itself. A plain function gets them on the CPU, few at a time."""
     while isinstance(classifier, CountingClassifier):
         classifier = classifier.classifier
     return hasattr(classifier, "device")

@@ -1,4 +1,4 @@
-"""All settings of the method, composed of those of its stages."""
+"""All settings of the method, composed of the settings of its stages."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from maskrestore.runtime.settings import check, check_types, plain, stage_type
 __all__ = ["SCHEMA", "BDMAEConfig"]
 
 SCHEMA = 1
-"""Of :meth:`BDMAEConfig.to_dict`; raised when a setting changes its meaning."""
+"""Version of the format of :meth:`BDMAEConfig.to_dict`. It is increased when a setting changes its meaning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BDMAEConfig:
-    """Settings of :class:`maskrestore.BDMAE`, stage by stage; an optional stage that is off is ``None``.
+    """Settings of :class:`maskrestore.BDMAE`, one configuration per stage; ``None`` switches an optional stage off.
 
     The defaults of all fields are the profile ``paper``. To change another profile, use
     ``with_settings(PROFILES["default"], {"scores.label_weight": 0.6})``. Raises ConfigError.
@@ -38,23 +38,23 @@ class BDMAEConfig:
     restoration: RestorationConfig = field(default_factory=RestorationConfig)
     """Adaptive restoration (4.4)."""
     transfer_test: TransferTestConfig | None = None
-    """Not in the paper: a restoration is believed only if it changes the label and the region that it replaces decides
-    the label of other pictures, too; otherwise the image is left as it came."""
+    """Not in the paper: a restoration is accepted only if it changes the label and the region that it replaces also
+    decides the label of other pictures. Otherwise the image is left unchanged."""
     squares: SquaresConfig | None = None
-    """Not in the paper: where the attempts failed, hide whole squares."""
+    """Not in the paper: if no restoration was accepted, hide whole squares."""
     group_testing: GroupTestingConfig | None = None
-    """Not in the paper: hide windows first; an image that this settles needs no random mask."""
+    """Not in the paper: hide windows first. An image that this settles needs no random masks."""
 
     def __post_init__(self) -> None:
         check_types(self)
         attempts, tested = self.restoration.attempts, self.transfer_test is not None
         single = tested or len(attempts) == 1
-        check(single, "restoration.attempts", "a single one without the transfer test, which would judge it", attempts)
+        check(single, "restoration.attempts", "a single one if there is no transfer test to choose", attempts)
         check(tested or self.squares is None, "squares", "None without the transfer test", self.squares)
 
     @property
     def max_queries(self) -> int:
-        """Queries for an image at most: its own label, and what each stage states for itself."""
+        """The most queries for an image: one for its original label, and the ``max_queries`` of each stage."""
         if self.restoration.single_query:
             return 1
         queries = 1 + self.masks.max_queries + self.restoration.max_queries
@@ -68,7 +68,7 @@ class BDMAEConfig:
         return queries if self.squares is None else self.squares.max_queries(queries)
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON keeps them. Stages that are off are left out, so that a new one changes no digest."""
+        """The settings as plain JSON types. Stages that are off are left out, so a new stage changes no old digest."""
         return {"schema": SCHEMA, **plain(self)}
 
     def digest(self) -> str:

@@ -1,7 +1,7 @@
-"""Every question to the classifier goes through here, and is counted for its image and against a budget.
+"""All queries to the classifier go through here. They are counted for each image and against a budget.
 
 A stage of the defense is a generator. It yields what it needs, a :class:`Restore` or an :class:`Ask`, and receives the
-answer; so it reads like the paper, and whoever runs it decides what is sent together. :func:`run` runs a single one.
+answer. So a stage reads like the paper, and its caller decides which requests are batched. :func:`run` runs one stage.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Restore:
-    """Asks the restorer: what it is given for ``R`` images, and ``(R, g, g)`` or ``(R, M, g, g)`` bool masks."""
+    """A request to the restorer: ``R`` images as prepared for it, and masks ``(R, g, g)`` or ``(R, M, g, g)`` bool."""
 
     prepared: Any
     hidden: Tensor
@@ -31,33 +31,33 @@ class Restore:
 
 @dataclass(frozen=True)
 class Ask:
-    """Asks the classifier for the labels of ``(N, C, H, W)`` pictures."""
+    """A request to the classifier: the labels of ``(N, C, H, W)`` pictures."""
 
     pictures: Tensor
 
 
 Request = Restore | Ask
 Rounds = Generator[Request, Tensor, T]
-"""A stage under way: yields requests, is sent their answers, and returns a ``T``."""
+"""A running stage: it yields requests, receives their answers, and returns a ``T``."""
 
 
 class Oracle:
-    """Asks the classifier about pictures of ``B`` images, and counts the queries of each image."""
+    """Queries the classifier for ``B`` images and counts the queries of each."""
 
     def __init__(self, count: int, most: int) -> None:
-        """count: images. most: queries that an image may take, as the stages state it."""
+        """count: number of images. most: upper limit of the queries for an image, the sum of those of the stages."""
         self.queries = torch.zeros(count, dtype=torch.int64)
-        """``(B,)``: queries about each image so far."""
+        """``(B,)`` int64: number of queries for each image so far."""
         self._most = most
 
     def ask(self, rows: Tensor, pictures: Tensor) -> Rounds[Tensor]:
         """The labels of ``(R, C, H, W)`` pictures, ``(R,)`` int64, or of ``(R, K, C, H, W)``, ``(R, K)``.
 
-        rows: ``(R,)`` int64, the image that each belongs to; an image may come up twice.
+        rows: ``(R,)`` int64, the image that each belongs to; an image may occur more than once.
         """
         each = 1 if pictures.ndim == 4 else pictures.shape[1]
         self.queries.index_add_(0, rows, torch.full_like(rows, each))
-        assert not len(rows) or int(self.queries.max()) <= self._most, "a stage asked more than it states"
+        assert not len(rows) or int(self.queries.max()) <= self._most, "a stage sent more queries than its max_queries"
         if pictures.ndim == 4:
             return (yield Ask(pictures))
         if not each or not len(rows):
@@ -67,7 +67,7 @@ class Oracle:
 
 
 class Budget:
-    """The queries that a whole run may send. Meant for one thread."""
+    """A limit for the queries of a whole run. Not safe for use by several threads."""
 
     def __init__(self, limit: int | None = None) -> None:
         """limit: ``None`` for no limit. Raises ConfigError for a limit below 0."""
@@ -77,11 +77,11 @@ class Budget:
         self.spent = 0
 
     def allows(self, queries: int) -> bool:
-        """Whether so many more queries fit."""
+        """Whether this number of further queries is within the limit."""
         return self.limit is None or self.spent + queries <= self.limit
 
     def spend(self, queries: int) -> None:
-        """Count queries that are about to be sent. Raises QueryBudgetError if they do not fit, and counts none."""
+        """Count queries that are about to be sent. Raises QueryBudgetError, counting none, if over the limit."""
         if not self.allows(queries):
             raise QueryBudgetError(
                 f"{queries} more queries would exceed the budget of {self.limit}: {self.spent} are spent; raise the "
@@ -91,7 +91,7 @@ class Budget:
 
 
 def run(rounds: Rounds[T], restorer: Restorer, classifier: Classifier) -> T:
-    """Run one stage to its end, and return what it returns. Raises what the restorer and the classifier raise."""
+    """Run one stage and return its result. Raises what the restorer and the classifier raise."""
     try:
         request = next(rounds)
         while True:

@@ -1,7 +1,7 @@
-"""The stages of the paper, composed; and the core that images may join and leave between rounds.
+"""Compose the stages of the paper, and run them for images that join and leave at any time.
 
-A round is one call of the restorer and one of the classifier. The images of a cohort go through their rounds together;
-cohorts go side by side, and share the calls of each round.
+A round is one call of the restorer and one of the classifier. A cohort is a batch of images that joined together. All
+cohorts share the calls of a round.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Pipeline", "purify_cohort"]
 
 
 def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
-    """Purify the images of a state, each on its own. masked_pixels: as of :func:`score`."""
+    """Purify the images of a state, each on its own. masked_pixels: as for :func:`score`."""
     if config.restoration.single_query:
         yield from _purify_in_one_query(state, config, masked_pixels=masked_pixels)
         return
@@ -58,16 +58,16 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
 
 
 def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config: BDMAEConfig) -> Rounds[None]:
-    """Restore what scores high and ask again, attempt by attempt, until a restoration is believed (4.4).
+    """Restore tokens with high scores and query again, attempt by attempt, until a restoration is accepted (4.4).
 
-    Where nothing is believed, the image and its label stay what they were.
+    If none is accepted, the image and its label stay unchanged.
     """
     tried = torch.zeros_like(scores, dtype=torch.bool)
     for number, lowered in enumerate(config.restoration.attempts):
         where = (~state.settled[rows]).nonzero().squeeze(1)
         levels = adaptive_masks(scores[where] + lowered, config.restoration)  # (R, K, g, g)
         hidden = levels[:, -1]
-        # Nothing to restore, or nothing but what was tried before, is worth no query.
+        # Skip images with nothing to restore, or with the same tokens as in the last attempt.
         fresh = (hidden != tried[where]).flatten(1).any(dim=1)
         tried[where] = hidden
         if fresh.any():
@@ -78,7 +78,7 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
 
 
 def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
-    """Restore what S_i alone asks for, and spend the only query on that."""
+    """Choose the tokens by S_i alone, and use the only query for the restored image."""
     rows = state.all_rows
     answers = yield from score(state, rows, config.masks, config.scores, masked_pixels=masked_pixels)
     scores = answers.image_scores
@@ -92,21 +92,21 @@ def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: in
 
 @dataclass(eq=False)
 class _Cohort:
-    """Images of one size that joined together, and where they are in their rounds."""
+    """Images of one size that joined together, and the stage that they wait in."""
 
     ids: Sequence[Hashable]
     state: State
     rounds: Rounds[None]
     request: Request | None = None
-    """What they wait for; ``None`` at the end."""
+    """The request that they wait for; ``None`` at the end."""
     gone: Tensor = field(init=False)
-    """``(B,)`` bool: images whose result has left."""
+    """``(B,)`` bool: images whose results were returned."""
 
     def __post_init__(self) -> None:
         self.gone = torch.zeros(len(self.ids), dtype=torch.bool)
 
     def advance(self, answer: Tensor | None) -> None:
-        """Go on to the next request. answer: to the last one, or ``None`` to begin."""
+        """Run to the next request. answer: that of the last request, or ``None`` at the start."""
         try:
             self.request = next(self.rounds) if answer is None else self.rounds.send(answer)
         except StopIteration:
@@ -114,11 +114,10 @@ class _Cohort:
 
 
 class Pipeline:
-    """Purifies images that join at any time, and leave as soon as they are settled. Meant for one thread.
+    """Purifies images that join at any time and leave when they are settled. Not safe for use by several threads.
 
-    The result of an image is bit-identical regardless of batch composition, if the restorer and the classifier give an
-    image the same bits in every batch (``MAERestorer``, ``ModuleClassifier`` and ``OnnxClassifier``
-    do).
+    The result of an image is bit-identical regardless of batch composition if those of the restorer and the classifier
+    are. ``MAERestorer``, ``ModuleClassifier`` and ``OnnxClassifier`` satisfy this.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class Pipeline:
         budget: Budget,
         masked_pixels: int,
     ) -> None:
-        """key: of the random numbers. budget: counts the queries of all images. masked_pixels: as of :func:`score`."""
+        """key: of the random masks. budget: counts the queries of all images. masked_pixels: as for :func:`score`."""
         self._restorer, self._config, self._classifier = restorer, config, classifier
         self._device = torch.device(getattr(restorer, "device", "cpu"))
         self._stream_of = functools.partial(Stream, key)
@@ -140,19 +139,20 @@ class Pipeline:
         self._cohorts: list[_Cohort] = []
 
     def __len__(self) -> int:
-        """Images that have joined and not left."""
+        """Number of images that have joined and not left."""
         return sum(int((~cohort.gone).sum()) for cohort in self._cohorts)
 
     def submit(self, ids: Sequence[Hashable], images: object) -> None:
-        """Let ``B`` images of one size join. They begin with the next step.
+        """Add ``B`` images of one size. Their first round is the next step.
 
         ids: ``B`` ids for their results. images: whatever :func:`maskrestore.imaging.inputs.as_batch` takes. Raises
-        InvalidImageError, ConfigError for another number of ids, and what the restorer raises for such images.
+        InvalidImageError, ConfigError for another number of ids, and what the restorer raises for images that it cannot
+        take.
         """
         images = as_batch(images)
         if len(ids) != len(images):
             raise ConfigError(f"expected an id for each of {len(images)} images, got {len(ids)} ids")
-        # Hashing takes a millisecond for an image of 224 x 224, which only a GPU waits for.
+        # Hashing takes a millisecond for an image of 224 x 224. That only matters beside a GPU.
         on_cpu = self._device.type == "cpu"
         streams = list(map(self._stream_of, images)) if on_cpu else map_on_cores(self._stream_of, images)
         oracle = Oracle(len(images), self._config.max_queries)
@@ -162,10 +162,10 @@ class Pipeline:
         self._cohorts.append(cohort)
 
     def step(self) -> list[StreamResult]:
-        """One round for every image: results of those that are settled by it, or whose restoration or question failed.
+        """Run one round for every image. Returns the results of images that it settled, and the errors of failed ones.
 
-        What the classifier raises for pictures of several cohorts is raised again for each of them alone, so that only
-        those that it fails at are lost.
+        If a call for several cohorts raises, it is repeated for each cohort alone, so that only the cohorts at which it
+        fails get the error.
         """
         started, failed = time.perf_counter(), []
         for kind, answer in ((Restore, self._restored), (Ask, self._asked)):
@@ -177,7 +177,7 @@ class Pipeline:
         return failed + [result for cohort in list(self._cohorts) for result in self._leaving(cohort)]
 
     def _advance(self, cohorts: list[_Cohort], answer: Callable[[list[_Cohort]], list[Tensor]]) -> list[StreamResult]:
-        """Answer the requests of cohorts together, or one by one where that fails. Returns what failed."""
+        """Answer the requests of cohorts together or, if that raises, one by one. Returns the errors."""
         failed: list[StreamResult] = []
         pending = _by_size(cohorts)
         while pending:
@@ -214,7 +214,7 @@ class Pipeline:
         return list(self._classifier(together).split([len(some) for some in pictures]))
 
     def _leaving(self, cohort: _Cohort) -> list[StreamResult]:
-        """Results of the images of a cohort that are settled and have not left; of all at its end."""
+        """Results of the settled images of a cohort that have not left yet; at its end, of all that have not."""
         ended = cohort.request is None
         if ended:
             self._cohorts.remove(cohort)
@@ -229,8 +229,8 @@ class Pipeline:
         ]
 
     def _fail(self, cohort: _Cohort, error: Exception) -> list[StreamResult]:
-        """Let a cohort leave: its settled images with their results, the others with the error."""
-        settled = self._leaving(cohort)  # its request is still open, so that only the settled ones leave
+        """Remove a cohort: results for its settled images, the error for the others."""
+        settled = self._leaving(cohort)  # its request is still open, so this returns settled images only
         cohort.rounds.close()
         self._cohorts.remove(cohort)
         lost = (~cohort.gone).nonzero().squeeze(1).tolist()
@@ -245,6 +245,6 @@ def _by_size(cohorts: list[_Cohort]) -> list[list[_Cohort]]:
 
 
 def _flat(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks ``(R, g, g)`` or ``(R, M, g, g)`` as ``(N, g, g)``, after the row that each belongs to, ``(N,)``."""
+    """For masks ``(R, g, g)`` or ``(R, M, g, g)``: the row that each belongs to, ``(N,)``, and masks ``(N, g, g)``."""
     flat = hidden.reshape(-1, *hidden.shape[-2:])
     return torch.arange(len(hidden)).repeat_interleave(len(flat) // max(1, len(hidden))), flat

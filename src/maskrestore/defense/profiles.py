@@ -13,12 +13,14 @@ from maskrestore.errors import ConfigError, UnknownNameError
 __all__ = ["PROFILES", "profile_config"]
 
 _PAPER = BDMAEConfig()
-# Chosen on training-split images of CIFAR-10 and GTSRB victims. Contrast in place of flips: labels of clean images flip
-# under many masks of the packaged restorer. Consensus: a trigger that any hidden token breaks leaves no contrast, but
-# makes the masks agree on the true label. The transfer test protects clean images from what these scores find in them,
-# so that a second attempt may be bolder. Squares: large faint triggers survive where scattered tokens are hidden. No
-# refinement: it looks for tokens whose loss flips the label, finds them on clean images too, and costs 20 queries, more
-# than the test does.
+# Chosen on training-split images, for victims on CIFAR-10 and GTSRB.
+# - contrast instead of flips: with the packaged restorer, labels of clean images flip under many masks.
+# - consensus: if hiding any token breaks a trigger, there is no contrast, but the masks agree on the true label.
+# - transfer test: keeps clean images unchanged in which these scores find something; so a second attempt can lower the
+#   thresholds.
+# - squares: large faint triggers survive when scattered tokens are hidden.
+# - no refinement: it looks for tokens that flip the label when hidden. Clean images have such tokens too, and it takes
+#   20 queries, more than the transfer test.
 _DEFAULT = BDMAEConfig(
     scores=ScoreConfig(label_score="contrast", contrast_windows=(1, 2), label_weight=0.6, consensus=True),
     refinement=None,
@@ -33,12 +35,12 @@ PROFILES: dict[str, BDMAEConfig] = {
     "fast": fast(_DEFAULT),
     "paper-fast": fast(_PAPER),
 }
-"""``default`` is chosen by measurement, ``paper`` is the method as published. ``fast`` and ``paper-fast`` begin with
+"""``default`` was chosen by measurement; ``paper`` is the method as published. ``fast`` and ``paper-fast`` begin with
 group testing, which settles most images with few queries."""
 
 
 def profile_config(profile: BDMAEConfig | str) -> BDMAEConfig:
-    """Settings as they are, or those of a profile by its name. Raises UnknownNameError, and ConfigError for neither."""
+    """Settings, given as such or as the name of a profile. Raises UnknownNameError, and ConfigError for other types."""
     if isinstance(profile, str):
         if profile not in PROFILES:
             raise UnknownNameError("profile", profile, PROFILES)

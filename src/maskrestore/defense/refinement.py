@@ -1,4 +1,4 @@
-"""Topology-aware refinement (section 4.3, Alg. 2): test connected sets of suspicious tokens, sharpen their scores."""
+"""Topology-aware refinement (section 4.3, Alg. 2): test connected sets of suspicious tokens, adjust their scores."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class RefinementConfig:
 
     @property
     def max_queries(self) -> int:
-        """Queries for an image at most: one in each step of both chains."""
+        """The most queries for an image: one in each step, for each of the two scores."""
         return 2 * self.steps
 
 
 def refine(
     state: State, rows: Tensor, image_scores: Tensor, label_scores: Tensor, config: RefinementConfig
 ) -> Rounds[tuple[Tensor, Tensor]]:
-    """Refine S_i and S_l of some images side by side, ``(R, g, g)`` each; returns both. Source: Alg. 2."""
+    """Refine S_i and S_l of some images, ``(R, g, g)`` each, in the same rounds. Returns both. Source: Alg. 2."""
     count, streams = len(rows), state.streams(rows)
-    scores = torch.cat([image_scores, label_scores])  # (2 R, g, g): the chains of S_i, then those of S_l
+    scores = torch.cat([image_scores, label_scores])  # (2 R, g, g): a chain of steps for each S_i, then for each S_l
     candidates, sizes = chain_candidates(image_scores, label_scores, config)
     live = (sizes > 0).nonzero().squeeze(1)
     chains = rows[live % count]
@@ -76,10 +76,10 @@ def refine(
 
 
 def chain_candidates(image_scores: Tensor, label_scores: Tensor, config: RefinementConfig) -> tuple[Tensor, Tensor]:
-    """The tokens that each chain may touch, and the size of the sets to test.
+    """The candidates of each chain, and the size of the sets to test.
 
     image_scores, label_scores: initial S_i and S_l, ``(B, g, g)``. Returns ``(2 B, g, g)`` bool and ``(2 B,)`` int64,
-    for the chains of S_i, then those of S_l. Source: section 4.3, the meta mask m_rf.
+    first for S_i, then for S_l. Source: section 4.3, the meta mask m_rf.
 
     Departure: L is rounded down to an even number, so that set and complement are of equal size and the sum of S
     stays the same, as section 4.3 says it does.
@@ -94,19 +94,19 @@ def growth_noise(streams: Sequence[Stream], live: Tensor, sizes: Tensor, step: i
     """Uniform numbers for :func:`connected_sets`, from the streams of ``B`` images.
 
     live: ``(N,)`` int64, the chains that are refined, of ``2 B``; sizes: ``(2 B,)`` int64, of their sets. Returns
-    ``(N, max(sizes) - 1, g * g)``, 0 where a set needs none.
+    ``(N, max(sizes) - 1, g * g)``, 0 where a smaller set needs no numbers.
     """
     noise = torch.zeros(len(live), max(int(sizes.max()) - 1, 0), grid * grid)
     for row, chain in enumerate(live.tolist()):
         which, image = divmod(chain, len(streams))
         rows = int(sizes[chain]) - 1
-        # Path 0 of a stream belongs to the scoring masks.
+        # Path 0 of a stream is used by the scoring masks.
         noise[row, :rows] = streams[image].uniform(1 + which, step, shape=(rows, grid * grid))
     return noise
 
 
 def top_tokens(scores: Tensor, counts: Tensor) -> Tensor:
-    """The ``counts`` highest-scoring tokens of each map: the candidates that refinement may touch.
+    """The ``counts`` tokens with the highest scores of each map: the candidates of refinement.
 
     scores: ``(N, g, g)``; counts: ``(N,)`` int64. Returns ``(N, g, g)`` bool. Among equal scores the first in
     reading order wins.
@@ -117,9 +117,9 @@ def top_tokens(scores: Tensor, counts: Tensor) -> Tensor:
 
 
 def connected_sets(scores: Tensor, candidates: Tensor, sizes: Tensor, noise: Tensor, neighbour_bonus: float) -> Tensor:
-    """Grow a set of candidates in each map: high scores first, neighbours of the set preferred, chance mixed in.
+    """Grow a random set of candidates in each map, with a preference for high scores and neighbours of the set.
 
-    Starts at the highest-scoring candidate, then repeatedly adds the candidate that maximises
+    Starts at the candidate with the highest score, then repeatedly adds the candidate that maximises
     ``(S + u [next to the set]) * U(0, 1)``.
 
     scores: ``(N, g, g)``; candidates: ``(N, g, g)`` bool; sizes: ``(N,)`` int64, each at most its number of
@@ -128,11 +128,11 @@ def connected_sets(scores: Tensor, candidates: Tensor, sizes: Tensor, noise: Ten
 
     Departure: the authors' code may start outside the candidates; here the start is the best candidate.
     """
-    # The largest first: those that still grow are then the first so many.
+    # Sorted by size, so that the sets that still grow are always the first rows.
     order = sizes.argsort(descending=True)
     neighbours = _neighbours(scores.shape[-1]).to(scores.device)
     scores, closed = scores.flatten(1)[order], ~candidates.flatten(1)[order]  # (N, T)
-    bonus = scores.new_zeros(len(scores), scores.shape[1] + 1)  # the last place is for no neighbour
+    bonus = scores.new_zeros(len(scores), scores.shape[1] + 1)  # the last place stands for "no neighbour"
     largest = int(sizes.max()) if len(sizes) else 0
     growing = (sizes.unsqueeze(1) > torch.arange(largest, device=sizes.device)).sum(dim=0)
     for addition, count in enumerate(growing.tolist()):
@@ -160,7 +160,7 @@ def updated_scores(scores: Tensor, tested: Tensor, candidates: Tensor, flipped: 
 
 @functools.cache
 def _neighbours(grid: int) -> Tensor:
-    """Places of the 4 neighbours of each token, ``(g * g, 4)`` int64; ``g * g`` stands for none, beyond the border."""
+    """Indices of the 4 neighbours of each token, ``(g * g, 4)`` int64; ``g * g`` where one is outside the grid."""
     places = torch.full((grid + 2, grid + 2), grid * grid)
     places[1:-1, 1:-1] = torch.arange(grid * grid).view(grid, grid)
     around = (places[:-2, 1:-1], places[2:, 1:-1], places[1:-1, :-2], places[1:-1, 2:])

@@ -22,17 +22,16 @@ class RestorationConfig:
     """Adaptive restoration (4.4). Raises ConfigError."""
 
     thresholds: tuple[float, ...] = (0.6, 0.55, 0.5, 0.45, 0.4)
-    """tau_1 >= ... >= tau_K: one restoration each, fused (4.4, 5.1)."""
+    """tau_1 >= ... >= tau_K: one restoration for each; they are fused (4.4, 5.1)."""
     max_restored: float = 0.25
-    """The thresholds rise together until at most this share of the tokens reaches the lowest (4.4)."""
+    """All thresholds are raised together until at most this share of the tokens reaches the lowest (4.4)."""
     threshold_step: float = 0.01
-    """How much they rise at a time; the paper says "a small amount" (4.4)."""
+    """By how much they are raised at a time; the paper says "a small amount" (4.4)."""
     attempts: tuple[float, ...] = (0.0,)
     """By how much the thresholds are lowered in each attempt. Attempts end with the first restoration that passes the
     transfer test. The paper has one attempt, and no test."""
     single_query: bool = False
-    """Ask the classifier only about the restored image, in a single query: S_i alone says what to restore. Not in the
-    paper."""
+    """Send a single query, for the restored image; S_i alone decides what is restored. Not in the paper."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -46,7 +45,7 @@ class RestorationConfig:
 
     @property
     def max_queries(self) -> int:
-        """Queries for an image at most, without the transfer test: one for each attempt."""
+        """The most queries for an image, without the transfer test: one for each attempt."""
         return 1 if self.single_query else len(self.attempts)
 
 
@@ -56,14 +55,14 @@ def restore_levels(state: State, rows: Tensor, hidden: Tensor) -> Rounds[Tensor]
     hidden: ``(R, K, g, g)`` bool, nested, of :func:`adaptive_masks`. Returns ``(R, C, H, W)``.
     """
     images = state.images[rows]
-    # The last mask contains the others, and one that adds nothing needs no restoration of its own.
+    # Each mask contains the one before; a mask equal to the one before needs no restoration of its own.
     # (R, K): tokens that each mask adds to the one before
     added = hidden.flatten(2).sum(dim=2).diff(dim=1, prepend=torch.zeros(len(hidden), 1, dtype=torch.long))
     image, level = (added > 0).nonzero(as_tuple=True)
     if not len(image):
         return images
     restored = yield from state.restore(rows[image], hidden[image, level])
-    # Masks before the first restoration of an image hide nothing, so any restoration will do for them.
+    # Masks before the first restoration of an image hide nothing, so it does not matter which restoration they get.
     source = ((added > 0).flatten().cumsum(dim=0) - 1).clamp(min=0).view_as(added)
     return fuse(images, restored[to_device(source, restored.device)], hidden)
 
@@ -72,7 +71,7 @@ def fuse(images: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:
     """Average K restorations over their hidden pixels; keep the image where nothing was hidden (Eq. 2).
 
     images: ``(B, C, H, W)``; restored: ``(B, K, C, H, W)``; hidden: ``(B, K, g, g)`` bool.
-    Returns ``(B, C, H, W)``, where the images are; pixels that no mask hides are the image's own, bit for bit.
+    Returns ``(B, C, H, W)``, where the images are; pixels that no mask hides are bit-identical to the image.
     """
     height, width = images.shape[-2:]
     masks = hidden.shape[1]
@@ -80,7 +79,7 @@ def fuse(images: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:
     pixels = tokens_to_pixels(to_device(hidden.flatten(0, 1), images.device), height, width)
     weights = pixels.unflatten(0, (-1, masks)).to(images.dtype)
     total = torch.zeros_like(images)
-    for mask in range(masks):  # one by one: the order of additions is then the same in every batch
+    for mask in range(masks):  # one by one, so that the order of additions is the same in every batch
         total = total + restored[:, mask] * weights[:, mask]
     count = weights.sum(dim=1)
     return torch.where(count > 0, total / count.clamp(min=1), images)
@@ -96,7 +95,7 @@ def adaptive_masks(scores: Tensor, config: RestorationConfig) -> Tensor:
     lowest = config.thresholds[-1]
     steps = torch.zeros(len(flat), dtype=torch.long)
     while True:
-        # Counted in whole steps, not accumulated, so that an image's thresholds carry no rounding from the loop.
+        # Computed from the number of steps, so that rounding errors do not accumulate.
         raised = (lowest + steps * config.threshold_step).unsqueeze(1)
         over = (flat >= raised).sum(dim=1) > limit
         if not over.any():

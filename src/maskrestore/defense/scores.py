@@ -1,4 +1,4 @@
-"""Trigger scores (section 4.2, Alg. 1): hide random tokens, restore them, see what changes."""
+"""Trigger scores (section 4.2, Alg. 1): hide random tokens, restore them, and compare image and label."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class MaskConfig:
     hidden_ratio: float = 0.75
     """Share of tokens that a mask hides (4.2)."""
     asked: int | None = None
-    """The classifier is asked about the first ``asked`` masks; ``None`` is all. The others count for S_i only, which
-    needs no query. Not in the paper."""
+    """Query the classifier for the first ``asked`` masks only; ``None``: for all. The other masks are used for S_i,
+    which needs no query. Not in the paper."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -55,18 +55,18 @@ class MaskConfig:
 
     @property
     def count(self) -> int:
-        """Random masks for an image."""
+        """Number of random masks for an image."""
         return self.rounds * self.per_round
 
     @property
     def max_queries(self) -> int:
-        """Queries for an image: one for each mask that is asked about."""
+        """Queries for an image: one for each queried mask."""
         return self.count if self.asked is None else self.asked
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """How the trigger scores are made (4.2) and combined (4.4). Raises ConfigError."""
+    """How the trigger scores are computed (4.2) and combined (4.4). Raises ConfigError."""
 
     ssim_window: int = 11
     """Side of the Gaussian SSIM window in pixels, odd (appendix D)."""
@@ -75,11 +75,11 @@ class ScoreConfig:
     label_score: Literal["flip", "contrast"] = "flip"
     """S_l: ``flip`` is the paper's (4.2); for ``contrast`` see ``beyond_paper/contrast.py``."""
     contrast_windows: tuple[int, ...] = (1,)
-    """Sides, in tokens, of the squares whose contrast counts; only for ``contrast``."""
+    """Sides, in tokens, of the squares whose contrast is computed; only for ``contrast``."""
     label_weight: float = 0.5
     """Weight w of S_l in S = (1 - w) S_i + w S_l. The paper averages (4.4); 0 and 1 are its Base-i and Base-l."""
     consensus: bool = False
-    """Raise S where the masks agree on one other label: see ``beyond_paper/consensus.py``."""
+    """Raise S if the masks agree on one other label: see ``beyond_paper/consensus.py``."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -92,30 +92,30 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskAnswers:
-    """What the random masks showed of ``R`` images."""
+    """Results of the random masks for ``R`` images."""
 
     image_scores: Tensor
     """``(R, g, g)``: S_i."""
     label_scores: Tensor
-    """``(R, g, g)``: S_l; zero where the classifier was not asked."""
+    """``(R, g, g)``: S_l; 0 if no mask was queried."""
     original: Tensor
-    """``(R,)`` int64: labels of the images as they came."""
+    """``(R,)`` int64: labels of the original images."""
     labels: Tensor
-    """``(R, M)`` int64: labels under the masks that were asked about."""
+    """``(R, M)`` int64: labels under the queried masks."""
 
     @property
     def changed(self) -> Tensor:
-        """``(R,)`` in [0, 1]: the share of these masks that changed the label."""
+        """``(R,)`` in [0, 1]: share of the queried masks that changed the label."""
         return (self.labels != self.original.unsqueeze(1)).float().mean(dim=1)
 
 
 def score(
     state: State, rows: Tensor, masks: MaskConfig, config: ScoreConfig, *, masked_pixels: int
 ) -> Rounds[MaskAnswers]:
-    """Hide every random mask, ask about the first of them, and score each token.
+    """Restore the images under all random masks, query the classifier for the first of them, and score each token.
 
-    masked_pixels: pixels of images whose masks may be restored in one go. Larger images are restored in several parts,
-    by rounds of masks. It bounds memory and changes no result.
+    masked_pixels: pixels of images whose masks are all restored in one call. For larger images, fewer rounds of masks
+    are restored per call, at least one. It bounds memory and changes no result.
     """
     images = state.images[rows]
     hidden = random_masks(state.streams(rows), state.grid, masks)  # (R, N_o, N_i, g, g)
@@ -129,7 +129,7 @@ def score(
         of_rounds = image_scores(images, by_round, to_device(some, images.device), config)
         labels.append((yield from state.oracle.ask(rows, restored[:, :left])))
         left -= labels[-1].shape[1]
-        scores.append(of_rounds.cpu())  # after the question, so that a GPU has work while the host waits
+        scores.append(of_rounds.cpu())  # after the query, so that the GPU is busy while the host waits
     s_i, answers = torch.cat(scores, dim=1).mean(dim=1), torch.cat(labels, dim=1)
     original, asked = state.original[rows], hidden.flatten(1, 2)[:, : masks.max_queries]
     if masks.max_queries == 0:
@@ -144,11 +144,11 @@ def score(
 def random_masks(streams: Sequence[Stream], grid: int, config: MaskConfig) -> Tensor:
     """Draw the scoring masks of each image.
 
-    Returns ``hidden``: ``(B, N_o, N_i, g, g)`` bool. Each mask hides exactly ``hidden_ratio`` of the tokens. The
-    visible tokens of consecutive masks of a round are consecutive parts of one permutation, so that two masks already
-    hide every token at least once. When the permutation is used up, a new one is drawn.
+    Returns ``hidden``: ``(B, N_o, N_i, g, g)`` bool. Each mask hides ``hidden_ratio`` of the tokens. The visible tokens
+    of consecutive masks of a round are consecutive parts of one permutation, so that any two of them hide every token
+    at least once. When a permutation is used up, a new one is drawn.
 
-    Departure: the authors' code tops up two of its five masks, which then hide less than 75 %; here all are exact.
+    Departure: in the authors' code two of the five masks hide less than 75 %; here all hide the same share.
     """
     tokens = grid * grid
     visible_count = max(1, round((1 - config.hidden_ratio) * tokens))
@@ -166,7 +166,7 @@ def random_masks(streams: Sequence[Stream], grid: int, config: MaskConfig) -> Te
 
 
 def image_scores(images: Tensor, restored: Tensor, hidden: Tensor, config: ScoreConfig) -> Tensor:
-    """How badly the restorations of each round resemble the image, token by token; the mean over all rounds is S_i.
+    """How much the restorations of each round differ from the image at each token. The mean over all rounds is S_i.
 
     images: ``(B, C, H, W)``; restored: ``(B, N, N_i, C, H, W)``; hidden: ``(B, N, N_i, g, g)``, of N rounds.
     Returns ``(B, N, g, g)`` in [0, 2], on the device of the masks. Source: Eq. 2 and Alg. 1 lines 8-11.
@@ -182,7 +182,7 @@ def image_scores(images: Tensor, restored: Tensor, hidden: Tensor, config: Score
 
 
 def flip_scores(flipped: Tensor, hidden: Tensor) -> Tensor:
-    """S_l of the paper: how often the label changed with the token hidden, over all masks.
+    """S_l of the paper: the share of all masks that hide the token and change the label.
 
     flipped: ``(B, M)`` bool, whether mask ``m`` changed the label; hidden: ``(B, M, g, g)`` bool.
     Returns ``(B, g, g)`` in [0, 1]. Source: Alg. 1 line 12.
@@ -194,7 +194,7 @@ def combined_scores(
     image_scores: Tensor, label_scores: Tensor, seen: MaskAnswers, masks: MaskConfig, config: ScoreConfig
 ) -> Tensor:
     """S, from both scores after refinement: ``(R, g, g)`` each. Source: section 4.4."""
-    weight = config.label_weight if masks.max_queries else 0.0  # without questions there is no S_l
+    weight = config.label_weight if masks.max_queries else 0.0  # without queries there is no S_l
     scores = (1 - weight) * image_scores + weight * label_scores
     if config.consensus:
         agreed = consensus(seen.labels, seen.original)

@@ -1,4 +1,4 @@
-"""What is known of the images of a cohort while they are purified."""
+"""The state of images while they are purified: labels, maps and results so far."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ MAPS = ("scores", "image_scores", "label_scores", "initial_image_scores", "initi
 
 
 def prepared_by(restorer: Restorer, images: Tensor) -> Any:
-    """What the restorer is given for images: see :class:`~maskrestore.types.PreparingRestorer`."""
-    # Looked up in its class: a wrapper that passes on the attributes of another restorer does not prepare images.
+    """Images as the restorer wants them: see :class:`~maskrestore.types.PreparingRestorer`."""
+    # Looked up in the class, because a wrapper may forward the attributes of a restorer without preparing images.
     prepare = getattr(type(restorer), "prepare_images", None)
     return images if prepare is None else prepare(restorer, images)
 
 
 class State:
-    """``B`` images of one size: their answers so far, and which of them are settled. Images do not affect each other.
+    """``B`` images of one size: their labels so far, and which of them are settled. Images do not affect each other.
 
-    ``rows`` are always ``(R,)`` int64 indices of some of the images. Pixels are on the device of the restorer; all else
-    is small, and on the CPU.
+    ``rows`` are always ``(R,)`` int64 indices of some of the images. Pixels are on the device of the restorer, other
+    tensors on the CPU.
     """
 
     def __init__(self, images: Tensor, streams: Sequence[Stream], restorer: Restorer, oracle: Oracle) -> None:
@@ -41,18 +41,18 @@ class State:
         self.grid = grid
         self.oracle = oracle
         self.original = torch.zeros(count, dtype=torch.int64)
-        """``(B,)``: the labels of the images as they came, once they are known."""
+        """``(B,)``: the labels of the original images, once they are known."""
         self.labels = self.original.clone()
-        """``(B,)``: the answers so far."""
+        """``(B,)``: the labels of ``purified``."""
         self.purified = images.clone()
         self.hidden = torch.zeros(count, grid, grid, dtype=torch.bool)
-        """``(B, g, g)``: what is restored in ``purified``."""
+        """``(B, g, g)``: the tokens that are restored in ``purified``."""
         self.settled = torch.zeros(count, dtype=torch.bool)
         """``(B,)``: images whose result is final."""
         self.maps = {name: torch.zeros(count, grid, grid) for name in MAPS}
-        """Score maps by their name in :class:`Purification`; 0 where they were not computed."""
+        """Score maps by their name in :class:`Purification`; 0 if not computed."""
         self.seconds = torch.zeros(count, dtype=torch.float64)
-        """``(B,)``: the share of each image in the time that was spent."""
+        """``(B,)``: share of each image in the computing time."""
         self._streams = streams
 
     @property
@@ -74,16 +74,16 @@ class State:
         return (yield Restore(self.prepared[rows], hidden))
 
     def begin(self, labels: Tensor) -> None:
-        """Take the labels of the images as they came, ``(B,)`` int64; they are the answers until something changes."""
+        """Set the labels of the original images, ``(B,)`` int64."""
         self.original, self.labels = labels, labels.clone()
 
     def keep_maps(self, rows: Tensor, **maps: Tensor) -> None:
-        """Keep the latest maps of some images, each ``(R, g, g)``."""
+        """Store maps of some images, each ``(R, g, g)``, in place of earlier ones."""
         for name, values in maps.items():
             self.maps[name][rows] = values
 
     def settle(self, rows: Tensor, restored: Tensor, hidden: Tensor, labels: Tensor) -> None:
-        """Take a restoration as the result of each image, and settle it.
+        """Settle images: set their results.
 
         restored: ``(R, C, H, W)``; hidden: ``(R, g, g)`` bool; labels: ``(R,)`` int64.
         """

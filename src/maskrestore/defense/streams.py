@@ -1,8 +1,7 @@
-"""Randomness that belongs to an image, not to a run.
+"""Random numbers for each image, from the operator's key and the content of the image.
 
-Each image has its own counter-based stream, keyed by the operator's secret and the image's content. So a result does
-not depend on the batch or the worker, the operator can replay any decision, and an attacker who does not know the key
-cannot predict the masks.
+Each image has its own counter-based stream. So a result does not depend on the batch or the worker, the operator can
+replay any decision, and an attacker who does not know the key cannot predict the masks.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ Key = int | str | bytes
 
 
 def key_bytes(key: Key) -> bytes:
-    """The bytes of an operator's key. A text is the same key as its bytes in UTF-8, a number is another one.
+    """The bytes of an operator's key. A text is the same key as its UTF-8 bytes; a number differs from both.
 
-    Raises ConfigError for an empty secret and for anything that is no key.
+    Raises ConfigError for an empty key and for other types.
     """
     match key:
         case bytes() | str():
@@ -47,17 +46,17 @@ class Stream:
     def __init__(self, key: Key, image: Tensor) -> None:
         """image: ``(C, H, W)`` float32; its shape and pixels become part of the key."""
         pixels = image.detach().cpu().contiguous().numpy().reshape(-1)
-        # The buffer itself: tobytes would copy it while holding the interpreter's lock.
+        # Not tobytes, which would copy the pixels while it holds the interpreter's lock.
         parts = (repr(tuple(image.shape)).encode(), pixels.view(np.uint8).data)
         philox_key = keyed_digest(key_bytes(key), parts, size=16, person=b"masks")
         self._philox_key = int.from_bytes(philox_key, "little")
 
     def uniform(self, *path: int, shape: tuple[int, ...]) -> Tensor:
-        """Numbers in [0, 1), float32. ``path``: up to three counters that name this draw.
+        """Numbers in [0, 1), float32. ``path``: up to three counters that identify this draw.
 
-        Longer draws start with the numbers of shorter ones, as long as only the first dimension grows.
+        A draw with a larger first dimension starts with the same numbers.
         """
         counter = (*path, *(0,) * (3 - len(path)))
-        # The low 64 bits of the counter are left to the generator: it advances there while it draws.
+        # The generator itself counts in the low 64 bits while it draws.
         bits = np.random.Philox(key=self._philox_key, counter=[0, *counter])
         return torch.from_numpy(np.random.Generator(bits).random(shape, dtype=np.float32))

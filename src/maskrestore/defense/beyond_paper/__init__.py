@@ -1,1 +1,1 @@
-"""What the paper does not have, one file each; every one is an option with an ablation."""
+"""Extensions that are not in the paper, one file each. Each can be switched off, and each has an ablation."""

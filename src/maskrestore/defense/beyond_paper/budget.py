@@ -1,6 +1,6 @@
-"""Settings that spend fewer queries: :func:`fast` settles most images by group testing, :func:`within` fits a limit.
+"""Settings with fewer queries: :func:`fast` adds group testing, :func:`within` keeps to a limit for each image.
 
-Both return ordinary settings, and neither is applied unless it is asked for. Departure: not in the paper.
+Both return ordinary settings. Neither is applied by default. Departure: not in the paper.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from maskrestore.errors import ConfigError
 __all__ = ["MOST_QUERIES", "fast", "scheduled", "within"]
 
 MOST_QUERIES = 47
-"""No profile asks more about an image: the paper's 1 + 25 + 20 + 1."""
+"""The most queries for an image of any profile: 1 + 25 + 20 + 1, as in the paper."""
 
 
 def fast(config: BDMAEConfig) -> BDMAEConfig:
-    """The settings with group testing first, which settles most images with far fewer queries.
+    """Add group testing as the first stage. It settles most images with far fewer queries.
 
-    Images that it leaves open go the way of ``config``, without a comparison in the transfer test, and with as many
-    steps of refinement as 47 queries in all allow. Triggers with a target for each class (all-to-all) are not looked
-    for. The maps of an image that group testing settles hold the share of windows that changed its label.
+    The other images are purified as ``config`` says, but without the comparison of the transfer test, and with at most
+    as many refinement steps as fit into 47 queries in all. All-to-all triggers, with a target for each class, are not
+    looked for. If group testing settles an image, its maps hold the share of windows that changed its label.
     """
     test = config.transfer_test
     groups = GroupTestingConfig() if test is None else GroupTestingConfig(cloud_grids=test.cloud_grids)
@@ -38,9 +38,9 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
 
 
 def scheduled(config: BDMAEConfig, schedule: str | None) -> BDMAEConfig:
-    """Deprecated until 0.2: ``fast`` puts group testing first, ``exact`` and ``None`` change nothing.
+    """The settings of the deprecated argument ``schedule``: ``fast`` adds group testing, ``exact`` changes nothing.
 
-    Raises ConfigError for anything else.
+    Raises ConfigError for other values.
     """
     if schedule not in ("exact", "fast", None):
         raise ConfigError(f"schedule must be one of exact, fast, got {schedule!r}")
@@ -48,13 +48,13 @@ def scheduled(config: BDMAEConfig, schedule: str | None) -> BDMAEConfig:
 
 
 def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
-    """The settings that make the most of at most ``queries`` queries for an image. Raises ConfigError below one.
+    """Reduce the settings to at most ``queries`` queries for an image. Raises ConfigError below 1.
 
-    Squares take what is left. What brings least is given up first: the comparison of the transfer test, refinement, all
-    attempts but the first, then questions about masks. Group testing goes when not even one round of masks fits beside
-    it; the rest is then as without it. With less than one round of masks the classifier is not asked about any, and S_i
-    alone says what to restore: in the boldest attempt where two clouds or more can test it. With a single query only
-    the restored image is asked about.
+    Squares use the queries that are left. Otherwise the least useful queries are dropped first: the comparison of the
+    transfer test, steps of refinement, all attempts but the first, then queries of random masks. If not even one round
+    of masks fits beside group testing, group testing is dropped and the reduction starts again without it. If less than
+    one round of masks fits, no mask is queried, and S_i alone decides what is restored, in the attempt with the lowest
+    thresholds if two or more clouds can test it. A single query is used for the restored image.
     """
     if queries < 1:
         raise ConfigError(f"max_queries must be at least 1, got {queries}")
@@ -72,7 +72,7 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     asked = smaller.masks.max_queries - max(0, smaller.max_queries - queries)
     if asked >= config.masks.per_round:
         fewer = replace(smaller, masks=replace(config.masks, asked=asked))
-        if fewer.max_queries <= queries:  # what group testing itself may cost does not depend on the masks
+        if fewer.max_queries <= queries:  # the queries of group testing itself do not depend on the masks
             return fewer
     if config.group_testing is not None:
         return within(replace(config, group_testing=None), queries)
@@ -96,16 +96,16 @@ def _with_first_attempt(config: BDMAEConfig) -> BDMAEConfig:
 
 
 def _without_masks(config: BDMAEConfig, smaller: BDMAEConfig, queries: int) -> BDMAEConfig:
-    """The best of ``config`` without questions about masks; smaller: the same with all other savings."""
+    """The best settings without queries of masks. smaller: ``config`` after all other reductions."""
     unasked = replace(smaller, masks=replace(smaller.masks, asked=0), squares=None)
     test, attempts = config.transfer_test, config.restoration.attempts
     if test is None and unasked.max_queries <= queries:
         return unasked
     if test is not None:
         first, boldest = attempts[:1], (max(attempts),)
-        # Two clouds or more protect clean images from what the boldest attempt finds in them.
+        # Two clouds or more keep most clean images unchanged in the attempt with the lowest thresholds.
         for tried, clouds in ((attempts, test.clouds), (boldest, test.clouds), (boldest, 2), (first, 1)):
-            # What is enough in a cautious first attempt is not enough in a bold one.
+            # An attempt with lower thresholds than the first needs all clouds.
             enough = test.enough_clouds if tried[0] == first[0] else test.clouds
             tested = replace(test, cloud_grids=test.cloud_grids[:clouds], enough_clouds=enough, comparison=False)
             restoration = replace(config.restoration, attempts=tried)

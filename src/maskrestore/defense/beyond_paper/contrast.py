@@ -1,4 +1,4 @@
-"""The contrast of label flips: S_l without the floor that an imperfect restorer lifts it by. Not in the paper."""
+"""S_l as a contrast of flip rates, which removes the offset of an imperfect restorer. Not in the paper."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["contrast_scores"]
 def contrast_scores(flipped: Tensor, hidden: Tensor, windows: Sequence[int] = (1,)) -> Tensor:
     """S_l as a contrast: ``P(flip | window hidden) - P(flip | window not wholly hidden)``, at least 0.
 
-    With an imperfect restorer the label of a clean image flips under many masks wherever they are, which lifts the
-    paper's S_l everywhere; the contrast removes that floor with the same queries. Windows are squares of
-    ``k x k`` tokens for each ``k`` in ``windows``: a trigger that works as long as one of its tokens is visible
-    shows little contrast token by token, but all of it when they are hidden together. A token scores as the best of
-    the windows that contain it; one without evidence either way scores 0. Windows larger than the grid are left out.
+    With an imperfect restorer the label of a clean image flips under many masks, wherever they are. That raises the
+    paper's S_l everywhere. The contrast removes this offset and needs no further query. Windows are squares of
+    ``k x k`` tokens for each ``k`` in ``windows``. Larger windows matter for a trigger that works as long as one of its
+    tokens is visible: only hiding all of them together changes the label. The score of a token is the highest contrast
+    of the windows that contain it, or 0 if every window was always, or never, hidden. Windows larger than the grid are
+    left out.
 
     Shapes as :func:`flip_scores`. Departure: not in the paper.
     """

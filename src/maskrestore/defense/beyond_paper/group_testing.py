@@ -1,15 +1,18 @@
-"""Group testing: hide windows, and look closer only where the label changes.
+"""Group testing: hide large windows first, and test smaller regions only if the label changes.
 
-A trigger that is small enough lies wholly inside one of nine windows. They are hidden in four pairs and a single one.
-An image whose label none of the five changes has no such trigger. Otherwise the pairs are split, and the windows that
-change the label are put on clouds of random colour: a region that does nothing there is no trigger (``transfer.py``).
-If one window brings the label there, four parts of it are hidden in turn, and the first that passes the transfer test
-is taken for the trigger. This settles most images with 6 to 20 queries. Images where several places act together, or
-that are near a decision boundary, are left to the random masks.
+1. A small trigger lies wholly inside one of nine overlapping windows. They are hidden as four pairs and one single
+   window. If none of the five changes the label, the image has no such trigger and is settled.
+2. The windows of the pairs that changed the label are hidden one by one. Those that change the label are pasted on
+   clouds of random colour (``transfer.py``). If the clouds do not get the label of the image, it is settled.
+3. If a single window gives the clouds that label, four parts of it are hidden. The first part that passes the transfer
+   test is restored.
 
-Triggers with a target for each class are not looked for: they bring no label along, and comparing what such large
-regions do to other pictures mistook 1 to 4 % of clean GTSRB training images for triggered ones. Departure: not in the
-paper.
+This settles most images with 6 to 20 queries. Images in which several windows act together, or that are near a decision
+boundary, are left to the random masks.
+
+All-to-all triggers, with a target for each class, are not looked for: no single label follows them, and testing whether
+such large regions change the label of other pictures mistook 1 to 4 % of clean GTSRB training images for triggered
+ones. Departure: not in the paper.
 """
 
 from __future__ import annotations
@@ -34,13 +37,13 @@ from maskrestore.runtime.settings import check_types
 __all__ = ["GroupTestingConfig", "covering_squares", "settle_by_groups"]
 
 SMALLEST_GRID = 4
-"""Tokens along a side; on a smaller grid some of the nine windows would be the same."""
+"""Tokens along a side. On a smaller grid some of the nine windows would be equal."""
 GROUPS = ((0, 8), (2, 6), (1, 7), (3, 5), (4,))
-"""Windows, in reading order, that are hidden together: opposite ones, and the middle."""
+"""Windows that are hidden together, in reading order: pairs of opposite ones, and the middle one."""
 SPLIT = 2
-"""Groups that are split, at most: where more of them change the label, the image is left to the random masks."""
+"""The most groups that are split. If more of them change the label, the image is left to the random masks."""
 PARTS = 4
-"""Parts of a window at most, two along each side; a window of three tokens or less is its only part."""
+"""The most parts of a window, two along each side. A window of three tokens or fewer has itself as its only part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ class GroupTestingConfig:
     """Group testing before the random masks. Raises ConfigError."""
 
     cloud_grids: tuple[int, ...] = CLOUD_GRIDS
-    """Colours along each side of each cloud that a region is put on; all clouds must get the label."""
+    """Number of colours along a side, for each cloud that a region is pasted on. All clouds must get the label."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -56,30 +59,30 @@ class GroupTestingConfig:
 
     @property
     def max_queries(self) -> int:
-        """Queries at most for an image that this settles, with the one for its own label."""
+        """The most queries for an image that this settles, including the one for its original label."""
         return self.max_queries_left_open + PARTS * (1 + len(self.cloud_grids))
 
     @property
     def max_queries_left_open(self) -> int:
-        """The same for an image that is left open."""
+        """The most queries for an image that it does not settle, including the one for its original label."""
         return 1 + len(GROUPS) + 2 * SPLIT + len(self.cloud_grids)
 
 
 def covering_squares(length: int, count: int, overlap: int) -> tuple[int, list[int]]:
-    """Side and first places of ``count`` equal stretches that cover ``length`` places, each overlapping by ``overlap``.
+    """Length and starts of ``count`` equal intervals that cover ``length`` places and overlap by at least ``overlap``.
 
-    The overlap may be larger. A run of up to ``overlap + 1`` places lies wholly inside one of them.
+    Any ``overlap + 1`` consecutive places lie wholly inside one of the intervals.
     """
     side = min(length, -(-(length + (count - 1) * overlap) // count))  # ceil
     return side, [round(number * (length - side) / (count - 1)) for number in range(count)]
 
 
 def settle_by_groups(state: State, config: GroupTestingConfig) -> Rounds[None]:
-    """Settle the images that can be settled by hiding windows; the others stay open.
+    """Settle images by hiding windows, where that is possible; the others stay open.
 
-    The map of an image, as S_l and S, is the share of the groups at each token that changed the label, and of the parts
-    where those were hidden; windows of a group that was split do not count again. On a grid of less than 4 tokens a
-    side every image stays open.
+    The maps S_l and S of an image then hold, for each token, the share of the groups over it that changed the label, or
+    of the parts over it if they were hidden. Single windows of a split group are not counted. On a grid with fewer than
+    4 tokens along a side every image stays open.
     """
     if state.grid < SMALLEST_GRID:
         return
@@ -120,7 +123,7 @@ def _hide_groups(state: State, rows: Tensor, windows: Tensor) -> Rounds[Tensor]:
 
 
 def _split_groups(state: State, rows: Tensor, changed: Tensor, windows: Tensor) -> Rounds[Tensor]:
-    """Which windows, of the groups that change the label, change it alone: ``(R, 9)`` bool; of a pair, both if neither.
+    """Which windows of the groups that change the label do so alone: ``(R, 9)`` bool; both of a pair if neither does.
 
     changed: ``(R, 5)`` bool; windows: ``(9, g, g)``.
     """
@@ -140,7 +143,7 @@ def _split_groups(state: State, rows: Tensor, changed: Tensor, windows: Tensor) 
 
 
 def _test_parts(state: State, rows: Tensor, parts: Tensor, config: GroupTestingConfig) -> Rounds[None]:
-    """Test the parts ``(R, K, g, g)`` of a window that change the label, one after the other, and settle the images."""
+    """Test the parts of a window, ``(R, K, g, g)``, that change the label one after the other; settle the images."""
     restored = yield from state.restore(rows, parts)
     labels = yield from state.oracle.ask(rows, restored)
     changed = labels != state.original[rows].unsqueeze(1)
@@ -158,10 +161,13 @@ def _test_parts(state: State, rows: Tensor, parts: Tensor, config: GroupTestingC
 
 
 def _keep_map(state: State, rows: Tensor, hidden: Tensor, changed: Tensor) -> None:
-    """hidden: ``(R, K, g, g)`` bool; changed: ``(R, K)`` bool."""
+    """Store, for each token, the share of masks over it that changed the label.
+
+    hidden: ``(R, K, g, g)`` bool; changed: ``(R, K)`` bool.
+    """
     times = hidden.sum(dim=1)
     share = (hidden & changed[:, :, None, None]).sum(dim=1) / times.clamp(min=1)
-    # Where these squares do not reach, the map stays as it was.
+    # Tokens that no mask hides keep their values.
     share = torch.where(times > 0, share, state.maps["label_scores"][rows])
     state.keep_maps(rows, scores=share, label_scores=share, initial_label_scores=share)
 

@@ -1,10 +1,10 @@
-"""Large faint triggers: hide whole squares, those that are restored worst first.
+"""Large faint triggers: hide whole squares, beginning with those that are restored worst.
 
-A faint pattern that covers a fifth of an image works as long as a good part of it is visible. Token by token it hardly
-differs from the rest, and it survives where scattered tokens are hidden; hidden as one block it is gone. The random
-masks tell two things about it: it is restored badly, and they change the label. So where no attempt was believed,
-squares are hidden in the order of their mean S_i, if that and the share of masks that changed the label make them
-suspicious. Each has to pass the transfer test. Departure: not in the paper.
+A faint pattern that covers a fifth of an image works as long as a large part of it is visible. A single token of it
+hardly differs from the rest of the image, and hiding scattered tokens does not break it; hiding one large block does.
+The random masks give two hints: the pattern is restored badly, and many masks change the label. So if no restoration
+was accepted, squares are hidden in the order of their mean S_i, as long as it and the share of masks that changed the
+label are high enough. Each restoration has to pass the transfer test. Departure: not in the paper.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ __all__ = ["SquaresConfig", "hide_squares", "least_restorable_squares", "square_
 
 @dataclass(frozen=True, kw_only=True)
 class SquaresConfig:
-    """Which squares are hidden where every attempt failed. Raises ConfigError."""
+    """Which squares are hidden if no restoration was accepted. Raises ConfigError."""
 
     count: int = 5
-    """Squares that are hidden, one after the other, at most."""
+    """The most squares that are hidden, one after the other."""
     side: float = 0.4375
-    """Their side, as a share of that of the image; ``restoration.max_restored`` does not limit it."""
+    """Side of a square as a share of the side of the image. ``restoration.max_restored`` does not limit it."""
     label_weight: float = 0.25
-    """Weight w of the share of random masks that changed the label in the score of a square; its mean S_i has 1 - w."""
+    """Weight w: the score of a square is (1 - w) times its mean S_i plus w times the share of masks that changed the
+    label."""
     threshold: float = 0.425
-    """Score from which a square is hidden."""
+    """A square with this score or a higher one is hidden."""
     query_limit: int = 47
-    """No square is hidden if an image would then take more queries than this, in all."""
+    """No square is hidden if the image would then need more queries than this in all."""
     cloud_grids: tuple[int, ...] = (32, 20, 8)
-    """Colours along each side of each cloud. In images of 32 x 32 every pixel of the first is noise; a trigger of one
-    pixel would be lost there."""
+    """Number of colours along a side, for each cloud. In images of 32 x 32 the first cloud is noise in every pixel, in
+    which a trigger of one pixel would be lost."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -53,11 +54,11 @@ class SquaresConfig:
 
     @property
     def price(self) -> int:
-        """Queries for one square at most: its restoration and its clouds."""
+        """The most queries for one square: one for its restoration and one for each cloud."""
         return 1 + len(self.cloud_grids)
 
     def max_queries(self, spent: int) -> int:
-        """Queries for an image at most, in all, where ``spent`` may have been spent before."""
+        """The most queries for an image in all, if earlier stages need at most ``spent``."""
         return max(spent, min(spent + self.count * self.price, self.query_limit))
 
 
@@ -70,7 +71,7 @@ def hide_squares(
     config: SquaresConfig,
     test: TransferTestConfig,
 ) -> Rounds[None]:
-    """Hide one suspicious square after the other, while queries last, until a restoration is believed.
+    """Hide one suspicious square after the other until a restoration is accepted or the query limit is reached.
 
     image_scores: ``(R, g, g)``, S_i; changed: ``(R,)``, the share of random masks that changed the label.
     """
@@ -88,8 +89,8 @@ def hide_squares(
 def least_restorable_squares(image_scores: Tensor, count: int, side: int) -> Tensor:
     """Choose squares of ``side x side`` tokens, those with the highest mean S_i first.
 
-    image_scores: ``(B, g, g)``. Returns ``hidden``: ``(B, count, g, g)`` bool. Each square lies more than half a side
-    away from those before it, along one direction at least; where no place is left, the mask hides nothing.
+    image_scores: ``(B, g, g)``. Returns ``hidden``: ``(B, count, g, g)`` bool. Each square is more than half a side
+    away from those before it, along one direction at least. If no such place is left, the mask hides nothing.
     """
     grid = image_scores.shape[-1]
     side = min(side, grid)
@@ -111,7 +112,7 @@ def least_restorable_squares(image_scores: Tensor, count: int, side: int) -> Ten
 
 
 def square_scores(image_scores: Tensor, squares: Tensor, changed: Tensor, label_weight: float) -> Tensor:
-    """How suspicious squares are: the weighted mean of the S_i of each and the share of masks that changed the label.
+    """Scores of squares: the weighted mean of their S_i and the share of masks that changed the label.
 
     image_scores: ``(B, g, g)``; squares: ``(B, K, g, g)`` bool; changed: ``(B,)`` in [0, 1]; label_weight: its weight,
     in [0, 1]. Returns ``(B, K)``, minus infinity for a square that hides nothing.

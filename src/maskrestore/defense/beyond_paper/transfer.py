@@ -1,16 +1,16 @@
-"""The transfer test: does the suspicious region decide the label of other pictures, too?
+"""The transfer test: does a suspicious region also decide the label of other pictures?
 
-A trigger brings its label to any picture that it is put on; a part of an ordinary image does not. So a restoration that
-changed the label is believed only if the region that it replaced brings the original label to other pictures: it is
-pasted, at its place, on clouds of random colour. In the first attempt, which rarely changes the label of a clean image,
-most clouds must get the label; in later attempts all of them.
+A trigger gives its label to any picture that it is pasted on; a part of an ordinary image does not. So a restoration
+that changed the label is accepted only if the replaced region gives the original label to other pictures: it is pasted,
+at its place, on clouds of random colour. In the first attempt, which rarely changes the label of a clean image, most
+clouds must get the label; in later attempts all of them must.
 
-A trigger with a target for each class (all-to-all) does not bring one label along, but it changes every label. So where
-the clouds do not get the label in the first attempt, the region is also believed if it changes the label of most clouds
-and of every mirrored or turned copy of the purified image.
+An all-to-all trigger, with a target for each class, does not give one label to all pictures, but it changes the label
+of all. So if too few clouds get the label in the first attempt, the restoration is also accepted if the region changes
+the label of most clouds and of every mirrored or turned copy of the purified image.
 
-A large part of an ordinary image is much of what the image shows, and keeps its label on smooth clouds, but not where
-every pixel around it is noise. A large trigger keeps it there, too. So squares (``squares.py``) use finer clouds.
+A large part of an ordinary image may show its object, so it can keep its label on smooth clouds, but not on clouds that
+are noise in every pixel. A large trigger keeps its label there as well. So squares (``squares.py``) use finer clouds.
 
 Source of the idea: SentiNet (Chou et al., 2020), which pastes the salient region onto held-out clean images. Here no
 other image is needed. Departure: not in the BDMAE paper.
@@ -45,11 +45,11 @@ __all__ = [
 ]
 
 CLOUD_GRIDS = (20, 12, 4)
-"""Colours along each side of each cloud; the cloud that tells most comes first. A classifier may answer one label for
-all smooth noise and another for fine noise, and a picture that has the original label anyway tests nothing. Chosen on
-images of 32 x 32; what a larger image needs has not been measured."""
+"""Number of colours along a side, for each cloud; the most informative cloud comes first. They differ because a
+classifier may have one label for all smooth clouds and another for all fine ones, and a cloud that has the original
+label anyway tests nothing. Chosen on images of 32 x 32; larger images have not been measured."""
 TURNS = 3
-"""Copies of the purified image: mirrored, turned by a quarter, turned by a half."""
+"""Number of copies of the purified image: mirrored, turned by 90 degrees, turned by 180 degrees."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +57,12 @@ class TransferTestConfig:
     """The transfer test. Raises ConfigError."""
 
     cloud_grids: tuple[int, ...] = CLOUD_GRIDS
-    """Colours along each side of each cloud; one query for each."""
+    """Number of colours along a side, for each cloud. Each cloud takes one query."""
     enough_clouds: int = 2
-    """Clouds that must get the label in the first attempt, or all if there are fewer. In later attempts, and with
-    squares and group testing, all must."""
+    """Number of clouds that must get the label in the first attempt, or all if there are fewer. In later attempts, and
+    for squares and group testing, all must."""
     comparison: bool = True
-    """Whether the first attempt also looks for a trigger with a target for each class."""
+    """Whether the first attempt also looks for an all-to-all trigger, with a target for each class."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -71,17 +71,17 @@ class TransferTestConfig:
 
     @property
     def clouds(self) -> int:
-        """How many clouds are asked about."""
+        """Number of clouds."""
         return len(self.cloud_grids)
 
     def max_queries(self, attempts: int) -> int:
-        """Queries for an image at most, over its attempts: the comparison belongs to the first one."""
+        """The most queries for an image over all attempts; only the first makes the comparison."""
         return attempts * self.clouds + (self.clouds + 2 * TURNS if self.comparison else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """Restorations of ``R`` images that are to be tested."""
+    """Restorations of ``R`` images to test."""
 
     restored: Tensor
     """``(R, C, H, W)`` in [0, 1]."""
@@ -101,10 +101,11 @@ def try_restoration(
     first: bool = False,
     grids: Sequence[int] | None = None,
 ) -> Rounds[None]:
-    """Ask about a restoration of each image, and settle the images whose restoration passes the test.
+    """Query a restoration of each image, and settle the images whose restoration passes the test.
 
-    restored: ``(R, C, H, W)``; hidden: ``(R, g, g)``. test: ``None`` lets every restoration pass. first: whether this
-    is the first attempt, which needs fewer clouds and makes the comparison. grids: of the clouds, if not the test's.
+    restored: ``(R, C, H, W)``; hidden: ``(R, g, g)``. test: ``None`` accepts every restoration. first: whether this is
+    the first attempt, which needs fewer clouds and makes the comparison. grids: of the clouds; ``None``: those of the
+    test.
     """
     attempt = Attempt(restored=restored, hidden=hidden, labels=(yield from state.oracle.ask(rows, restored)))
     believed = torch.ones_like(rows, dtype=torch.bool)
@@ -118,13 +119,13 @@ def try_restoration(
 def transfer_test(
     state: State, rows: Tensor, attempt: Attempt, *, grids: Sequence[int], enough: int, compare: bool
 ) -> Rounds[Tensor]:
-    """Whether what was restored in each image behaves like a trigger, ``(R,)`` bool.
+    """Whether the restored region of each image behaves like a trigger, ``(R,)`` bool.
 
-    It does not where the label is what it was; that costs no query. Else a query is spent on each cloud, as many again
-    for a comparison, and ``2 * TURNS`` if the comparison goes on to the turned copies.
+    If the label did not change, it does not, and no query is sent. Otherwise one query is sent for each cloud, as many
+    again for the comparison, and ``2 * TURNS`` if the comparison goes on to the turned copies.
 
-    grids: colours along the sides of the clouds. enough: how many clouds must get the original label; all, if there are
-    fewer. compare: where they do not, look for a trigger with a target for each class, which changes as many labels.
+    grids: numbers of colours along a side of the clouds. enough: number of clouds that must get the original label, all
+    if there are fewer. compare: if they do not, look for an all-to-all trigger, which changes as many labels.
     """
     found = torch.zeros_like(rows, dtype=torch.bool)
     changed = (state.original[rows] != attempt.labels).nonzero().squeeze(1)
@@ -146,13 +147,13 @@ def transfer_test(
 def on_clouds(
     state: State, rows: Tensor, hidden: Tensor, *, grids: Sequence[int], enough: int, compare: bool
 ) -> Rounds[tuple[Tensor, Tensor]]:
-    """Put the region ``hidden``, ``(R, g, g)`` bool, of each image on a cloud of each grid, and ask.
+    """Paste the region ``hidden``, ``(R, g, g)`` bool, of each image on a cloud of each grid, and query.
 
-    enough: how many clouds are enough; all, if there are fewer. compare: where too few get the label of the image, ask
-    about the clouds themselves, too.
+    enough: number of clouds that are enough, all if there are fewer. compare: if too few get the label of the image,
+    also query the clouds without the region.
 
-    Returns two ``(R,)`` bool: whether the label of the image comes along to enough clouds, and whether enough clouds
-    change their label (False where that was not asked).
+    Returns two ``(R,)`` bool: whether enough clouds get the label of the image, and whether the region changes the
+    label of enough clouds (False if that was not queried).
     """
     enough = min(enough, len(grids))
     images = state.images[rows]
@@ -172,8 +173,8 @@ def clouds(images: Tensor, streams: Sequence[Stream], grids: Sequence[int] = CLO
     channels, height, width = images.shape[1:]
 
     def cloud(grid: int) -> Tensor:
-        side = min(grid, height, width)  # shrinking would make the colours grey
-        # Paths 0 to 2 of a stream belong to the scoring masks and to refinement.
+        side = min(grid, height, width)  # a larger cloud would be averaged to grey when it is shrunk
+        # Paths 0 to 2 of a stream are used by the scoring masks and by refinement.
         colours = torch.stack([stream.uniform(3, grid, shape=(channels, side, side)) for stream in streams])
         return resize(colours, height, width).to(images)
 
@@ -182,12 +183,12 @@ def clouds(images: Tensor, streams: Sequence[Stream], grids: Sequence[int] = CLO
 
 def turned(images: Tensor) -> Tensor:
     """Copies of the images, mirrored and turned: ``(B, C, H, W)`` -> ``(B, TURNS, C, H, W)``."""
-    quarter = resize(images.rot90(1, (2, 3)), *images.shape[-2:])  # an image that is not square swaps its sides
+    quarter = resize(images.rot90(1, (2, 3)), *images.shape[-2:])  # turning swaps the sides
     return torch.stack([images.flip(3), quarter, images.rot90(2, (2, 3))], dim=1)
 
 
 def check_cloud_grids(grids: tuple[int, ...], name: str) -> None:
-    """Raise ConfigError unless there is a cloud, and each has a colour."""
+    """Raise ConfigError unless there is at least one cloud, and each has at least one colour."""
     check(len(grids) > 0 and min(grids) >= 1, name, "one or more numbers of at least 1", grids)
 
 
