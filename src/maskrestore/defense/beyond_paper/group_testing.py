@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.squares import square_masks
 from maskrestore.defense.beyond_paper.transfer import (
     CLOUD_GRIDS,
     Attempt,
@@ -88,7 +89,7 @@ def settle_by_groups(state: State, config: GroupTestingConfig) -> Rounds[None]:
         return
     side, places = covering_squares(state.grid, 3, 1)
     corners = torch.cartesian_prod(torch.tensor(places), torch.tensor(places))  # (9, 2)
-    windows = _squares(corners, side, state.grid)
+    windows = square_masks(corners, side, state.grid)
     rows = state.open_rows
     changed = yield from _hide_groups(state, rows, windows)  # (R, 5)
     changes = changed.sum(dim=1)
@@ -107,7 +108,7 @@ def settle_by_groups(state: State, config: GroupTestingConfig) -> Rounds[None]:
         part, offsets = covering_squares(side, 2, 2)
         inner = torch.tensor(sorted(set(itertools.product(offsets, offsets))))
         window = acting[one].long().argmax(dim=1)
-        parts = torch.stack([_squares(corner + inner, part, state.grid) for corner in corners[window]])
+        parts = torch.stack([square_masks(corner + inner, part, state.grid) for corner in corners[window]])
         yield from _test_parts(state, rows[one], parts, config)
 
 
@@ -170,10 +171,3 @@ def _keep_map(state: State, rows: Tensor, hidden: Tensor, changed: Tensor) -> No
     # Tokens that no mask hides keep their values.
     share = torch.where(times > 0, share, state.maps["label_scores"][rows])
     state.keep_maps(rows, scores=share, label_scores=share, initial_label_scores=share)
-
-
-def _squares(corners: Tensor, side: int, grid: int) -> Tensor:
-    """``(K, 2)`` first rows and columns -> ``(K, g, g)`` bool."""
-    place = torch.arange(grid)
-    within = (place >= corners[..., None]) & (place < corners[..., None] + side)  # (K, 2, g)
-    return within[:, 0, :, None] & within[:, 1, None, :]

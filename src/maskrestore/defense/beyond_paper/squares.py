@@ -21,7 +21,7 @@ from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["SquaresConfig", "hide_squares", "least_restorable_squares", "square_scores"]
+__all__ = ["SquaresConfig", "hide_squares", "least_restorable_squares", "square_masks", "square_scores"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +99,7 @@ def least_restorable_squares(image_scores: Tensor, count: int, side: int) -> Ten
     means = F.avg_pool2d(image_scores.unsqueeze(1), side, stride=1).flatten(1)
     corner = torch.cartesian_prod(torch.arange(places), torch.arange(places)).view(-1, 2)  # (P, 2)
     apart = (corner.unsqueeze(0) - corner.unsqueeze(1)).abs().amax(dim=2) > side / 2  # (P, P)
-    token = torch.arange(grid)
-    inside = (token >= corner[..., None]) & (token < corner[..., None] + side)  # (P, 2, g)
-    squares = inside[:, 0, :, None] & inside[:, 1, None, :]  # (P, g, g)
+    squares = square_masks(corner, side, grid)  # (P, g, g)
     hidden = []
     for _ in range(count):
         best = means.argmax(dim=1)
@@ -120,3 +118,10 @@ def square_scores(image_scores: Tensor, squares: Tensor, changed: Tensor, label_
     tokens = squares.flatten(2).sum(dim=2)
     image = (image_scores.unsqueeze(1) * squares).flatten(2).sum(dim=2) / tokens.clamp(min=1)
     return torch.where(tokens > 0, (1 - label_weight) * image + label_weight * changed.unsqueeze(1), -torch.inf)
+
+
+def square_masks(corners: Tensor, side: int, grid: int) -> Tensor:
+    """Masks of squares. corners: ``(K, 2)`` int64, first rows and columns. Returns ``(K, g, g)`` bool."""
+    token = torch.arange(grid)
+    inside = (token >= corners[..., None]) & (token < corners[..., None] + side)  # (K, 2, g)
+    return inside[:, 0, :, None] & inside[:, 1, None, :]
