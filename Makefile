@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
+# Percent of lines and branches. A part of the tests reaches this; raise it to what a whole run prints.
+COVERAGE_FLOOR := 56
 PINNED := $(addprefix --constraint ,$(CONSTRAINTS))
 
 .PHONY: demo test check format docs coverage lowest wheel hooks clean
