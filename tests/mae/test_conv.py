@@ -43,3 +43,25 @@ def test_shapes_that_do_not_fit_are_refused(wrong: dict[str, object]) -> None:
     }
     with pytest.raises(ConfigError):
         ConvMAEConfig(**{**base, **wrong})  # type: ignore[arg-type]
+
+
+def test_a_token_may_cover_several_patches() -> None:
+    torch.manual_seed(0)
+    shape = {"image_size": 16, "widths": (4, 4), "encoder_blocks": (1, 1), "decoder_blocks": (1,)}
+    fine = ConvMAE(ConvMAEConfig(patch_size=2, **shape)).eval()
+    coarse = ConvMAE(ConvMAEConfig(patch_size=2, token_size=4, **shape)).eval()
+    coarse.load_state_dict(fine.state_dict())
+    images, hidden = torch.rand(3, 3, 16, 16), torch.rand(3, 4, 4) < 0.5
+    assert (fine.grid, coarse.grid) == (8, 4)
+    with torch.inference_mode():
+        assert torch.equal(coarse(images, hidden), fine(images, torch.kron(hidden, torch.ones(2, 2, dtype=torch.bool))))
+
+
+@pytest.mark.parametrize("token_size", [0, 3, 6, 32])
+def test_tokens_must_be_made_of_patches(token_size: int) -> None:
+    with pytest.raises(
+        ConfigError, match="token_size must be a multiple of patch_size = 2 that divides image_size = 16"
+    ):
+        ConvMAEConfig(
+            image_size=16, patch_size=2, token_size=token_size, widths=(4,), encoder_blocks=(1,), decoder_blocks=()
+        )

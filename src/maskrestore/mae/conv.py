@@ -1,10 +1,10 @@
 """A convolutional masked autoencoder: a small U-shaped network that restores hidden tokens.
 
 The idea is that of ConvNeXt V2's FCMAE (Woo et al., 2023): the pixels of hidden tokens are set to zero, and the mask is
-an additional input channel. The network works on the token grid (the pixels of each ``p x p`` patch become channels),
-so a 32 x 32 image with patch 2 is a 16 x 16 map. On small images it learns faster than a ViT of the same cost. No
-convolution is depthwise, because a CPU with bf16 matrix units is fastest at dense 3 x 3 convolutions. Channels are
-normalised at each position separately, so that the result for an image does not depend on its batch.
+an additional input channel. The pixels of each ``p x p`` patch become channels, so a 32 x 32 image with patch 2 is a
+16 x 16 map. A token is a patch, or a square of several patches. On small images it learns faster than a ViT of the same
+cost. No convolution is depthwise, because a CPU with bf16 matrix units is fastest at dense 3 x 3 convolutions. Channels
+are normalised at each position separately, so that the result for an image does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ class ConvMAEConfig:
     """Shape of a :class:`ConvMAE`.
 
     Raises ConfigError unless ``widths``, ``encoder_blocks`` and ``decoder_blocks`` have n, n and n - 1 entries, n at
-    least 1, and ``image_size`` is a multiple of ``patch_size * 2 ** (n - 1)``.
+    least 1, ``image_size`` is a multiple of ``patch_size * 2 ** (n - 1)``, and ``token_size`` fits between the two.
     """
 
     image_size: int = 32
     """Side of the square input in pixels."""
     patch_size: int = 2
-    """Side of a patch, which is one token, in pixels."""
+    """Side of a patch, which is one place of the finest map, in pixels."""
+    token_size: int | None = None
+    """Side of a token in pixels, a multiple of ``patch_size`` that divides ``image_size``; ``None``: that of a patch.
+    Where few tokens are hidden, maps finer than the tokens restore better."""
     widths: tuple[int, ...] = (128, 192, 256)
-    """Channels at each scale, the finest (the token grid) first; each scale has half the side of the one before."""
+    """Channels at each scale, the finest (the patches) first; each scale has half the side of the one before."""
     encoder_blocks: tuple[int, ...] = (3, 3, 3)
     """Residual blocks of the encoder at each scale, the finest first; the last entry is the bottom of the U."""
     decoder_blocks: tuple[int, ...] = (3, 3)
@@ -61,9 +64,22 @@ class ConvMAEConfig:
                 f"image_size must be a multiple of patch_size * 2**(scales-1) = {multiple}, got {self.image_size}"
             )
 
+        if self.token_size is not None and (
+            self.token_size < 1 or self.token_size % self.patch_size or self.image_size % self.token_size
+        ):
+            raise ConfigError(
+                f"token_size must be a multiple of patch_size = {self.patch_size} that divides image_size = "
+                f"{self.image_size}, got {self.token_size}"
+            )
+
     @property
     def grid(self) -> int:
         """Tokens along each side."""
+        return self.image_size // (self.token_size or self.patch_size)
+
+    @property
+    def places(self) -> int:
+        """Places along each side of the finest map; a token covers one of them, or a square of several."""
         return self.image_size // self.patch_size
 
 
@@ -86,7 +102,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvMAE(nn.Module):
-    """U-shaped convolutional masked autoencoder on the token grid. See :class:`ConvMAEConfig`."""
+    """U-shaped convolutional masked autoencoder on the grid of patches. See :class:`ConvMAEConfig`."""
 
     def __init__(self, config: ConvMAEConfig) -> None:
         super().__init__()
@@ -138,7 +154,7 @@ class ConvMAE(nn.Module):
         memo: dict[int, object] = {}
         if self.mean.device.type == "cpu":
             for scale, blocks in [*enumerate(self.encoder), *enumerate(self.decoder)]:
-                side = self.grid // 2**scale
+                side = self.config.places // 2**scale
                 convolutions = (module for module in blocks.modules() if isinstance(module, nn.Conv2d))
                 memo |= {id(each): WinogradConvolution(each) for each in convolutions if is_faster(each, side)}
         return copy.deepcopy(self, memo).eval().requires_grad_(False) if memo else self
@@ -152,7 +168,7 @@ class ConvMAE(nn.Module):
         return quantized(self, nn.Conv2d)
 
     def embed(self, images: Tensor) -> Tensor:
-        """The part of the work that does not depend on the mask: ``(B, 3, S, S)`` in [0, 1] -> ``(B, 3 p p, g, g)``."""
+        """The part of the work that does not depend on the mask: ``(B, 3, S, S)`` in [0, 1] -> ``(B, 3 p p, h, h)``."""
         return F.pixel_unshuffle((images - self.mean) / self.std, self.config.patch_size)
 
     def forward(
@@ -171,7 +187,8 @@ class ConvMAE(nn.Module):
         Returns ``(B, 3, S, S)`` in units of [0, 1], not clipped. Pixels of visible tokens are predicted too, but the
         training loss does not cover them.
         """
-        shown = (~hidden).unsqueeze(1).to(images.dtype)
+        each = self.config.places // self.grid  # (B, g, g) -> (B, h, h)
+        shown = (~hidden).repeat_interleave(each, 1).repeat_interleave(each, 2).unsqueeze(1).to(images.dtype)
         tokens = self.embed(images) if tokens is None else tokens
         x = self.stem(torch.cat([tokens * shown, shown], dim=1).contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
@@ -182,7 +199,7 @@ class ConvMAE(nn.Module):
         x = self.encoder[-1](x)
         for up, skip, blocks in reversed(list(zip(self.up, skips, self.decoder, strict=True))):
             x = blocks(up(x) + skip)
-        # (B, 3 p p, g, g) -> (B, 3, S, S)
+        # (B, 3 p p, h, h) -> (B, 3, S, S)
         return F.pixel_shuffle(self.head(x).float(), self.config.patch_size) * self.std + self.mean
 
 

@@ -47,9 +47,12 @@ def is_faster(convolution: nn.Conv2d, side: int) -> bool:
     """Whether a :class:`WinogradConvolution` is faster than ``convolution`` for maps of ``side * side``.
 
     Its matrices take four times the memory of the weights, and reading them takes time. So a map must have more than
-    one tile, and enough channels.
+    one tile, and enough channels. Tiles that reach beyond the map must not add more than a third of its places (maps of
+    14 x 14 and 7 x 7: 1.31; 160 channels at 14 took 0.74 of the time, 288 at 7 0.73).
     """
-    return side > TILE and side % TILE == 0 and min(convolution.in_channels, convolution.out_channels) >= _CHANNELS
+    covered = -(-side // TILE) * TILE
+    worth_it = 3 * covered**2 <= 4 * side**2
+    return side > TILE and worth_it and min(convolution.in_channels, convolution.out_channels) >= _CHANNELS
 
 
 class WinogradConvolution(nn.Module):
@@ -77,12 +80,11 @@ class WinogradConvolution(nn.Module):
         self.register_buffer("from_output_basis", _OUTPUT, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H, W) in channels-last memory. Raises ConfigError unless 4 divides H and W."""
+        """(B, in, H, W) -> (B, out, H, W), in channels-last memory if 4 divides H and W."""
         count, _, height, width = x.shape
-        if height % TILE or width % TILE:
-            raise ConfigError(f"expected maps whose sides are multiples of {TILE}, got {height} x {width}")
-        down, across = height // TILE, width // TILE
-        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+        down, across = -(-height // TILE), -(-width // TILE)
+        below, right = down * TILE - height, across * TILE - width  # of the last tiles, beyond the map
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1 + right, 1, 1 + below))
         # (B, H + 2, W + 2, in) -> (B, h, w, in, 6, 6) -> (6, 6, B, h, w, in)
         windows = padded.unfold(1, _WINDOW, TILE).unfold(2, _WINDOW, TILE).permute(4, 5, 0, 1, 2, 3)
         # (6, 6, B, h, w, in) -> (36, B h w, in) -> (36, B h w, out)
@@ -92,7 +94,8 @@ class WinogradConvolution(nn.Module):
         tiles = _along_both_sides(self.from_output_basis, products).permute(2, 3, 0, 4, 1, 5)
         outputs = torch.empty_like(tiles, memory_format=torch.contiguous_format)
         torch.add(tiles, self.bias, out=outputs)  # one operation adds the bias and reorders the memory
-        return outputs.view(count, height, width, len(self.bias)).permute(0, 3, 1, 2)
+        whole = outputs.view(count, down * TILE, across * TILE, len(self.bias))
+        return whole[:, :height, :width].permute(0, 3, 1, 2)
 
 
 def _along_both_sides(transformation: Tensor, tiles: Tensor) -> Tensor:
