@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from maskrestore.errors import ConfigError
-from maskrestore.mae.training.augmentation import AUGMENTATIONS, Augmentation, augment
+from maskrestore.mae.training.augmentation import AUGMENTATIONS, Augmentation, augment, random_parts
 
 NOTHING = Augmentation(flip=False, jitter=0)
 
@@ -106,3 +106,28 @@ def test_saturation_keeps_brightness_and_grey_and_a_gain_is_one_for_each_channel
 def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
         Augmentation(**settings)
+
+
+def test_random_parts_are_never_enlarged() -> None:
+    place = torch.arange(40, dtype=torch.uint8).mul(6).expand(40, 40)
+    pictures = torch.stack([place, place.T, place]).expand(300, -1, -1, -1)
+    found = random_parts(pictures, 20, torch.Generator().manual_seed(0))
+    assert found.shape == (300, 3, 20, 20)
+    assert found.dtype == torch.uint8
+    inner = found[:, :, 2:-2, 2:-2].float()  # antialiasing shifts the outermost pixels
+    across = (inner[:, 0, 0, -1] - inner[:, 0, 0, 0]) / 15 / 6  # pixels of the picture for each pixel of the part
+    down = (inner[:, 1, -1, 0] - inner[:, 1, 0, 0]) / 15 / 6
+    for scale in (across, down):
+        assert scale.min() > 0.95
+        assert scale.min() < 1.05
+        assert scale.max() > 1.9
+    assert (across / down).max() < 4 / 3 + 0.1
+    assert random_parts(pictures, 40, torch.Generator().manual_seed(0)).equal(pictures)
+
+
+def test_some_images_lose_their_colours() -> None:
+    found = changed(images(400), Augmentation(flip=False, jitter=0, grey=0.25))
+    grey = (found == found[:, :1]).flatten(1).all(1)
+    assert 60 < grey.sum() < 140
+    assert torch.equal(found[~grey], images(400)[~grey])
+    assert torch.allclose(found[grey], images(400)[grey].mean(1, keepdim=True).expand(-1, 3, -1, -1))

@@ -165,6 +165,27 @@ def test_training_masks_cover_the_range_and_a_vit_gets_one_size() -> None:
     assert counts.unique().numel() == 1
 
 
+def test_training_on_parts_of_larger_images_with_masks_of_the_scores(tmp_path: Path) -> None:
+    larger = torch.nn.functional.interpolate(smooth_images(12), (24, 24))
+    shares: list[float] = []
+
+    class Watching(Edges):
+        def stage_features(self, images: torch.Tensor) -> list[torch.Tensor]:
+            shares.append(float(images.shape[-1]))
+            return super().stage_features(images)
+
+    config = PretrainConfig(network=CONV, steps=2, batch_size=4, source_size=24, scoring_share=0.5, feature_weight=0.1)
+    weights = pretrain(config, larger, tmp_path, held_out=smooth_images(4), features=[Watching()])
+    assert load_network(weights).image_size == 16
+    assert set(shares) == {16.0}
+    with pytest.raises(DataError, match="24, 24"):
+        pretrain(config, smooth_images(4), tmp_path / "small", features=[Edges()])
+    with pytest.raises(ConfigError, match="source_size must be at least image_size = 16, got 8"):
+        pretrain(replace(config, source_size=8), larger, tmp_path / "tiny", features=[Edges()])
+    with pytest.raises(ConfigError, match="scoring_share must be in"):
+        replace(config, scoring_share=1.5)
+
+
 def test_blobs_are_connected() -> None:
     def contacts(blob_share: float) -> float:
         hidden = random_hidden(64, 16, (0.2, 0.2), blob_share, torch.Generator().manual_seed(0))

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from maskrestore.errors import ConfigError
+from maskrestore.imaging.resize import resize
 
-__all__ = ["AUGMENTATIONS", "Augmentation", "augment"]
+__all__ = ["AUGMENTATIONS", "Augmentation", "augment", "random_parts"]
 
 _ASPECT = 4 / 3  # largest ratio of the longer to the shorter side of a crop
 
@@ -43,11 +44,13 @@ class Augmentation:
     """Largest relative change of the distance of colours from grey, in [0, 1]."""
     gain: float = 0.0
     """Largest relative change of each channel on its own, in [0, 1]."""
+    grey: float = 0.0
+    """Share of images that lose their colours, in [0, 1]."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
             raise ConfigError(f"crop must be in (0, 1], got {self.crop}")
-        for name in ("join", "jitter", "saturation", "gain"):
+        for name in ("join", "jitter", "saturation", "gain", "grey"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
@@ -55,6 +58,7 @@ class Augmentation:
 AUGMENTATIONS: dict[str, Augmentation] = {
     "light": Augmentation(),
     "strong": Augmentation(crop=0.35, join=0.25, saturation=0.5, gain=0.1),
+    "photographs": Augmentation(join=0.1, saturation=0.4, gain=0.1, grey=0.05),
 }
 """Augmentations by name."""
 
@@ -68,6 +72,24 @@ def augment(images: Tensor, config: Augmentation, generator: Generator) -> Tenso
     if config.join:
         images = _joined(images, config.join, generator)
     return _recoloured(images, config, generator)
+
+
+def random_parts(images: Tensor, size: int, generator: Generator) -> Tensor:
+    """Cut a random part out of each image and shrink it: ``(B, 3, T, T)`` uint8 -> ``(B, 3, size, size)`` uint8.
+
+    A part is at least ``size`` pixels high and wide, so that it is never enlarged and stays as sharp as images at test
+    time. The aspect ratio is between 3:4 and 4:3. ``T`` must be at least ``size``.
+    """
+    side = images.shape[-1]
+    parts = []
+    for image in images:
+        height, stretch, top, left = torch.rand(4, generator=generator).tolist()
+        tall = size + round((side - size) * height)
+        wide = min(side, max(size, round(tall * _ASPECT ** (2 * stretch - 1))))
+        row, column = int(top * (side - tall + 1)), int(left * (side - wide + 1))
+        part = image[None, :, row : row + tall, column : column + wide]
+        parts.append(resize(part, size, size) if part.shape[-2:] != (size, size) else part)
+    return torch.cat(parts)
 
 
 def _uniform(images: Tensor, generator: Generator, channels: int = 1) -> Tensor:
@@ -110,4 +132,6 @@ def _recoloured(images: Tensor, config: Augmentation, generator: Generator) -> T
         images = grey + (images - grey) * (1 + config.saturation * (2 * _uniform(images, generator) - 1))
     if config.gain:
         images = images * (1 + config.gain * (2 * _uniform(images, generator, 3) - 1))
+    if config.grey:
+        images = torch.where(_uniform(images, generator) < config.grey, images.mean(1, keepdim=True), images)
     return images.clamp(0, 1)

@@ -22,7 +22,7 @@ from maskrestore.errors import ConfigError
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.mae.checkpoints.loading import build_network, save_network
 from maskrestore.mae.checkpoints.weight_files import weights_digest
-from maskrestore.mae.training.augmentation import Augmentation, augment
+from maskrestore.mae.training.augmentation import Augmentation, augment, random_parts
 from maskrestore.mae.training.loop import Training, TrainingConfig, TrainingProgress, check_images
 from maskrestore.runtime.precision import autocast
 
@@ -33,7 +33,7 @@ __all__ = ["FeatureExtractor", "PretrainConfig", "Progress", "masked_psnr", "pre
 class PretrainConfig(TrainingConfig):
     """Settings of the training of a masked autoencoder with AdamW; the learning rate falls to 0 along a cosine.
 
-    Raises ConfigError unless ``0 < low <= high < 1`` for ``mask_ratio`` and ``feature_weight`` is at least 0, and as
+    Raises ConfigError for settings outside their ranges, and as
     :class:`~maskrestore.mae.training.loop.TrainingConfig` does.
     """
 
@@ -54,6 +54,12 @@ class PretrainConfig(TrainingConfig):
     from 0 at the low end."""
     blob_share: float = 0.2
     """Share of masks that are blobs instead of scattered tokens, in [0, 1]."""
+    scoring_share: float = 0.0
+    """Share of masks that hide 75 % at random, as the masks of the scores do, in [0, 1]. The others are drawn as the
+    two settings above say."""
+    source_size: int | None = None
+    """Side of the training images if it is larger than that of the network's input: each step takes a random part of
+    each. ``None``: the same."""
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
@@ -61,6 +67,9 @@ class PretrainConfig(TrainingConfig):
         low, high = self.mask_ratio
         if not 0 < low <= high < 1:
             raise ConfigError(f"mask_ratio must be 0 < low <= high < 1, got {self.mask_ratio}")
+        for name in ("blob_share", "scoring_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.feature_weight < 0:
             raise ConfigError(f"feature_weight must be at least 0, got {self.feature_weight}")
 
@@ -93,10 +102,11 @@ def pretrain(
 ) -> Path:
     """Train a masked autoencoder, or resume the training in ``out_dir``; the averaged weights are saved.
 
-    images, held_out: ``(N, 3, S, S)`` uint8. init: a network of the same shape whose weights to start from. features:
-    extractors for the feature loss; the steps use them in turn, so that the network does not learn the peculiarities of
-    one classifier. They must be given if and only if ``config.feature_weight`` is above 0. card: facts for the metadata
-    of the weights. progress: called every 50 steps and at checkpoints.
+    images: ``(N, 3, S, S)`` uint8, or of side ``source_size``. held_out: ``(N, 3, S, S)`` uint8. init: a network of the
+    same shape whose weights to start from. features: extractors for the feature loss; the steps use them in turn, so
+    that the network does not learn the peculiarities of one classifier. They must be given if and only if
+    ``config.feature_weight`` is above 0. card: facts for the metadata of the weights. progress: called every 50 steps
+    and at checkpoints.
 
     Each checkpoint writes ``state.pt`` (to resume), ``weights.safetensors`` (float16) and a line of ``curve.jsonl`` to
     ``out_dir``. Returns the path of the weights.
@@ -125,7 +135,10 @@ def pretrain(
         init=init,
         inputs={"init": weights_digest(init), "features": [weights_digest(extractor) for extractor in features]},
     )
-    check_images(images, run.network.image_size)
+    size: int = run.network.image_size
+    if config.source_size is not None and config.source_size < size:
+        raise ConfigError(f"source_size must be at least image_size = {size}, got {config.source_size}")
+    check_images(images, config.source_size or size)
     weights = out_dir / "weights.safetensors"
     for trained, at_checkpoint in run.reports():
         psnr = masked_psnr(run.average, held_out) if at_checkpoint and held_out is not None else None
@@ -183,15 +196,19 @@ def random_hidden(
 
 def _loss(run: Training, images: Tensor, config: PretrainConfig, features: Sequence[FeatureExtractor]) -> Tensor:
     """Loss of restoring randomly hidden tokens of images ``(B, 3, S, S)`` uint8."""
+    if config.source_size is not None:
+        images = random_parts(images, run.network.image_size, run.generator)
     clean = augment(images.float() / 255, config.augmentation, run.generator)
-    hidden = random_hidden(
-        len(clean),
+    scattered = round(config.scoring_share * len(clean))
+    drawn = random_hidden(
+        len(clean) - scattered,
         run.network.grid,
         config.mask_ratio,
         config.blob_share,
         run.generator,
         one_ratio=config.family == "vit",
     )
+    hidden = torch.cat([drawn, random_hidden(scattered, run.network.grid, (0.75, 0.75), 0.0, run.generator)])
     with autocast():
         output = run.network(clean, hidden).float()
     error = (output - clean) * 4  # in units of the standard deviation of pixels, about 1/4
