@@ -104,3 +104,11 @@ def test_a_missing_source(invoke, tmp_path):
     result = invoke("pretrain", tmp_path / "nowhere", "--out", tmp_path / "run")
     assert result.exit_code == 1
     assert "neither a folder nor a data set" in result.stderr
+
+
+def test_it_learns_from_parts_of_larger_pictures(pretrain, tmp_path):
+    result = pretrain("--steps", 1, "--set", "source_size=20", "--augmentation", "photographs")
+    assert result.exit_code == 0, result.output
+    assert load_network(tmp_path / "run/weights.safetensors").config.image_size == 16
+    (line,) = (tmp_path / "run/curve.jsonl").read_text().splitlines()
+    assert json.loads(line)["held_out_psnr"] is not None

@@ -13,6 +13,7 @@ from maskrestore.cli.options import DataOption, TrainingSetOption
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import out, progress
 from maskrestore.cli.training_images import HeldOutOption, ImagesArgument, training_images
+from maskrestore.imaging.resize import resize
 from maskrestore.lab.victims import read_feature_extractor
 from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.training import pretrain as training
@@ -30,7 +31,7 @@ def pretrain(
         typer.Option(help="Architecture: `conv` learns much faster on small images; `vit` is that of the paper."),
     ] = "conv",
     steps: Annotated[int, typer.Option(min=1, help="Number of training steps.")] = 20_000,
-    image_size: Annotated[int, typer.Option(min=8, help="Height and width in pixels that images are resized to.")] = 32,
+    image_size: Annotated[int, typer.Option(min=8, help="Height and width in pixels of the network's input.")] = 32,
     held_out: HeldOutOption = 500,
     init: Annotated[
         str | None, typer.Option(help="Weights to start from: a file, or a name as `--restorer` takes it.")
@@ -44,10 +45,11 @@ def pretrain(
         ),
     ] = None,
     augmentation: Annotated[
-        Literal["light", "strong"],
+        Literal["light", "strong", "photographs"],
         typer.Option(
             help="Random changes of the training images. `light` mirrors them and changes their contrast. `strong` "
             "also enlarges parts, joins two images and changes colours, to prevent overfitting on few images. "
+            "`photographs` changes colours, too, and joins fewer. "
             "`--set augmentation.crop=0.5`, for example, changes one setting."
         ),
     ] = "light",
@@ -75,6 +77,8 @@ def pretrain(
         maskrestore pretrain photos --family vit --image-size 64 --augmentation strong --out runs/mae-vit
 
         maskrestore pretrain cifar10 gtsrb --out runs/mae-cifar
+
+        maskrestore pretrain photos --image-size 112 --set source_size=160 --augmentation photographs --out runs/photo
     """
     start = training.PretrainConfig(
         family=family,
@@ -83,7 +87,8 @@ def pretrain(
         augmentation=AUGMENTATIONS[augmentation],
     )
     config = with_overrides(start, settings or [])
-    kept, learned = training_images(images, image_size, data, held_out=held_out, seed=config.seed)
+    kept, learned = training_images(images, config.source_size or image_size, data, held_out=held_out, seed=config.seed)
+    kept = None if kept is None else resize(kept, image_size, image_size)
     card = {
         # Names without folders: the card is published with the weights.
         "command": f"maskrestore pretrain {' '.join(Path(source).name for source in images)}",

@@ -13,7 +13,7 @@ from torch import Tensor
 from maskrestore.cli.terminal import progress, warn
 from maskrestore.errors import ConfigError, DataError, ImageFileError
 from maskrestore.imaging.codec import find_images, read_image
-from maskrestore.imaging.resize import resize
+from maskrestore.imaging.views import View
 from maskrestore.lab.data import DATASETS, load_dataset
 
 __all__ = ["HeldOutOption", "ImagesArgument", "training_images"]
@@ -47,7 +47,7 @@ def training_images(
 
 
 def _load(source: str, size: int, data: Path | None) -> Tensor:
-    """``(N, 3, S, S)`` uint8: the training split of a data set, or the images of a folder, resized."""
+    """``(N, 3, S, S)`` uint8: the training split of a data set, or the middle squares of the images of a folder."""
     if source in DATASETS:
         return load_dataset(source, "train", folder=data).images
     if not Path(source).exists():
@@ -57,8 +57,7 @@ def _load(source: str, size: int, data: Path | None) -> Tensor:
     with progress("read") as update:
         for done, file in enumerate(files, start=1):
             try:
-                # Resized to a square without cropping, like the images of the defense.
-                square = resize(read_image(file)[None], size, size)[0].clamp(0, 1)
+                square = View(height=size, width=size).show(read_image(file)).clamp(0, 1)
             except ImageFileError as error:
                 warn(f"left out: {error}")
             else:
