@@ -10,6 +10,8 @@
     ├── ClassifierError (RuntimeError)        the classifier cannot be loaded or failed
     │   ├── ClassifierOutputError             it did not answer with one integer label for each image
     │   ├── QueryBudgetError                  the next query would exceed the budget
+    │   ├── RetryLater                        it is busy, or limits its rate: the same query may be answered later
+    │   ├── ClassifierStoppedError            it failed too often in a row, and is not asked any more
     │   └── PurificationInterruptedError      it raised during a batch; ``partial`` holds the finished images
     ├── CheckpointError (RuntimeError)        weights that are missing, unsafe, truncated or of the wrong shape
     ├── DataError (RuntimeError)              a data set that is missing or not laid out as expected
@@ -30,6 +32,7 @@ __all__ = [
     "CheckpointError",
     "ClassifierError",
     "ClassifierOutputError",
+    "ClassifierStoppedError",
     "ConfigError",
     "DataError",
     "ImageFileError",
@@ -38,6 +41,7 @@ __all__ = [
     "MissingDependencyError",
     "PurificationInterruptedError",
     "QueryBudgetError",
+    "RetryLater",
     "UnknownNameError",
 ]
 
@@ -75,6 +79,26 @@ class ClassifierOutputError(ClassifierError):
 
 class QueryBudgetError(ClassifierError):
     """The next query would exceed the budget of queries; it was not sent."""
+
+
+class RetryLater(ClassifierError):  # noqa: N818 - a request, which functions of users raise
+    """The classifier is busy or limits its rate: the same query may be answered later.
+
+    A function raises it with the seconds to wait, or with none if it does not know. maskrestore waits and asks again;
+    it keeps what was answered before.
+    """
+
+    def __init__(self, seconds: float | None = None, reason: str = "") -> None:
+        super().__init__(reason or ("ask again later" if seconds is None else f"ask again in {seconds:g} s"))
+        self.seconds = seconds
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[RetryLater], tuple[float | None, str]]:
+        return type(self), (self.seconds, self.reason)
+
+
+class ClassifierStoppedError(ClassifierError):
+    """The classifier failed too often in a row, or asked to wait for too long; no further query was sent."""
 
 
 class PurificationInterruptedError(ClassifierError):

@@ -7,7 +7,7 @@ from the masked autoencoder and restored by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,10 +23,26 @@ __all__ = [
     "Restorer",
     "StreamItem",
     "StreamResult",
+    "StreamingClassifier",
 ]
 
 Classifier = Callable[[Tensor], Tensor]
 """The black box: ``(B, C, H, W)`` float32 in [0, 1] -> ``(B,)`` int64 hard labels."""
+
+
+@runtime_checkable
+class StreamingClassifier(Protocol):
+    """A classifier that answers pictures one by one, so that no answer is lost when another picture fails."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """As any classifier."""
+
+    def answers(self, pictures: Iterable[Tensor]) -> Iterator[tuple[int, Tensor | Exception]]:
+        """Ask about pictures ``(1, C, H, W)``, several at a time, and yield answers in any order.
+
+        A picture is taken from ``pictures`` when it is sent. Yields the place of each, from 0 on, with its label
+        ``(1,)`` int64 or the error: :class:`maskrestore.errors.RetryLater` if it may be asked again.
+        """
 
 
 @runtime_checkable

@@ -1,3 +1,5 @@
+import re
+import time
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -95,6 +97,18 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys)
     assert len(lines) == 10
     assert lines[0] == "work: 10/100 step 10"
     assert lines[-1] == "work: 100/100 step 100"
+
+
+def test_progress_without_a_terminal_gives_signs_of_life(monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "_SIGN_OF_LIFE", 0.05)
+    with progress("work") as update:
+        update(3, 100, "25 queries")
+        time.sleep(0.5)
+        update(4, 100, "26 queries")
+        update(5, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert 3 <= len(lines) <= 11
+    assert all(re.fullmatch(r"work: 3/100 25 queries \(\d s\)", line) for line in lines)
 
 
 @pytest.mark.parametrize("command", ["purify", "train-victim"])

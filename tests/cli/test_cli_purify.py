@@ -13,7 +13,7 @@ import maskrestore
 from maskrestore.defense.batching import Limits
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.defense.streams import key_fingerprint
-from maskrestore.errors import ConfigError
+from maskrestore.errors import ConfigError, RetryLater
 from maskrestore.imaging.codec import read_image, write_png
 
 pytestmark = pytest.mark.usefixtures("grey_restorer")
@@ -138,12 +138,81 @@ def test_a_classifier_that_raises_half_way_keeps_what_is_finished(purify, model,
     assert result.exit_code == 1
     found = records(tmp_path)
     failed = [name for name, record in found.items() if record["error"]]
-    assert 0 < len(failed) < len(found) == 10
+    done = len(found) - len(failed)
+    assert done > 0
+    assert len(failed) == 5
     assert "the line is dead" in found[failed[0]]["error"]
-    model.fail_at = None
+    assert "5 times in a row, at last with RuntimeError: the line is dead" in result.stderr
+    assert f"{5 - done} images are left; to go on: maskrestore " in result.stderr
+    answered, model.fail_at = model.asked, None
     result = purify("--batch", 2)
     assert result.exit_code == 0
-    assert f"({10 - len(failed)} of them by an earlier run)" in result.stdout
+    assert f"({done} of them by an earlier run)" in result.stdout
+    assert model.asked == sum(record["queries"] for record in records(tmp_path).values()), answered
+    assert not (tmp_path / "out/answers.sqlite").exists()
+
+
+@pytest.mark.parametrize("batch", [(), ("--batch", 1)])
+def test_answers_before_a_rate_limit_are_kept(purify, model, tmp_path, batch):
+    """Case 17: an API that answers 100 pictures and then raises an error of its own kind."""
+    answer, sent, answered, limit = model.classify, 0, 0, 100
+
+    def api(images):
+        nonlocal sent, answered
+        for _ in images:
+            sent += 1
+            if sent > limit:
+                raise Exception("429, try again in 30 s")
+        answered += len(images)
+        return answer(images)
+
+    model.classify = api
+    result = purify(*batch)
+    assert result.exit_code == 1
+    assert sent - limit <= 6  # the one that failed, and few further ones
+    assert "5 times in a row, at last with Exception: 429" in result.stderr
+    kept, limit = answered, 10**6
+    assert kept >= (70 if batch else 10)
+    result = purify(*batch)
+    assert result.exit_code == 0
+    assert answered == sum(record["queries"] for record in records(tmp_path).values())  # none was asked twice
+    assert answered > kept
+
+
+def test_a_request_to_wait_is_followed(purify, model, monkeypatch, tmp_path):
+    waits = []
+    monkeypatch.setattr("maskrestore.classifiers.retrying.time.sleep", waits.append)
+    answer, sent = model.classify, 0
+
+    def api(images):
+        nonlocal sent
+        sent += 1
+        if sent % 5 == 0:
+            raise RetryLater(30)
+        return answer(images)
+
+    model.classify = api
+    result = purify()
+    assert result.exit_code == 0, result.output
+    assert set(waits) == {30}
+    assert len(records(tmp_path)) == 10
+
+
+def test_images_that_failed_come_last(purify, model, photos):
+    """Else a run that stops after five failures in a row would never get past them."""
+    answer = model.classify
+    bad = [read_image(photos / f"{number}.png") for number in range(6)]
+
+    def choosy(images):
+        if any(torch.equal(image, one) for image in images for one in bad):
+            raise ValueError("too dark")
+        return answer(images)
+
+    model.classify = choosy
+    first = purify("--batch", 1)
+    assert "0 images purified" in first.stdout
+    assert "5 images are left" in first.stderr
+    assert "4 images purified" in purify("--batch", 1).stdout
 
 
 def test_an_image_that_the_classifier_fails_at_does_not_fail_its_neighbours(purify, model, photos, tmp_path):
@@ -169,8 +238,10 @@ def test_a_classifier_that_fails_at_everything_is_not_asked_about_a_whole_folder
     model.fail_at = 0
     result = purify("--batch", 16, source=folder)
     assert result.exit_code == 1
-    assert "stopped: the classifier failed at all of the first 32 images; 8 images are left" in result.stderr
-    assert len(records(tmp_path)) == 32
+    assert "stopped: the classifier failed 5 times in a row" in result.stderr
+    assert "35 images are left" in result.stderr
+    assert len(records(tmp_path)) == 5
+    assert model.calls <= 6
 
 
 def test_another_model_under_the_same_name_is_asked_again(purify, model, tmp_path):

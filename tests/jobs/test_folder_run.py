@@ -38,7 +38,7 @@ class KeepingDefense:
 
     config, key, restorer = PROFILES["default"], 0, None
 
-    def purify_stream(self, items, classifier, *, budget):
+    def purify_stream(self, items, classifier, *, budget, asking):
         for item in items:
             images = item.image[None]
             labels = classifier(images)
@@ -122,10 +122,10 @@ def test_images_are_done_in_order_of_their_names(monkeypatch, tmp_path):
     passed = []
     monkeypatch.setattr("maskrestore.jobs.folder_run._PROGRESS_STEP", 3)
     job = folder_job(source, out)
-    summary = purify_folder(job, lambda done, total: passed.append((done, total)))
+    summary = purify_folder(job, lambda done, total, note: passed.append((done, total)))
     assert (summary.purified, summary.reused, summary.failed) == (8, 0, 0)
     assert passed == [(done, 8) for done in range(1, 9)]
-    again = purify_folder(job, lambda done, total: passed.append((done, total)))
+    again = purify_folder(job, lambda done, total, note: passed.append((done, total)))
     assert (again.purified, again.reused, again.queries) == (8, 8, 0)
     assert passed[8:] == [(3, 8), (6, 8), (8, 8)]
     with closing(job.open_records()) as records:

@@ -16,7 +16,7 @@ from maskrestore.classifiers.module import ModuleClassifier
 from maskrestore.classifiers.normalisation import Channelwise
 from maskrestore.classifiers.onnx import OnnxClassifier
 from maskrestore.errors import ClassifierError, ConfigError
-from maskrestore.types import Classifier
+from maskrestore.types import Classifier, StreamingClassifier
 
 __all__ = ["as_classifier", "load_classifier"]
 
@@ -24,7 +24,7 @@ _ADAPTERS = (CallableClassifier, CountingClassifier, ModuleClassifier, OnnxClass
 
 
 def as_classifier(thing: object) -> Classifier:
-    """Wrap a ``torch.nn.Module`` or a callable in its adapter; an adapter is returned as it is.
+    """Wrap a ``torch.nn.Module`` or a callable in its adapter; an adapter or a StreamingClassifier stays as it is.
 
     A module gets images in [0, 1] without normalisation; for a mean and std use ``ModuleClassifier``. Raises
     ClassifierError for a class, and for anything else that cannot be called.
@@ -40,7 +40,7 @@ def as_classifier(thing: object) -> Classifier:
     if not callable(thing):
         hint = "; to load a classifier by its name call load_classifier" if isinstance(thing, str) else ""
         raise ClassifierError(f"expected a torch.nn.Module or a function, got a {type(thing).__name__}{hint}")
-    return CallableClassifier(thing)
+    return thing if isinstance(thing, StreamingClassifier) else CallableClassifier(thing)
 
 
 def load_classifier(

@@ -21,7 +21,7 @@ from maskrestore.cli.options import (
     scheduled_profile,
 )
 from maskrestore.cli.overrides import with_overrides
-from maskrestore.cli.terminal import FAILED, out, progress, say
+from maskrestore.cli.terminal import FAILED, command_line, out, progress, say
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.beyond_paper.budget import within
 from maskrestore.defense.profiles import PROFILES
@@ -89,6 +89,15 @@ def purify(
     again: Annotated[
         bool, typer.Option("--again", help="Purify images again that already have results in `--out`.")
     ] = False,
+    answer_cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--answer-cache/--no-answer-cache",
+            help="Keep each answer in `--out` until all images are done, so that no picture is paid for twice after a "
+            "crash. If not given, only for functions and addresses.",
+            show_default=False,
+        ),
+    ] = None,
     report_images: Annotated[
         int, typer.Option(min=0, help="Images that the report shows with pictures. Changed labels come first.")
     ] = 30,
@@ -103,7 +112,8 @@ def purify(
     - `report.html` with pictures of what was removed.
 
     If a file cannot be read, or the classifier fails at an image, the other images are purified and the exit
-    status is 1.
+    status is 1. If the classifier raises `RetryLater`, a time-out or an error of the connection, the run waits and
+    asks again, for up to ten minutes. After five other errors in a row it stops. What was answered is kept.
 
     To continue after Ctrl-C, run the same command again. Images that have a result with the same settings and
     the same classifier are not purified again, except with `--again`.
@@ -135,6 +145,7 @@ def purify(
         budget=budget,
         keep_grey=grey,
         again=again,
+        answer_cache=answer_cache,
     )
     with progress("purify") as update:
         summary = purify_folder(job, update)
@@ -150,7 +161,9 @@ def _print_summary(summary: FolderSummary, page: Path) -> None:
     out.print(
         f"{summary.purified} images purified ({summary.reused} of them by an earlier run), "
         + (f"{summary.changed} labels changed, " if summary.changed is not None else "")
-        + f"{summary.queries} queries, {summary.seconds:.1f} s; see {page}",
+        + f"{summary.queries} queries, "
+        + (f"{summary.known_answers} answers of an earlier run, " if summary.known_answers else "")
+        + f"{summary.seconds:.1f} s; see {page}",
         soft_wrap=True,
     )
     for name, error in summary.failures:
@@ -160,6 +173,6 @@ def _print_summary(summary: FolderSummary, page: Path) -> None:
     if summary.failed:
         say(f"{summary.failed} images failed (all of them are in records.jsonl); the same command tries them again")
     if summary.stopped is not None:
-        say(f"stopped: {summary.stopped}; {summary.left} images are left; the same command continues with them")
+        say(f"stopped: {summary.stopped}; {summary.left} images are left; to go on: {command_line()}")
     for note in summary.skipped:
         say(note)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +12,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
 from maskrestore.errors import ConfigError, MaskRestoreError
@@ -20,6 +23,7 @@ __all__ = [
     "INTERRUPTED",
     "USAGE",
     "CommandGroup",
+    "command_line",
     "err",
     "out",
     "progress",
@@ -38,6 +42,9 @@ err = Console(stderr=True)
 _PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress when standard error is not a terminal."""
 
+_SIGN_OF_LIFE = 30.0
+"""Seconds after which a line says that nothing has changed."""
+
 
 class CommandGroup(TyperGroup):
     """Shows maskrestore's own errors, and those of the operating system, as one line and sets the exit status."""
@@ -51,17 +58,23 @@ class CommandGroup(TyperGroup):
         except (MaskRestoreError, OSError) as error:
             _fail(error, FAILED)
         except KeyboardInterrupt:
-            say("interrupted; run the same command again to continue where it stopped")
+            say(f"interrupted; to continue where it stopped, run the same command again: {command_line()}")
             raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
 def progress(description: str) -> Iterator[ProgressUpdate]:
-    """A progress bar on standard error; if that is not a terminal, a line every 10 seconds."""
+    """A progress bar on standard error; if that is not a terminal, a line every 10 seconds.
+
+    While there is nothing new, the bar shows that the program lives, and a line repeats the last state every 30 s.
+    """
     if not err.is_terminal:
-        yield _plain_progress(description)
+        lines = _Lines(description)
+        with lines.repeated():
+            yield lines
         return
     columns = (
+        SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -87,19 +100,51 @@ def warn(message: str) -> None:
     say(f"warning: {message}")
 
 
+def command_line() -> str:
+    """The command that runs, as one would type it."""
+    return shlex.join(["maskrestore", *sys.argv[1:]])
+
+
 def _fail(error: Exception, status: int) -> None:
     # Messages of libraries may span several lines: join them into one.
     say(f"error: {' '.join(str(error).split()) or type(error).__name__}")
     raise typer.Exit(status) from None
 
 
-def _plain_progress(description: str) -> ProgressUpdate:
-    shown = time.monotonic()
+class _Lines:
+    """Progress as lines."""
 
-    def update(done: int, total: int, note: str = "") -> None:
-        nonlocal shown
-        if done >= total or time.monotonic() - shown >= _PLAIN_INTERVAL:
-            shown = time.monotonic()
-            say(f"{description}: {done}/{total} {note}".rstrip())
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._state = ""
+        self._shown = self._begun = time.monotonic()
+        self._lock = threading.Lock()
 
-    return update
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        with self._lock:
+            finished = done >= total and self._state.partition(" ")[0] != f"{done}/{total}"
+            self._state = f"{done}/{total} {note}".rstrip()
+            if finished or time.monotonic() - self._shown >= _PLAIN_INTERVAL:
+                self._say()
+
+    @contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Repeat the last line from time to time while the program waits for something."""
+        end = threading.Event()
+        thread = threading.Thread(target=self._repeat, args=(end,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
+
+    def _repeat(self, end: threading.Event) -> None:
+        while not end.wait(_SIGN_OF_LIFE / 10):
+            with self._lock:
+                if time.monotonic() - self._shown >= _SIGN_OF_LIFE:
+                    self._say(f" ({time.monotonic() - self._begun:.0f} s)")
+
+    def _say(self, more: str = "") -> None:
+        self._shown = time.monotonic()
+        say(f"{self._description}: {self._state}{more}")

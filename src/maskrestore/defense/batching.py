@@ -68,32 +68,21 @@ def read_chunks(
         yield chunk
 
 
-def purify_chunk(
-    chunk: Chunk, pipeline: Pipeline, budget: Budget, max_queries: int
-) -> Iterator[tuple[int, StreamResult]]:
-    """Purify a chunk, images of one size together; yields each result with its place in the chunk, once finished.
-
-    If the classifier fails, the images that are not settled are purified again one by one, so that only those get an
-    error at which it fails. max_queries: as for :func:`read_chunks`.
-    """
+def purify_chunk(chunk: Chunk, pipeline: Pipeline) -> Iterator[tuple[int, StreamResult]]:
+    """Purify a chunk, images of one size together; yields each result with its place in the chunk, once finished."""
     by_size: dict[torch.Size, list[int]] = defaultdict(list)
     for place, (_, image) in enumerate(chunk):
         if isinstance(image, Tensor):
             by_size[image.shape].append(place)
         else:
             yield place, StreamResult(id=chunk[place][0], error=image)
-    alone = {place for places in by_size.values() if len(places) == 1 for place in places}
-    again: list[int] = []
-    for place, result in _run(chunk, pipeline, list(by_size.values())):
-        if result.error is None or place in alone or isinstance(result.error, QueryBudgetError):
-            yield place, result
-        else:
-            again.append(place)
-    for place in again:
-        if budget.allows(max_queries):
-            yield from _run(chunk, pipeline, [[place]])
-        else:
-            yield place, StreamResult(id=chunk[place][0], error=over_budget(budget, max_queries))
+    for places in by_size.values():
+        images = [image for _, image in (chunk[place] for place in places) if isinstance(image, Tensor)]
+        pipeline.submit(places, torch.stack(images))
+    while len(pipeline):
+        for found in pipeline.step():
+            assert isinstance(found.id, int)
+            yield found.id, dataclasses.replace(found, id=chunk[found.id][0])
 
 
 def over_budget(budget: Budget, max_queries: int) -> QueryBudgetError:
@@ -102,17 +91,6 @@ def over_budget(budget: Budget, max_queries: int) -> QueryBudgetError:
     return QueryBudgetError(
         f"{left} queries are left of the budget of {budget.limit}, and an image may take {max_queries}"
     )
-
-
-def _run(chunk: Chunk, pipeline: Pipeline, groups: list[list[int]]) -> Iterator[tuple[int, StreamResult]]:
-    for places in groups:
-        images = [image for _, image in (chunk[place] for place in places) if isinstance(image, Tensor)]
-        pipeline.submit(places, torch.stack(images))
-    while len(pipeline):
-        for found in pipeline.step():
-            place = found.id
-            assert isinstance(place, int)
-            yield place, dataclasses.replace(found, id=chunk[place][0])
 
 
 def in_order(results: Iterable[tuple[int, StreamResult]]) -> Iterator[StreamResult]:

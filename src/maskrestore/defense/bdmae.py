@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.classifiers import CountingClassifier, as_classifier
+from maskrestore.defense.asking import Asker, Asking
 from maskrestore.defense.batching import ON_CPU, ON_GPU, Limits, in_order, purify_chunk, read_chunks
 from maskrestore.defense.beyond_paper.budget import scheduled, within
 from maskrestore.defense.config import BDMAEConfig
@@ -72,11 +73,13 @@ class BDMAE:
 
         Returns a :class:`Purification` with all maps. Its ``images`` are float32 and bit-identical to the input outside
         ``hidden``. Raises InvalidImageError, and PurificationInterruptedError with the results so far if the classifier
-        raises or does not return labels; ``__cause__`` is the original error.
+        raises or does not return labels; ``__cause__`` is the original error. If the classifier raises
+        :class:`~maskrestore.errors.RetryLater`, a time-out or an error of the connection, it waits and asks again, for
+        ten minutes at most.
         """
         batch = as_batch(images)
         done: list[Purification] = []
-        for one in self._purify_checked(enumerate(batch), as_classifier(classifier), Budget(), ordered=True):
+        for one in self._purify_checked(enumerate(batch), as_classifier(classifier), Budget(), Asking(), ordered=True):
             if one.result is None:
                 partial = Purification.concatenate(done) if done else None
                 raise PurificationInterruptedError(
@@ -93,21 +96,23 @@ class BDMAE:
         *,
         budget: Budget | int | None = None,
         ordered: bool = True,
+        asking: Asking = Asking(),  # noqa: B008 - frozen
     ) -> Iterator[StreamResult]:
         """Purify a stream of images of any length and of mixed sizes, in bounded memory.
 
         items: each is read when it is needed. classifier: as for :meth:`purify`. budget: the most queries for the whole
         stream. An image is only begun if the rest of the budget is sure to suffice. ordered: yield results in the order
-        of the items, otherwise each as soon as it is finished.
+        of the items, otherwise each as soon as it is finished. asking: what to do if the classifier fails.
 
         Yields a result or an error for each item. An invalid image does not affect the others. If the classifier fails
-        at a batch, its unfinished images are purified again one by one, so that only those get an error at which it
-        fails; finished images are not queried again. Raises ClassifierError if ``classifier`` is none, and whatever
-        ``items`` raises.
+        at some pictures, only their images get an error. If it raises :class:`~maskrestore.errors.RetryLater`, a
+        time-out or an error of the connection, the stream waits and asks again. After five errors in a row it asks
+        nothing more: all further images get a ClassifierStoppedError. Raises ClassifierError if ``classifier`` is none,
+        and whatever ``items`` raises.
         """
         checked = (_checked(item) for item in items)
         budget = budget if isinstance(budget, Budget) else Budget(budget)
-        return self._purify_checked(checked, as_classifier(classifier), budget, ordered=ordered)
+        return self._purify_checked(checked, as_classifier(classifier), budget, asking, ordered=ordered)
 
     def protect(self, classifier: Callable[[Tensor], Any]) -> Callable[[object], Tensor]:
         """A drop-in replacement for ``classifier`` that purifies each image before it answers.
@@ -117,20 +122,25 @@ class BDMAE:
         """
         return functools.partial(_labels, self, as_classifier(classifier))
 
-    def pipeline(self, classifier: Callable[[Tensor], Any], budget: Budget | int | None = None) -> Pipeline:
+    def pipeline(
+        self,
+        classifier: Callable[[Tensor], Any],
+        budget: Budget | int | None = None,
+        asking: Asking = Asking(errors_in_row=None),  # noqa: B008 - frozen
+    ) -> Pipeline:
         """A pipeline that images can join between rounds, for programs such as a server that run the rounds themselves.
 
-        classifier, budget: as for :meth:`purify_stream`. Queries are counted, but images can always join: check
-        ``budget.allows(config.max_queries)`` first. Raises ClassifierError if ``classifier`` is none.
+        classifier, budget, asking: as for :meth:`purify_stream`, but by default the pipeline never waits and never
+        stops: an image that the classifier fails at gets the error. Queries are counted, but images can always join:
+        check ``budget.allows(config.max_queries)`` first. Raises ClassifierError if ``classifier`` is none.
         """
         ask = as_classifier(classifier)
         limits = self._limits if _has_device(ask) else ON_CPU
         return Pipeline(
             self.restorer,
             self.config,
-            ask,
+            Asker(ask, budget if isinstance(budget, Budget) else Budget(budget), asking),
             key=self.key,
-            budget=budget if isinstance(budget, Budget) else Budget(budget),
             masked_pixels=limits.masked_pixels,
         )
 
@@ -145,13 +155,14 @@ class BDMAE:
         images: Iterable[tuple[Hashable, Tensor | Exception]],
         classifier: Classifier,
         budget: Budget,
+        asking: Asking,
         *,
         ordered: bool,
     ) -> Iterator[StreamResult]:
         """images: each an id and ``(C, H, W)`` float32 in [0, 1], or an id and the error of an invalid image."""
-        pipeline, max_queries = self.pipeline(classifier, budget), self.config.max_queries
-        for chunk in read_chunks(images, self._limits, budget, max_queries):
-            results = purify_chunk(chunk, pipeline, budget, max_queries)
+        pipeline = self.pipeline(classifier, budget, asking)
+        for chunk in read_chunks(images, self._limits, budget, self.config.max_queries):
+            results = purify_chunk(chunk, pipeline)
             yield from in_order(results) if ordered else (result for _, result in results)
 
 

@@ -31,9 +31,13 @@ class Restore:
 
 @dataclass(frozen=True)
 class Ask:
-    """A request to the classifier: the labels of ``(N, C, H, W)`` pictures."""
+    """A request to the classifier: the labels of ``(N, C, H, W)`` pictures.
+
+    rows: ``(N,)`` int64, the image that each picture belongs to.
+    """
 
     pictures: Tensor
+    rows: Tensor
 
 
 Request = Restore | Ask
@@ -59,15 +63,18 @@ class Oracle:
         self.queries.index_add_(0, rows, torch.full_like(rows, each))
         assert not len(rows) or int(self.queries.max()) <= self._most, "a stage sent more queries than its max_queries"
         if pictures.ndim == 4:
-            return (yield Ask(pictures))
+            return (yield Ask(pictures, rows))
         if not each or not len(rows):
             return torch.zeros(pictures.shape[:2], dtype=torch.int64)
-        labels: Tensor = (yield Ask(pictures.flatten(0, 1))).unflatten(0, pictures.shape[:2])
-        return labels
+        labels = yield Ask(pictures.flatten(0, 1), rows.repeat_interleave(each))
+        return labels.unflatten(0, pictures.shape[:2])  # type: ignore[no-any-return]
 
 
 class Budget:
-    """A limit for the queries of a whole run. Not safe for use by several threads."""
+    """A limit for the queries of a whole run. Not safe for use by several threads.
+
+    A query that is sent again, because no answer to it arrived, counts again.
+    """
 
     def __init__(self, limit: int | None = None) -> None:
         """limit: ``None`` for no limit. Raises ConfigError for a limit below 0."""

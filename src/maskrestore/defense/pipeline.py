@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from maskrestore.defense.asking import Asker
 from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
 from maskrestore.defense.beyond_paper.squares import hide_squares
 from maskrestore.defense.beyond_paper.transfer import try_restoration
 from maskrestore.defense.config import BDMAEConfig
-from maskrestore.defense.oracle import Ask, Budget, Oracle, Request, Restore, Rounds
+from maskrestore.defense.oracle import Ask, Oracle, Request, Restore, Rounds
 from maskrestore.defense.refinement import refine
 from maskrestore.defense.restoration import adaptive_masks, restore_levels
 from maskrestore.defense.scores import combined_scores, score
@@ -27,7 +28,7 @@ from maskrestore.defense.streams import Key, Stream
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.runtime.threads import map_on_cores
-from maskrestore.types import Classifier, Restorer, StreamResult
+from maskrestore.types import Restorer, StreamResult
 
 __all__ = ["Pipeline", "purify_cohort"]
 
@@ -101,16 +102,24 @@ class _Cohort:
     """The request that they wait for; ``None`` at the end."""
     gone: Tensor = field(init=False)
     """``(B,)`` bool: images whose results were returned."""
+    errors: dict[int, Exception] = field(default_factory=dict)
+    """By row, of the images that the classifier failed at. The stages do not know of it: they go on with the label of
+    the original image for each question, which is not sent."""
 
     def __post_init__(self) -> None:
         self.gone = torch.zeros(len(self.ids), dtype=torch.bool)
 
     def advance(self, answer: Tensor | None) -> None:
         """Run to the next request. answer: that of the last request, or ``None`` at the start."""
+        if self.errors and isinstance(self.request, Ask) and answer is not None:
+            lost = torch.isin(self.request.rows, torch.tensor(list(self.errors)))
+            answer = torch.where(lost, self.state.original[self.request.rows], answer)
         try:
             self.request = next(self.rounds) if answer is None else self.rounds.send(answer)
         except StopIteration:
             self.request = None
+        if self.errors:
+            self.state.settled[list(self.errors)] = True
 
 
 class Pipeline:
@@ -124,17 +133,15 @@ class Pipeline:
         self,
         restorer: Restorer,
         config: BDMAEConfig,
-        classifier: Classifier,
+        asker: Asker,
         *,
         key: Key,
-        budget: Budget,
         masked_pixels: int,
     ) -> None:
-        """key: of the random masks. budget: counts the queries of all images. masked_pixels: as for :func:`score`."""
-        self._restorer, self._config, self._classifier = restorer, config, classifier
+        """asker: asks the classifier. key: of the random masks. masked_pixels: as for :func:`score`."""
+        self._restorer, self._config, self._asker = restorer, config, asker
         self._device = torch.device(getattr(restorer, "device", "cpu"))
         self._stream_of = functools.partial(Stream, key)
-        self._budget = budget
         self._masked_pixels = masked_pixels
         self._cohorts: list[_Cohort] = []
 
@@ -164,8 +171,9 @@ class Pipeline:
     def step(self) -> list[StreamResult]:
         """Run one round for every image. Returns the results of images that it settled, and the errors of failed ones.
 
-        If a call for several cohorts raises, it is repeated for each cohort alone, so that only the cohorts at which it
-        fails get the error.
+        An image that the classifier fails at gets the error; the answers about the others are kept. If a call of the
+        restorer raises, it is repeated for each cohort alone, and the images of a cohort at which it fails start anew,
+        each alone.
         """
         started, failed = time.perf_counter(), []
         for kind, answer in ((Restore, self._restored), (Ask, self._asked)):
@@ -208,10 +216,20 @@ class Pipeline:
         return [part.unflatten(0, one.hidden.shape[:-2]) for one, part in zip(requests, restored, strict=True)]
 
     def _asked(self, group: list[_Cohort]) -> list[Tensor]:
-        pictures = [cohort.request.pictures for cohort in group if isinstance(cohort.request, Ask)]
+        requests = [cohort.request for cohort in group if isinstance(cohort.request, Ask)]
+        pictures = [one.pictures for one in requests]
         together = pictures[0] if len(pictures) == 1 else torch.cat(pictures)
-        self._budget.spend(len(together))
-        return list(self._classifier(together).split([len(some) for some in pictures]))
+        images: list[tuple[_Cohort, int]] = []
+        owners: list[int] = []
+        for cohort, one in zip(group, requests, strict=True):
+            owners += [len(images) + row for row in one.rows.tolist()]
+            images += [(cohort, row) for row in range(len(cohort.ids))]
+        lost = {number for number, (cohort, row) in enumerate(images) if row in cohort.errors}
+        labels, errors = self._asker.ask(together, owners, lost)
+        for number, error in errors.items():
+            cohort, row = images[number]
+            cohort.errors[row] = error
+        return list(labels.split([len(some) for some in pictures]))
 
     def _leaving(self, cohort: _Cohort) -> list[StreamResult]:
         """Results of the settled images of a cohort that have not left yet; at its end, of all that have not."""
@@ -222,19 +240,29 @@ class Pipeline:
         if not len(rows):
             return []
         cohort.gone[rows] = True
+        if not ended and cohort.gone.all():
+            cohort.rounds.close()
+            self._cohorts.remove(cohort)
         result = cohort.state.result(rows)
         return [
-            StreamResult(id=cohort.ids[row], result=result.select(slice(place, place + 1)), seconds=seconds)
+            StreamResult(id=cohort.ids[row], error=cohort.errors[row])
+            if row in cohort.errors
+            else StreamResult(id=cohort.ids[row], result=result.select(slice(place, place + 1)), seconds=seconds)
             for place, (row, seconds) in enumerate(zip(rows.tolist(), cohort.state.seconds[rows].tolist(), strict=True))
         ]
 
     def _fail(self, cohort: _Cohort, error: Exception) -> list[StreamResult]:
-        """Remove a cohort: results for its settled images, the error for the others."""
+        """Remove a cohort; its open images start anew, each alone. An image that was alone gets the error."""
         settled = self._leaving(cohort)  # its request is still open, so this returns settled images only
         cohort.rounds.close()
-        self._cohorts.remove(cohort)
+        if cohort in self._cohorts:
+            self._cohorts.remove(cohort)
         lost = (~cohort.gone).nonzero().squeeze(1).tolist()
-        return settled + [StreamResult(id=cohort.ids[row], error=error) for row in lost]
+        if len(cohort.ids) == 1:
+            return settled + [StreamResult(id=cohort.ids[row], error=error) for row in lost]
+        for row in lost:
+            self.submit([cohort.ids[row]], cohort.state.images[row])
+        return settled
 
 
 def _by_size(cohorts: list[_Cohort]) -> list[list[_Cohort]]:

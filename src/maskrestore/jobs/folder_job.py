@@ -10,6 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from maskrestore.classifiers import as_classifier
+from maskrestore.classifiers.answer_cache import AnswerCache
+from maskrestore.classifiers.retrying import LONGEST_WAIT
+from maskrestore.defense.asking import is_local_model
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.imaging.codec import walk_images
@@ -39,6 +43,12 @@ class FolderJob:
     """Read grey images with one channel instead of three."""
     again: bool = False
     """Purify images again that have a result with these settings."""
+    answer_cache: bool | None = None
+    """Keep each answer in ``out/answers.sqlite`` until all images have a result, so that a run after a crash does not
+    ask about the same picture again. ``None``: for functions and addresses, whose answers may cost money, and not for
+    models that run on this machine."""
+    longest_wait: float = LONGEST_WAIT
+    """Seconds that a run waits at most for a classifier that says "later", until it answers again."""
 
     @functools.cached_property
     def config_digest(self) -> str:
@@ -66,3 +76,10 @@ class FolderJob:
         messages = [] if skipped is None else skipped
         files = walk_images(self.source, leave_out=self.out.resolve(), skipped=messages.append)
         return ImageRecords(self.out / "records.jsonl", map(self.name, files))
+
+    def open_cache(self) -> AnswerCache | None:
+        """The answers that an earlier run left, if they are kept. The caller closes them."""
+        wanted = self.answer_cache
+        if wanted is None:
+            wanted = not is_local_model(as_classifier(self.classifier))
+        return AnswerCache(self.out / "answers.sqlite", self.classifier_id) if wanted else None

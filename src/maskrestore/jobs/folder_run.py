@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from maskrestore.defense.asking import Asking
 from maskrestore.defense.oracle import Budget
-from maskrestore.errors import ConfigError, InvalidImageError, QueryBudgetError
+from maskrestore.errors import ClassifierStoppedError, ConfigError, InvalidImageError, QueryBudgetError
 from maskrestore.imaging.codec import read_image
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords
@@ -58,7 +59,9 @@ class FolderSummary:
     left: int
     """Images that have neither a result of these settings nor an error."""
     queries: int
-    """Sent by this run."""
+    """Sent by this run. A query that was sent again, because no answer to it arrived, counts again."""
+    known_answers: int
+    """Questions that earlier runs had got the answer to, and that were not sent again."""
     seconds: float
     """Duration of this run."""
     stopped: str | None
@@ -92,8 +95,10 @@ def purify_folder(job: FolderJob, progress: Progress | None = None) -> FolderSum
     :func:`maskrestore.jobs.write_folder_report` makes a page of them.
 
     If a file cannot be read, or the classifier fails at an image, the record says so in ``error``, and the next run
-    tries again. A run ends early only when the budget is spent, or when the classifier has failed at each of the first
-    32 images. Memory use does not depend on the number of images.
+    tries again, after all other images. If the classifier raises RetryLater, a time-out or an error of the connection,
+    the run waits and asks again. It ends early when the budget is spent, when the classifier fails five times in a
+    row or asks to wait for too long, or when it has failed at each of the first 32 images; the images that it has begun
+    are still finished if they need no further answer. Memory use does not depend on the number of images.
 
     Raises ImageFileError if there is no image at the source, ConfigError if results would overwrite the source.
     """
@@ -103,30 +108,86 @@ def purify_folder(job: FolderJob, progress: Progress | None = None) -> FolderSum
     skipped: list[str] = []
     started = time.perf_counter()
     with closing(job.open_records(skipped)) as records:
-        budget = Budget(job.budget)
-        stopped = _run(job, records, budget, _FilesPassed(progress, len(records)))
-        records.compact()
-        return FolderSummary(
-            **_counts(job, records),
-            queries=budget.spent,
-            seconds=time.perf_counter() - started,
-            stopped=stopped,
-            skipped=tuple(skipped),
-        )
+        run = _Run(job, records, progress)
+        try:
+            run.purify()
+            records.compact()
+            summary = FolderSummary(
+                **_counts(job, records),
+                queries=run.budget.spent,
+                known_answers=0 if run.cache is None else run.cache.found,
+                seconds=time.perf_counter() - started,
+                stopped=run.stopped,
+                skipped=tuple(skipped),
+            )
+        finally:
+            run.close()
+        if run.cache is not None and not summary.failed and not summary.left:
+            run.cache.discard()
+        return summary
 
 
-def _run(job: FolderJob, records: ImageRecords, budget: Budget, progress: _FilesPassed) -> str | None:
-    """Purify and record; returns why it stopped early, if it did."""
-    results = job.defense.purify_stream(_items(job, records, progress), job.classifier, budget=budget)
-    with _Recorder(job, records, progress) as recorder:
-        for result in results:
-            if isinstance(result.error, QueryBudgetError):
-                return str(result.error)
-            recorder.take(result)
-            if recorder.failed >= _MAX_FAILURES_AT_START and not records.purified:
-                return f"the classifier failed at all of the first {recorder.failed} images"
-    progress(len(records))
-    return None
+class _Run:
+    """One run of a job."""
+
+    def __init__(self, job: FolderJob, records: ImageRecords, progress: Progress | None) -> None:
+        self.budget = Budget(job.budget)
+        self.cache = job.open_cache()
+        self.stopped: str | None = None
+        """Why no further image is begun."""
+        self._job, self._records = job, records
+        self._progress = _FilesPassed(progress, len(records))
+
+    def purify(self) -> None:
+        """Purify and record, until the end or until it has to stop."""
+        asking = Asking(longest_wait=self._job.longest_wait, cache=self.cache, told=self._progress.note)
+        items, classifier = self._items(), self._job.classifier
+        results = self._job.defense.purify_stream(items, classifier, budget=self.budget, asking=asking)
+        with _Recorder(self._job, self._records, self._progress) as recorder:
+            for result in results:
+                if isinstance(result.error, QueryBudgetError | ClassifierStoppedError):
+                    self.stopped = self.stopped or str(result.error)
+                    continue
+                recorder.take(result)
+                if recorder.failed >= _MAX_FAILURES_AT_START and not self._records.purified:
+                    self.stopped = f"the classifier failed at all of the first {recorder.failed} images"
+                    return
+        if self.stopped is None:
+            self._progress(len(self._records))
+
+    def close(self) -> None:
+        """Close the cache."""
+        if self.cache is not None:
+            self.cache.close()
+
+    def _items(self) -> Iterator[StreamItem]:
+        """Read images that are not done, each when it is needed; record those that cannot be read."""
+        for passed, (name, output, record) in enumerate(self._in_order(), start=1):
+            if self.stopped is not None:
+                return
+            try:
+                done = _is_done(self._job, record, self._job.file(name))
+                item = None if done else _read(self._job, name, output, passed)
+            except (InvalidImageError, OSError) as error:
+                self._records.add(_failure(self._job, name, error))
+            else:
+                if item is not None:
+                    yield item
+                elif passed % _PROGRESS_STEP == 0:
+                    self._progress(passed)
+
+    def _in_order(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Names, outputs and records in the order of their names, but those last that failed in an earlier run.
+
+        Else a run that stops after some failures in a row would never get past them.
+        """
+        failed = []
+        for image in self._records.images():
+            if image[2].get("error") is not None:
+                failed.append(image)
+            else:
+                yield image
+        yield from failed
 
 
 def _counts(job: FolderJob, records: ImageRecords) -> dict[str, Any]:
@@ -158,27 +219,18 @@ class _FilesPassed:
     """Reports progress as a number of files. It never decreases, although files are read ahead of their results."""
 
     def __init__(self, update: Progress | None, total: int) -> None:
-        self._update, self._total, self._passed = update, total, 0
+        self._update, self._total, self._passed, self._note = update, total, 0, ""
 
     def __call__(self, passed: int) -> None:
         if passed > self._passed:
             self._passed = passed
-            if self._update is not None:
-                self._update(passed, self._total)
+            self.note(self._note)
 
-
-def _items(job: FolderJob, records: ImageRecords, progress: _FilesPassed) -> Iterator[StreamItem]:
-    """Read images that are not done, each when it is needed; record those that cannot be read."""
-    for passed, (name, output, record) in enumerate(records.images(), start=1):
-        try:
-            item = None if _is_done(job, record, job.file(name)) else _read(job, name, output, passed)
-        except (InvalidImageError, OSError) as error:
-            records.add(_failure(job, name, error))
-        else:
-            if item is not None:
-                yield item
-            elif passed % _PROGRESS_STEP == 0:
-                progress(passed)
+    def note(self, note: str) -> None:
+        """Show a note beside the number: it says what goes on while no file is finished."""
+        self._note = note
+        if self._update is not None:
+            self._update(self._passed, self._total, note)
 
 
 def _read(job: FolderJob, name: str, output: str, passed: int) -> StreamItem:
