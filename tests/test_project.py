@@ -17,6 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 OPTIONAL = {
     **{"pyarrow": "lab", "matplotlib": "lab", "diffusers": "lab", "huggingface_hub": "hub", "onnxruntime": "onnx"},
+    "pillow_heif": "heic",
     **dict.fromkeys(("onnx", "transformers", "skimage", "yaml"), "test"),
 }
 """Packages that a bare install lacks, by the extra that brings them."""

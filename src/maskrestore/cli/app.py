@@ -69,5 +69,6 @@ def main() -> None:
     # SIGTERM, sent by `kill` and `timeout`, interrupts a command as Ctrl-C does, so that records stay complete and no
     # child process is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warnings.filterwarnings("ignore", module="PIL")  # about a file that they do not name; records say what was faulty
     warnings.showwarning = lambda message, *_: warn(str(message))  # without the file and line that issued it
     app()

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from maskrestore.cli.terminal import progress, warn
 from maskrestore.errors import ConfigError, DataError, ImageFileError
-from maskrestore.imaging.codec import find_images, read_image
+from maskrestore.imaging.codec import read_image
 from maskrestore.imaging.views import View
+from maskrestore.imaging.walking import find_images
 from maskrestore.lab.data import DATASETS, load_dataset
 
 __all__ = ["HeldOutOption", "ImagesArgument", "training_images"]

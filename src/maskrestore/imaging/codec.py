@@ -3,49 +3,59 @@
 from __future__ import annotations
 
 import io
-import os
-import warnings
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from maskrestore.errors import ImageFileError, InvalidImageError
+from maskrestore.imaging.formats import open_picture
 from maskrestore.imaging.inputs import as_batch
+from maskrestore.imaging.metadata import read_png, without_metadata
+from maskrestore.runtime.files import replaced_atomically
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "decode_image", "find_images", "read_image", "walk_images", "write_png"]
+__all__ = ["MAX_PIXELS", "DecodedImage", "decode_image", "read_image", "read_image_file", "write_png"]
 
 MAX_PIXELS = 64_000_000
 """Default limit on the pixels of an image: more than a photograph has, few enough to hold several in memory."""
 
-SUFFIXES = frozenset(
-    (
-        ".bmp",
-        ".gif",
-        ".jfif",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    )
-)
-"""Suffixes of the files that :func:`find_images` looks for in folders, in upper or lower case."""
+# Files of these formats may hold further pictures, such as the preview or the depth map that phones add. Only the first
+# is used, which is the one that viewers show. (Pillow calls a JPEG "MPO" when it contains a second picture.)
+_STILL_FORMATS = ("MPO", "HEIF")
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-# Pillow calls a JPEG "MPO" when it contains a second picture, such as the preview or depth map that phones add.
-# Only the first picture is used, which is the one that viewers show.
-_STILL_FORMATS = ("MPO",)
+_NEW_SUBFILE_TYPE = 254
+"""A tag of TIFF. Its lowest bit marks a smaller version of another image in the file."""
 
 _PNG_LEVEL = 4
 """zlib's compression level. Writing a photograph takes 40 % of the time of Pillow's default; the file is 3 % larger."""
+
+_REDUCED, _FAULTY_METADATA = "16 bits a channel, read with 8", "faulty metadata, which was ignored"
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation: how to turn the stored pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedImage:
+    """What a file holds."""
+
+    pixels: Tensor
+    """``(3, H, W)``, or ``(1, H, W)`` for a grey image if asked for: float32 in [0, 1]."""
+    bits: int
+    """8 or 16: bits of each value that ``pixels`` distinguish."""
+    notes: tuple[str, ...] = ()
+    """What was lost or could not be read, for people."""
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey: bool = False) -> Tensor:
@@ -54,6 +64,11 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey: boo
     Raises ImageFileError, with the path in the message, for a file that is missing, cannot be read, or that
     :func:`decode_image` refuses.
     """
+    return read_image_file(path, max_pixels=max_pixels, keep_grey=keep_grey).pixels
+
+
+def read_image_file(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey: bool = False) -> DecodedImage:
+    """Do the same as :func:`read_image`, and also say how deep the pixels are and what was lost."""
     path = Path(path)
     if not path.is_file():
         raise ImageFileError(f"{path}: expected an image file, found {'a folder' if path.is_dir() else 'no file'}")
@@ -65,121 +80,96 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey: boo
 
 
 def decode_image(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS, keep_grey: bool = False) -> Tensor:
-    """Decode one still image: PNG, JPEG, WebP, BMP, TIFF, GIF or PPM.
+    """Decode one still image: PNG, JPEG, WebP, AVIF, HEIC, TIFF, GIF, BMP, JPEG 2000, PPM or QOI.
 
-    data: the content of the file. name: what error messages call the file. max_pixels: largest ``H * W``. The size is
-    read from the header and checked before the pixels are decompressed.
+    data: the content of the file, which alone decides on the format; HEIC needs the extra ``heic``. What is not read,
+    and why, is at the top of ``imaging/formats.py``. name: what error messages call the file. max_pixels: largest
+    ``H * W``. The size is read from the header and checked before the pixels are decompressed.
 
     Returns ``(3, H, W)`` float32 in [0, 1]; with ``keep_grey``, ``(1, H, W)`` for a grey image. EXIF orientation is
-    applied, palette and CMYK images become RGB, 16-bit grey keeps its precision, and transparent images are composited
-    over white.
+    applied, palette and CMYK images become RGB, 16-bit grey keeps its precision (Pillow reads 16-bit colour with 8),
+    and transparent images are composited over white. Faulty metadata does not matter: if the orientation cannot be
+    read, the pixels are as stored.
 
-    Raises ImageFileError for truncated or corrupt files, animated or multi-page files, other formats, and images of
+    Raises ImageFileError for truncated or corrupt pixels, animated or multi-page files, other formats, and images of
     more than ``max_pixels``. Above 179 million pixels Pillow refuses an image whatever ``max_pixels`` is.
     """
-    return _decode(io.BytesIO(data), name, max_pixels, keep_grey)
+    return _decode(io.BytesIO(data), name, max_pixels, keep_grey).pixels
 
 
-def write_png(path: str | Path, image: object) -> None:
-    """Write one image as an 8-bit PNG; each value is rounded to the nearest of 256 levels.
+def write_png(path: str | Path, image: object, *, bits: int = 8) -> None:
+    """Write one image as a PNG; each value is rounded to the nearest of 256 levels, or of 65536 with 16 bits.
 
-    image: one image in any form that :func:`~maskrestore.imaging.inputs.as_batch` takes. The file is written under a
+    image: one image in any form that :func:`~maskrestore.imaging.inputs.as_batch` takes. bits: 8, or 16 for a grey
+    image, also one of three equal channels. (Pillow writes and reads colours with 8 bits.) The file is written under a
     temporary name and then renamed, so that ``path`` never holds an incomplete file. :func:`read_image` returns uint8
-    pixels, and floats that are multiples of 1/255, bit for bit.
+    pixels, and floats that are multiples of 1/255 (of 1/65535 with 16 bits), bit for bit.
 
     Raises ImageFileError if the image is invalid or the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         batch = as_batch(image)
         if len(batch) != 1:
             raise InvalidImageError(f"expected one image, got {len(batch)}")
-        levels = batch[0].mul(255).round().byte().permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
-        Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).save(
-            temporary, format="PNG", compress_level=_PNG_LEVEL
-        )
-        temporary.replace(path)
+        picture = _png_picture(batch[0], bits)
+        with replaced_atomically(path) as temporary:
+            picture.save(temporary, format="PNG", compress_level=_PNG_LEVEL)
     except (InvalidImageError, OSError) as error:
         raise ImageFileError(f"{path}: cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def find_images(path: str | Path) -> list[Path]:
-    """The files that :func:`walk_images` yields, sorted by path. Raises ImageFileError as it does."""
-    return sorted(walk_images(path))
+def is_grey(image: Tensor) -> bool:
+    """Whether an image ``(C, H, W)`` has one channel, or three equal ones."""
+    return len(image) == 1 or bool((image[0] == image[1]).all() and (image[0] == image[2]).all())
 
 
-def walk_images(
-    path: str | Path, *, leave_out: Path | None = None, skipped: Callable[[str], None] = warnings.warn
-) -> Iterator[Path]:
-    """Yield ``path`` if it is a file, whatever its name; else every image file below the folder.
+def _png_picture(image: Tensor, bits: int) -> Image.Image:
+    """image: ``(C, H, W)`` in [0, 1]."""
+    if bits == 16:
+        if not is_grey(image):
+            raise InvalidImageError("expected a grey image to write with 16 bits, got different channels")
+        return Image.fromarray(np.rint(image[0].numpy().astype(np.float64) * 65535).astype(np.uint16))
+    levels = image.mul(255).round_().byte().permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
+    return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
 
-    Image files are those with a suffix in :data:`SUFFIXES`. They come in no particular order and are not collected
-    first, so a folder may hold millions of files. Hidden files and folders and the folder ``leave_out`` are skipped;
-    links to folders are not followed. skipped: called with a message for each subfolder that cannot be read.
 
-    Raises ImageFileError while iterating: if nothing is at ``path``, if the folder cannot be read, or, at the end, if
-    it held no image.
-    """
-    path = Path(path)
-    if path.is_file():
-        yield path
-        return
-    if not path.is_dir():
-        raise ImageFileError(f"{path}: expected an image or a folder of images, found nothing")
+def _decode(stream: BinaryIO, name: str, max_pixels: int, keep_grey: bool) -> DecodedImage:
     try:
-        os.scandir(path).close()
-    except OSError as error:
-        raise ImageFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    found = False
-    for file in _files_below(path, None if leave_out is None else leave_out.resolve(), skipped):
-        if os.path.splitext(file)[1].lower() in SUFFIXES:
-            found = True
-            yield Path(file)
-    if not found:
-        raise ImageFileError(f"{path}: no images in this folder; looked for {' '.join(sorted(SUFFIXES))}")
-
-
-def _files_below(folder: str | Path, leave_out: Path | None, skipped: Callable[[str], None]) -> Iterator[str]:
-    try:
-        entries = os.scandir(folder)
-    except FileNotFoundError:  # deleted since its parent was listed
-        return
-    except OSError as error:
-        skipped(f"{folder} is left out: it cannot be read ({error.strerror or error})")
-        return
-    with entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                if Path(entry.path).resolve() != leave_out:
-                    yield from _files_below(entry.path, leave_out, skipped)
-            elif not (entry.is_symlink() and os.path.isdir(entry.path)):
-                yield entry.path
-
-
-def _decode(stream: BinaryIO, name: str, max_pixels: int, keep_grey: bool) -> Tensor:
-    try:
-        with Image.open(stream, formats=_FORMATS) as header:
-            _check_header(header, name, max_pixels)
-            header.verify()  # compares checksums, which decoding does not
-        stream.seek(0)
-        with Image.open(stream, formats=_FORMATS) as image:
-            pixels = as_batch(ImageOps.exif_transpose(image))[0]
+        try:
+            return _decode_once(stream, name, max_pixels, keep_grey)
+        except InvalidImageError:
+            raise
+        except Exception:
+            plain = without_metadata(stream)
+            if plain is None:
+                raise
+            decoded = _decode_once(plain, name, max_pixels, keep_grey)
+            return replace(decoded, notes=tuple({*decoded.notes, _FAULTY_METADATA}))
     except ImageFileError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageFileError(
-            f"{name}: not an image in {', '.join(_FORMATS)} format, or its header is corrupt"
-        ) from error
+        raise ImageFileError(f"{name}: its header is corrupt") from error
     except InvalidImageError as error:
         raise ImageFileError(f"{name}: {error}") from error
     except Exception as error:  # Pillow's decoders raise many kinds of exceptions for corrupt files
         raise ImageFileError(f"{name}: truncated, corrupt or unsafe: {error}") from error
-    return pixels if keep_grey or len(pixels) == 3 else pixels.repeat(3, 1, 1)  # (1, H, W) -> (3, H, W)
+
+
+def _decode_once(stream: BinaryIO, name: str, max_pixels: int, keep_grey: bool) -> DecodedImage:
+    with open_picture(stream, name) as image:
+        _check_header(image, name, max_pixels)
+        if image.format == "PNG":
+            place = stream.tell()
+            read_png(stream)
+            stream.seek(place)
+        notes = [_REDUCED] if image.mode == "RGB" and _has_16_bits(image) else []
+        upright, exif_is_sound = _upright(image)
+        pixels = as_batch(upright)[0]
+        bits = 16 if upright.mode.startswith("I") else 8
+    if not keep_grey and len(pixels) == 1:
+        pixels = pixels.repeat(3, 1, 1)  # (1, H, W) -> (3, H, W)
+    return DecodedImage(pixels=pixels, bits=bits, notes=tuple(notes if exif_is_sound else [*notes, _FAULTY_METADATA]))
 
 
 def _check_header(header: Image.Image, name: str, max_pixels: int) -> None:
@@ -193,3 +183,34 @@ def _check_header(header: Image.Image, name: str, max_pixels: int) -> None:
         raise ImageFileError(
             f"{name}: an animated or multi-page {header.format}, expected one still image; extract a frame first"
         )
+    if header.format == "TIFF" and header.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 1:  # type: ignore[attr-defined]
+        raise ImageFileError(
+            f"{name}: its first image is a preview, as in a camera's raw file; develop it to PNG first"
+        )
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether the file of an opened colour image has more than 8 bits a channel: Pillow keeps its tiles' raw mode."""
+    arguments = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    return any("16" in one or "65535" in one for one in arguments)
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Decode an opened image and turn it as its EXIF orientation says; False if the EXIF data cannot be read.
+
+    Pillow's ``exif_transpose`` also writes the EXIF data anew, which fails where they are faulty.
+    """
+    if image.format != "TIFF":
+        image.load()  # a PNG may have EXIF data behind its pixels
+    exif, readable = Image.Exif(), True
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        if orientation in _UPRIGHT:
+            exif[ExifTags.Base.Orientation] = orientation
+    except Exception:
+        readable = False
+    # To load a TIFF is to turn it. It shall do so with the orientation alone.
+    image.getexif = lambda: exif  # type: ignore[method-assign]
+    image.load()
+    turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
+    return (image if turn is None else image.transpose(turn)), readable

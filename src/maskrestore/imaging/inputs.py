@@ -129,12 +129,30 @@ def _channel_hint(shape: tuple[int, ...]) -> str:
 def _float_pixels(tensor: Tensor) -> Tensor:
     """Contiguous float32; uint8 is divided by 255."""
     if tensor.dtype == torch.uint8:
-        return tensor.contiguous().float() / 255
+        return tensor.contiguous().float().div_(255)
     if not tensor.is_floating_point():
         raise InvalidImageError(
-            f"expected uint8 in 0..255 or floating point in [0, 1], got {tensor.dtype}; convert it to uint8"
+            f"expected uint8 in 0..255 or floating point in [0, 1], got {tensor.dtype}{_range_hint(tensor)}"
         )
     return tensor.to(torch.float32).contiguous()
+
+
+def _range_hint(values: npt.NDArray[np.generic] | Tensor) -> str:
+    """What to do about values of another type, by their type and by how large they are."""
+    array = values.cpu().numpy() if isinstance(values, Tensor) else values
+    if array.dtype.kind not in "biu" or not array.size:
+        return ", which are no pixels" if array.dtype.kind not in "biu" else ""
+    if array.dtype.kind == "b":
+        return "; convert it to float"
+    low, high = int(array.min()), int(array.max())
+    found = f" with values from {low} to {high}; "
+    if low < 0:
+        return found + "shift and divide them so that black is 0 and white is 1"
+    if array.dtype != np.uint16 and high <= 255:
+        return found + "convert it to uint8 if white is 255"
+    if high <= _LEVELS_16_BIT:
+        return found + f"divide it by {_LEVELS_16_BIT}, or by the level of white if that is less"
+    return found + "divide it by the level of white"
 
 
 def _from_numpy(array: npt.NDArray[np.generic]) -> Tensor:
@@ -143,7 +161,7 @@ def _from_numpy(array: npt.NDArray[np.generic]) -> Tensor:
         array = array.astype(np.float32, copy=False)  # also converts other byte orders and long doubles
     elif array.dtype != np.uint8:
         raise InvalidImageError(
-            f"expected uint8 in 0..255 or floating point in [0, 1], got {array.dtype}; convert it to uint8"
+            f"expected uint8 in 0..255 or floating point in [0, 1], got {array.dtype}{_range_hint(array)}"
         )
     if array.ndim in (3, 4) and array.shape[-1] in _CHANNELS:
         if array.shape[-3] in _CHANNELS:
@@ -169,7 +187,7 @@ def _pil_pixels(image: Image.Image) -> Tensor:
             raise InvalidImageError(
                 f"expected grey levels in 0..{_LEVELS_16_BIT}, got {pixels.min()} to {pixels.max()}"
             )
-        pixels = (pixels.astype(np.float64) / _LEVELS_16_BIT).astype(np.float32)
+        pixels = np.divide(pixels, _LEVELS_16_BIT, dtype=np.float32)
     tensor = torch.from_numpy(pixels)
     return tensor if tensor.ndim == 2 else tensor.permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
 
