@@ -77,21 +77,24 @@ def records() -> str:
 
         ## `purify`
 
-        A line of `records.jsonl` for each image. Scores and masks are in `maps/`.
+        A line of `records.jsonl` for each image, and for each file or folder that was left out. Scores and masks are in
+        `maps/`.
 
         | entry | meaning |
         |---|---|
         | `file` | name of the image, relative to the folder |
         | `content` | digest of the file, to notice that it has changed |
         | `output`, `maps` | where the purified image and its maps are |
-        | `original_label` | the classifier's label of the image as it came |
+        | `original_label` | the classifier's label of the image as it came; null if the only query was for the restored image |
         | `label` | its label of the purified image: the answer |
         | `queries` | how often the classifier was asked about this image |
         | `restored` | share of the tokens that were restored, in [0, 1] |
+        | `notes` | what to know of this image: faulty metadata, bits that were lost, a size far outside the restorer's |
         | `seconds` | time the image took |
         | `key_fingerprint` | identifies the key, which is never written |
         | `config_digest` | of all settings, the classifier and the restorer: with another one the image is done again |
-        | `error` | null, or what went wrong; then most other entries are missing |
+        | `error` | null, or what went wrong; then most other entries are missing, but not a label that was paid for |
+        | `left_out` | only for what was not looked at: why. `error` says so, too, and other entries are missing |
 
         ## Evaluations
 

@@ -265,7 +265,7 @@ def test_folders_that_cannot_be_read_are_said_in_the_end(purify, photos, monkeyp
     result = purify()
     assert result.exit_code == 1
     assert "9 images purified" in result.stdout
-    assert "sub is left out: it cannot be read (Permission denied)" in result.stderr
+    assert "left out: 1 folder that cannot be read: sub" in result.stderr
 
 
 def test_a_single_query_tells_nothing_of_changed_labels(purify):

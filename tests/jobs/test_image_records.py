@@ -8,8 +8,11 @@ from maskrestore.jobs.image_records import ImageRecords
 def test_the_last_record_of_an_image_counts_and_others_are_kept(tmp_path):
     path = tmp_path / "records.jsonl"
     lines = [{"file": "b.png", "run": 1}, {"file": "gone.png", "run": 1}, {"file": "b.png", "run": 2}]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + 'null\n[]\nnonsense\n{"file": 3}\n{"fi')
-    records = ImageRecords(path, iter(["b.png", "a.png", "a.jpg"]))
+    path.write_text(
+        "".join(json.dumps(line) + "\n" for line in lines)
+        + 'null\n[]\nnonsense\n{"file": 3}\n{"file": "b.png", "output": [1]}\n{"fi'
+    )
+    records = ImageRecords(path, iter([("b.png", None), ("a.png", None), ("a.jpg", None)]))
     assert len(records) == 3
     assert list(records.images()) == [("a.jpg", "a.jpg", {}), ("a.png", "a.png", {}), ("b.png", "b", lines[2])]
     assert list(records.records()) == [lines[2]]

@@ -21,15 +21,15 @@ from maskrestore.cli.options import (
     scheduled_profile,
 )
 from maskrestore.cli.overrides import with_overrides
-from maskrestore.cli.terminal import FAILED, command_line, out, progress, say
+from maskrestore.cli.terminal import FAILED, command_line, out, progress, say, warn
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.beyond_paper.budget import within
 from maskrestore.defense.profiles import PROFILES
-from maskrestore.errors import ConfigError
+from maskrestore.errors import ConfigError, ImageFileError
 from maskrestore.jobs import FolderJob, FolderSummary, purify_folder, write_folder_report
 from maskrestore.jobs.identity import classifier_identity
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.reporting import read_class_names
+from maskrestore.reporting import printable, read_class_names
 
 __all__ = ["purify"]
 
@@ -98,6 +98,10 @@ def purify(
             show_default=False,
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Exit with status 1 also if anything in the folder was left out."),
+    ] = False,
     report_images: Annotated[
         int, typer.Option(min=0, help="Images that the report shows with pictures. Changed labels come first.")
     ] = 30,
@@ -111,9 +115,13 @@ def purify(
       image that was restored, seconds, or the error;
     - `report.html` with pictures of what was removed.
 
+    Pictures are told by their content, in any folder below and behind links. What is left out, such as hidden
+    files and files that are no picture, is counted by reason in the end, in the report and in the records.
+
     If a file cannot be read, or the classifier fails at an image, the other images are purified and the exit
     status is 1. If the classifier raises `RetryLater`, a time-out or an error of the connection, the run waits and
-    asks again, for up to ten minutes. After five other errors in a row it stops. What was answered is kept.
+    asks again, for up to ten minutes. After five other errors in a row it stops. What was answered is kept. With
+    `--strict` the exit status is also 1 if anything was left out.
 
     To continue after Ctrl-C, run the same command again. Images that have a result with the same settings and
     the same classifier are not purified again, except with `--again`.
@@ -132,14 +140,18 @@ def purify(
             f"an image may take {config.max_queries} queries, more than --budget {budget}; raise the budget, or give "
             f"each image less with --max-queries {budget}"
         )
+    # What can fail without a query is tried first, and what takes no time before the networks are loaded.
     names = None if class_names is None else read_class_names(class_names)
+    key = read_key(key_file)
+    if not source.exists():
+        raise ImageFileError(f"{source}: expected an image or a folder of images, found nothing")
     channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
     black_box = load_classifier(classifier, **channels, device=device)
     masked_autoencoder = load_restorer(restorer, precision=precision, device=device)
     job = FolderJob(
         source=source,
         out=out_dir,
-        defense=BDMAE(masked_autoencoder, config, key=read_key(key_file), chunk_size=batch),
+        defense=BDMAE(masked_autoencoder, config, key=key, chunk_size=batch),
         classifier=black_box,
         classifier_id=classifier_identity(classifier, black_box, mean, std, device),
         budget=budget,
@@ -149,30 +161,38 @@ def purify(
     )
     with progress("purify") as update:
         summary = purify_folder(job, update)
+    _print_summary(summary)
+    if names is not None and summary.highest_label is not None and summary.highest_label >= len(names):
+        warn(
+            f"{class_names} names {len(names)} classes, but the classifier answered {summary.highest_label} (from 0 on)"
+        )
     page = write_folder_report(
         job, settings={"restorer": restorer, "profile": profile}, class_names=names, max_detailed=report_images
     )
-    _print_summary(summary, page)
-    if not summary.complete:
+    out.print(f"see {page}", soft_wrap=True, highlight=False)
+    if not summary.complete or (strict and summary.left_out):
         raise typer.Exit(FAILED)
 
 
-def _print_summary(summary: FolderSummary, page: Path) -> None:
+def _print_summary(summary: FolderSummary) -> None:
     out.print(
         f"{summary.purified} images purified ({summary.reused} of them by an earlier run), "
         + (f"{summary.changed} labels changed, " if summary.changed is not None else "")
         + f"{summary.queries} queries, "
         + (f"{summary.known_answers} answers of an earlier run, " if summary.known_answers else "")
-        + f"{summary.seconds:.1f} s; see {page}",
+        + f"{summary.seconds:.1f} s",
         soft_wrap=True,
     )
     for name, error in summary.failures:
-        say(f"failed: {name}: {error}")
+        say(f"failed: {printable(name)}: {printable(error)}")
+    for note, count in summary.notes.items():
+        say(f"note: {count} images: {note}")
+    for reason, count in summary.left_out.items():
+        names = summary.names_left_out[reason]
+        say(f"left out: {count} {reason}: {', '.join(map(printable, names))}{', ...' if count > len(names) else ''}")
     if summary.other_settings:
         say(f"{summary.other_settings} images only have results of other settings, which are not counted here")
     if summary.failed:
         say(f"{summary.failed} images failed (all of them are in records.jsonl); the same command tries them again")
     if summary.stopped is not None:
         say(f"stopped: {summary.stopped}; {summary.left} images are left; to go on: {command_line()}")
-    for note in summary.skipped:
-        say(note)

@@ -53,6 +53,9 @@ class CommandGroup(TyperGroup):
         """Run a command. Raises typer.Exit with a status other than 0 for an error or an interruption."""
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # of the library that Typer checks values with
+            raise
         except ConfigError as error:
             _fail(error, USAGE)
         except (MaskRestoreError, OSError) as error:

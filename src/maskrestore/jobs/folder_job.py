@@ -16,9 +16,11 @@ from maskrestore.classifiers.retrying import LONGEST_WAIT
 from maskrestore.defense.asking import is_local_model
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.streams import key_fingerprint
-from maskrestore.imaging.codec import walk_images
+from maskrestore.errors import ConfigError
+from maskrestore.imaging.walking import walk_images
 from maskrestore.jobs.identity import settings_digest
 from maskrestore.jobs.image_records import ImageRecords
+from maskrestore.jobs.result_files import RESULT_FILES, RESULT_FOLDERS, check_results_folder
 
 __all__ = ["FolderJob"]
 
@@ -60,6 +62,16 @@ class FolderJob:
         """The fingerprint of the operator's key."""
         return key_fingerprint(self.defense.key)
 
+    @property
+    def single_query(self) -> bool:
+        """Whether the only query for an image is spent on what was restored, so that its own label is not known."""
+        return self.defense.config.restoration.single_query
+
+    @property
+    def restorer_size(self) -> int | None:
+        """The side of the images that the restorer works on, in pixels; ``None`` if it does not say."""
+        return getattr(getattr(self.defense.restorer, "network", None), "image_size", None)
+
     def name(self, file: Path) -> str:
         """The name of a file in records: relative to the source, with forward slashes."""
         return file.name if file == self.source else file.relative_to(self.source).as_posix()
@@ -68,14 +80,14 @@ class FolderJob:
         """The file of that name."""
         return self.source if self.source.is_file() else self.source / name
 
-    def open_records(self, skipped: list[str] | None = None) -> ImageRecords:
-        """The images of the source and their records so far. The caller closes them.
+    def open_records(self) -> ImageRecords:
+        """The images of the source, what is left out, and the records so far. The caller closes them.
 
-        skipped: gets a message about each folder that cannot be read. Raises ImageFileError if there is no image.
+        Raises ImageFileError if there is no image.
         """
-        messages = [] if skipped is None else skipped
-        files = walk_images(self.source, leave_out=self.out.resolve(), skipped=messages.append)
-        return ImageRecords(self.out / "records.jsonl", map(self.name, files))
+        results = [self.out / name for name in (*RESULT_FOLDERS, *RESULT_FILES)]
+        files = walk_images(self.source, leave_out=results)
+        return ImageRecords(self.out / "records.jsonl", ((self.name(file), reason) for file, reason in files))
 
     def open_cache(self) -> AnswerCache | None:
         """The answers that an earlier run left, if they are kept. The caller closes them."""
@@ -83,3 +95,15 @@ class FolderJob:
         if wanted is None:
             wanted = not is_local_model(as_classifier(self.classifier))
         return AnswerCache(self.out / "answers.sqlite", self.classifier_id) if wanted else None
+
+    def check_out(self) -> None:
+        """Make sure that the results can be written; creates the folder of the results.
+
+        Raises ConfigError if not, or if they would be written among the images of the source.
+        """
+        source, out = self.source.resolve(), self.out.resolve()
+        if source == out or {out / name for name in RESULT_FOLDERS} & {source, *source.parents}:
+            raise ConfigError(
+                f"results would be written over the images in {self.source}; choose another folder than {out}"
+            )
+        check_results_folder(self.out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from maskrestore.reporting import Evidence, ReportEntry, ReportSummary, entries_
 from maskrestore.runtime.settings import flat
 
 __all__ = ["write_folder_report"]
+
+_NAMES_OF_A_REASON = 5
+"""Names that the report quotes for each reason to leave something out; the records hold all of them."""
 
 _DESCRIPTION = (
     "maskrestore looked for suspicious spots in each image, restored them, and asked the classifier again. A changed "
@@ -46,7 +50,7 @@ def write_folder_report(
     config = job.defense.config
     summary = ReportSummary(
         title=f"Purified images of {job.source.name}",
-        description=_SINGLE_QUERY if config.restoration.single_query else _DESCRIPTION,
+        description=_SINGLE_QUERY if job.single_query else _DESCRIPTION,
         settings={
             "classifier": job.classifier_id,
             **(settings or {}),
@@ -56,10 +60,14 @@ def write_folder_report(
         key_fingerprint=job.key_fingerprint,
     )
     with closing(job.open_records()) as records:
+        left_out = {
+            reason: (count, records.names_left_out(reason, _NAMES_OF_A_REASON))
+            for reason, count in records.left_out().items()
+        }
         return write_report(
             job.out,
             (_entry(record) for record in records.records(job.config_digest) if not record["error"]),
-            summary,
+            replace(summary, left_out=left_out),
             class_names=class_names,
             errors=((one["file"], one["error"]) for one in records.records(job.config_digest) if one["error"]),
             max_detailed=max_detailed,
@@ -74,6 +82,7 @@ def _entry(record: Mapping[str, Any]) -> ReportEntry:
         label=record["label"],
         queries=record["queries"],
         restored=record["restored"],
+        note="; ".join(record.get("notes", ())),
     )
 
 

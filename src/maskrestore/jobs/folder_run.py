@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ import torch
 
 from maskrestore.defense.asking import Asking
 from maskrestore.defense.oracle import Budget
-from maskrestore.errors import ClassifierStoppedError, ConfigError, InvalidImageError, QueryBudgetError
-from maskrestore.imaging.codec import read_image
+from maskrestore.errors import ClassifierStoppedError, InvalidImageError, QueryBudgetError
+from maskrestore.imaging.codec import read_image_file
+from maskrestore.imaging.walking import UNREADABLE
 from maskrestore.jobs.folder_job import FolderJob
-from maskrestore.jobs.image_records import ImageRecords
-from maskrestore.jobs.result_files import save_purification
+from maskrestore.jobs.image_records import ImageRecords, UnwrittenRecordError
+from maskrestore.jobs.result_files import answer, make_result_folders, save_purification
 from maskrestore.runtime.digests import digest_of_file
 from maskrestore.types import Progress, Purification, StreamItem, StreamResult
 
@@ -32,8 +34,20 @@ they save."""
 _MAX_FAILURES_AT_START = 32
 """The job stops if the classifier has failed at this many images and has answered about none."""
 
+_MAX_UNWRITTEN = 5
+"""The job stops if the results of so many images in a row cannot be written."""
+
+_DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
+"""Errors that the next image would get, too: the job stops at once."""
+
+_FAR_LARGER = 4
+"""How many times as large as the restorer's images an image may be before the record says so."""
+
 _MAX_REPORTED_FAILURES = 20
 """Failures that a summary quotes; the records hold all of them."""
+
+_NAMES_OF_A_REASON = 3
+"""Names that a summary quotes for each reason to leave something out; the records hold all of them."""
 
 _PROGRESS_STEP = 1000
 """Files between two updates of the progress, among files that are already done."""
@@ -51,7 +65,7 @@ class FolderSummary:
     """Those of them whose label changed; ``None`` for settings with a single query, which do not ask for the label of
     the original image."""
     failed: int
-    """Images that could not be read, or that the classifier failed at."""
+    """Images that could not be read or written, or that the classifier failed at."""
     failures: tuple[tuple[str, str], ...]
     """File and error of the first of them."""
     other_settings: int
@@ -66,13 +80,20 @@ class FolderSummary:
     """Duration of this run."""
     stopped: str | None
     """Why the run ended before its last image, if it did."""
-    skipped: tuple[str, ...]
-    """Messages about folders that could not be read."""
+    left_out: Mapping[str, int]
+    """How many files and folders of the source were left out, by reason; see
+    :func:`~maskrestore.imaging.walking.walk_images`."""
+    names_left_out: Mapping[str, tuple[str, ...]]
+    """The first names for each reason."""
+    highest_label: int | None
+    """Of results of these settings; ``None`` if there is none."""
+    notes: Mapping[str, int]
+    """What people should know of results of these settings, and of how many images."""
 
     @property
     def complete(self) -> bool:
-        """Whether every image has a result."""
-        return not self.failed and not self.skipped and self.stopped is None
+        """Whether every image has a result, and everything at the source could be looked at."""
+        return not self.failed and self.stopped is None and not UNREADABLE & self.left_out.keys()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +105,9 @@ class _File:
     """The name of its results."""
     content: str
     """Digest of the bytes of the file. A changed file is purified again."""
+    bits: int
+    """8 or 16: of each value of its pixels."""
+    notes: tuple[str, ...]
     passed: int
     """Number of files up to this one, including those that are already done."""
 
@@ -94,32 +118,24 @@ def purify_folder(job: FolderJob, progress: Progress | None = None) -> FolderSum
     Writes ``images/`` and ``maps/`` with a file for each image, and ``records.jsonl`` with a line for each.
     :func:`maskrestore.jobs.write_folder_report` makes a page of them.
 
-    If a file cannot be read, or the classifier fails at an image, the record says so in ``error``, and the next run
-    tries again, after all other images. If the classifier raises RetryLater, a time-out or an error of the connection,
-    the run waits and asks again. It ends early when the budget is spent, when the classifier fails five times in a
-    row or asks to wait for too long, or when it has failed at each of the first 32 images; the images that it has begun
-    are still finished if they need no further answer. Memory use does not depend on the number of images.
+    If a file cannot be read, its results cannot be written, or the classifier fails at it, the record says so in
+    ``error``, and the next run tries again, after all other images. If the classifier raises RetryLater, a time-out or
+    an error of the connection, the run waits and asks again. It ends early when the budget is spent, when the
+    classifier fails five times in a row or asks to wait for too long, when it has failed at each of the first 32
+    images, when the disk is full, or when the results of five images in a row cannot be written; the images that it has
+    begun are still finished if they need no further answer. Memory use does not depend on the number of images.
 
-    Raises ImageFileError if there is no image at the source, ConfigError if results would overwrite the source.
+    Before the first query it is tried whether results can be written. Raises ImageFileError if there is no image at the
+    source, ConfigError if results cannot be written or would overwrite the source.
     """
-    source, out = job.source.resolve(), job.out.resolve()
-    if source == out or out / "images" in (source, *source.parents):
-        raise ConfigError(f"results would be written over the images in {job.source}; choose another folder than {out}")
-    skipped: list[str] = []
     started = time.perf_counter()
-    with closing(job.open_records(skipped)) as records:
+    job.check_out()
+    with closing(job.open_records()) as records:
+        records.compact()  # says what is left out, also if the run is interrupted
         run = _Run(job, records, progress)
         try:
             run.purify()
-            records.compact()
-            summary = FolderSummary(
-                **_counts(job, records),
-                queries=run.budget.spent,
-                known_answers=0 if run.cache is None else run.cache.found,
-                seconds=time.perf_counter() - started,
-                stopped=run.stopped,
-                skipped=tuple(skipped),
-            )
+            summary = run.summary(time.perf_counter() - started)
         finally:
             run.close()
         if run.cache is not None and not summary.failed and not summary.left:
@@ -140,6 +156,13 @@ class _Run:
 
     def purify(self) -> None:
         """Purify and record, until the end or until it has to stop."""
+        try:
+            self._purify_and_record()
+            self._records.compact()
+        except UnwrittenRecordError as error:
+            self.stopped = self.stopped or str(error)
+
+    def _purify_and_record(self) -> None:
         asking = Asking(longest_wait=self._job.longest_wait, cache=self.cache, told=self._progress.note)
         items, classifier = self._items(), self._job.classifier
         results = self._job.defense.purify_stream(items, classifier, budget=self.budget, asking=asking)
@@ -149,11 +172,28 @@ class _Run:
                     self.stopped = self.stopped or str(result.error)
                     continue
                 recorder.take(result)
+                if recorder.stopped is not None:
+                    self.stopped = recorder.stopped
+                    return
                 if recorder.failed >= _MAX_FAILURES_AT_START and not self._records.purified:
                     self.stopped = f"the classifier failed at all of the first {recorder.failed} images"
                     return
         if self.stopped is None:
             self._progress(len(self._records))
+
+    def summary(self, seconds: float) -> FolderSummary:
+        """What this run did, and how many images have a result now."""
+        left_out = self._records.left_out()
+        names = {reason: tuple(self._records.names_left_out(reason, _NAMES_OF_A_REASON)) for reason in left_out}
+        return FolderSummary(
+            **_counts(self._job, self._records),
+            queries=self.budget.spent,
+            known_answers=0 if self.cache is None else self.cache.found,
+            seconds=seconds,
+            stopped=self.stopped,
+            left_out=left_out,
+            names_left_out=names,
+        )
 
     def close(self) -> None:
         """Close the cache."""
@@ -194,12 +234,18 @@ def _counts(job: FolderJob, records: ImageRecords) -> dict[str, Any]:
     """The fields of a summary that are counted from records."""
     purified = changed = failed = other = 0
     failures: list[tuple[str, str]] = []
+    notes: Counter[str] = Counter()
+    highest = -1
     for record in records.records():
         if record.get("config_digest") != job.config_digest:
             other += 1
         elif record["error"] is None:
             purified += 1
             changed += record["label"] != record["original_label"]
+            notes.update(record.get("notes", ()))
+            highest = max(
+                highest, record["label"], -1 if record["original_label"] is None else record["original_label"]
+            )
         else:
             failed += 1
             if failed <= _MAX_REPORTED_FAILURES:
@@ -207,11 +253,13 @@ def _counts(job: FolderJob, records: ImageRecords) -> dict[str, Any]:
     return {
         "purified": purified,
         "reused": purified - records.purified,
-        "changed": None if job.defense.config.restoration.single_query else changed,
+        "changed": None if job.single_query else changed,
         "failed": failed,
         "failures": tuple(failures),
         "other_settings": other,
         "left": len(records) - purified - failed,
+        "notes": notes,
+        "highest_label": highest if highest >= 0 else None,
     }
 
 
@@ -235,8 +283,15 @@ class _FilesPassed:
 
 def _read(job: FolderJob, name: str, output: str, passed: int) -> StreamItem:
     file = job.file(name)
-    pixels = read_image(file, keep_grey=job.keep_grey)  # before the digest: it refuses huge files and non-files
-    return StreamItem(id=_File(name=name, output=output, content=digest_of_file(file), passed=passed), image=pixels)
+    read = read_image_file(file, keep_grey=job.keep_grey)  # before the digest: it refuses huge files and non-files
+    make_result_folders(job.out, output)  # before the query
+    size = job.restorer_size
+    far_larger = size is not None and max(read.pixels.shape[-2:]) > _FAR_LARGER * size
+    notes = (*read.notes, f"far larger than the restorer's {size} x {size} pixels") if far_larger else read.notes
+    return StreamItem(
+        id=_File(name=name, output=output, content=digest_of_file(file), bits=read.bits, notes=notes, passed=passed),
+        image=read.pixels,
+    )
 
 
 def _is_done(job: FolderJob, record: dict[str, Any], file: Path) -> bool:
@@ -255,10 +310,13 @@ class _Recorder:
     def __init__(self, job: FolderJob, records: ImageRecords, progress: _FilesPassed) -> None:
         self.failed = 0
         """Images that the classifier failed at."""
+        self.stopped: str | None = None
+        """Why the job must stop, if it must."""
+        self._unwritten = 0
         self._job, self._records, self._progress = job, records, progress
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self._threads)
-        self._pending: deque[tuple[_File, Future[dict[str, Any]]]] = deque()
+        self._pending: deque[tuple[_File, Future[_Saved]]] = deque()
 
     def __enter__(self) -> _Recorder:
         return self
@@ -276,7 +334,7 @@ class _Recorder:
         if result.result is None:
             self._record(leave=0)
             assert result.error is not None
-            self._add(file, _failure(self._job, file.name, result.error))
+            self._add(file, _Saved(record=_failure(self._job, file.name, result.error)))
             self.failed += 1
         elif self._threads == 1 or result.result.images[0, 0].numel() < _PARALLEL_WRITE_PIXELS:
             self._record(leave=0)
@@ -292,21 +350,47 @@ class _Recorder:
             file, saving = self._pending.popleft()
             self._add(file, saving.result())
 
-    def _add(self, file: _File, record: dict[str, Any]) -> None:
-        self._records.add(record)
+    def _add(self, file: _File, saved: _Saved) -> None:
+        self._records.add(saved.record)
         self._progress(file.passed)
+        self._unwritten = self._unwritten + 1 if saved.unwritten else 0
+        if saved.disk_failed or self._unwritten >= _MAX_UNWRITTEN:
+            self.stopped = self.stopped or f"results cannot be written: {saved.record['error']}"
 
 
-def _save(job: FolderJob, file: _File, result: Purification, seconds: float) -> dict[str, Any]:
-    """Write the files of a result and return its record. The record is written after the files."""
-    return {
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """What became of a result."""
+
+    record: dict[str, Any]
+    unwritten: bool = False
+    """Its files could not be written."""
+    disk_failed: bool = False
+    """Nor could those of others."""
+
+
+def _save(job: FolderJob, file: _File, result: Purification, seconds: float) -> _Saved:
+    """Write the files of a result and make its record, which is to be written after the files."""
+    try:
+        saved = save_purification(job.out, file.output, result, bits=file.bits, single_query=job.single_query)
+    except (InvalidImageError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        failure = _failure(job, file.name, error)
+        return _Saved(
+            record={**failure, **answer(result, single_query=job.single_query)},  # which was paid for
+            unwritten=True,
+            disk_failed=isinstance(cause, OSError) and cause.errno in _DISK_ERRORS,
+        )
+    record = {
         "file": file.name,
         "content": file.content,
-        **save_purification(job.out, file.output, result),
+        **saved,
+        "notes": [*file.notes, *saved["notes"]],
         "seconds": round(seconds, 6),
         **_identity(job),
         "error": None,
     }
+    return _Saved(record=record)
 
 
 def _failure(job: FolderJob, name: str, error: Exception) -> dict[str, Any]:

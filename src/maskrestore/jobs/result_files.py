@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from maskrestore.imaging.codec import read_image, write_png
+from maskrestore.errors import ConfigError
+from maskrestore.imaging.codec import is_grey, read_image, write_png
+from maskrestore.runtime.files import replaced_atomically
 from maskrestore.types import Purification
 
-__all__ = ["load_purification", "save_purification"]
+__all__ = [
+    "RESULT_FILES",
+    "RESULT_FOLDERS",
+    "check_results_folder",
+    "load_purification",
+    "make_result_folders",
+    "save_purification",
+]
+
+RESULT_FOLDERS = ("images", "maps")
+RESULT_FILES = ("records.jsonl", "report.html", "answers.sqlite", "answers.sqlite-journal")
+"""What a job writes into its folder."""
 
 _MAPS = (
     "hidden",
@@ -24,39 +39,98 @@ _MAPS = (
 )
 """Fields of a Purification that are saved beside the purified image."""
 
+_PROBE_BYTES = 2**16
+"""Written to try whether a folder takes files: a disk may be so full that it takes empty ones only."""
 
-def save_purification(folder: Path, name: str, result: Purification) -> dict[str, Any]:
+_WRITTEN_WITH_8_BITS = "restored in colour, written with 8 bits"
+
+
+def check_results_folder(folder: Path) -> None:
+    """Create the folder of a job's results and try whether it takes files.
+
+    Raises ConfigError that says what is in the way.
+    """
+    place = folder
+    try:
+        for place in (folder, *(folder / name for name in RESULT_FOLDERS)):
+            place.mkdir(parents=True, exist_ok=True)
+            probe = place / f".{os.getpid()}.part"
+            try:
+                probe.write_bytes(bytes(_PROBE_BYTES))
+            finally:
+                probe.unlink(missing_ok=True)
+        for place in (folder / name for name in RESULT_FILES):
+            if place.is_dir():
+                raise IsADirectoryError(0, "it is a folder, expected a file or nothing")
+            if place.exists():
+                place.open("ab").close()
+    except OSError as error:
+        reason = "it is a file, expected a folder or nothing" if place.is_file() else error.strerror or error
+        raise ConfigError(
+            f"results cannot be written into {folder}: {place}: {reason}; nothing was asked yet; choose another folder"
+        ) from error
+
+
+def make_result_folders(folder: Path, name: str) -> None:
+    """Create the folders of the files of a result, ``name`` as for :func:`save_purification`. Raises OSError."""
+    for kind in RESULT_FOLDERS:
+        (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
+
+
+def save_purification(
+    folder: Path, name: str, result: Purification, *, bits: int = 8, single_query: bool = False
+) -> dict[str, Any]:
     """Write the files of a batch of one image and return the fields of its record that describe them.
 
     folder: of the results. name: of the files below ``images/`` and ``maps/``, without suffix, with forward slashes.
+    bits: as for :func:`~maskrestore.imaging.codec.write_png`; a colour image is written with 8, and ``notes`` says so.
+    single_query: whether the label of the original image is not known.
+
+    Raises ImageFileError or OSError.
     """
     image, maps = Path("images", name + ".png"), Path("maps", name + ".npz")
-    for path in (image, maps):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    write_png(folder / image, result.images[0])
+    make_result_folders(folder, name)
+    pixels = result.images[0]
+    too_deep = bits > 8 and not is_grey(pixels)
+    write_png(folder / image, pixels, bits=8 if too_deep else bits)
     tensors = {field: value[0].numpy() for field in _MAPS if (value := getattr(result, field)) is not None}
-    np.savez_compressed(folder / maps, **tensors)
+    with replaced_atomically(folder / maps) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **tensors)
     return {
         "output": image.as_posix(),
         "maps": maps.as_posix(),
-        "original_label": int(result.original_labels[0]),
+        **answer(result, single_query=single_query),
+        "restored": None if result.hidden is None else round(float(result.hidden[0].float().mean()), 6),
+        "notes": [_WRITTEN_WITH_8_BITS] if too_deep else [],
+    }
+
+
+def answer(result: Purification, *, single_query: bool) -> dict[str, Any]:
+    """The fields of the record of a batch of one image that were paid for."""
+    return {
+        "original_label": None if single_query else int(result.original_labels[0]),
         "label": int(result.labels[0]),
         "queries": int(result.queries[0]),
-        "restored": None if result.hidden is None else round(float(result.hidden[0].float().mean()), 6),
     }
 
 
 def load_purification(folder: Path, record: Mapping[str, Any], *, keep_grey: bool = False) -> Purification:
-    """Read back a batch of one image. Its pixels are rounded to the 8 bits of the PNG.
+    """Read back a batch of one image. Its pixels are rounded to the 8 or 16 bits of the PNG.
 
     Raises ImageFileError or OSError if a file is missing or damaged.
     """
     with np.load(folder / record["maps"]) as arrays:
         maps = {field: torch.from_numpy(arrays[field])[None] for field in _MAPS if field in arrays}
+    label: int = record["label"]
+    original = label if record["original_label"] is None else record["original_label"]
     return Purification(
         images=read_image(folder / record["output"], keep_grey=keep_grey)[None],
-        labels=torch.tensor([record["label"]]),
-        original_labels=torch.tensor([record["original_label"]]),
-        queries=torch.tensor([record["queries"]]),
+        labels=_one(label),
+        original_labels=_one(original),
+        queries=_one(record["queries"]),
         **maps,
     )
+
+
+def _one(number: int) -> Tensor:
+    return torch.tensor([number])

@@ -3,7 +3,7 @@
 Nothing here asks a classifier or computes a result: everything is read from a ``Purification``.
 """
 
-from maskrestore.reporting.entries import Evidence, ReportEntry, entries_from, read_class_names
+from maskrestore.reporting.entries import Evidence, ReportEntry, entries_from, printable, read_class_names
 from maskrestore.reporting.figure import write_figure
 from maskrestore.reporting.html import Metric, ReportSummary, write_report
 
@@ -13,6 +13,7 @@ __all__ = [
     "ReportEntry",
     "ReportSummary",
     "entries_from",
+    "printable",
     "read_class_names",
     "write_figure",
     "write_report",

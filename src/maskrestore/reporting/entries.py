@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,14 @@ __all__ = [
     "printable",
     "read_class_names",
 ]
+
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 Map = npt.NDArray[np.float32]
 
@@ -55,8 +65,8 @@ class ReportEntry:
 
     name: str
     """A file name, or any other name; shown as text, whatever it contains."""
-    original_label: int
-    """The classifier's answer for the original image."""
+    original_label: int | None
+    """The classifier's answer for the original image; ``None`` if it was not asked."""
     label: int
     """The classifier's answer for the purified image."""
     queries: int | None = None
@@ -70,8 +80,8 @@ class ReportEntry:
 
     @property
     def changed(self) -> bool:
-        """Whether the defense changed the label."""
-        return self.label != self.original_label
+        """Whether the defense is known to have changed the label."""
+        return self.original_label not in (None, self.label)
 
 
 def entries_from(
@@ -141,20 +151,51 @@ def printable(text: str) -> str:
 
 
 def class_label(label: int, class_names: Sequence[str] | None) -> str:
-    """Return the name of a class, or "class 7" where it has none."""
-    known = class_names is not None and 0 <= label < len(class_names)
-    return printable(class_names[label]) if known and class_names is not None else f"class {label}"
+    """Return the name of a class, or "class 7", and that it has no name where others have one."""
+    if class_names is None:
+        return f"class {label}"
+    name = class_names[label] if 0 <= label < len(class_names) else ""
+    return printable(name) if name else f"class {label} (no name)"
 
 
 def read_class_names(path: Path) -> list[str]:
     """Read the names of the classes from a text file, one on each line, in the order of the labels.
 
-    Raises ConfigError if it cannot be read as UTF-8 text.
+    The file is UTF-8 or UTF-16, with or without a byte-order mark, and lines end as on any system. White space around a
+    name and blank lines at the end are dropped. A blank line elsewhere is a class without a name.
+
+    Raises ConfigError if it cannot be read as such, or holds no name.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read class names from {path}: {error}") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read class names from {path}: {error.strerror or error}") from error
+    try:
+        text = data.decode(_encoding(data))
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"cannot read class names from {path}: it is neither UTF-8 nor UTF-16 text ({error}); save it as UTF-8"
+        ) from error
+    # Only these end a line: str.splitlines would also divide a name at a form feed or at U+2028.
+    names = [name.strip() for name in re.split("\r\n|\n|\r", text)]
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise ConfigError(f"{path} holds no class names; expected one on each line")
+    if "\0" in text:
+        raise ConfigError(f"cannot read class names from {path}: it holds zero bytes; expected text, a name a line")
+    return names
+
+
+def _encoding(data: bytes) -> str:
+    """By the byte-order mark; without one, by where the zero bytes of the first characters are."""
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            return encoding
+    even, odd = data[0:200:2], data[1:200:2]
+    if len(data) % 2 == 0 and odd.count(0) != even.count(0) and max(odd.count(0), even.count(0)) > len(even) // 3:
+        return "utf-16-le" if odd.count(0) > even.count(0) else "utf-16-be"
+    return "utf-8"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,10 +82,12 @@ def _heading(draw: ImageDraw.ImageDraw, centre: int, column: Column) -> None:
 
 def _words(draw: ImageDraw.ImageDraw, middle: int, entry: ReportEntry, class_names: Sequence[str] | None) -> None:
     """Write the name, the labels before and after, and the true label, on up to four lines."""
-    before, after = (class_label(label, class_names) for label in (entry.original_label, entry.label))
+    original = entry.label if entry.original_label is None else entry.original_label
+    before, after = (class_label(label, class_names) for label in (original, entry.label))
     colour = _INK if entry.true_label is None else (_GOOD if entry.label == entry.true_label else _BAD)
     lines = [(printable(" · ".join(filter(None, (entry.name, entry.note)))), 15, _SOFT), (before, 19, _INK)]
-    lines.append((f"→ {after}" if entry.changed else "label unchanged", 19 if entry.changed else 15, colour))
+    if entry.original_label is not None:
+        lines.append((f"→ {after}" if entry.changed else "label unchanged", 19 if entry.changed else 15, colour))
     if entry.true_label is not None:
         lines.append((f"true: {class_label(entry.true_label, class_names)}", 15, _SOFT))
     y = middle - 12 * (len(lines) - 1)

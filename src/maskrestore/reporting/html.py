@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from markupsafe import Markup
 from maskrestore.errors import ConfigError
 from maskrestore.reporting.entries import Column, Evidence, ReportEntry, class_label, columns_for, printable
 from maskrestore.reporting.pictures import data_uri, viridis_css
+from maskrestore.runtime.files import replaced_atomically
 
 __all__ = ["Metric", "ReportSummary", "write_report"]
 
@@ -52,6 +52,8 @@ class ReportSummary:
     first part."""
     key_fingerprint: str | None = None
     """The fingerprint of the operator's key, never the key."""
+    left_out: Mapping[str, tuple[int, Sequence[str]]] = field(default_factory=dict)
+    """What was not looked at: for each reason how many files or folders, and the first names."""
     images_per_second: float | None = None
     seconds: float | None = None
 
@@ -63,6 +65,7 @@ _VERDICTS: dict[str, tuple[str, str, str]] = {  # verdict: (sign, text, tone)
     "changed": ("↻", "label changed", "note"),
     "kept": ("✓", "correct before and after", "calm"),
     "same": ("=", "label unchanged", "calm"),
+    "only": ("·", "label of the restored image", "calm"),
 }
 """In the order of the report: failures come first, because a reader looks for them."""
 
@@ -120,12 +123,15 @@ def write_report(
         errors=[(printable(name), printable(reason)) for name, reason in islice(failures, max_listed)],
         more_errors=sum(1 for _ in failures),
         has_truth=totals.has_truth,
+        left_out=[
+            (printable(reason), count, ", ".join(map(printable, names)) + (", …" if count > len(names) else ""))
+            for reason, (count, names) in (summary or ReportSummary()).left_out.items()
+        ],
     )
     path = Path(out_dir) / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".html.part")
-    draft.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(draft, path)  # atomic: a reader sees the old or the new report
+    with replaced_atomically(path) as draft:  # a reader sees the old or the new report
+        draft.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -134,6 +140,8 @@ class _Totals:
     """Counts over all entries, whether they are shown or not."""
 
     images: int = 0
+    compared: int = 0
+    """Images whose original label is known."""
     changed: int = 0
     has_truth: bool = False
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -146,6 +154,7 @@ class _Totals:
         """Yield the same entries and count them."""
         for entry in entries:
             self.images += 1
+            self.compared += entry.original_label is not None
             self.changed += entry.changed
             self.has_truth |= entry.true_label is not None
             self.verdicts[_verdict(entry)] += 1
@@ -184,13 +193,16 @@ def _choose(
 def _share(groups: Iterable[dict[int, ReportEntry]], count: int) -> list[tuple[int, ReportEntry]]:
     """Choose ``count`` entries: a sixth of them from each group that has so many, the others from the first groups."""
     lists = [list(group.items()) for group in groups]
-    taken = [min(len(group), count // len(_VERDICTS)) for group in lists]
+    taken = [min(len(group), count // (len(lists) - 1)) for group in lists]
+    taken[-1] = 0  # "only": a job with a single query has no other result
     for index, group in enumerate(lists):
         taken[index] += min(len(group) - taken[index], count - sum(taken))
     return [one for group, number in zip(lists, taken, strict=True) for one in group[:number]]
 
 
 def _verdict(entry: ReportEntry) -> str:
+    if entry.original_label is None:
+        return "only"
     if entry.true_label is None:
         return "changed" if entry.changed else "same"
     right_before, right_after = entry.original_label == entry.true_label, entry.label == entry.true_label
@@ -214,7 +226,7 @@ def _texts(entry: ReportEntry, class_names: Sequence[str] | None) -> dict[str, A
     return {
         "name": printable(entry.name),
         "note": printable(entry.note),
-        "before": class_label(entry.original_label, class_names),
+        "before": class_label(entry.label if entry.original_label is None else entry.original_label, class_names),
         "after": class_label(entry.label, class_names),
         "truth": None if entry.true_label is None else class_label(entry.true_label, class_names),
         "changed": entry.changed,
@@ -238,7 +250,9 @@ def _card(entry: ReportEntry, columns: Sequence[Column], class_names: Sequence[s
 
 def _facts(totals: _Totals, summary: ReportSummary) -> list[tuple[str, str]]:
     """Return the figures under the title as pairs of a name and a value."""
-    facts = [("Images", f"{totals.images:,}"), ("Labels changed", f"{totals.changed:,}")]
+    facts = [("Images", f"{totals.images:,}")]
+    if totals.compared or not totals.images:
+        facts.append(("Labels changed", f"{totals.changed:,}"))
     if totals.asked:
         mean = totals.queries / totals.asked
         facts.append(("Queries per image", f"{mean:.1f} (at most {totals.most_queries})"))

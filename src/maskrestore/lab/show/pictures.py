@@ -226,10 +226,8 @@ def _answer(one: _Shown, index: int, *, before: bool = False) -> tuple[str, bool
 
 def _moved(entry: ReportEntry, offset: int) -> ReportEntry:
     """Return the entry with its labels shifted by ``offset``."""
-    true = None if entry.true_label is None else entry.true_label + offset
-    return dataclasses.replace(
-        entry, original_label=entry.original_label + offset, label=entry.label + offset, true_label=true
-    )
+    original, true = (None if one is None else one + offset for one in (entry.original_label, entry.true_label))
+    return dataclasses.replace(entry, original_label=original, label=entry.label + offset, true_label=true)
 
 
 def _rows(one: _Shown, part: str) -> list[_Row]:
