@@ -85,11 +85,11 @@ def records() -> str:
         | `file` | name of the image, relative to the folder |
         | `content` | digest of the file, to notice that it has changed |
         | `output`, `maps` | where the purified image and its maps are |
-        | `original_label` | the classifier's label of the image as it came; null if the only query was for the restored image |
+        | `original_label` | the classifier's label of the image as it came; null with a single query |
         | `label` | its label of the purified image: the answer |
         | `queries` | how often the classifier was asked about this image |
         | `restored` | share of the tokens that were restored, in [0, 1] |
-        | `notes` | what to know of this image: faulty metadata, bits that were lost, a size far outside the restorer's |
+        | `notes` | what to know of it: faulty metadata, bits that were lost, a size far beyond the restorer's |
         | `seconds` | time the image took |
         | `key_fingerprint` | identifies the key, which is never written |
         | `config_digest` | of all settings, the classifier and the restorer: with another one the image is done again |
