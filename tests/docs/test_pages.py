@@ -169,10 +169,12 @@ def test_page_of_records_names_every_entry_of_purify(tmp_path: Path, monkeypatch
     (tmp_path / "black_boxes.py").write_text(
         "import torch\n\ndef zeros(images):\n    return torch.zeros(len(images)).long()\n"
     )
-    write_png(tmp_path / "one.png", torch.rand(3, 32, 32))
+    (tmp_path / "photos").mkdir()
+    write_png(tmp_path / "photos/one.png", torch.rand(3, 32, 32))
+    (tmp_path / "photos/two.txt").write_text("no picture")
     options = ["--classifier", "black_boxes:zeros", "--out", "out", "--profile", "fast"]
-    done = CliRunner().invoke(app, ["purify", "one.png", *options])
+    done = CliRunner().invoke(app, ["purify", "photos", *options])
     assert done.exit_code == 0, done.output
-    record = json.loads((tmp_path / "out/records.jsonl").read_text())
+    purified, left_out = map(json.loads, (tmp_path / "out/records.jsonl").open())
     page = generated.records().partition("## Evaluations")[0]
-    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", page, re.MULTILINE)))) == set(record)
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", page, re.MULTILINE)))) == {*purified, *left_out}
