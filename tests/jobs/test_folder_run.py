@@ -344,11 +344,11 @@ def test_16_bit_grey_keeps_its_depth_and_what_is_lost_is_noted(tmp_path):
     assert torch.equal(read_image(tmp_path / "out" / record["output"]), levels.expand(3, -1, -1))
 
     class ColouringDefense(KeepingDefense):
-        def purify_stream(self, items, classifier, *, budget):
+        def purify_stream(self, items, classifier, **options):
             for item in items:
                 image = item.image.clone()
                 image[0, :8] = 0.3
-                yield from super().purify_stream([StreamItem(id=item.id, image=image)], classifier, budget=budget)
+                yield from super().purify_stream([StreamItem(id=item.id, image=image)], classifier, **options)
 
     job = dataclasses.replace(folder_job(source, tmp_path / "out"), defense=ColouringDefense(), again=True)
     summary = purify_folder(job)
