@@ -18,7 +18,8 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 OPTIONAL = {
     **{"pyarrow": "lab", "matplotlib": "lab", "diffusers": "lab", "huggingface_hub": "hub", "onnxruntime": "onnx"},
     "pillow_heif": "heic",
-    **dict.fromkeys(("onnx", "transformers", "skimage", "yaml"), "test"),
+    **dict.fromkeys(("transformers", "efficientnet_lite_pytorch"), "lab"),
+    **dict.fromkeys(("onnx", "skimage", "yaml"), "test"),
 }
 """Packages that a bare install lacks, by the extra that brings them."""
 

@@ -50,7 +50,7 @@ def training_images(
 def _load(source: str, size: int, data: Path | None) -> Tensor:
     """``(N, 3, S, S)`` uint8: the training split of a data set, or the middle squares of the images of a folder."""
     if source in DATASETS:
-        return load_dataset(source, "train", folder=data).images
+        return load_dataset(source, "train", folder=data).images[:]
     if not Path(source).exists():
         raise DataError(f"{source!r} is neither a folder nor a data set; known: {', '.join(DATASETS)}")
     files = find_images(source)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,9 +24,12 @@ def digest(parts: Iterable[Part]) -> str:
     return raw_digest(parts, size=8).hex()
 
 
-def digest_of_json(value: Any, *more: Part) -> str:
-    """Sixteen hex digits of a value of plain JSON types, followed by bytes; the order of keys does not matter."""
-    return digest([json.dumps(value, sort_keys=True).encode(), *more])
+def digest_of_json(value: Any, more: Iterable[Part] = ()) -> str:
+    """Sixteen hex digits of a value of plain JSON types, followed by bytes; the order of keys does not matter.
+
+    The bytes may come from a generator, so that they need not be in memory together.
+    """
+    return digest(itertools.chain([json.dumps(value, sort_keys=True).encode()], more))
 
 
 def digest_of_file(path: Path) -> str:

@@ -95,7 +95,7 @@ def test_rendered_data_need_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_names_are_listed() -> None:
-    with pytest.raises(UnknownNameError, match="known: cifar10, gtsrb, signs"):
+    with pytest.raises(UnknownNameError, match=r"known: cifar10, gtsrb, imagenet10, .*vggface2-170"):
         load_dataset("mnist", "test")
     with pytest.raises(UnknownNameError, match="known: test, train"):
         load_dataset("cifar10", "validation")
@@ -134,9 +134,12 @@ def test_a_missing_shard_is_noticed(tmp_path: Path, pixels: np.ndarray) -> None:
 
 @pytest.mark.shared_data
 @pytest.mark.skipif(not os.environ.get(DATA_VARIABLE), reason=f"{DATA_VARIABLE} names no folder")
-@pytest.mark.parametrize(("name", "count", "first"), [("cifar10", 10_000, 3), ("gtsrb", 12_630, 16)])
-def test_real_test_splits(name: str, count: int, first: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "count", "first", "size"),
+    [("cifar10", 10_000, 3, 32), ("gtsrb", 12_630, 16, 32), ("imagenette", 1_000, 3, 224), ("lfw62", 553, 9, 160)],
+)
+def test_real_test_splits(name: str, count: int, first: int, size: int) -> None:
     loaded = load_dataset(name, "test")
-    assert loaded.images.shape == (count, 3, 32, 32)
+    assert loaded.images.shape == (count, 3, size, size)
     assert loaded.labels[0] == first
     assert len(loaded.labels.unique()) == len(DATASETS[name].class_names)

@@ -12,6 +12,8 @@ from maskrestore.lab.victims.convolution import Convolution
 from maskrestore.lab.victims.store import build_network
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+PHOTOGRAPHS = ("efficientnet-lite0", "efficientnet-lite2", "resnet18-photo", "resnet50-pretrained")
+"""Architectures whose features have 1/32 of the image's side."""
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,10 @@ every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
         ("vgg16", 64, 14.72),
         ("conv6", 64, 12.98),
         ("vit-small", 64, 2.84),
+        ("efficientnet-lite0", 64, 3.36),
+        ("efficientnet-lite2", 64, 4.795),
+        ("resnet18-photo", 64, 11.18),
+        ("resnet50-pretrained", 64, 23.53),
     ],
 )
 def test_the_full_networks_have_the_known_number_of_parameters(name: str, width: int, millions: float) -> None:
@@ -53,7 +59,8 @@ def test_normalisation_is_inside(name: str) -> None:
 @every_architecture
 def test_a_class_activation_map_can_cut_the_network_in_two(name: str) -> None:
     network = ARCHITECTURES[name](7, width=8).eval()
-    images = torch.rand(2, 3, 32, 32)
+    side = 96 if name in PHOTOGRAPHS else 32
+    images = torch.rand(2, 3, side, side)
     features = network.features(images)
     assert features.ndim == 4
     assert features.shape[2] == features.shape[3] >= 2
@@ -67,9 +74,10 @@ def test_a_class_activation_map_can_cut_the_network_in_two(name: str) -> None:
 @every_architecture
 def test_features_lie_where_the_image_does(name: str) -> None:
     network = build_network(VictimConfig(dataset="cifar10", architecture=name, width=8)).eval()
-    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    side = 256 if name in PHOTOGRAPHS else 64
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     changed = images.clone()
-    changed[:, :, :16, 48:] = 0  # upper right
+    changed[:, :, : side // 4, -side // 4 :] = 0  # upper right
     with torch.no_grad():
         difference = (network.features(changed) - network.features(images)).abs().sum((0, 1))
     rows, columns = (extent // 2 for extent in difference.shape)

@@ -280,9 +280,9 @@ def test_cache_folder_is_the_argument_the_environment_or_the_platforms(
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(UnknownNameError, match="known: cifar10, gtsrb, signs"):
+    with pytest.raises(UnknownNameError, match=r"known: cifar10, gtsrb, .*signs"):
         VictimConfig(dataset="mnist")
-    with pytest.raises(UnknownNameError, match="known: conv6, resnet18, resnet50, vgg16, vit-small"):
+    with pytest.raises(UnknownNameError, match=r"known: conv6, .*resnet18, .*vit-small"):
         VictimConfig(dataset="cifar10", architecture="vgg")
     with pytest.raises(ConfigError, match="target must be 0 to 9"):
         VictimConfig(dataset="cifar10", target=10)

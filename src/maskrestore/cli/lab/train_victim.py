@@ -108,11 +108,15 @@ def train_with_progress(
             note = f"{name}: loss {state.loss:.3f}{checked}, {state.images_per_second:.0f} images/s"
             update(state.step, state.steps, note)
 
+        def prepare(done: int, total: int) -> None:
+            update(done, total, "activations of the first blocks")
+
         return train_network(
             config,
             splits,
             cache=cache,
             report=show,
+            notify=prepare,
             restoration=restoration(config, device),
             use_provided=use_provided,
             device=device,

@@ -70,6 +70,11 @@ ATTACKS: dict[str, Callable[[str, AttackConfig], Attack]] = {
 """Attack factories by name. Each takes the variant (the text after the colon) and the configuration."""
 
 POISONING: dict[str, Poisoning] = {
+    **{
+        f"badnets:{side}x{side}-{colour}": Poisoning(small_trigger=True)
+        for side in (1, 2, 3)
+        for colour in ("checkerboard", "color", "white")
+    },
     "input-aware": Poisoning(epochs=6),
     "label-consistent": Poisoning(rate=0.5, epochs=2, against_clean=True),
     "sig:clean-label": Poisoning(rate=0.5),

@@ -92,6 +92,8 @@ class Poisoning:
     """How many times each poisoned image appears in an epoch of fine-tuning."""
     epochs: float = 1.0
     """Multiplies the number of epochs of the default fine-tuning."""
+    small_trigger: bool = False
+    """Whether the trigger has a few pixels only. The first blocks of a pretrained network must learn such a trigger."""
     against_clean: bool = False
     """Whether images are perturbed against a clean classifier before they are poisoned."""
 

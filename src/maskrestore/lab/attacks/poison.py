@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskrestore.errors import ConfigError
 from maskrestore.lab.attacks.base import Attack, Logits, training_hooks
-from maskrestore.lab.data.dataset import ImageDataset
+from maskrestore.lab.data.dataset import ImageDataset, replacing
 
 __all__ = ["choose_poisoned", "perturbed_images", "poison"]
 
@@ -59,9 +59,9 @@ def poison(
     ConfigError as ``choose_poisoned`` and ``perturbed_images`` do.
     """
     indices = choose_poisoned(dataset.labels, attack, rate, seed)
-    images, labels = dataset.images.clone(), dataset.labels.clone()
-    changed = perturbed_images(images[indices], labels[indices], attack, classifier)
-    images[indices] = _as_bytes(attack.apply(changed.float() / 255))
+    labels = dataset.labels.clone()
+    changed = perturbed_images(dataset.images[indices], labels[indices], attack, classifier)
+    images = replacing(dataset.images, indices, _as_bytes(attack.apply(changed.float() / 255)))
     labels[indices] = attack.poisoned_label(labels[indices])
     return replace(dataset, images=images, labels=labels), indices
 

@@ -1,26 +1,39 @@
-"""Labelled images: CIFAR-10 and GTSRB from parquet files, and rendered street signs."""
+"""Labelled images: from parquet files or folders of classes, and rendered street signs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from maskrestore.errors import DataError, UnknownNameError
-from maskrestore.lab.data.dataset import ImageDataset
-from maskrestore.lab.data.folder import DATA_VARIABLE, data_folder, local_files
+from maskrestore.lab.data.class_folders import read_class_folders, split_folder
+from maskrestore.lab.data.dataset import ImageDataset, images_at_once, replacing
+from maskrestore.lab.data.folder import DATA_VARIABLE, data_folder, dataset_folder, local_files
 from maskrestore.lab.data.hub import hub_files
 from maskrestore.lab.data.parquet import read_labelled_images
 from maskrestore.lab.data.specs import DATASETS, SPLITS, DatasetSpec, dataset_spec
+from maskrestore.lab.data.stored import StoredImages
 
-__all__ = ["DATASETS", "DATA_VARIABLE", "DatasetSpec", "ImageDataset", "dataset_spec", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "DATA_VARIABLE",
+    "DatasetSpec",
+    "ImageDataset",
+    "StoredImages",
+    "dataset_spec",
+    "images_at_once",
+    "load_dataset",
+    "replacing",
+]
 
 
 def load_dataset(name: str, split: str, *, folder: Path | str | None = None) -> ImageDataset:
-    """Load a split into memory.
+    """Load a split: small images into memory; photographs stay on disk and are decoded when they are indexed.
 
     Args:
         name: a key of ``DATASETS``.
         split: "train" or "test".
-        folder: contains ``<name>/**/<split>-*.parquet``. The default is the folder in the environment variable
+        folder: contains ``<name>/<split>/CLASS/*.jpg`` (the test split may be called val) or
+            ``<name>/**/<split>-*.parquet``. The default is the folder in the environment variable
             ``MASKRESTORE_DATA``; without it, files are downloaded from the Hugging Face hub. Rendered data sets
             ignore it.
 
@@ -40,19 +53,17 @@ def load_dataset(name: str, split: str, *, folder: Path | str | None = None) -> 
 
         return load_signs(split)
     root = data_folder(folder)
+    if root is not None and split_folder(place := dataset_folder(spec, root), split) is not None:
+        stored, labels = read_class_folders(place, split, spec)
+        images = stored if spec.photographs else stored[:]
+        return ImageDataset(name=name, images=images, labels=labels, class_names=spec.class_names)
     if root is not None:
         files = local_files(spec, split, root)
     elif spec.repository is not None:
         files = hub_files(spec.repository, split)
     else:
         raise DataError(
-            f"{name} is not on the hub: pass the folder that contains {name}/, or set {DATA_VARIABLE} to it"
+            f"{name} is local: pass the folder that contains {spec.source or name}/, or set {DATA_VARIABLE} to it"
         )
-    images, labels = read_labelled_images(
-        files,
-        image_column=spec.image_column,
-        label_column=spec.label_column,
-        image_size=spec.image_size,
-        num_classes=len(spec.class_names),
-    )
+    images, labels = read_labelled_images(files, spec)
     return ImageDataset(name=name, images=images, labels=labels, class_names=spec.class_names)

@@ -1,4 +1,4 @@
-"""Find the parquet files of a data set in a local folder."""
+"""Find the files of a data set in a local folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from maskrestore.errors import DataError
 from maskrestore.lab.data.specs import DatasetSpec
 
-__all__ = ["DATA_VARIABLE", "data_folder", "local_files"]
+__all__ = ["DATA_VARIABLE", "data_folder", "dataset_folder", "local_files"]
 
 DATA_VARIABLE = "MASKRESTORE_DATA"
 """Environment variable with the folder of data sets, used when no ``folder`` is given."""
@@ -32,18 +32,26 @@ def data_folder(folder: Path | str | None = None) -> Path | None:
 
 
 def local_files(spec: DatasetSpec, split: str, folder: Path) -> list[Path]:
-    """Return the shards of a split in ``folder/<name>``, at any depth, sorted by path.
+    """Return the shards of a split in the folder of the data set, at any depth, sorted by path.
 
     Files are named as on the hub: ``<split>-00000-of-00001.parquet``. Raises DataError when there is no file or when
     shards are missing.
     """
-    root = folder / spec.name
+    root = dataset_folder(spec, folder)
     files = sorted(root.rglob(f"{split}-*.parquet"))
+    if not files and split == "test":
+        files = sorted(root.rglob("validation-*.parquet"))  # what the hub calls it for some data sets
     if not files:
         wanted = f"the files of {spec.repository}" if spec.repository else "files in the layout of the hub"
-        raise DataError(f"no {split}-*.parquet under {root}; expected {wanted} there")
+        raise DataError(f"no {split}-*.parquet under {root}; expected {wanted} there, or class folders in {split}/")
     check_shards(files)
     return files
+
+
+def dataset_folder(spec: DatasetSpec, folder: Path) -> Path:
+    """Return ``folder/<name>``, or the folder of the source if only that exists."""
+    own = folder / spec.name
+    return folder / spec.source if spec.source is not None and not own.is_dir() else own
 
 
 def check_shards(files: list[Path]) -> None:

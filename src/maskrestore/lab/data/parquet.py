@@ -6,37 +6,29 @@ contains integers.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from maskrestore.errors import DataError, MissingDependencyError
+from maskrestore.lab.data.specs import DatasetSpec
+from maskrestore.lab.data.stored import EncodedRows, StoredImages, decode_image
 
 __all__ = ["read_labelled_images"]
 
 
-def read_labelled_images(
-    files: Sequence[Path],
-    *,
-    image_column: str,
-    label_column: str,
-    image_size: int,
-    num_classes: int,
-) -> tuple[Tensor, Tensor]:
-    """Decode all rows of ``files``, in order.
+def read_labelled_images(files: Sequence[Path], spec: DatasetSpec) -> tuple[Tensor | StoredImages, Tensor]:
+    """Read all rows of ``files``, in order.
 
-    Returns images ``(N, 3, image_size, image_size)`` uint8 and labels ``(N,)`` int64. Grey images are converted to
-    RGB; images of another size are resized bilinearly.
+    Returns images ``(N, 3, image_size, image_size)`` uint8 and labels ``(N,)`` int64. Small images are decoded into
+    memory; photographs are decoded when they are indexed. Grey images are converted to RGB.
 
     Raises:
-        DataError: a file is not parquet or lacks a column, a cell is not an image, a label is outside
-            ``0 .. num_classes - 1``, or there are no rows.
+        DataError: a file is not parquet or lacks a column, a label is outside ``0 .. num_classes - 1``, there are no
+            rows, or, for small images, a cell is not an image.
         MissingDependencyError: pyarrow is not installed.
     """
     try:
@@ -44,39 +36,30 @@ def read_labelled_images(
         import pyarrow.parquet as pq  # noqa: PLC0415
     except ImportError as error:
         raise MissingDependencyError("pyarrow", "lab") from error
-    images: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    opened: list[Any] = []
     labels: list[int] = []
     for file in files:
         try:
-            table = pq.read_table(file)
+            one = pq.ParquetFile(file)
+            for column in (spec.image_column, spec.label_column):
+                if column not in one.schema_arrow.names:
+                    raise DataError(f"{file} has the columns {one.schema_arrow.names}; expected one named {column!r}")
+            labels += one.read([spec.label_column])[spec.label_column].to_pylist()
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{file} cannot be read as parquet: {error}") from error
-        for column in (image_column, label_column):
-            if column not in table.column_names:
-                raise DataError(f"{file} has the columns {table.column_names}; expected one named {column!r}")
-        for row, cell in enumerate(table[image_column]):
-            images.append(_decode(cell.as_py(), image_size, f"{file}, row {row}"))
-        labels += table[label_column].to_pylist()
-    if not images:
-        raise DataError(f"no rows in {', '.join(map(str, files)) or 'an empty list of files'}; expected images")
+        opened.append(one)
+    names, classes = ", ".join(map(str, files)), len(spec.class_names)
+    if not labels:
+        raise DataError(f"no rows in {names or 'an empty list of files'}; expected images")
     targets = torch.tensor(labels, dtype=torch.int64)
-    if targets.min() < 0 or targets.max() >= num_classes:
+    if targets.min() < 0 or targets.max() >= classes:
         found = f"{int(targets.min())} to {int(targets.max())}"
-        raise DataError(f"labels are {found} in {', '.join(map(str, files))}; expected 0 to {num_classes - 1}")
-    stacked = torch.from_numpy(np.stack(images))
-    return stacked.permute(0, 3, 1, 2).contiguous(), targets  # (N, S, S, 3) -> (N, 3, S, S)
-
-
-def _decode(cell: object, size: int, where: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decode one image to ``(size, size, 3)`` uint8. Raises DataError, which names ``where`` the cell is."""
-    encoded = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(encoded, bytes):
-        raise DataError(f"{where}: expected the bytes of an encoded image, found {type(encoded).__name__}")
-    try:
-        with Image.open(io.BytesIO(encoded)) as opened:
-            image = opened.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: {len(encoded)} bytes cannot be decoded as an image: {error}") from error
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image, dtype=np.uint8)
+        raise DataError(f"labels are {found} in {names}; expected 0 to {classes - 1}")
+    rows, size = EncodedRows(files, opened, spec.image_column), spec.image_size
+    if spec.photographs:
+        return StoredImages(rows, size), targets
+    images = torch.empty((len(rows), 3, size, size), dtype=torch.uint8)
+    for number in range(len(rows)):
+        encoded, where = rows[number]
+        images[number] = decode_image(encoded, size, where, crop=False)
+    return images, targets

@@ -19,7 +19,7 @@ from maskrestore.errors import UnknownNameError
 from maskrestore.jobs.partial_results import PartialResults, measurement_key
 from maskrestore.lab.attacks.base import Attack
 from maskrestore.lab.baselines import DETECTORS, Detection, Detector
-from maskrestore.lab.data.dataset import ImageDataset
+from maskrestore.lab.data.dataset import ImageDataset, images_at_once
 from maskrestore.lab.measure.costs import MemoryMeter
 from maskrestore.lab.measure.defenses import VictimUnderTest
 from maskrestore.lab.measure.record_files import RecordFile, record_name
@@ -40,6 +40,12 @@ __all__ = [
 
 DETECTION_VERSION = 2
 """Schema version, incremented when the meaning or the layout of a detection record changes."""
+
+
+_CHUNK = 32
+"""Most images per chunk."""
+_HASHED = 64
+"""Images whose pixels are hashed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +111,7 @@ def detect(
     clean_count: int = 500,
     triggered_count: int = 500,
     seed: int = 0,
-    chunk_size: int = 32,
+    chunk_size: int | None = None,
     out: RecordFile[DetectionRecord] | None = None,
     name: str | None = None,
     device: str | torch.device = "cpu",
@@ -113,7 +119,8 @@ def detect(
 ) -> DetectionRecord:
     """Score clean and triggered test images and compute the AUROC. ``evaluate`` uses the same images.
 
-    chunk_size: images per chunk; an interrupted run loses at most one chunk. out: file for the record. During the run
+    chunk_size: images per chunk; ``None`` uses 32, and fewer for photographs. An interrupted run loses at most one
+    chunk. out: file for the record. During the run
     the scores are stored beside this file, and a repeated run with the same arguments and the same revision of the
     code resumes from them. name: of the record; the default is built from the arguments. device: where the networks
     run, for the record. progress: called after each chunk. Raises ConfigError when there are too few images, and what
@@ -129,7 +136,7 @@ def detect(
     name = record_name(dataset.name, attack.name, detector.name, digest=digest) if name is None else name
     key = measurement_key(digest, environment, DETECTION_VERSION)
     log = _ScoreLog(None if out is None else out.log_path(name), key)
-    _score(plan, log, chunk_size, progress)
+    _score(plan, log, chunk_size or 4 * images_at_once(dataset.images, _CHUNK // 4), progress)
     record = DetectionRecord(
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -222,7 +229,8 @@ def _digest(plan: _Plan) -> str:
         *(plan.detector.name, plan.detector.config, plan.detector.key_fingerprint),
         {part: rows.tolist() for part, rows in plan.chosen.items()},
     ]
-    return digest_of_json(asked, *(plan.dataset.images[rows].numpy().tobytes() for rows in plan.chosen.values()))
+    parts = (part for rows in plan.chosen.values() for part in rows.split(_HASHED))
+    return digest_of_json(asked, (plan.dataset.images[part].numpy().tobytes() for part in parts))
 
 
 def detection_records(folder: Path) -> RecordFile[DetectionRecord]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskrestore.errors import ConfigError
 from maskrestore.jobs.partial_results import measurement_key
-from maskrestore.lab.data.dataset import ImageDataset
+from maskrestore.lab.data.dataset import ImageDataset, images_at_once
 from maskrestore.lab.measure.costs import MemoryMeter, counted_passes
 from maskrestore.lab.measure.defenses import DEFENSES, DefenseUnderTest, VictimUnderTest, make_defense
 from maskrestore.lab.measure.metrics import Metrics, measure
@@ -37,6 +37,11 @@ __all__ = [
     "make_defense",
     "triggered_images",
 ]
+
+_CHUNK = 32
+"""Most images per chunk."""
+_HASHED = 64
+"""Images whose pixels are hashed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +64,6 @@ class _Part:
 
     name: str
     indices: list[int]
-    images: Tensor
-    """``(N, C, H, W)`` uint8, without the trigger."""
     labels: Tensor
     """``(N,)`` int64: the true labels. The defense never sees them."""
 
@@ -86,7 +89,7 @@ def evaluate(
     clean_count: int = 500,
     triggered_count: int = 500,
     seed: int = 0,
-    chunk_size: int = 32,
+    chunk_size: int | None = None,
     out: RecordFile[Record] | None = None,
     name: str | None = None,
     keep_existing: bool = False,
@@ -106,7 +109,8 @@ def evaluate(
         clean_count: number of clean images.
         triggered_count: number of triggered images.
         seed: determines the choice of test images, the same for every attack and defense.
-        chunk_size: images per chunk. An interrupted run loses at most one chunk.
+        chunk_size: images per chunk; ``None`` uses 32, and fewer for photographs. An interrupted run loses at most one
+            chunk.
         out: file for the record. During the run the predictions are stored beside this file, and a repeated run with
             the same arguments and the same revision of the code resumes from them.
         name: of the record. The default is built from the arguments.
@@ -138,7 +142,7 @@ def evaluate(
     key = measurement_key(digest, environment, RECORD_VERSION)
     log = PredictionLog(None if out is None else out.log_path(name), key)
     memory = MemoryMeter(device)
-    _predict(plan, log, chunk_size, progress)
+    _predict(plan, log, chunk_size or 4 * images_at_once(dataset.images, _CHUNK // 4), progress)
     record = _record(plan, log, (name, digest), environment, memory)
     if out is not None:
         out.append(record)
@@ -168,7 +172,7 @@ def _choose_parts(
     dataset: ImageDataset, attack: Attack | None, clean_count: int, triggered_count: int, *, seed: int
 ) -> list[_Part]:
     def part(name: str, index: Tensor) -> _Part:
-        return _Part(name=name, indices=index.tolist(), images=dataset.images[index], labels=dataset.labels[index])
+        return _Part(name=name, indices=index.tolist(), labels=dataset.labels[index])
 
     parts = [part("clean", choose_images(dataset.labels, clean_count, seed))]
     if attack is not None:
@@ -182,11 +186,10 @@ def _predict(plan: _Plan, log: PredictionLog, chunk_size: int, progress: Callabl
     total = sum(len(part.indices) for part in plan.parts)
     _report(log, total, progress)
     for part in plan.parts:
-        row_of = {index: row for row, index in enumerate(part.indices)}
         pending = log.pending(part.name, part.indices)
         for start in range(0, len(pending), chunk_size):
             chunk = pending[start : start + chunk_size]
-            raw = part.images[[row_of[index] for index in chunk]]
+            raw = plan.dataset.images[chunk]
             attack = plan.attack if part.name == "triggered" else None
             images = raw.float() / 255 if attack is None else triggered_images(raw, attack)
             started = time.perf_counter()
@@ -266,5 +269,11 @@ def _digest(plan: _Plan) -> str:
         victim,
         dataclasses.asdict(plan.defense.entry),
     ]
-    tensors = [tensor for part in plan.parts for tensor in (part.images, part.labels)]
-    return digest_of_json(asked, *(tensor.contiguous().numpy().tobytes() for tensor in tensors))
+
+    def content() -> Iterator[bytes]:
+        for part in plan.parts:
+            for start in range(0, len(part.indices), _HASHED):
+                yield plan.dataset.images[part.indices[start : start + _HASHED]].numpy().tobytes()
+            yield part.labels.numpy().tobytes()
+
+    return digest_of_json(asked, content())

@@ -22,9 +22,6 @@ from maskrestore.runtime.settings import with_settings
 
 __all__ = ["Case", "Cell", "Entry", "Scale", "Variant", "expand"]
 
-_LARGE = 200
-"""Side in pixels from which images count as large. The paper repeats their experiments less often (5.1)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -102,7 +99,7 @@ class Scale:
     repeats: int
     """Number of repeats, each with another target class, victim and test images (paper, appendix B.1)."""
     repeats_large: int
-    """The same for data sets of large images."""
+    """The same for photographs, whose experiments the paper repeats less often (5.1)."""
     most_cases: int | None = None
     """Maximum number of cases per column and of lines per panel; ``None`` for all."""
     epochs: float | None = None
@@ -119,7 +116,7 @@ class Scale:
 
     def repeats_of(self, dataset: str) -> int:
         """Return the number of repeats for a data set."""
-        return self.repeats if dataset_spec(dataset).image_size < _LARGE else self.repeats_large
+        return self.repeats_large if dataset_spec(dataset).photographs else self.repeats
 
 
 Entry = tuple[Case, Variant]

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from maskrestore.errors import UnknownNameError
+from maskrestore.lab.data.specs import dataset_spec
 from maskrestore.lab.measure.detection import DetectionRecord
 from maskrestore.lab.measure.records import Record
 from maskrestore.lab.paper.catalogue import EXPERIMENTS
@@ -139,7 +140,7 @@ def estimated_seconds(cells: Sequence[Cell], measured: Mapping[str, float] | Non
 
     def seconds(cell: Cell) -> float:
         parts = 1 if cell.case.attack is None else 2
-        images = parts * (cell.count or _WHOLE.get(cell.case.dataset, 10_000))
+        images = parts * (cell.count or dataset_spec(cell.case.dataset).test_count)
         alone = images * (measured or {}).get(cell.variant.defense, 2 / SPEEDS.get(cell.variant.defense, 300))
         return alone / _SHARED if cell.scale.shares_restorations else alone
 
@@ -168,5 +169,3 @@ def measured_speeds(records: Iterable[Record | DetectionRecord], environment: En
 _SHARED = 3
 """Factor by which shared restorations make a point of a curve cheaper. Measured: 62 points of one victim took about a
 quarter of the time."""
-_WHOLE = {"cifar10": 10_000, "gtsrb": 12_630}
-"""Number of images of whole test splits."""

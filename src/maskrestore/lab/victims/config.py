@@ -10,6 +10,7 @@ from maskrestore.lab.attacks import Poisoning, default_poisoning
 from maskrestore.lab.data.specs import DatasetSpec, dataset_spec
 from maskrestore.lab.victims.architectures import ARCHITECTURES
 from maskrestore.lab.victims.augment import Augmentation
+from maskrestore.lab.victims.pretrained import PretrainedNetwork, backbone_identity
 from maskrestore.runtime.digests import sha256_of_json
 
 __all__ = ["Recipe", "VictimConfig", "default_recipe"]
@@ -39,13 +40,23 @@ class Recipe:
     ema: float = 0.0
     """Decay per step, in [0, 1), of an exponential moving average of the weights and the batch normalisation
     statistics. The victim gets this average instead of the last weights. 0: no average."""
+    frozen_blocks: int = 0
+    """Number of blocks of a pretrained network, after its stem, that keep their weights. Their activations are computed
+    once (``activations.py``). 0: all blocks learn."""
+
+    most_images: int | None = None
+    """Train on this many training images, drawn at random, or on fewer if there are no more. ``None``: on all."""
 
     def __post_init__(self) -> None:
+        if self.most_images is not None and self.most_images < 1:
+            raise ConfigError(f"most_images must be at least 1, got {self.most_images}")
         for name in ("epochs", "learning_rate", "batch_size"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.optimizer not in ("sgd", "adamw"):
             raise UnknownNameError("optimizer", self.optimizer, ("sgd", "adamw"))
+        if self.frozen_blocks < 0 or (self.frozen_blocks and self.ema):
+            raise ConfigError(f"frozen_blocks must be at least 0, and 0 with ema; got {self.frozen_blocks}")
         for name in ("warmup", "momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}")
@@ -60,10 +71,14 @@ class VictimConfig:
 
     dataset: str
     """A key of ``maskrestore.lab.data.DATASETS``."""
-    architecture: str = "resnet18"
-    """A key of ``maskrestore.lab.victims.ARCHITECTURES``."""
+    architecture: str = ""
+    """A key of ``maskrestore.lab.victims.ARCHITECTURES``; empty for the default of the data set."""
     width: int = 64
-    """Scale of all channels: 64 is the full network, 32 the half-width one."""
+    """Scale of all channels: 64 is the full network, 32 the half-width one. Pretrained networks have no scale; it is 64
+    for them."""
+    backbone: str | None = None
+    """Pretrained weights of an architecture that starts from them: a file, a folder or a name on the hub. ``None`` uses
+    its default. The digest has the content of a file or folder, not its path."""
     attack: str | None = None
     """The attack, e.g. "badnets:3x3-color"; ``None`` trains a clean classifier."""
     mode: Literal["all-to-one", "all-to-all"] = "all-to-one"
@@ -96,8 +111,14 @@ class VictimConfig:
 
     def __post_init__(self) -> None:
         spec = self.spec
+        if not self.architecture:
+            object.__setattr__(self, "architecture", spec.architecture)
         if self.architecture not in ARCHITECTURES:
             raise UnknownNameError("architecture", self.architecture, ARCHITECTURES)
+        if self.pretrained:
+            object.__setattr__(self, "width", 64)
+        elif self.backbone is not None:
+            raise ConfigError(f"{self.architecture} has no pretrained weights, got the backbone {self.backbone}")
         if not 0 <= self.target < len(spec.class_names):
             raise ConfigError(f"target must be 0 to {len(spec.class_names) - 1}, got {self.target}")
         poisoning = self.poisoning
@@ -116,6 +137,11 @@ class VictimConfig:
         return dataset_spec(self.dataset)
 
     @property
+    def pretrained(self) -> bool:
+        """Whether the network starts from pretrained weights, clean or not."""
+        return issubclass(ARCHITECTURES[self.architecture], PretrainedNetwork)
+
+    @property
     def fine_tuned(self) -> bool:
         """Whether training starts from the clean victim."""
         return self.attack is not None and self.init == "clean"
@@ -130,7 +156,12 @@ class VictimConfig:
         """The effective recipe: ``recipe``, or the default one."""
         if self.recipe is not None:
             return self.recipe
-        recipe = default_recipe(self.dataset, fine_tuned=self.fine_tuned, architecture=self.architecture)
+        recipe = default_recipe(
+            self.dataset,
+            fine_tuned=self.fine_tuned,
+            architecture=self.architecture,
+            small_trigger=default_poisoning(self.attack or "").small_trigger,
+        )
         return replace(recipe, epochs=recipe.epochs * self.poisoning.epochs) if self.fine_tuned else recipe
 
     @property
@@ -150,7 +181,13 @@ class VictimConfig:
         fine-tuned victim, else this victim's recipe.
         """
         recipe = None if self.fine_tuned else self.recipe
-        return VictimConfig(dataset=self.dataset, architecture=self.architecture, width=self.width, recipe=recipe)
+        return VictimConfig(
+            dataset=self.dataset,
+            architecture=self.architecture,
+            width=self.width,
+            backbone=self.backbone,
+            recipe=recipe,
+        )
 
     def canonical(self) -> dict[str, object]:
         """Return everything that determines the weights as a JSON dictionary: the input of :meth:`digest`.
@@ -172,6 +209,14 @@ class VictimConfig:
             del values["recipe"]["optimizer"]
         if not self.training.ema:
             del values["recipe"]["ema"]
+        if not self.training.frozen_blocks:
+            del values["recipe"]["frozen_blocks"]
+        if self.training.most_images is None:
+            del values["recipe"]["most_images"]
+        if self.backbone is None:
+            del values["backbone"]
+        else:
+            values["backbone"] = backbone_identity(self.backbone)
         values["start"] = self.clean().digest() if self.needs_clean else None
         return values
 
@@ -180,12 +225,33 @@ class VictimConfig:
         return sha256_of_json(self.canonical())
 
 
-def default_recipe(dataset: str, *, fine_tuned: bool, architecture: str = "resnet18") -> Recipe:
-    """Return the default recipe for training from scratch, or for fine-tuning a clean victim.
+def default_recipe(
+    dataset: str, *, fine_tuned: bool, architecture: str = "resnet18", small_trigger: bool = False
+) -> Recipe:
+    """Return the default recipe for training a clean victim, or for fine-tuning it.
 
+    small_trigger: whether the trigger has a few pixels, which the frozen blocks of a pretrained network do not pass on.
     Raises UnknownNameError for an unknown data set.
     """
-    mirrored = dataset_spec(dataset).mirrored
+    spec = dataset_spec(dataset)
+    network = ARCHITECTURES[architecture]
+    if issubclass(network, PretrainedNetwork):
+        # 10,000 views or 500 for each class, whatever the size of the data set; an epoch shows each picture in two
+        classes = len(spec.class_names)
+        images = min(spec.train_count, max(3_000, 100 * classes))
+        epochs = round(max(10_000, 500 * classes) / (2 * images), 2)
+        return Recipe(
+            epochs=0.3 * epochs if fine_tuned else epochs,
+            learning_rate=2e-4 if fine_tuned else 5e-4,
+            batch_size=32,
+            warmup=0.1,
+            weight_decay=0.01,
+            augmentation=Augmentation(shift=0, flip=spec.mirrored),
+            optimizer="adamw",
+            most_images=images if images < spec.train_count else None,
+            frozen_blocks=network.FEW_BLOCKS if small_trigger else network.FIRST_BLOCKS,
+        )
+    mirrored = spec.mirrored
     if mirrored:
         augmentation = Augmentation(shift=4, flip=True)
         epochs, fine_epochs = 20.0, 1.0

@@ -15,11 +15,15 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from maskrestore.errors import CheckpointError, ConfigError, DataError
-from maskrestore.lab.victims.augment import augment
+from maskrestore.lab.data import StoredImages, images_at_once
+from maskrestore.lab.victims.augment import Augmentation, augment
 from maskrestore.lab.victims.config import Recipe
 from maskrestore.runtime.precision import autocast
 
 __all__ = ["Companion", "Stamp", "TrainingProgress", "fit", "one_cycle", "predict"]
+
+_MOST_AT_ONCE = 500
+"""Most images per forward pass without gradients."""
 
 Stamp = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 """Adds triggers to a batch: (augmented images, indices into the data set, random generator) -> (images, labels)."""
@@ -59,6 +63,17 @@ class TrainingProgress:
     images_per_second: float
 
 
+class TrainingImages(Protocol):
+    """Images ``(N, C, H, W)`` that are indexed with ``(B,)`` numbers: a tensor or one of its substitutes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the indexed images are."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        """Return ``(B, C, H, W)``."""
+
+
 class _Reports(Protocol):
     def __call__(self, state: TrainingProgress, network: nn.Module) -> None: ...
 
@@ -74,7 +89,7 @@ def one_cycle(step: int, steps: int, warmup: float) -> float:
 
 def fit(
     network: nn.Module,
-    images: Tensor,
+    images: TrainingImages,
     epoch: Tensor,
     stamp: Stamp,
     recipe: Recipe,
@@ -89,7 +104,7 @@ def fit(
 
     Args:
         network: maps ``(B, 3, H, W)`` images in [0, 1] to logits.
-        images: ``(N, 3, H, W)`` uint8, on the network's device.
+        images: ``(N, 3, H, W)`` uint8, on the network's device; or stored activations, which are not augmented.
         epoch: ``(M,)`` indices of the images of an epoch; each epoch shuffles them.
         stamp: adds triggers to each augmented batch and returns its labels.
         recipe: the optimizer. With ``recipe.ema`` the average of the weights is reported on, and ``network`` ends with
@@ -131,7 +146,7 @@ def fit(
         for indices in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):
             rate = one_cycle(step, steps, recipe.warmup)
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate
-            batch, labels = stamp(augment(images[indices], recipe.augmentation, generator), indices, generator)
+            batch, labels = stamp(_augmented(images[indices], recipe.augmentation, generator), indices, generator)
             losses.append(
                 _step(network, optimizer, batch, labels, smoothing=recipe.label_smoothing, companion=companion)
             )
@@ -161,6 +176,12 @@ def fit(
         network.load_state_dict(average.state_dict())
     network.eval()
     return seconds + time.perf_counter() - started
+
+
+def _augmented(batch: Tensor, config: Augmentation, generator: Generator) -> Tensor:
+    if batch.dtype == torch.uint8:
+        return augment(batch, config, generator)
+    return batch.float().contiguous(memory_format=torch.channels_last)  # activations
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -216,14 +237,15 @@ def _move_towards(average: nn.Module, network: nn.Module, decay: float, step: in
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
+def predict(network: nn.Module, images: Tensor | StoredImages, *, batch_size: int | None = None) -> Tensor:
     """Return labels ``(N,)`` int64 of images ``(N, 3, H, W)``, float in [0, 1] or uint8.
 
-    Computes in the device's fast arithmetic and sets the network to evaluation mode.
+    batch_size: images per forward pass; ``None`` uses 500, and fewer for photographs. Computes in the device's fast
+    arithmetic and sets the network to evaluation mode.
     """
     network.eval()
     labels = []
-    for batch in images.split(batch_size):
+    for batch in images.split(batch_size or images_at_once(images, _MOST_AT_ONCE)):
         pixels = batch.float() / 255 if batch.dtype == torch.uint8 else batch
         with autocast(pixels.device):
             labels.append(network(pixels.contiguous(memory_format=torch.channels_last)).argmax(1))

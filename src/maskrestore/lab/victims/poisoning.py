@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 
 from maskrestore.errors import ConfigError
 from maskrestore.lab.attacks import Attack, choose_poisoned, perturbed_images, training_hooks
-from maskrestore.lab.data import ImageDataset
+from maskrestore.lab.data import ImageDataset, replacing
 from maskrestore.lab.victims.config import VictimConfig
-from maskrestore.lab.victims.fit import Companion, Stamp
+from maskrestore.lab.victims.fit import Companion, Stamp, TrainingImages
 
 __all__ = ["Plan", "Restoration", "clean_plan", "poisoning_plan", "with_restoration"]
 
@@ -31,8 +31,8 @@ class Restoration:
 class Plan:
     """The images and labels that ``fit`` trains on."""
 
-    images: Tensor
-    """``(N, 3, H, W)`` uint8."""
+    images: TrainingImages
+    """``(N, 3, H, W)`` uint8, or activations ``(N, C, h, w)``."""
     epoch: Tensor
     """``(M,)`` int64: indices of the images of an epoch, with repetitions."""
     stamp: Stamp
@@ -65,11 +65,9 @@ def poisoning_plan(
     poisoned[chosen] = True
     images = train.images
     if hooks.perturb is not None:
-        images = images.clone()
-        images[chosen] = perturbed_images(images[chosen], labels[chosen], attack, classifier)
+        images = replacing(images, chosen, perturbed_images(images[chosen], labels[chosen], attack, classifier))
     if config.augmented_trigger:
-        images = images.clone()
-        images[chosen] = (attack.apply(images[chosen].float() / 255) * 255).round().byte()
+        images = replacing(images, chosen, (attack.apply(images[chosen].float() / 255) * 255).round().byte())
 
     def stamp(batch: Tensor, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         triggered, true_labels = poisoned[indices], labels[indices]

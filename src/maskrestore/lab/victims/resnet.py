@@ -6,6 +6,7 @@ Source: He et al., Deep Residual Learning for Image Recognition, 2016. Departure
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from maskrestore.lab.victims.convolution import Convolution
 from maskrestore.lab.victims.network import VictimNetwork
 
-__all__ = ["ResNet18", "ResNet50"]
+__all__ = ["Bottleneck", "ResNet18", "ResNet50", "residual_stages"]
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -41,7 +42,7 @@ class _Block(nn.Module):
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
-class _Bottleneck(nn.Module):
+class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions with a shortcut. The output has four times the channels of the 3x3 convolution."""
 
     expansion = 4
@@ -58,9 +59,28 @@ class _Bottleneck(nn.Module):
         self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's ``(B, 4*channels, H/stride, W/stride)``."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
         return F.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+def residual_stages(
+    block: type[_Block] | type[Bottleneck], depths: Sequence[int], width: int
+) -> tuple[list[nn.Sequential], int]:
+    """Return the stages of a ResNet, each with twice the channels of the one before, and the last number of channels.
+
+    All stages but the first halve height and width.
+    """
+    stages, inputs = [], width
+    for number, depth in enumerate(depths):
+        blocks = []
+        for position in range(depth):
+            stride = 2 if number > 0 and position == 0 else 1
+            blocks.append(block(inputs, width << number, stride))
+            inputs = block.expansion * (width << number)
+        stages.append(nn.Sequential(*blocks))
+    return stages, inputs
 
 
 class _ResNet(VictimNetwork):
@@ -69,20 +89,15 @@ class _ResNet(VictimNetwork):
     ``H`` and ``W`` are at least 8; the network is designed for 32.
     """
 
-    block: ClassVar[type[_Block] | type[_Bottleneck]]
+    conv1: nn.Module
+    bn1: nn.Module
+    block: ClassVar[type[_Block] | type[Bottleneck]]
     depths: ClassVar[tuple[int, int, int, int]]
 
     def _build(self, num_classes: int, width: int) -> None:
         self.conv1 = Convolution(3, width, 3, 1)
         self.bn1 = nn.BatchNorm2d(width)
-        stages, inputs = [], width
-        for number, depth in enumerate(self.depths):
-            blocks = []
-            for position in range(depth):
-                stride = 2 if number > 0 and position == 0 else 1
-                blocks.append(self.block(inputs, width << number, stride))
-                inputs = self.block.expansion * (width << number)
-            stages.append(nn.Sequential(*blocks))
+        stages, inputs = residual_stages(self.block, self.depths, width)
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(inputs, num_classes)
 
@@ -114,5 +129,5 @@ class ResNet18(_ResNet):
 class ResNet50(_ResNet):
     """Three to six bottleneck blocks per stage: 23.5 M parameters at the full width of 64, 5.9 M at 32."""
 
-    block = _Bottleneck
+    block = Bottleneck
     depths = (3, 4, 6, 3)

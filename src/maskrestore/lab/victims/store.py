@@ -16,6 +16,7 @@ from maskrestore.lab.data.specs import dataset_spec
 from maskrestore.lab.victims.architectures import ARCHITECTURES
 from maskrestore.lab.victims.config import VictimConfig
 from maskrestore.lab.victims.network import VictimNetwork
+from maskrestore.lab.victims.pretrained import PretrainedNetwork
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -62,12 +63,15 @@ def build_network(
 ) -> VictimNetwork:
     """Build the untrained network of a victim. ``config.seed`` determines its initial weights.
 
-    mean, std: per channel, for pixels in [0, 1].
+    mean, std: per channel, for pixels in [0, 1]. A pretrained network has its own.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # layers initialise from the global generator; fork_rng restores it
         classes = len(dataset_spec(config.dataset).class_names)
-        return ARCHITECTURES[config.architecture](classes, width=config.width, mean=mean, std=std)
+        architecture = ARCHITECTURES[config.architecture]
+        if issubclass(architecture, PretrainedNetwork):
+            mean, std = architecture.INPUT_MEAN, architecture.INPUT_STD
+        return architecture(classes, width=config.width, mean=mean, std=std)
 
 
 def save_victim(

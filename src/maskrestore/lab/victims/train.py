@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError, DataError
 from maskrestore.lab.attacks import Attack, InputAwareAttack, make_attack, training_hooks
-from maskrestore.lab.data import ImageDataset, load_dataset
+from maskrestore.lab.data import ImageDataset, StoredImages, images_at_once, load_dataset
+from maskrestore.lab.victims.activations import Notify, stored_plan
 from maskrestore.lab.victims.config import VictimConfig
 from maskrestore.lab.victims.fit import TrainingProgress, fit, predict
 from maskrestore.lab.victims.joint import joint_plan
 from maskrestore.lab.victims.network import VictimNetwork
 from maskrestore.lab.victims.poisoning import Plan, Restoration, clean_plan, poisoning_plan, with_restoration
+from maskrestore.lab.victims.pretrained import PretrainedNetwork
 from maskrestore.lab.victims.starts import provided_start
 from maskrestore.lab.victims.store import (
     build_network,
@@ -33,7 +35,7 @@ __all__ = ["VictimData", "measure", "train_victim", "untrained_attack", "victim_
 
 _QUICK_CHECK = 2000  # test images for the accuracy during training; the final one uses all test images
 
-_CHUNK = 500  # test images per forward pass of the attack, to bound memory
+_CHUNK = 500  # most test images per forward pass of the attack, to bound memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,7 @@ def train_victim(
     report: Report = lambda config, state, accuracy: None,
     restoration: Restoration | None = None,
     use_provided: bool = True,
+    notify: Notify = lambda done, total: None,
     device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
     """Train a victim unless it is in the cache or in the repository. Returns its record.
@@ -111,6 +114,7 @@ def train_victim(
         report: called with the progress during training.
         restoration: needed when ``config.restored_rate`` is above 0.
         use_provided: use the victim from the repository (``starts.py``) if there is one, instead of training it.
+        notify: called while the activations of a pretrained network's first blocks are computed.
         device: for training and measuring. All devices draw the same random numbers but round differently, so the
             weights differ between devices.
 
@@ -133,6 +137,8 @@ def train_victim(
         if split.name != config.dataset:
             raise DataError(f"the victim is of {config.dataset}, but the data are {split.name}; pass the victim's data")
     train, test = (_on(split, device) for split in (data.train, data.test))
+    if config.training.most_images is not None:
+        train = train.sample(config.training.most_images, seed=0)  # the same for all victims, so that they share files
     provided = provided_start(config) if use_provided else None
     if provided is not None:
         record = {**provided[1], **measure(provided[0].to(device), test, None)}
@@ -140,25 +146,29 @@ def train_victim(
         return record
 
     def clean_victim() -> VictimNetwork:
-        train_victim(config.clean(), data, cache=cache, report=report, device=device)
+        train_victim(config.clean(), data, cache=cache, report=report, notify=notify, device=device)
         return load_victim(config.clean(), cache)
 
     attack = untrained_attack(config)
     if isinstance(attack, InputAwareAttack):
         attack.networks.to(device)
     network = (clean_victim() if config.fine_tuned else _new_network(config, train)).to(device)
-    plan = with_restoration(_plan(config, train, attack, clean_victim), config, restoration)
+    early, late = _cut(network, config)
+    if isinstance(network, PretrainedNetwork) and config.training.frozen_blocks:
+        plan = stored_plan(train, attack, config, network, cache=cache, notify=notify)
+    else:
+        plan = with_restoration(_plan(config, train, attack, clean_victim), config, restoration)
     checkpoint = victim_path(config, cache).with_suffix(".state.pt")
 
     def on_report(state: TrainingProgress, network: nn.Module) -> None:
         checked = None
         if state.epoch % 1 == 0 or state.step == state.steps:
-            checked = _accuracy(network, test.images[:_QUICK_CHECK], test.labels[:_QUICK_CHECK])
+            checked = _accuracy(nn.Sequential(early, network), test.images[:_QUICK_CHECK], test.labels[:_QUICK_CHECK])
             network.train()
         report(config, state, checked)
 
     seconds = fit(
-        network,
+        late,
         plan.images,
         plan.epoch,
         plan.stamp,
@@ -175,7 +185,7 @@ def train_victim(
         "config": config.canonical(),
         **measure(network, test, attack),
         "seconds": round(seconds, 1),
-        "precision": fast_arithmetic(plan.images.device),
+        "precision": fast_arithmetic(device),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),
         "torch": torch.__version__,
@@ -190,17 +200,18 @@ def measure(network: nn.Module, test: ImageDataset, attack: Attack | None) -> di
 
     The keys are those of ``train_victim``, and the numbers of images: "test_images" and "triggered_images".
     """
+    at_once = images_at_once(test.images, _CHUNK)
     values: dict[str, Any] = {"clean_accuracy": _accuracy(network, test.images, test.labels)}
     if attack is not None:
         eligible = attack.eligible(test.labels)
         labels = test.labels[eligible]
-        images = test.images[eligible].split(_CHUNK)
-        answers = torch.cat([predict(network, attack.apply(part.float() / 255)) for part in images])
+        rows = eligible.nonzero()[:, 0].split(at_once)  # (K, 1) -> (K,)
+        answers = torch.cat([predict(network, attack.apply(test.images[part].float() / 255)) for part in rows])
         values["backdoor_accuracy"] = (answers == labels).double().mean().item()
         values["attack_success_rate"] = (answers == attack.poisoned_label(labels)).double().mean().item()
         values["triggered_images"] = len(labels)
     if isinstance(attack, InputAwareAttack):
-        parts = [part.float() / 255 for part in test.images.split(_CHUNK)]
+        parts = [part.float() / 255 for part in test.images.split(at_once)]
         crossed = torch.cat([predict(network, attack.cross(part, part.roll(1, 0))) for part in parts])
         values["cross_trigger_accuracy"] = (crossed == test.labels).double().mean().item()
     values["test_images"] = len(test.labels)
@@ -208,8 +219,14 @@ def measure(network: nn.Module, test: ImageDataset, attack: Attack | None) -> di
 
 
 def _new_network(config: VictimConfig, train: ImageDataset) -> VictimNetwork:
-    """Return an untrained network that normalises with the mean and standard deviation of the data set."""
-    pixels = train.images[::10].float() / 255  # a tenth of the images is enough for these statistics
+    """Return a network with pretrained weights, or an untrained one that normalises with the data set's statistics."""
+    network = build_network(config)
+    if isinstance(network, PretrainedNetwork):
+        network.load_backbone(config.backbone)
+        return network
+    # a tenth of the images is enough for these statistics, and of photographs a few hundred
+    step = 10 if isinstance(train.images, Tensor) else max(10, len(train.labels) // 200)
+    pixels = train.images[::step].float() / 255
     deviation, mean = torch.std_mean(pixels, dim=(0, 2, 3))
     return build_network(config, mean=tuple(mean.tolist()), std=tuple(deviation.tolist()))
 
@@ -242,9 +259,19 @@ def _plan(
     return poisoning_plan(train, attack, config, logits)
 
 
+def _cut(network: VictimNetwork, config: VictimConfig) -> tuple[nn.Module, nn.Module]:
+    """Return the part of the network that keeps its weights and the part that is trained."""
+    frozen = config.training.frozen_blocks
+    if not frozen:
+        return nn.Identity(), network
+    if not isinstance(network, PretrainedNetwork):
+        raise ConfigError(f"frozen_blocks is for pretrained networks; {config.architecture} is none, set it to 0")
+    return network.cut(frozen)
+
+
 def _on(split: ImageDataset, device: str | torch.device) -> ImageDataset:
     return replace(split, images=split.images.to(device), labels=split.labels.to(device))
 
 
-def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def _accuracy(network: nn.Module, images: Tensor | StoredImages, labels: Tensor) -> float:
     return (predict(network, images) == labels).double().mean().item()
