@@ -1,7 +1,7 @@
 """Show pictures of any shape to a classifier that takes one size, and put what was restored back into the picture.
 
 A photograph is purified at the size at which the classifier sees it, so a picture of 12 megapixels costs what a small
-one does.
+one does. A picture is never enlarged here: the classifier's adapter does that after the purification.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ __all__ = ["Convention", "View"]
 Convention = Literal["crop", "squash", "letterbox"]
 
 _LONGEST = 8
-"""Of a picture that is this many times longer than the view, the ends are cut off before it is resized. Otherwise a
-line of pixels would be enlarged to a picture that no memory holds."""
+"""Of a picture that is this many times longer than the view, the ends are cut off before it is resized."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,26 @@ class _Box:
     def of(self, image: Tensor) -> Tensor:
         """That part of ``(..., H, W)``, as a view of its memory."""
         return image[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a picture of one size is shown: ``source`` is cut out of it and resized to ``scaled``.
+
+    ``shown`` is what the classifier sees, in pixels of the resized picture. It lies inside it, or reaches beyond it.
+    """
+
+    source: _Box
+    scaled: tuple[int, int]
+    shown: _Box
+
+    @property
+    def common(self) -> tuple[_Box, _Box]:
+        """What is both in the resized picture and in what is shown: its place in each of them."""
+        top, left = max(0, self.shown.top), max(0, self.shown.left)
+        height = min(self.scaled[0], self.shown.top + self.shown.height) - top
+        width = min(self.scaled[1], self.shown.left + self.shown.width) - left
+        return _Box(top, left, height, width), _Box(top - self.shown.top, left - self.shown.left, height, width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,68 +90,65 @@ class View:
             raise ConfigError(f"fill must be in [0, 1], got {self.fill}")
 
     def show(self, image: Tensor) -> Tensor:
-        """What the classifier sees of a picture: ``(C, H, W)`` in [0, 1] -> ``(C, height, width)``."""
-        source, inside = self._boxes(*image.shape[-2:])
-        part = source.of(image)[None]
-        if self.convention == "crop":
-            scaled = resize(part, *self._covering(source))
-            return inside.of(scaled)[0].contiguous()
-        shown = image.new_full((1, len(image), self.height, self.width), self.fill)
-        inside.of(shown).copy_(resize(part, inside.height, inside.width))
-        return shown[0]
+        """What the classifier sees of a picture: ``(C, H, W)`` in [0, 1] -> ``(C, height, width)``.
+
+        If that would enlarge the picture, the result is smaller and has the same shape but for rounding: enlarged to
+        the view without cropping, it is what the classifier sees.
+        """
+        plan = self._plan(*image.shape[-2:])
+        scaled = resize(plan.source.of(image)[None], *plan.scaled)[0].clamp(0, 1)
+        inside, place = plan.common
+        shown = image.new_full((len(image), plan.shown.height, plan.shown.width), self.fill)
+        place.of(shown).copy_(inside.of(scaled))
+        return shown
 
     def paste(self, image: Tensor, purified: Tensor, hidden: Tensor) -> Tensor:
         """A copy of the whole picture with what was restored in the view of it.
 
-        image: ``(C, H, W)``. purified: ``(C, height, width)``, the purified view. hidden: ``(g, g)`` bool, its restored
-        tokens. Pixels of other tokens, and those that the view leaves out, are returned bit for bit.
+        image: ``(C, H, W)``. purified: the purified view, as large as what :meth:`show` returns. hidden: ``(g, g)``
+        bool, its restored tokens. Pixels of other tokens, and those that are not shown, are returned bit for bit.
         """
-        source, inside = self._boxes(*image.shape[-2:])
-        mask = tokens_to_pixels(hidden[None], self.height, self.width).float()  # (1, 1, height, width)
-        if self.convention == "crop":
-            height, width = self._covering(source)
-            whole = purified.new_zeros(1, len(purified), height, width)
-            where = mask.new_zeros(1, 1, height, width)
-            inside.of(whole).copy_(purified[None])
-            inside.of(where).copy_(mask)
-            # Outside the view there is nothing to blend with, so its edge is repeated.
-            whole = _with_edges_repeated(whole, inside)
-        else:
-            whole, where = inside.of(purified[None]), inside.of(mask)
-        restored = resize(whole, source.height, source.width)[0]
-        rows = torch.arange(source.height) * where.shape[-2] // source.height
-        columns = torch.arange(source.width) * where.shape[-1] // source.width
-        chosen = where[0, 0][rows][:, columns] > 0  # nearest neighbour: a pixel is restored or it is not
+        plan = self._plan(*image.shape[-2:])
+        inside, place = plan.common
+        tokens = tokens_to_pixels(hidden[None], plan.shown.height, plan.shown.width)[0, 0]  # (height, width)
+        # Beyond what is shown there is nothing to blend with at the edge, so the edge is repeated.
+        rows = (torch.arange(plan.scaled[0]) - inside.top).clamp(0, inside.height - 1)
+        columns = (torch.arange(plan.scaled[1]) - inside.left).clamp(0, inside.width - 1)
+        scaled = place.of(purified)[:, rows][:, :, columns]
+        mask = torch.zeros(plan.scaled, dtype=torch.bool)
+        inside.of(mask).copy_(place.of(tokens))
+        restored = resize(scaled[None], plan.source.height, plan.source.width)[0].clamp(0, 1)
+        # Nearest neighbour: a pixel of the picture is restored or it is not.
+        rows = torch.arange(plan.source.height) * plan.scaled[0] // plan.source.height
+        columns = torch.arange(plan.source.width) * plan.scaled[1] // plan.source.width
         full = image.clone()
-        source.of(full).copy_(torch.where(chosen, restored.clamp(0, 1), source.of(image)))
+        part = plan.source.of(full)
+        part.copy_(torch.where(mask[rows][:, columns], restored, part))
         return full
 
-    def _covering(self, source: _Box) -> tuple[int, int]:
-        """Size of the resized picture that the view is cut out of."""
-        scale = max(self.height / source.height, self.width / source.width) / self.crop_share
-        return max(self.height, round(source.height * scale)), max(self.width, round(source.width * scale))
-
-    def _boxes(self, height: int, width: int) -> tuple[_Box, _Box]:
-        """The part of the picture that is resized, and where the view lies in it (crop) or it lies in the view."""
+    def _plan(self, height: int, width: int) -> _Plan:
         source = _Box(0, 0, height, width)
         if self.convention == "squash":
-            return source, _Box(0, 0, self.height, self.width)
+            size = min(height, self.height), min(width, self.width)
+            return _Plan(source, size, _Box(0, 0, *size))
         if self.convention == "crop":
+            # Otherwise a line of pixels would be enlarged to a picture that no memory holds.
             tall = min(height, math.ceil(width * _LONGEST * self.height / self.width))
             wide = min(width, math.ceil(height * _LONGEST * self.width / self.height))
             source = _Box((height - tall) // 2, (width - wide) // 2, tall, wide)
-            whole_height, whole_width = self._covering(source)
-            top, left = round((whole_height - self.height) / 2), round((whole_width - self.width) / 2)
-            return source, _Box(top, left, self.height, self.width)
-        scale = min(self.height / height, self.width / width)
-        inner_height = min(self.height, max(1, round(height * scale)))
-        inner_width = min(self.width, max(1, round(width * scale)))
-        top, left = (self.height - inner_height) // 2, (self.width - inner_width) // 2
-        return source, _Box(top, left, inner_height, inner_width)
-
-
-def _with_edges_repeated(whole: Tensor, inside: _Box) -> Tensor:
-    """``(1, C, H, W)`` whose pixels outside the box are those at its nearest edge."""
-    rows = torch.arange(whole.shape[-2]).clamp(inside.top, inside.top + inside.height - 1)
-    columns = torch.arange(whole.shape[-1]).clamp(inside.left, inside.left + inside.width - 1)
-    return whole[:, :, rows][:, :, :, columns]
+            scale = max(self.height / tall, self.width / wide) / self.crop_share
+        else:
+            scale = min(self.height / height, self.width / width)
+        shrinks = scale < 1
+        scaled = (
+            (max(1, round(source.height * scale)), max(1, round(source.width * scale)))
+            if shrinks
+            else (source.height, source.width)
+        )
+        shown = (
+            (self.height, self.width)
+            if shrinks
+            else (max(1, round(self.height / scale)), max(1, round(self.width / scale)))
+        )
+        top, left = (round((whole - part) / 2) for whole, part in zip(scaled, shown, strict=True))
+        return _Plan(source, scaled, _Box(top, left, *shown))
