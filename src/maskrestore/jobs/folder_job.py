@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from maskrestore.defense.asking import is_local_model
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError
+from maskrestore.imaging.views import View
 from maskrestore.imaging.walking import walk_images
 from maskrestore.jobs.identity import settings_digest
 from maskrestore.jobs.image_records import ImageRecords
 from maskrestore.jobs.result_files import RESULT_FILES, RESULT_FOLDERS, check_results_folder
+from maskrestore.types import RestorerChoice
 
 __all__ = ["FolderJob"]
 
@@ -43,6 +45,10 @@ class FolderJob:
     """The most queries that a run may send. An image is only begun if they are sure to suffice."""
     keep_grey: bool = False
     """Read grey images with one channel instead of three."""
+    view: View | None = None
+    """The size at which the classifier sees pictures: they are purified at it. ``None``: at their own size."""
+    full_size: bool = False
+    """Also write each picture in full size, with what was restored in the view of it, into ``out/full``."""
     again: bool = False
     """Purify images again that have a result with these settings."""
     answer_cache: bool | None = None
@@ -55,7 +61,8 @@ class FolderJob:
     @functools.cached_property
     def config_digest(self) -> str:
         """A digest of everything that results depend on, but the image."""
-        return settings_digest(self.defense, self.classifier_id, self.keep_grey)
+        view = () if self.view is None else (asdict(self.view),)
+        return settings_digest(self.defense, self.classifier_id, self.keep_grey, *view)
 
     @functools.cached_property
     def key_fingerprint(self) -> str:
@@ -67,10 +74,16 @@ class FolderJob:
         """Whether the only query for an image is spent on what was restored, so that its own label is not known."""
         return self.defense.config.restoration.single_query
 
-    @property
-    def restorer_size(self) -> int | None:
-        """The side of the images that the restorer works on, in pixels; ``None`` if it does not say."""
-        return getattr(getattr(self.defense.restorer, "network", None), "image_size", None)
+    def restorer_size(self, height: int, width: int) -> int | None:
+        """The side that the restorer of such pictures works at, in pixels; ``None`` if it does not say."""
+        restorer = self.defense.restorer
+        if isinstance(restorer, RestorerChoice):
+            restorer = restorer.for_size(height, width)
+        return getattr(getattr(restorer, "network", None), "image_size", None)
+
+    def shown(self, image: Tensor) -> Tensor:
+        """What is purified of a picture ``(C, H, W)``: its view, or the picture."""
+        return image if self.view is None else self.view.show(image)
 
     def name(self, file: Path) -> str:
         """The name of a file in records: relative to the source, with forward slashes."""
@@ -106,4 +119,4 @@ class FolderJob:
             raise ConfigError(
                 f"results would be written over the images in {self.source}; choose another folder than {out}"
             )
-        check_results_folder(self.out)
+        check_results_folder(self.out, full_size=self.full_size)

@@ -90,7 +90,7 @@ def _evidence(job: FolderJob, record: Mapping[str, Any]) -> Evidence | None:
     """The pictures and maps of an image, ``None`` if its file or its results are gone."""
     name = record["file"]
     try:
-        original = read_image(job.file(name), keep_grey=job.keep_grey)
+        original = job.shown(read_image(job.file(name), keep_grey=job.keep_grey))
         purification = load_purification(job.out, record, keep_grey=job.keep_grey)
     except (InvalidImageError, OSError):
         return None

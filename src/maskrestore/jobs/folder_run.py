@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from maskrestore.defense.asking import Asking
 from maskrestore.defense.oracle import Budget
 from maskrestore.errors import ClassifierStoppedError, InvalidImageError, QueryBudgetError
-from maskrestore.imaging.codec import read_image_file
+from maskrestore.imaging.codec import is_grey, read_image, read_image_file, write_png
 from maskrestore.imaging.walking import UNREADABLE
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords, UnwrittenRecordError
-from maskrestore.jobs.result_files import answer, make_result_folders, save_purification
+from maskrestore.jobs.result_files import answer, load_purification, make_result_folders, save_purification
 from maskrestore.runtime.digests import digest_of_file
 from maskrestore.types import Progress, Purification, StreamItem, StreamResult
 
@@ -208,6 +209,8 @@ class _Run:
             try:
                 done = _is_done(self._job, record, self._job.file(name))
                 item = None if done else _read(self._job, name, output, passed)
+                if done and self._job.full_size and not _has_full_size(self._job, record):
+                    self._records.add({**record, **_full_size_of(self._job, name, output, record)}, new=False)
             except (InvalidImageError, OSError) as error:
                 self._records.add(_failure(self._job, name, error))
             else:
@@ -284,13 +287,14 @@ class _FilesPassed:
 def _read(job: FolderJob, name: str, output: str, passed: int) -> StreamItem:
     file = job.file(name)
     read = read_image_file(file, keep_grey=job.keep_grey)  # before the digest: it refuses huge files and non-files
-    make_result_folders(job.out, output)  # before the query
-    size = job.restorer_size
-    far_larger = size is not None and max(read.pixels.shape[-2:]) > _FAR_LARGER * size
+    make_result_folders(job.out, output, full_size=job.full_size)  # before the query
+    pixels = job.shown(read.pixels)
+    size = job.restorer_size(*pixels.shape[-2:])
+    far_larger = size is not None and max(pixels.shape[-2:]) > _FAR_LARGER * size
     notes = (*read.notes, f"far larger than the restorer's {size} x {size} pixels") if far_larger else read.notes
     return StreamItem(
         id=_File(name=name, output=output, content=digest_of_file(file), bits=read.bits, notes=notes, passed=passed),
-        image=read.pixels,
+        image=pixels,
     )
 
 
@@ -373,6 +377,9 @@ def _save(job: FolderJob, file: _File, result: Purification, seconds: float) -> 
     """Write the files of a result and make its record, which is to be written after the files."""
     try:
         saved = save_purification(job.out, file.output, result, bits=file.bits, single_query=job.single_query)
+        if job.full_size:
+            whole = read_image(job.file(file.name), keep_grey=job.keep_grey)
+            saved |= _save_full_size(job, file.output, whole, result, file.bits)
     except (InvalidImageError, OSError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         failure = _failure(job, file.name, error)
@@ -391,6 +398,28 @@ def _save(job: FolderJob, file: _File, result: Purification, seconds: float) -> 
         "error": None,
     }
     return _Saved(record=record)
+
+
+def _has_full_size(job: FolderJob, record: dict[str, Any]) -> bool:
+    return "full_size" in record and (job.out / record["full_size"]).exists()
+
+
+def _full_size_of(job: FolderJob, name: str, output: str, record: dict[str, Any]) -> dict[str, str]:
+    """Write the picture in full size from the result of an earlier run; returns the fields for its record."""
+    whole = read_image_file(job.file(name), keep_grey=job.keep_grey)
+    make_result_folders(job.out, output, full_size=True)
+    result = load_purification(job.out, record, keep_grey=job.keep_grey)
+    return _save_full_size(job, output, whole.pixels, result, whole.bits)
+
+
+def _save_full_size(job: FolderJob, output: str, whole: Tensor, result: Purification, bits: int) -> dict[str, str]:
+    """Write a picture ``(C, H, W)`` with what was restored; returns the fields for its record."""
+    purified = result.images[0]
+    if job.view is not None:
+        purified = whole if result.hidden is None else job.view.paste(whole, purified, result.hidden[0])
+    path = Path("full", output + ".png")
+    write_png(job.out / path, purified, bits=bits if is_grey(purified) else 8)
+    return {"full_size": path.as_posix()}
 
 
 def _failure(job: FolderJob, name: str, error: Exception) -> dict[str, Any]:

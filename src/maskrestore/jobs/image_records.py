@@ -119,13 +119,16 @@ class ImageRecords:
             if config_digest in (None, record.get("config_digest")):
                 yield record
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Append a record and hand it to the operating system. Raises UnwrittenRecordError."""
+    def add(self, record: dict[str, Any], *, new: bool = True) -> None:
+        """Append a record and hand it to the operating system. Raises UnwrittenRecordError.
+
+        new: whether it tells of an image that this run purified.
+        """
         line = json.dumps(record).encode() + b"\n"
         with self._writing():
             self._append(line)
         self._insert(record, line)
-        self.purified += record["error"] is None
+        self.purified += new and record["error"] is None
 
     def compact(self) -> None:
         """Replace ``records.jsonl`` atomically by one line per image or thing that is left out, sorted by name.

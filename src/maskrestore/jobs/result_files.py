@@ -25,9 +25,9 @@ __all__ = [
     "save_purification",
 ]
 
-RESULT_FOLDERS = ("images", "maps")
+RESULT_FOLDERS = ("images", "maps", "full")
 RESULT_FILES = ("records.jsonl", "report.html", "answers.sqlite", "answers.sqlite-journal")
-"""What a job writes into its folder."""
+"""What a job writes into its folder; into ``full`` only pictures in full size, if they are wanted."""
 
 _MAPS = (
     "hidden",
@@ -45,14 +45,18 @@ _PROBE_BYTES = 2**16
 _WRITTEN_WITH_8_BITS = "restored in colour, written with 8 bits"
 
 
-def check_results_folder(folder: Path) -> None:
+def _folders(*, full_size: bool) -> tuple[str, ...]:
+    return RESULT_FOLDERS if full_size else RESULT_FOLDERS[:-1]
+
+
+def check_results_folder(folder: Path, *, full_size: bool = False) -> None:
     """Create the folder of a job's results and try whether it takes files.
 
     Raises ConfigError that says what is in the way.
     """
     place = folder
     try:
-        for place in (folder, *(folder / name for name in RESULT_FOLDERS)):
+        for place in (folder, *(folder / name for name in _folders(full_size=full_size))):
             place.mkdir(parents=True, exist_ok=True)
             probe = place / f".{os.getpid()}.part"
             try:
@@ -71,9 +75,9 @@ def check_results_folder(folder: Path) -> None:
         ) from error
 
 
-def make_result_folders(folder: Path, name: str) -> None:
+def make_result_folders(folder: Path, name: str, *, full_size: bool = False) -> None:
     """Create the folders of the files of a result, ``name`` as for :func:`save_purification`. Raises OSError."""
-    for kind in RESULT_FOLDERS:
+    for kind in _folders(full_size=full_size):
         (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
 
 
