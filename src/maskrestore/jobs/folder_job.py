@@ -22,7 +22,6 @@ from maskrestore.imaging.walking import walk_images
 from maskrestore.jobs.identity import settings_digest
 from maskrestore.jobs.image_records import ImageRecords
 from maskrestore.jobs.result_files import RESULT_FILES, RESULT_FOLDERS, check_results_folder
-from maskrestore.types import RestorerChoice
 
 __all__ = ["FolderJob"]
 
@@ -74,12 +73,10 @@ class FolderJob:
         """Whether the only query for an image is spent on what was restored, so that its own label is not known."""
         return self.defense.config.restoration.single_query
 
-    def restorer_size(self, height: int, width: int) -> int | None:
-        """The side that the restorer of such pictures works at, in pixels; ``None`` if it does not say."""
-        restorer = self.defense.restorer
-        if isinstance(restorer, RestorerChoice):
-            restorer = restorer.for_size(height, width)
-        return getattr(getattr(restorer, "network", None), "image_size", None)
+    @property
+    def restorer_size(self) -> int | None:
+        """The side of the images that the restorer works on, in pixels; ``None`` if it does not say."""
+        return getattr(getattr(self.defense.restorer, "network", None), "image_size", None)
 
     def shown(self, image: Tensor) -> Tensor:
         """What is purified of a picture ``(C, H, W)``: its view, or the picture."""

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,13 +14,12 @@ from torch import Tensor
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
-from maskrestore.mae.checkpoints.loading import load_network, packaged_digest
+from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.fast.cuda_graphs import CudaGraphs
 from maskrestore.mae.micro_batches import MicroBatching, padded
 from maskrestore.mae.network import MaskedAutoencoder
 from maskrestore.runtime.devices import to_device
-from maskrestore.runtime.digests import digest_of_json
 from maskrestore.runtime.precision import Precision, autocast, deterministic_convolutions, resolve_precision
 from maskrestore.runtime.threads import map_on_cores
 
@@ -28,17 +27,12 @@ __all__ = [
     "DEFAULT_RESTORER",
     "MAERestorer",
     "PreparedImages",
-    "RestorerBySize",
     "RestorerPrecision",
     "load_restorer",
-    "packaged_restorer",
 ]
 
 RestorerPrecision = Precision | Literal["int8"]
-DEFAULT_RESTORER = "auto"
-"""Chooses among the packaged weights for each picture by its size; see :class:`RestorerBySize`."""
-_LARGEST_SMALL = 64
-"""Side of the largest square picture that ``mae-tiny-32`` restores. Larger ones are photographs."""
+DEFAULT_RESTORER = "mae-tiny-32"
 _PASTE_PIXELS = 2**22
 """Pixels of restorations that are enlarged at a time. For large images they take more memory than the network."""
 
@@ -143,10 +137,6 @@ class MAERestorer:
     def grid(self) -> int:
         """Tokens along each side of an image."""
         return self.network.grid
-
-    def for_size(self, height: int, width: int) -> MAERestorer:
-        """Itself, whatever the size of the pictures; compare :class:`RestorerBySize`."""
-        return self
 
     @torch.inference_mode()
     def prepare_images(self, images: Tensor) -> PreparedImages:
@@ -264,56 +254,16 @@ class MAERestorer:
             )
 
 
-def packaged_restorer(height: int, width: int) -> str:
-    """The name of the packaged weights for pictures of this size in pixels, as far as it is known to suit them."""
-    return "mae-tiny-32" if height * width <= _LARGEST_SMALL**2 else "mae-photo-224"
-
-
-class RestorerBySize:
-    """Restores each picture with the packaged weights for its size. Weights are loaded when they are needed.
-
-    A picture is restored exactly as by the :class:`MAERestorer` that :meth:`for_size` returns.
-    """
-
-    def __init__(
-        self,
-        *,
-        micro_batch: int | None = None,
-        precision: RestorerPrecision = "auto",
-        device: str | torch.device = "cpu",
-    ) -> None:
-        """The settings are those of :class:`MAERestorer`."""
-        self._settings: dict[str, Any] = {"micro_batch": micro_batch, "precision": precision, "device": device}
-        self._loaded: dict[str, MAERestorer] = {}
-        smallest = self.for_size(1, 1)
-        self.device, self.precision = smallest.device, smallest.precision
-
-    @property
-    def weights_digest(self) -> str:
-        """Identifies all weights that it may use."""
-        return digest_of_json([packaged_digest(packaged_restorer(side, side)) for side in (1, _LARGEST_SMALL + 1)])
-
-    def for_size(self, height: int, width: int) -> MAERestorer:
-        """The restorer for pictures of this size in pixels."""
-        name = packaged_restorer(height, width)
-        if name not in self._loaded:
-            self._loaded[name] = MAERestorer(load_network(name), **self._settings)
-        return self._loaded[name]
-
-
 def load_restorer(
     name_or_path: str | Path = DEFAULT_RESTORER,
     *,
     micro_batch: int | None = None,
     precision: RestorerPrecision = "auto",
     device: str | torch.device = "cpu",
-) -> MAERestorer | RestorerBySize:
+) -> MAERestorer:
     """Load weights and wrap them in a :class:`MAERestorer`, whose settings and errors apply.
 
-    name_or_path: ``auto`` for a :class:`RestorerBySize`; or the name of packaged weights, a file, a local folder or a
-    name on the Hugging Face hub; see :func:`~maskrestore.mae.checkpoints.loading.load_network`, which raises
-    CheckpointError.
+    name_or_path: the name of packaged weights, a file, a local folder or a name on the Hugging Face hub; see
+    :func:`~maskrestore.mae.checkpoints.loading.load_network`, which raises CheckpointError.
     """
-    if name_or_path == DEFAULT_RESTORER:
-        return RestorerBySize(micro_batch=micro_batch, precision=precision, device=device)
     return MAERestorer(load_network(name_or_path), micro_batch=micro_batch, precision=precision, device=device)
