@@ -46,5 +46,5 @@ def test_icons_differ_and_lie_on_large_images() -> None:
 
 
 def test_unknown_icons_are_named() -> None:
-    with pytest.raises(UnknownNameError, match="known: flower, heart, phone, star"):
+    with pytest.raises(UnknownNameError, match="known: flower, heart, phone, smile, star"):
         make_attack("badnets:icon-cat", num_classes=10)

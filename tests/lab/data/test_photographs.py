@@ -180,6 +180,27 @@ def test_where_a_broken_row_is(tmp_path: Path) -> None:
         images[4:]
 
 
+def test_pictures_are_chosen_by_their_path(tmp_path: Path) -> None:
+    rows_of(tmp_path / "imagenette" / "test-00000-of-00002.parquet", [0, 1, 2], group=2)
+    rows_of(tmp_path / "imagenette" / "test-00001-of-00002.parquet", [3, 4], group=2)
+    for shard in (0, 1):
+        path = tmp_path / "imagenette" / f"test-0000{shard}-of-00002.parquet"
+        rows = pq.read_table(path).to_pylist()
+        rows[1]["image"]["path"] = f"n01440764/ILSVRC2012_val_{shard}.JPEG"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    loaded = load_dataset("imagenette", "test", folder=tmp_path)
+    unseen = loaded.named("ILSVRC2012_val")
+    assert unseen.name == "imagenette[ILSVRC2012_val]"
+    assert unseen.labels.tolist() == [1, 4]
+    assert unseen.images[:][:, 0, 0, 0].tolist() == [1, 1]
+    with pytest.raises(DataError, match="no picture of imagenette has 'elsewhere' in its path"):
+        loaded.named("elsewhere")
+    class_folders(tmp_path / "more" / "imagenette", 10)
+    folders = load_dataset("imagenette", "train", folder=tmp_path / "more").named("n0003")
+    assert folders.labels.tolist() == [3, 3]
+    assert len(folders.named("a.JPEG").labels) == 1
+
+
 def test_pictures_may_be_replaced_in_memory(tmp_path: Path) -> None:
     class_folders(tmp_path / "imagenette", 10)
     loaded = load_dataset("imagenette", "train", folder=tmp_path)

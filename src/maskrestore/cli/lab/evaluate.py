@@ -64,6 +64,14 @@ def evaluate(
     defense: Annotated[list[str], typer.Option(help=f"Defense to measure: {', '.join(DEFENSES)}. May be repeated.")],
     clean: Annotated[int, typer.Option(min=1, help="Number of clean test images.")] = 500,
     triggered: Annotated[int, typer.Option(min=1, help="Number of triggered test images.")] = 500,
+    pictures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Use only test photographs whose path contains this text, e.g. `ILSVRC2012_val` for those of "
+            "`imagenette` that no network pretrained on ImageNet has seen.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice of test images.")] = 0,
     target: Annotated[int, typer.Option(min=0, help="Target class of the attack.")] = 0,
     victim_settings: Annotated[
@@ -111,6 +119,7 @@ def evaluate(
         victim_config(dataset, None if name == CLEAN else name, target, victim_settings or []) for name in attack
     ]
     test = load_dataset(dataset, "test", folder=data)
+    test = test if pictures is None else test.named(pictures)
     records = cell_records(out_path)
     for config in victims:
         victim = _victim(config, victim_settings or [], cache, data, train=train, device=device)

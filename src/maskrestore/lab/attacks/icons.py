@@ -50,10 +50,19 @@ def _heart(x: Tensor, y: Tensor) -> list[_Layer]:
     return [((x**2 + y**2 - 0.9) ** 3 < x**2 * y**3, (0.85, 0.05, 0.1))]
 
 
+def _smile(x: Tensor, y: Tensor) -> list[_Layer]:
+    radius = torch.hypot(x, y)
+    eyes = torch.hypot(x.abs() - 0.36, y + 0.3) < 0.16
+    mouth = (torch.hypot(x, y - 0.05) - 0.52).abs() < 0.09
+    dark = (0.15, 0.1, 0.05)
+    return [(radius < 0.97, (1.0, 0.82, 0.15)), (eyes, dark), (mouth & (y > 0.2), dark)]
+
+
 ICONS: dict[str, Callable[[Tensor, Tensor], list[_Layer]]] = {
     "flower": _flower,
     "heart": _heart,
     "phone": _phone,
+    "smile": _smile,
     "star": _star,
 }
 """Icons by name. Each maps coordinates x (to the right) and y (down), -1 to 1, to its layers, the lowest first."""

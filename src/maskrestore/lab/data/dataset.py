@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from maskrestore.errors import DataError
 from maskrestore.lab.data.specs import SMALL_SIDE
 from maskrestore.lab.data.stored import StoredImages
 
@@ -30,11 +31,28 @@ class ImageDataset:
     class_names: tuple[str, ...]
     """Names of the classes; the label is the index."""
 
+    def named(self, text: str) -> ImageDataset:
+        """Return the photographs whose path contains ``text``, e.g. those from another data set's validation split.
+
+        The name of the data set gets the text in brackets. Raises DataError when there is none.
+        """
+        paths = self.images.paths() if isinstance(self.images, StoredImages) else []
+        rows = torch.tensor([row for row, path in enumerate(paths) if text in path], dtype=torch.int64)
+        if not len(rows):
+            raise DataError(
+                f"no picture of {self.name} has {text!r} in its path; the first is {(paths or ['unnamed'])[0]}"
+            )
+        name = f"{self.name}[{text}]"
+        return replace(self, name=name, images=_rows(self.images, rows), labels=self.labels[rows])
+
     def sample(self, most: int, seed: int) -> ImageDataset:
         """Return at most ``most`` images, drawn at random, in their order."""
         rows = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))[:most].sort().values
-        images = self.images.chosen(rows) if isinstance(self.images, StoredImages) else self.images[rows]
-        return replace(self, images=images, labels=self.labels[rows])
+        return replace(self, images=_rows(self.images, rows), labels=self.labels[rows])
+
+
+def _rows(images: Tensor | StoredImages, rows: Tensor) -> Tensor | StoredImages:
+    return images.chosen(rows) if isinstance(images, StoredImages) else images[rows]
 
 
 def images_at_once(images: Tensor | StoredImages, most: int) -> int:

@@ -31,6 +31,9 @@ class _Encoded(Protocol):
     def __getitem__(self, index: int) -> tuple[object, str]:
         """Return the content of the file, and words that tell where it is. Raises DataError."""
 
+    def paths(self) -> list[str]:
+        """Return the path of each picture, as its source names it; empty where there is none."""
+
 
 class StoredImages:
     """A split of photographs, indexed like a tensor ``(N, 3, S, S)`` uint8. It decodes only what is asked for."""
@@ -62,6 +65,10 @@ class StoredImages:
         for place, row in enumerate(rows):
             out[place] = self._replaced[row] if row in self._replaced else self._decoded(row)
         return out.to(self.device)
+
+    def paths(self) -> list[str]:
+        """Return the path of each picture, as its source names it; empty where there is none."""
+        return self._encoded.paths()
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Decode all pictures in order, ``size`` at a time."""
@@ -106,6 +113,11 @@ class _Chosen:
     def __getitem__(self, index: int) -> tuple[object, str]:
         return self._all[self._rows[index]]
 
+    def paths(self) -> list[str]:
+        """Return the paths of the chosen ones."""
+        paths = self._all.paths()
+        return [paths[row] for row in self._rows]
+
 
 class EncodedFiles:
     """A picture a file."""
@@ -123,6 +135,10 @@ class EncodedFiles:
             return path.read_bytes(), str(path)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+    def paths(self) -> list[str]:
+        """Return the path of each file."""
+        return [str(path) for path in self._paths]
 
 
 class EncodedRows:
@@ -153,6 +169,15 @@ class EncodedRows:
         file, _ = self._groups[number]
         first = self._starts[self._groups.index((file, 0))]
         return cell.get("bytes") if isinstance(cell, dict) else cell, f"{self._paths[file]}, row {index - first}"
+
+    def paths(self) -> list[str]:
+        """Return what the rows have as "path". Does not read the pictures."""
+        found: list[str] = []
+        for file in self._files:
+            cells = file.read([f"{self._column}.path"])
+            column = cells[self._column].to_pylist() if cells.num_columns else [None] * file.metadata.num_rows
+            found += [(cell or {}).get("path") or "" for cell in column]
+        return found
 
     def _group(self, number: int) -> Any:
         if number not in self._kept:
