@@ -19,6 +19,7 @@ OPTIONAL = {
     **{"pyarrow": "lab", "matplotlib": "lab", "diffusers": "lab", "huggingface_hub": "hub", "onnxruntime": "onnx"},
     "pillow_heif": "heic",
     **dict.fromkeys(("transformers", "efficientnet_lite_pytorch"), "lab"),
+    **dict.fromkeys(("httpx", "jmespath"), "http"),
     **dict.fromkeys(("onnx", "skimage", "yaml"), "test"),
 }
 """Packages that a bare install lacks, by the extra that brings them."""

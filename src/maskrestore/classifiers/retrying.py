@@ -17,7 +17,7 @@ from typing import Any
 
 from maskrestore.errors import ConfigError, RetryLater
 
-__all__ = ["LONGEST_WAIT", "Waits", "asks_for_later", "retry_after"]
+__all__ = ["LATER_STATUSES", "LONGEST_WAIT", "Waits", "asks_for_later", "longer", "retry_after"]
 
 LONGEST_WAIT = 600.0
 """Seconds that a run waits at most until the classifier answers again."""
@@ -25,7 +25,8 @@ LONGEST_WAIT = 600.0
 _FIRST, _MOST = 1.0, 60.0
 """Seconds: without a time of the classifier's own, the first wait is up to one and no wait is longer than the other."""
 
-_LATER_STATUSES = (429, 503)
+LATER_STATUSES = (429, 503, 504)
+"""HTTP statuses: too many requests, unavailable, time-out of a gateway."""
 
 _LATER_ELSEWHERE = {
     "httpx": ("TimeoutException", "NetworkError"),
@@ -42,12 +43,17 @@ def asks_for_later(error: BaseException) -> RetryLater | None:
     response = getattr(error, "response", None)
     statuses = [getattr(source, name, None) for source in (error, response) for name in ("status_code", "status")]
     statuses.append(getattr(error, "code", None))  # urllib
-    if any(isinstance(status, int) and status in _LATER_STATUSES for status in statuses):
+    if any(isinstance(status, int) and status in LATER_STATUSES for status in statuses):
         headers = getattr(response, "headers", None) or getattr(error, "headers", None)
         return RetryLater(retry_after(headers), _shown(error))
     if isinstance(error, TimeoutError | ConnectionError) or _is_one_of(error, _LATER_ELSEWHERE):
         return RetryLater(None, _shown(error))
     return None
+
+
+def longer(one: RetryLater | None, other: RetryLater) -> RetryLater:
+    """The one that asks for more time; the first if they are equal."""
+    return other if one is None or (other.seconds or 0) > (one.seconds or 0) else one
 
 
 def retry_after(headers: object) -> float | None:

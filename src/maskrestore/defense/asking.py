@@ -21,7 +21,7 @@ from torch import Tensor
 
 from maskrestore.classifiers.answer_cache import AnswerCache
 from maskrestore.classifiers.counting import CountingClassifier
-from maskrestore.classifiers.retrying import LONGEST_WAIT, Waits, asks_for_later
+from maskrestore.classifiers.retrying import LONGEST_WAIT, Waits, asks_for_later, longer
 from maskrestore.defense.oracle import Budget
 from maskrestore.errors import ClassifierStoppedError, InvalidImageError, QueryBudgetError, RetryLater
 from maskrestore.types import Classifier, StreamingClassifier
@@ -145,7 +145,7 @@ class Asker:
                 self._count(answer)
             else:
                 again.append(unit)
-                later = wish if later is None or (wish.seconds or 0) > (later.seconds or 0) else later
+                later = longer(later, wish)
         queue.extendleft(reversed(again))
         return later
 
