@@ -19,7 +19,7 @@ from pathlib import Path
 
 LARGEST_WHEEL = 15 * 2**20
 PACKAGED = {"mae-tiny-32", "signs-badnets"}
-OPTIONAL = ("pyarrow", "huggingface_hub", "matplotlib", "diffusers", "onnxruntime")
+OPTIONAL = ("pyarrow", "huggingface_hub", "matplotlib", "diffusers", "onnxruntime", "onnx")
 
 CLASSIFIER = """
 from maskrestore import ModuleClassifier

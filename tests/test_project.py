@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 OPTIONAL = {
-    **{"pyarrow": "lab", "matplotlib": "lab", "diffusers": "lab", "huggingface_hub": "hub", "onnxruntime": "onnx"},
+    **dict.fromkeys(("pyarrow", "matplotlib", "diffusers", "transformers", "efficientnet_lite_pytorch"), "lab"),
+    **dict.fromkeys(("onnxruntime", "onnx"), "onnx"),
+    **dict.fromkeys(("skimage", "yaml"), "test"),
+    "huggingface_hub": "hub",
     "pillow_heif": "heic",
-    **dict.fromkeys(("transformers", "efficientnet_lite_pytorch"), "lab"),
     **dict.fromkeys(("httpx", "jmespath"), "http"),
-    **dict.fromkeys(("onnx", "skimage", "yaml"), "test"),
 }
 """Packages that a bare install lacks, by the extra that brings them."""
 

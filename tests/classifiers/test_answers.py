@@ -1,10 +1,8 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
-from maskrestore.classifiers.answers import hard_labels, labels_from_scores
+from maskrestore.classifiers.answers import hard_labels
 from maskrestore.errors import ClassifierOutputError
 
 
@@ -50,33 +48,3 @@ def test_integers_of_any_kind_become_int64(answer: object) -> None:
 def test_anything_else_is_refused_with_a_hint(answer: object, message: str) -> None:
     with pytest.raises(ClassifierOutputError, match=message):
         hard_labels(answer, 3)
-
-
-def test_scores_become_labels() -> None:
-    scores = torch.tensor([[0.1, 0.9, 0.0], [3.0, -1.0, 2.0]])
-    for answer in (
-        scores,
-        scores.numpy(),
-        scores.half(),
-        SimpleNamespace(logits=scores),
-    ):
-        assert labels_from_scores(answer, 2).tolist() == [1, 0]
-    assert labels_from_scores(torch.tensor([4, 5], dtype=torch.int32), 2).tolist() == [4, 5]
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (torch.tensor([[0.1, float("nan")], [0.2, 0.3]]), "NaN"),
-        (torch.zeros(3, 10), r"shape \(2, K\) with K >= 2, got torch.float32 of shape \(3, 10\)"),
-        (torch.tensor([[5, 2, 7], [1, 0, 3]]), r"got torch\.int64 of shape \(2, 3\); integers in rows are no scores"),
-        (torch.zeros(2, 1), r"K >= 2, got torch.float32 of shape \(2, 1\)"),
-        (torch.zeros(2, 10, 4, 4), r"of shape \(2, 10, 4, 4\)"),
-        (torch.zeros(2), "return integers"),
-        ((torch.zeros(2, 10), torch.zeros(2, 3)), "got a tuple"),
-        ({"logits": torch.zeros(2, 10)}, "got a dict"),
-    ],
-)
-def test_no_scores_no_labels(answer: object, message: str) -> None:
-    with pytest.raises(ClassifierOutputError, match=message):
-        labels_from_scores(answer, 2)

@@ -161,7 +161,7 @@ def test_a_module_may_answer_labels() -> None:
     ("answer", "message"),
     [
         (torch.zeros(2, 10), r"shape \(4, K\)"),
-        (torch.zeros(4, 1), "K >= 2"),
+        (torch.zeros(4, 1), "--threshold"),
         (torch.full((4, 10), float("nan")), "NaN"),
         (torch.zeros(4), "return integers"),
     ],

@@ -48,7 +48,7 @@ def test_micro_batches_unless_told_otherwise(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [("N", 3, "H", "W"), ("N", "H", "W", 3), ("N", 8, 8, 3)])
 def test_channels_first_or_last_in_every_float(dtype: int, shape: tuple[int | str, ...], tmp_path: Path) -> None:
     classify = OnnxClassifier(write_model(tmp_path / "a.onnx", shape=shape, dtype=dtype))
-    assert classify.channels_last == (shape[-1] == 3)
+    assert classify.layout == ("hwc" if shape[-1] == 3 else "chw")
     assert classify.channels == 3
     images = torch.zeros(5, 3, 8, 8)
     for row, strong in enumerate([2, 0, 1, 1, 0]):
@@ -79,17 +79,18 @@ def test_images_are_resized_to_what_the_model_takes(tmp_path: Path, monkeypatch:
     assert fixed(images).tolist() == strongest(resize(images, 16, 12))
     free = write_model(tmp_path / "free.onnx")
     assert OnnxClassifier(free, input_size=10)(images).tolist() == strongest(resize(images, 10, 10))
-    assert sizes == [(16, 12), (10, 10)]
+    assert set(sizes) == {(16, 12), (10, 10)}
+    sizes.clear()
     assert OnnxClassifier(free).input_size is None
     assert OnnxClassifier(free)(images).tolist() == strongest(images)
-    assert len(sizes) == 2
+    assert not sizes
 
 
 def test_the_output_can_be_chosen(tmp_path: Path) -> None:
     path = write_model(tmp_path / "a.onnx", labels=True)
     images = pictures(4)
     assert OnnxClassifier(path, output="logits")(images).tolist() == strongest(images)
-    with pytest.raises(ConfigError, match="no output 'scores'; it has: label, logits"):
+    with pytest.raises(ConfigError, match=r"no output 'scores'; it has: label: .*; logits: "):
         OnnxClassifier(path, output="scores")
 
 
@@ -163,9 +164,9 @@ def test_files_that_are_no_classifier(tmp_path: Path) -> None:
     (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ClassifierError, match=r"cut\.onnx: not a usable"):
         OnnxClassifier(tmp_path / "cut.onnx")
-    with pytest.raises(ClassifierError, match="it has 2: image0, image1"):
+    with pytest.raises(ClassifierError, match=r"it has 2: image0: tensor\(float\) of shape .*package\.module:function"):
         OnnxClassifier(write_model(tmp_path / "two.onnx", inputs=2))
-    with pytest.raises(ClassifierError, match=r"'image0' is tensor\(int64\) of shape"):
+    with pytest.raises(ConfigError, match=r"takes tensor\(int64\), whole numbers; .*--pixel-range 0\.\.255"):
         OnnxClassifier(write_model(tmp_path / "tokens.onnx", dtype=TensorProto.INT64))
 
 
@@ -188,7 +189,7 @@ def test_a_model_that_fails_while_running_is_named(tmp_path: Path, monkeypatch: 
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"std": 0}, "positive"),
         ({"input_size": 16}, r"\(16, 16\) does not fit the model, which takes \(8, 8\) only"),
-        ({"input_size": 0}, "at least 1, got 0"),
+        ({"input_size": 0}, "at least 1 and at most 8192, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str, tmp_path: Path) -> None:

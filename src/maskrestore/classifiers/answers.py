@@ -1,4 +1,4 @@
-"""Check the answers of classifiers: one integer label for each image or, inside the adapters of models, logits."""
+"""Check the answers of classifiers: one integer label for each image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskrestore.errors import ClassifierOutputError
 
-__all__ = ["checked_labels", "hard_labels", "labels_from_scores", "unchecked_labels"]
+__all__ = ["as_tensor", "checked_labels", "hard_labels"]
 
 
 def hard_labels(answer: object, count: int) -> Tensor:
@@ -17,41 +17,7 @@ def hard_labels(answer: object, count: int) -> Tensor:
     answer: ``(count,)`` labels of any integer dtype, as a tensor on any device, a NumPy array or a list. Returns
     ``(count,)`` int64 on the CPU. Raises ClassifierOutputError for anything else.
     """
-    return _integers(_as_tensor(answer), count).to("cpu", torch.int64)
-
-
-def labels_from_scores(answer: object, count: int) -> Tensor:
-    """Labels ``(count,)`` int64 on the CPU from the output of a model.
-
-    answer: as for :func:`unchecked_labels`. Raises ClassifierOutputError for any other answer, and for logits with NaN.
-    """
-    return checked_labels(*unchecked_labels(answer, count))
-
-
-def unchecked_labels(answer: object, count: int) -> tuple[Tensor, Tensor]:
-    """Labels from the output of a model for ``count`` images, and whether the output holds NaN.
-
-    Both stay on the device of the output: reading a value from a GPU would make the host wait for it.
-
-    answer: logits or probabilities ``(count, K)`` with ``K >= 2``, or integer labels ``(count,)``; or an object whose
-    attribute ``logits`` holds them. Returns ``(count,)`` int64 and ``()`` bool. They do not share memory with the
-    output, because a module may reuse its output buffer. Raises ClassifierOutputError for any other type or shape.
-    """
-    scores = _as_tensor(getattr(answer, "logits", answer))
-    if scores.ndim != 2:
-        labels = _integers(scores, count)
-        return labels.to(torch.int64, copy=True), torch.zeros((), dtype=torch.bool, device=labels.device)
-    if not scores.is_floating_point():
-        raise ClassifierOutputError(
-            f"expected logits or probabilities of shape ({count}, K), got {scores.dtype} of shape "
-            f"{tuple(scores.shape)}; integers in rows are no scores, but the indices of the best classes, for example; "
-            "name another output"
-        )
-    if len(scores) != count or scores.shape[1] < 2:
-        raise ClassifierOutputError(
-            f"expected logits of shape ({count}, K) with K >= 2, got {scores.dtype} of shape {tuple(scores.shape)}"
-        )
-    return scores.argmax(dim=1), scores.isnan().any()
+    return _integers(as_tensor(answer), count).to("cpu", torch.int64)
 
 
 def checked_labels(labels: Tensor, holds_nan: Tensor) -> Tensor:
@@ -72,7 +38,8 @@ def _integers(labels: Tensor, count: int) -> Tensor:
     return labels
 
 
-def _as_tensor(answer: object) -> Tensor:
+def as_tensor(answer: object) -> Tensor:
+    """Numbers of any kind as a tensor. Raises ClassifierOutputError for anything else."""
     if isinstance(answer, Tensor):
         return answer.detach()
     try:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from maskrestore.classifiers.callable import CallableClassifier
 from maskrestore.classifiers.counting import CountingClassifier
+from maskrestore.classifiers.model_files import load_module_file, model_kind
 from maskrestore.classifiers.module import ModuleClassifier
-from maskrestore.classifiers.normalisation import Channelwise
+from maskrestore.classifiers.normalisation import ChannelOrder, Channelwise, Layout
 from maskrestore.classifiers.onnx import OnnxClassifier
-from maskrestore.errors import ClassifierError, ConfigError
+from maskrestore.errors import ClassifierError, ConfigError, MissingDependencyError
 from maskrestore.types import Classifier, StreamingClassifier
 
 __all__ = ["as_classifier", "load_classifier"]
@@ -49,40 +53,89 @@ def load_classifier(
     mean: Channelwise | None = None,
     std: Channelwise | None = None,
     device: str | torch.device | None = None,
+    pixel_range: Sequence[float] | None = None,
+    channel_order: ChannelOrder | None = None,
+    input_size: int | Sequence[int] | None = None,
+    layout: Layout | None = None,
+    output: str | None = None,
+    threshold: float | None = None,
+    classes: Sequence[str] | None = None,
+    micro_batch: int | None = None,
 ) -> Classifier:
-    """Load ``path/model.onnx``, or import ``package.module:attribute``.
+    """Load a model file, or import ``package.module:attribute``.
 
-    spec: in the second form the attribute, which may contain dots, is a ``torch.nn.Module`` instance or a function from
-    images to hard labels. Importing it runs the code of the Python module; the working directory is put at the front of
-    ``sys.path`` first.
-    mean, std: the normalisation of an ONNX model or a module, in units of [0, 1] pixels. None: 0 and 1. A function
-    normalises its images itself.
-    device: where a module runs; None: where it is. It has no effect on ONNX models, which run on the CPU, or functions.
+    spec: a file of ONNX, TorchScript or ``torch.export``, told by its content; or a name, whose attribute, which
+    may contain dots, is a ``torch.nn.Module`` instance or a function from images to hard labels. Importing it runs the
+    code of the Python module; the working directory is put at the front of ``sys.path`` first. Files run no code.
+    device: where a model runs; None: where it is, the CPU for files. Functions stay where they are, with a warning, and
+    so do ONNX models where ONNX Runtime has no support of the device.
 
-    Raises ConfigError for an invalid spec or setting, ClassifierError if loading fails, and MissingDependencyError for
-    an ONNX file if ONNX Runtime is not installed.
+    The others are settings of :class:`OnnxClassifier` and :class:`ModuleClassifier`. A function does all that itself.
+
+    Raises ConfigError for an invalid spec or setting, and for a name that does not exist; ClassifierError if loading
+    fails; and MissingDependencyError for an ONNX file if ONNX Runtime is not installed.
     """
-    if spec.lower().endswith(".onnx"):
-        return OnnxClassifier(spec, mean=_value_or(mean, 0.0), std=_value_or(std, 1.0))
+    given = {
+        "mean": mean,
+        "std": std,
+        "pixel_range": pixel_range,
+        "channel_order": channel_order,
+        "input_size": input_size,
+        "layout": layout,
+        "output": output,
+        "threshold": threshold,
+        "classes": classes,
+        "micro_batch": micro_batch,
+    }
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    path = Path(spec)
+    if (spec and path.exists()) or path.suffix.lower() == ".onnx":
+        kind = model_kind(path) if path.exists() else "onnx"
+        if kind == "onnx":
+            return OnnxClassifier(path, **settings, providers=_providers(device, path))
+        return ModuleClassifier(load_module_file(path, kind), **settings, device=device)
     module_name, _, attribute = spec.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise ConfigError(
-            f"expected a path that ends in .onnx or package.module:attribute, got {spec!r}; export weights to ONNX, or "
-            "write a Python module that loads them and give the name of its function"
+            f"expected a model file (ONNX, TorchScript or torch.export) or package.module:attribute, got {spec!r}, "
+            "which is neither a file nor such a name; for other models, write a Python module that loads them and give "
+            "the name of its function"
         )
     thing = _attribute(module_name, attribute)
     if isinstance(thing, nn.Module):
-        return ModuleClassifier(thing, mean=_value_or(mean, 0.0), std=_value_or(std, 1.0), device=device)
-    if mean is not None or std is not None:
+        return ModuleClassifier(thing, **settings, device=device)
+    settings.pop("classes", None)  # a function answers with numbers
+    if settings:
         raise ConfigError(
-            f"mean and std are for ONNX files and torch modules; {spec} is a {type(thing).__name__}, "
-            "which must normalise its images itself; leave them out"
+            f"{', '.join(settings)}: for model files and torch modules; {spec} is a {type(thing).__name__}, "
+            "which must prepare its images and its answers itself; leave them out"
         )
-    return as_classifier(thing)
+    classifier = as_classifier(thing)
+    if device is not None and torch.device(device).type != "cpu":
+        warnings.warn(
+            f"{spec} is a {type(thing).__name__}: it runs where it puts itself, not on {device}", stacklevel=2
+        )
+    return classifier
 
 
-def _value_or(value: Channelwise | None, default: float) -> Channelwise:
-    return default if value is None else value
+def _providers(device: str | torch.device | None, path: Path) -> tuple[Any, ...]:
+    """ONNX Runtime's providers for a device."""
+    on_cpu = ("CPUExecutionProvider",)
+    if device is None or torch.device(device).type == "cpu":
+        return on_cpu
+    try:
+        import onnxruntime  # noqa: PLC0415 - an optional extra
+    except ImportError as error:
+        raise MissingDependencyError("onnxruntime", "onnx") from error
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return (("CUDAExecutionProvider", {"device_id": chosen.index or 0}), *on_cpu)
+    warnings.warn(
+        f"{path} runs on the CPU: ONNX Runtime has no support of {device} here (for CUDA, the package onnxruntime-gpu "
+        "brings it)",
+        stacklevel=3,
+    )
+    return on_cpu
 
 
 def _attribute(module_name: str, attribute: str) -> object:
@@ -92,10 +145,14 @@ def _attribute(module_name: str, attribute: str) -> object:
     try:
         thing: object = importlib.import_module(module_name)
     except Exception as error:  # the user's code may raise anything
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"there is no Python module {error.name!r} in the working directory or among the installed packages"
+            ) from error
         raise ClassifierError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
     for name in attribute.split("."):
         if not hasattr(thing, name):
             known = [key for key in dir(thing) if key[0] != "_" and callable(getattr(thing, key, None))]
-            raise ClassifierError(f"{module_name!r} has no {attribute!r}; it has: {', '.join(known) or 'nothing'}")
+            raise ConfigError(f"{module_name!r} has no {attribute!r}; it has: {', '.join(known) or 'nothing'}")
         thing = getattr(thing, name)
     return thing

@@ -1,4 +1,4 @@
-"""Normalise and chunk images for the adapters of models."""
+"""Normalise, arrange and chunk images for the adapters of models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,25 +14,65 @@ from torch import Tensor
 
 from maskrestore.errors import ConfigError, InvalidImageError
 
-__all__ = ["Channelwise", "Normalisation", "default_micro_batch", "fixed_chunks"]
+__all__ = [
+    "BAKED_IN",
+    "LAYOUTS",
+    "MAX_SIDE",
+    "ChannelOrder",
+    "Channelwise",
+    "Layout",
+    "Normalisation",
+    "arranged",
+    "checked_layout",
+    "checked_size",
+    "default_micro_batch",
+    "fixed_chunks",
+]
+
+BAKED_IN = (
+    "{what} fails with {count} images at a time and works with one, so it gets one at a time from now on; "
+    "micro_batch=1 (--micro-batch 1) says so"
+)
+"""A warning."""
+
+MAX_SIDE = 8192
+"""The largest height or width that images are resized to for a model: more is a mistake, and would fill the memory."""
 
 Channelwise = float | Sequence[float]
 """One number for all channels, or a sequence with one for each."""
 
 
+ChannelOrder = Literal["rgb", "bgr"]
+Layout = Literal["chw", "hwc", "flat", "flat-hwc"]
+"""Order of the axes of an image: channels first or last, or one row of numbers in either order."""
+
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+
 @dataclass(frozen=True)
 class Normalisation:
-    """``(x - mean) / std`` per channel, in units of [0, 1] pixels."""
+    """What becomes of [0, 1] pixels: ``(x - mean) / std`` per channel, then ``low + (high - low) * x``."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pixel_range: tuple[float, float] = (0.0, 1.0)
+    """What 0 and 1 become: ``(0, 255)`` or ``(-1, 1)``, for example."""
+    channel_order: ChannelOrder = "rgb"
+    """Order of the channels of the result; ``mean`` and ``std`` are for red, green and blue in any case."""
 
     @classmethod
-    def of(cls, mean: Channelwise, std: Channelwise) -> Normalisation:
+    def of(
+        cls,
+        mean: Channelwise,
+        std: Channelwise,
+        pixel_range: Sequence[float] = (0.0, 1.0),
+        channel_order: ChannelOrder = "rgb",
+    ) -> Normalisation:
         """Make a normalisation from numbers, or from sequences of 1 or 3 numbers.
 
         Raises ConfigError for other lengths, unequal lengths of 3 and 2, a number that is not finite, a std of 0 or
-        less, and a mean outside [-1, 1].
+        less, a mean outside [-1, 1], a range that is empty, and a range that does not begin at 0 together with a mean
+        or std, which say the same in two ways.
         """
         means, stds = (tuple(np.asarray(value, np.float64).ravel().tolist()) for value in (mean, std))
         length = max(len(means), len(stds))
@@ -43,7 +84,19 @@ class Normalisation:
             raise ConfigError(
                 f"expected mean and std in units of [0, 1] pixels, got a mean of {means}; divide both by 255"
             )
-        return cls(means, stds)
+        bounds = tuple(map(float, pixel_range))
+        if len(bounds) != 2 or not all(map(math.isfinite, bounds)) or bounds[0] >= bounds[1]:
+            raise ConfigError(f"pixel_range must be two numbers, the lower one first, got {tuple(pixel_range)}")
+        if bounds[0] and (set(means) != {0.0} or set(stds) != {1.0}):
+            raise ConfigError(
+                f"mean {means} and std {stds} shift the pixels, and so does the pixel range "
+                f"{bounds[0]:g}..{bounds[1]:g}; give mean and std, or the range"
+            )
+        if channel_order not in get_args(ChannelOrder):
+            raise ConfigError(
+                f"channel_order must be one of {', '.join(get_args(ChannelOrder))}, got {channel_order!r}"
+            )
+        return cls(means, stds, bounds, channel_order)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise ``(B, C, H, W)`` into a new tensor. Raises InvalidImageError for another number of channels."""
@@ -51,7 +104,36 @@ class Normalisation:
         if length not in (1, channels):
             raise InvalidImageError(f"mean and std are for {length} channels, got images with {channels}")
         mean, std = (_constants(values, images.device) for values in (self.mean, self.std))
-        return (images - mean) / std
+        normalised = (images - mean) / std
+        low, high = self.pixel_range
+        if (low, high) != (0, 1):
+            normalised = normalised * (high - low) + low
+        return normalised.flip(1) if self.channel_order == "bgr" else normalised
+
+
+def arranged(images: Tensor, layout: Layout) -> Tensor:
+    """``(B, C, H, W)`` with the axes in the order of a layout: ``(B, H, W, C)`` for ``hwc``, ``(B, C * H * W)`` for
+    ``flat``, ``(B, H * W * C)`` for ``flat-hwc``.
+    """
+    last = images.permute(0, 2, 3, 1) if layout in ("hwc", "flat-hwc") else images
+    return last.flatten(1) if layout in ("flat", "flat-hwc") else last
+
+
+def checked_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """``(H, W)`` of the pictures that a model takes, from one number or two. Raises ConfigError for anything else."""
+    if size is None:
+        return None
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or min(pair) < 1 or max(pair) > MAX_SIDE:
+        raise ConfigError(f"input_size must be (H, W) or one number, at least 1 and at most {MAX_SIDE}, got {size}")
+    return pair[0], pair[1]
+
+
+def checked_layout(layout: str | None) -> Layout | None:
+    """The layout itself. Raises ConfigError for a name that is none."""
+    if layout is not None and layout not in LAYOUTS:
+        raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    return layout
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,31 +12,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskrestore.classifiers.answers import labels_from_scores
-from maskrestore.classifiers.normalisation import Channelwise, Normalisation, default_micro_batch, fixed_chunks
+from maskrestore.classifiers.answers import checked_labels
+from maskrestore.classifiers.model_answers import ModelAnswers
+from maskrestore.classifiers.normalisation import (
+    BAKED_IN,
+    ChannelOrder,
+    Channelwise,
+    Layout,
+    Normalisation,
+    arranged,
+    checked_layout,
+    checked_size,
+    default_micro_batch,
+    fixed_chunks,
+)
+from maskrestore.classifiers.onnx_inputs import file_order, file_range, picture_input
+from maskrestore.classifiers.onnx_outputs import answer_names, classes_in_file, one_score
 from maskrestore.errors import ClassifierError, ConfigError, InvalidImageError, MissingDependencyError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.imaging.resize import resize
 
 __all__ = ["OnnxClassifier"]
 
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "tensor(float)": np.dtype("float32"),
-    "tensor(float16)": np.dtype("float16"),
-    "tensor(double)": np.dtype("float64"),
-}
-
-
-_INTEGERS = ("tensor(int64)", "tensor(int32)")
+_TRIAL = threading.Lock()
+"""One thread at a time makes a first call; a lock of each adapter could not be pickled."""
 
 
 class OnnxClassifier:
     """Runs a model in ONNX Runtime and returns labels only, never logits.
 
-    The file says how many channels, pixels and images at a time the model takes, and whether channels are the first or
-    the last axis. Images of another size are resized (bilinear, antialiased). As in ``ModuleClassifier`` the model
-    always gets chunks of one size, and by default it runs on one thread, so that its answers do not depend on the batch
-    or on the load of the machine.
+    The file says how many channels, pixels and images at a time the model takes, in which type of numbers, whether
+    channels are the first or the last axis, and sometimes the range of its pixels and the names of its classes. Images
+    of another size are resized (bilinear, antialiased). As in ``ModuleClassifier`` the model always gets chunks of one
+    size, and by default it runs on one thread, so that its answers do not depend on the batch or on the load of the
+    machine.
     """
 
     def __init__(
@@ -43,71 +54,227 @@ class OnnxClassifier:
         *,
         mean: Channelwise = 0.0,
         std: Channelwise = 1.0,
-        input_size: int | tuple[int, int] | None = None,
+        pixel_range: Sequence[float] | None = None,
+        channel_order: ChannelOrder | None = None,
+        input_size: int | Sequence[int] | None = None,
+        layout: Layout | None = None,
         output: str | None = None,
+        threshold: float | None = None,
+        classes: Sequence[str] | None = None,
         micro_batch: int | None = None,
         threads: int = 1,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[Any] = ("CPUExecutionProvider",),
     ) -> None:
         """Open a model.
 
         mean, std: in units of [0, 1] pixels, one number for all channels or one for each.
+        pixel_range: what 0 and 1 become, after mean and std. None: what the file says, else 0 to 255 for a model that
+        takes uint8, else they stay.
+        channel_order: ``bgr`` for a model that takes blue first. None: what the file says, else ``rgb``.
         input_size: ``(H, W)`` or one number for both, for a model that takes any size but was trained with one.
-        output: name of the output that holds logits ``(B, K)`` or labels ``(B,)``. None: the only output that can hold
-        integer labels ``(B,)``, else the only one that can hold logits.
+        layout: order of the axes: ``chw`` or ``hwc``; ``flat`` or ``flat-hwc`` for rows of numbers. None: from the
+        file or, if it leaves that open, the only one that the model works with.
+        output: name of the output that holds logits ``(B, K)``, labels ``(B,)``, names of classes or maps of scores.
+        None: the only output that can hold labels, else the only one that can hold scores.
+        threshold: for a model with one score for each image: the label is 1 above it, else 0.
+        classes: names of the classes in the order of their labels, for a model that answers with names. None: those
+        that the file lists.
         micro_batch: images at a time, ignored if the file fixes their number. None: 8 on a CPU, 32 on other devices, as
-        in ``ModuleClassifier``.
+        in ``ModuleClassifier``; 1 for a model that fails with several.
         threads: threads within an operator.
         providers: ONNX Runtime's execution providers, in order of preference.
 
         Raises MissingDependencyError if ONNX Runtime is not installed; ConfigError for a setting out of its range, and
-        if several outputs may be the answer and none is named; ClassifierError if the file is missing, cannot be
-        loaded, or does not take one batch of images.
+        if something is unclear that can be named, such as which of several outputs is the answer; ClassifierError if
+        the file is missing, cannot be loaded, or does not take one batch of images.
         """
         for name, value in (("micro_batch", micro_batch), ("threads", threads)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         self.path = Path(path)
-        self.normalise = Normalisation.of(mean, std)
-        self._session = _open(self.path, threads, providers)
-        self._input, self._dtype, shape = _image_input(self._session, self.path)
-        self.output = _output_name(self._session, output, self.path)
-        """The output that is read."""
-        self.channels_last = shape[1] not in (1, 3) and shape[3] in (1, 3)
-        batch, channels, height, width = (shape[i] for i in ((0, 3, 1, 2) if self.channels_last else range(4)))
+        self._place, self._opening = self.path.absolute(), (threads, tuple(providers))
+        self._session = _open(self.path, *self._opening)
+        self._taken = picture_input(self._session, self.path, checked_layout(layout), checked_size(input_size))
+        self.notes: list[str] = []
+        """What was assumed without being said."""
+        self.normalise = self._normalisation(mean, std, pixel_range, channel_order)
+        self._outputs = answer_names(self._session, output, self.path)
+        self._read = ModelAnswers(None, threshold, classes or self._listed_classes())
+        if threshold is None and one_score(self._session, self.output, self._taken):
+            raise ConfigError(
+                f"{self.path}: the output {self.output!r} is one score for each image, a probability or a logit; say "
+                "above which score the label is 1: threshold=0.5 for probabilities, 0 for logits (--threshold 0.5)"
+            )
+        self.layout: Layout | None = self._taken.layouts[0] if len(self._taken.layouts) == 1 else None
+        """Order of the axes of the input; None until the first call if the file leaves it open."""
         on_cpu = list(providers) == ["CPUExecutionProvider"]
-        self.micro_batch = batch or micro_batch or default_micro_batch(on_cpu=on_cpu)
-        self.channels = channels
+        self.micro_batch = self._taken.batch or micro_batch or default_micro_batch(on_cpu=on_cpu)
+        self._may_shrink = micro_batch is None and self._taken.batch is None
+        self._settled = self.layout is not None and (self._taken.batch is not None or self.micro_batch == 1)
+        self.channels = self._taken.channels
         """Channels that the model takes, or None if the file does not fix them."""
-        self.input_size = _input_size((height, width), input_size)
+        self.input_size = self._taken.size or checked_size(input_size)
         """``(H, W)`` that images are resized to, or None if they are not resized."""
+
+    @property
+    def output(self) -> str:
+        """The output that is read."""
+        return self._outputs[0]
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes in the order of their labels, if the model answers with names and they are known.
+
+        Where only its maps of scores name them, they are known after the first call.
+        """
+        return self._read.classes
 
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
 
         Raises InvalidImageError for invalid images or another number of channels, ClassifierOutputError for an output
-        that is neither logits nor labels or holds NaN, and ClassifierError if the model fails.
+        that is neither scores nor labels or holds NaN, ClassifierError if the model fails, and ConfigError if it works
+        with several layouts and none is named.
         """
         batch = as_batch(images)
         if self.channels not in (None, batch.shape[1]):
-            raise InvalidImageError(f"{self.path} takes {self.channels} channels, got images with {batch.shape[1]}")
-        chunks = fixed_chunks(batch, self.micro_batch)
-        return torch.cat([self._labels(chunk)[:count] for chunk, count in chunks])
+            hint = "; read grey images as such (--grey)" if self.channels == 1 else ""
+            raise InvalidImageError(
+                f"{self.path} takes {self.channels} channels, got images with {batch.shape[1]}{hint}"
+            )
+        if not self._settled:
+            with _TRIAL:
+                self._settle(batch)
+        return torch.cat([self._labels(chunk)[:count] for chunk, count in fixed_chunks(batch, self.micro_batch)])
 
-    def _labels(self, images: Tensor) -> Tensor:
-        sized = images if self.input_size is None else resize(images, *self.input_size)
-        inputs = self.normalise(sized)
-        if self.channels_last:
-            inputs = inputs.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
-        feed = {self._input: np.ascontiguousarray(inputs.numpy()).astype(self._dtype, copy=False)}
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the session, which is opened again from the same file."""
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._session = _open(self._place, *self._opening)
+
+    def _normalisation(
+        self,
+        mean: Channelwise,
+        std: Channelwise,
+        pixel_range: Sequence[float] | None,
+        channel_order: ChannelOrder | None,
+    ) -> Normalisation:
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        said_range, said_order = file_range(metadata), file_order(metadata)
+        kind, dtype = self._taken.kind, self._taken.dtype
+        if pixel_range is None and said_range is not None:
+            self.notes.append(f"pixels are {said_range[0]:g} to {said_range[1]:g}, as the file says")
+        elif pixel_range is None and dtype == np.uint8:
+            said_range = (0.0, 255.0)
+            self.notes.append("pixels are 0 to 255, because the model takes uint8")
+        if channel_order is None and said_order == "bgr":
+            self.notes.append("channels are blue, green, red, as the file says")
+        bounds = pixel_range or said_range or (0.0, 1.0)
+        found = Normalisation.of(mean, std, bounds, channel_order or said_order or "rgb")
+        if dtype.kind in "iu":
+            if pixel_range is None and said_range is None:
+                raise ConfigError(
+                    f"{self.path} takes {kind}, whole numbers; say which ones black and white are: "
+                    "pixel_range=(0, 255) (--pixel-range 0..255)"
+                )
+            limits = np.iinfo(dtype)
+            if found.pixel_range[0] < limits.min or found.pixel_range[1] > limits.max:
+                raise ConfigError(
+                    f"{self.path} takes {kind}, from {limits.min} to {limits.max}; the pixel range "
+                    f"{found.pixel_range[0]:g}..{found.pixel_range[1]:g} does not fit into that"
+                )
+            if set(found.mean) != {0.0} or set(found.std) != {1.0}:
+                raise ConfigError(f"{self.path} takes {kind}, pixels as they are; leave mean and std out")
+        return found
+
+    def _listed_classes(self) -> tuple[str, ...] | None:
+        kinds = {one.name: one.type for one in self._session.get_outputs()}
+        if "string" not in kinds[self.output]:
+            return None
+        found = classes_in_file(self.path, self.output)
+        if found is None and kinds[self.output] == "tensor(string)" and len(self._outputs) == 1:
+            raise ConfigError(
+                f"{self.path} answers with names of classes and does not list them; list them in the order of their "
+                "labels: classes=[...] (--class-names FILE)"
+            )
+        return found
+
+    def _settle(self, batch: Tensor) -> None:
+        """Find, with the first images, a layout that the model works with, and whether it takes several at a time."""
+        if self._settled:
+            return  # another thread was faster
+        chunk, _ = next(fixed_chunks(batch, self.micro_batch))
         try:
-            (answer,) = self._session.run([self.output], feed)
+            layout = self._working_layout(chunk)
+        except ClassifierError as error:
+            if self.micro_batch == 1 or self._taken.batch is not None:
+                raise
+            try:
+                layout = self._working_layout(batch[:1])
+            except ClassifierError:  # it is not the number of images
+                raise error from None
+            if not self._may_shrink:
+                raise ClassifierError(
+                    f"{error}; it works with one image at a time: micro_batch=1 (--micro-batch 1)"
+                ) from error
+            warnings.warn(BAKED_IN.format(what=self.path, count=self.micro_batch), stacklevel=3)
+            self.micro_batch = 1
+        self.layout, self._settled = layout, True
+
+    def _working_layout(self, images: Tensor) -> Layout:
+        works, error = [], None
+        for layout in self._taken.layouts:
+            try:
+                self._labels(images, layout)
+                works.append(layout)
+            except ClassifierError as failed:
+                error = error or failed
+        if len(works) > 1:
+            raise ConfigError(
+                f"{self.path} leaves the order of its axes open and works with channels first and last; say which with "
+                "layout=chw or hwc (--layout chw)"
+            )
+        if error is not None and not works:
+            raise error
+        return works[0]
+
+    def _labels(self, images: Tensor, layout: Layout | None = None) -> Tensor:
+        inputs = self._inputs(images, layout or self.layout or "chw")
+        try:
+            answer, *names = self._session.run(self._outputs, {self._taken.name: inputs})
         except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise ClassifierError(f"{self.path}: the model failed: {error}") from error
-        return labels_from_scores(answer, len(images))
+        if names and self._read.classes is None:
+            self._read(names[0], len(images))  # learns the names
+        labels, holds_nan = self._read(answer, len(images))
+        return checked_labels(labels, holds_nan)
+
+    def _inputs(self, images: Tensor, layout: Layout) -> Any:
+        """What ONNX Runtime takes, of the model's type, shape and layout."""
+        sized = images if self.input_size is None else resize(images, *self.input_size)
+        inputs = arranged(self.normalise(sized), layout).numpy()
+        if not self._taken.has_batch:
+            inputs = inputs[0]
+        elif not self._taken.has_channels:
+            inputs = inputs[:, 0]  # (B, 1, H, W) -> (B, H, W)
+        if self._taken.dtype.kind in "iu":
+            inputs = inputs.round()
+        array = np.ascontiguousarray(inputs).astype(self._taken.dtype, copy=False)
+        return _bfloat16(array) if self._taken.kind == "tensor(bfloat16)" else array
 
 
-def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:
+def _bfloat16(array: np.ndarray[Any, Any]) -> Any:
+    import onnxruntime  # noqa: PLC0415 - an optional extra
+
+    bits = torch.from_numpy(array).bfloat16().view(torch.uint16).numpy()
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, 16)  # TensorProto.BFLOAT16
+
+
+def _open(path: Path, threads: int, providers: Sequence[Any]) -> Any:
+    """A session of ONNX Runtime. Raises MissingDependencyError without it, ClassifierError for an unusable file."""
     try:
         import onnxruntime  # noqa: PLC0415 - an optional extra
     except ImportError as error:
@@ -117,58 +284,8 @@ def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:
         raise ClassifierError(f"{path}: not a usable ONNX model: {error}") from error
-
-
-def _image_input(session: Any, path: Path) -> tuple[str, np.dtype[Any], tuple[int | None, ...]]:
-    """Name, dtype and shape of the only input; None stands for an axis of any size."""
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        names = ", ".join(entry.name for entry in inputs)
-        raise ClassifierError(f"{path}: expected a model with one input, the images; it has {len(inputs)}: {names}")
-    entry = inputs[0]
-    if len(entry.shape) != 4 or entry.type not in _DTYPES:
-        raise ClassifierError(
-            f"{path}: expected an input of 4 axes in {', '.join(_DTYPES)}; "
-            f"{entry.name!r} is {entry.type} of shape {entry.shape}"
-        )
-    shape = tuple(axis if isinstance(axis, int) and axis > 0 else None for axis in entry.shape)
-    return entry.name, _DTYPES[entry.type], shape
-
-
-def _output_name(session: Any, wanted: str | None, path: Path) -> str:
-    """The output that holds the answer: the one that is wanted, or the only one that can hold it."""
-    outputs = session.get_outputs()
-    names = [entry.name for entry in outputs]
-    if wanted is not None:
-        if wanted not in names:
-            raise ConfigError(f"the model has no output {wanted!r}; it has: {', '.join(names)}")
-        return wanted
-    if len(outputs) == 1:
-        return str(names[0])
-    labels = [entry.name for entry in outputs if entry.type in _INTEGERS and len(entry.shape) == 1]
-    rows = [entry for entry in outputs if len(entry.shape) == 2]  # indices beside scores make those ambiguous, too
-    if len(labels) == 1:
-        return str(labels[0])
-    if not labels and len(rows) == 1 and rows[0].type in _DTYPES:
-        return str(rows[0].name)
-    listed = "; ".join(f"{entry.name}: {entry.type} of shape {entry.shape}" for entry in outputs)
-    raise ConfigError(
-        f"{path} has {len(outputs)} outputs, and it is not clear which one is the answer ({listed}); name the one that "
-        "holds the scores of the classes, or the labels, with output=NAME (--output NAME)"
-    )
-
-
-def _input_size(fixed: tuple[int | None, int | None], wanted: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    size = (wanted, wanted) if isinstance(wanted, int) else wanted
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ConfigError(f"input_size must be (H, W) or one number, at least 1, got {wanted}")
-    if fixed[0] is None or fixed[1] is None:
-        return size
-    if size not in (None, fixed):
-        raise ConfigError(f"input_size {size} does not fit the model, which takes {fixed} only; leave it out")
-    return fixed[0], fixed[1]

@@ -7,7 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from maskrestore.classifiers import load_classifier
+from maskrestore.cli.classifier_options import (
+    ClassifierOption,
+    ClassifierOptions,
+    load_from_options,
+    with_classifier_options,
+)
 from maskrestore.cli.options import (
     DefenseSetOption,
     DeviceOption,
@@ -16,7 +21,6 @@ from maskrestore.cli.options import (
     ProfileOption,
     RestorerOption,
     ScheduleOption,
-    parse_channels,
     read_key,
     scheduled_profile,
 )
@@ -27,33 +31,19 @@ from maskrestore.defense.beyond_paper.budget import within
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.errors import ConfigError, ImageFileError
 from maskrestore.jobs import FolderJob, FolderSummary, purify_folder, write_folder_report
-from maskrestore.jobs.identity import classifier_identity
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
 from maskrestore.reporting import printable, read_class_names
 
 __all__ = ["purify"]
 
 
+@with_classifier_options
 def purify(
     source: Annotated[Path, typer.Argument(metavar="IMAGE_OR_FOLDER", help="An image, or a folder of images.")],
     *,
-    classifier: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL",
-            help="The classifier: `model.onnx`, or `package.module:name` of a torch.nn.Module or of a "
-            "function from images (B, C, H, W) in [0, 1] to labels (B,).",
-        ),
-    ],
+    classifier: ClassifierOption,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
-    mean: Annotated[
-        str | None,
-        typer.Option(help="Mean that the model's images are normalised with, e.g. `0.485,0.456,0.406`."),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(help="Standard deviation that they are normalised with, e.g. `0.229,0.224,0.225`."),
-    ] = None,
+    model: ClassifierOptions,
     profile: ProfileOption = "default",
     settings: DefenseSetOption = None,
     restorer: RestorerOption = DEFAULT_RESTORER,
@@ -145,15 +135,14 @@ def purify(
     key = read_key(key_file)
     if not source.exists():
         raise ImageFileError(f"{source}: expected an image or a folder of images, found nothing")
-    channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
-    black_box = load_classifier(classifier, **channels, device=device)
+    black_box, identity = load_from_options(classifier, model, device=device, classes=names)
     masked_autoencoder = load_restorer(restorer, precision=precision, device=device)
     job = FolderJob(
         source=source,
         out=out_dir,
         defense=BDMAE(masked_autoencoder, config, key=key, chunk_size=batch),
         classifier=black_box,
-        classifier_id=classifier_identity(classifier, black_box, mean, std, device),
+        classifier_id=identity,
         budget=budget,
         keep_grey=grey,
         again=again,
@@ -167,7 +156,10 @@ def purify(
             f"{class_names} names {len(names)} classes, but the classifier answered {summary.highest_label} (from 0 on)"
         )
     page = write_folder_report(
-        job, settings={"restorer": restorer, "profile": profile}, class_names=names, max_detailed=report_images
+        job,
+        settings={"restorer": restorer, "profile": profile},
+        class_names=names or getattr(black_box, "classes", None),
+        max_detailed=report_images,
     )
     out.print(f"see {page}", soft_wrap=True, highlight=False)
     if not summary.complete or (strict and summary.left_out):

@@ -1,0 +1,132 @@
+"""Load a model file by its content, or say why it is refused and what to do. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from maskrestore.classifiers.exported_programs import load_exported_program
+from maskrestore.errors import ClassifierError
+
+__all__ = ["load_module_file", "model_kind"]
+
+_OWN = (
+    "write a Python module that builds the network and loads its weights, and give its name as package.module:attribute"
+)
+_PICKLED = (
+    "reading it could run any code, so it is not read. If you trust its author, save the model as TorchScript "
+    "(torch.jit.script(model).save), with torch.export.save or as ONNX; or save its weights as safetensors, and " + _OWN
+)
+_KERAS = (
+    "export it to ONNX (python -m tf2onnx.convert), or write a function that calls it and give its name as "
+    "package.module:function"
+)
+
+_REFUSED: dict[str, str] = {
+    "pickle": f"a pickled object; {_PICKLED}",
+    "weights": f"weights without a network; {_OWN}",
+    "hdf5": f"an HDF5 file, as Keras writes it; {_KERAS}",
+    "keras": f"a Keras model; {_KERAS}",
+    "saved model": f"a TensorFlow model; {_KERAS}",
+    "tflite": "a TensorFlow Lite model; export it to ONNX (python -m tf2onnx.convert --tflite)",
+    "pointer": "a pointer of Git LFS, not the file itself; fetch it with: git lfs pull",
+    "page": "a page of the web, not a model; download the file itself",
+    "empty": "empty",
+}
+_READABLE = "expected ONNX (.onnx), TorchScript (.pt) or a program of torch.export (.pt2)"
+
+_PICKLES = (".pkl", ".pickle", ".joblib", ".pth", ".pt", ".ckpt", ".bin")
+
+ModelKind = Literal["onnx", "torchscript", "exported"]
+
+
+def model_kind(path: Path) -> ModelKind:
+    """What a model file or folder is, by its content; ONNX, which cannot be told by it, if its suffix says so.
+
+    Raises ClassifierError for all other kinds, with what to do about it.
+    """
+    kind = _kind(path)
+    if kind in ("onnx", "torchscript", "exported"):
+        return kind  # type: ignore[return-value]
+    if kind is None:
+        raise ClassifierError(f"{path}: not a model that is known here; {_READABLE}")
+    detail = f" ({_pickled_class(path)})" if kind == "pickle" and zipfile.is_zipfile(path) else ""
+    raise ClassifierError(f"{path}{detail}: this is {_REFUSED[kind]}")
+
+
+def load_module_file(path: Path, kind: ModelKind) -> nn.Module:
+    """The module in a file of TorchScript or ``torch.export``, on the CPU.
+
+    Raises ClassifierError if it cannot be loaded, or would read or write files.
+    """
+    if kind == "exported":
+        return load_exported_program(path)
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".py") and re.search(rb"\b(torch|aten)\.(save|from_file)\(", archive.read(name)):
+                raise ClassifierError(f"{path}: its code reads or writes files ({name}), which no classifier needs")
+    try:
+        module: nn.Module = torch.jit.load(str(path), map_location="cpu")
+    except Exception as error:
+        raise ClassifierError(f"{path}: not a usable TorchScript file: {' '.join(str(error).split())[:500]}") from error
+    return module
+
+
+def _kind(path: Path) -> str | None:
+    if path.is_dir():
+        return "saved model" if (path / "saved_model.pb").exists() else None
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith(b"PK"):
+        return _kind_of_zip(path)
+    signs = {
+        "empty": not start,
+        "pointer": start.startswith(b"version https://git-lfs"),
+        "page": start.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")),
+        "hdf5": start.startswith(b"\x89HDF"),
+        "tflite": start[4:8] == b"TFL3",
+        "weights": _is_safetensors(start),
+        "pickle": start[:1] == b"\x80" and b"\x02" <= start[1:2] <= b"\x05",
+        "onnx": path.suffix.lower() in (".onnx", ".ort"),
+    }
+    # Old pickles, and what joblib compresses, begin in many ways.
+    last = "pickle" if path.suffix.lower() in _PICKLES else None
+    return next((kind for kind, found in signs.items() if found), last)
+
+
+def _kind_of_zip(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] or name for name in archive.namelist()} | set(archive.namelist())
+    except zipfile.BadZipFile as error:
+        raise ClassifierError(f"{path}: damaged or not complete: {error}; fetch it again") from error
+    if "archive_format" in names or "serialized_exported_program.json" in names:
+        return "exported"
+    if "constants.pkl" in names:
+        return "torchscript"
+    if "data.pkl" in names:
+        return "pickle"
+    return "keras" if {"config.json", "model.weights.h5"} <= names else None
+
+
+def _is_safetensors(start: bytes) -> bool:
+    length = int.from_bytes(start[:8], "little")
+    return start[8:9] == b"{" and length < 2**27 and b'"' in start[9:16]
+
+
+def _pickled_class(path: Path) -> str:
+    """Which class a file of ``torch.save`` holds, read from the instructions of the pickle without following them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            steps = pickletools.genops(archive.read(name))
+            first = next(str(argument) for step, argument, _ in steps if step.name in ("GLOBAL", "EMPTY_DICT"))
+    except Exception:  # it is refused anyway
+        return "unreadable"
+    return "a dictionary, such as weights" if first == "None" else first.replace(" ", ".")

@@ -1,0 +1,160 @@
+"""Options of the classifier, for all commands that take one, and the classifier that they mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from maskrestore.classifiers import load_classifier
+from maskrestore.classifiers.normalisation import ChannelOrder, Layout
+from maskrestore.cli.options import parse_channels
+from maskrestore.cli.terminal import say
+from maskrestore.errors import ConfigError
+from maskrestore.jobs.identity import classifier_identity
+from maskrestore.types import Classifier
+
+__all__ = ["MODEL_HELP", "ClassifierOption", "ClassifierOptions", "load_from_options", "with_classifier_options"]
+
+MODEL_HELP = (
+    "The classifier: a file of ONNX, TorchScript or torch.export, or `package.module:name` of a torch.nn.Module or of "
+    "a function from images (B, C, H, W) in [0, 1] to labels (B,)."
+)
+ClassifierOption = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions:
+    """What the command line says about a classifier, as it was typed."""
+
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean that the model's images are normalised with, e.g. `0.485,0.456,0.406`."),
+    ] = None
+    std: Annotated[
+        str | None,
+        typer.Option(help="Standard deviation that they are normalised with, e.g. `0.229,0.224,0.225`."),
+    ] = None
+    pixel_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW..HIGH",
+            help="What black and white are for the model, e.g. `0..255` or `-1..1`. If not given, what the file says, "
+            "`0..255` for a model that takes uint8, else `0..1`.",
+        ),
+    ] = None
+    channel_order: Annotated[
+        ChannelOrder | None,
+        typer.Option(help="Order of the colours that the model takes. If not given, what the file says, else `rgb`."),
+    ] = None
+    input_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Size that images are resized to for the model, e.g. `224`, or height and width: `224x160`.",
+        ),
+    ] = None
+    layout: Annotated[
+        Layout | None,
+        typer.Option(
+            help="Order of the model's axes: channels first or last, or a row of numbers, channel after channel "
+            "(`flat`) or pixel after pixel (`flat-hwc`). If not given, what the file says."
+        ),
+    ] = None
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The part of the model's answer that holds scores or labels, by its name or index."
+        ),
+    ] = None
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="For a model with one score for each image: the label is 1 above it, else 0. `0.5` suits "
+            "probabilities, `0` logits."
+        ),
+    ] = None
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images that the model gets at a time. If not given, 8 on a CPU and 32 on a GPU."),
+    ] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that are given, as typed."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def load_from_options(
+    spec: str, options: ClassifierOptions, *, device: str, classes: Sequence[str] | None = None
+) -> tuple[Classifier, str]:
+    """The classifier that a command line means, and its identity. Says what was assumed on standard error.
+
+    classes: names of the classes in the order of their labels, for models that answer with names. Raises what
+    ``load_classifier`` raises, and ConfigError for texts that make no sense.
+    """
+    settings = options.given | {
+        "mean": parse_channels(options.mean, "--mean"),
+        "std": parse_channels(options.std, "--std"),
+        "pixel_range": parse_range(options.pixel_range),
+        "input_size": parse_size(options.input_size),
+    }
+    classifier = load_classifier(spec, **settings, device=device, classes=classes)
+    for note in getattr(classifier, "notes", ()):
+        say(f"note: {note}")
+    named = None if classes is None else getattr(classifier, "classes", None)  # for others they are only words
+    return classifier, classifier_identity(spec, classifier, options.given, device, named)
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """Read ``0..255``: two numbers, the lower one first. Raises ConfigError for other texts."""
+    if text is None:
+        return None
+    low, dots, high = text.partition("..")
+    try:
+        values = float(low), float(high)
+    except ValueError:
+        dots = ""
+    if not dots:
+        raise ConfigError(
+            f"--pixel-range must be two numbers with two dots between, e.g. 0..255 or -1..1, got {text!r}"
+        )
+    return values
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Read ``224``, or ``224x160``: height and width. Raises ConfigError for other texts."""
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not height.isdecimal() or not (width or height).isdecimal():
+        raise ConfigError(f"--input-size must be one number, or height and width, e.g. 224x160, got {text!r}")
+    return int(height), int(width or height)
+
+
+def with_classifier_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose keyword ``model: ClassifierOptions`` stands for the fields of that class, as options."""
+    hints = get_type_hints(ClassifierOptions, include_extras=True)
+    fields = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in dataclasses.fields(ClassifierOptions)
+    ]
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        parameters += fields if name == "model" else [parameter]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        own = {field.name: given.pop(field.name) for field in fields}
+        command(**given, model=ClassifierOptions(**own))
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
