@@ -374,13 +374,17 @@ def test_class_names_and_profile_show_in_the_report(purify, tmp_path):
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (["--classifier", "toy_model:nothing"], 1, "has no 'nothing'; it has: classify, logits"),
+        (["--classifier", "toy_model:nothing"], 2, "has no 'nothing'; it has: classify, logits"),
         (["--classifier", "toy_model"], 2, "package.module:attribute"),
         (["--classifier", "missing.onnx"], 1, "missing.onnx"),
         (["--set", "scores.label_weight=2"], 2, "scores.label_weight must be in [0, 1], got 2.0"),
         (["--set", "scores.label_weight=heavy"], 2, "scores.label_weight=heavy: expected a value of type float"),
         (["--set", "unknown=1"], 2, "unknown setting 'unknown'; known: "),
         (["--set", "label_weight"], 2, "expected NAME=VALUE"),
+        (["--pixel-range", "0-255"], 2, "--pixel-range must be two numbers with two dots between"),
+        (["--pixel-range", "0..255"], 2, "pixel_range: for model files"),
+        (["--input-size", "axb"], 2, "--input-size must be one number"),
+        (["--layout", "sideways"], 2, "sideways"),
         (["--mean", "a,b"], 2, "--mean must be numbers"),
         (["--mean", "1,2"], 2, "--mean must have one number or one for each of three channels"),
         (["--key-file", "missing"], 2, "cannot read the key from missing"),
