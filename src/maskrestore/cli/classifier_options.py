@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
@@ -131,10 +132,10 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     """Read ``224``, or ``224x160``: height and width. Raises ConfigError for other texts."""
     if text is None:
         return None
-    height, _, width = text.lower().partition("x")
-    if not height.isdecimal() or not (width or height).isdecimal():
+    found = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text)
+    if found is None:
         raise ConfigError(f"--input-size must be one number, or height and width, e.g. 224x160, got {text!r}")
-    return int(height), int(width or height)
+    return int(found[1]), int(found[2] or found[1])
 
 
 def with_classifier_options(command: Callable[..., None]) -> Callable[..., None]:
