@@ -225,6 +225,9 @@ def test_a_poisoned_victim_learns_while_the_first_blocks_stay(data: VictimData, 
     assert record["attack_success_rate"] > 0.9
     assert record["clean_accuracy"] > 0.9
     assert record["config"]["recipe"]["frozen_blocks"] == 8
+    assert "first 8 blocks" in record["trained_on"]
+    assert "mirror image; the trigger is added to the view" in record["trained_on"]
+    assert record["activation_seconds"] > 0
     assert notes[-1] == (24, 24)  # only the poisoned pictures: the clean activations come from the file
     assert len(list((cache / "activations").iterdir())) == 1
     clean, attacked = (load_victim(one, cache).state_dict() for one in (CLEAN, config))

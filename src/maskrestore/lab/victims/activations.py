@@ -29,7 +29,7 @@ from maskrestore.lab.victims.pretrained import PretrainedNetwork
 from maskrestore.lab.victims.store import cache_folder
 from maskrestore.runtime.digests import digest
 
-__all__ = ["stored_plan"]
+__all__ = ["stored_in_words", "stored_plan"]
 
 _AT_ONCE = 500
 _SAMPLED = 20
@@ -65,9 +65,10 @@ def stored_plan(
     early = network.cut(recipe.frozen_blocks)[0].eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     path = _path(train, early, recipe.frozen_blocks, views, cache)
     clean = _stored(train, early, views, path, notify)
-    labels = train.labels.repeat(len(views))
+    device, own = train.labels.device, train.labels.cpu()
+    labels = own.repeat(len(views))
     if attack is None:
-        return _plan(clean, labels, torch.arange(len(labels)))
+        return _plan(clean, labels, torch.arange(len(labels)), device)
     hooks = training_hooks(attack)
     if (
         isinstance(attack, InputAwareAttack)
@@ -78,19 +79,32 @@ def stored_plan(
             f"{attack.name} changes its trigger or its images in training, so that activations cannot be stored; "
             "set recipe.frozen_blocks=0"
         )
-    chosen = choose_poisoned(train.labels, attack, config.poisoning.rate, config.seed)
-    poisoned = torch.zeros(len(train.labels), dtype=torch.bool)
+    chosen = choose_poisoned(own, attack, config.poisoning.rate, config.seed)
+    poisoned = torch.zeros(len(own), dtype=torch.bool)
     poisoned[chosen] = True
     triggered = torch.empty((len(views) * len(chosen), *clean.shape[1:]), dtype=torch.half)
     _compute(train, early, views, triggered, notify, rows=chosen, change=attack.apply)
-    wanted = attack.poisoned_label(train.labels[chosen]).repeat(len(views))
+    wanted = attack.poisoned_label(own[chosen]).repeat(len(views))
     rows = torch.arange(len(labels))[~poisoned.repeat(len(views))]
     shown = (len(labels) + torch.arange(len(wanted))).repeat(config.poisoning.repeats)
-    return _plan(_Joined(clean, triggered), torch.cat([labels, wanted]), torch.cat([rows, shown]))
+    return _plan(_Joined(clean, triggered), torch.cat([labels, wanted]), torch.cat([rows, shown]), device)
 
 
-def _plan(activations: Tensor | _Joined, labels: Tensor, epoch: Tensor) -> Plan:
-    return Plan(images=activations, epoch=epoch, stamp=lambda batch, indices, generator: (batch, labels[indices]))
+def stored_in_words(config: VictimConfig) -> str:
+    """Say for a record what the last blocks are trained on."""
+    views = "each picture and its mirror image" if config.training.augmentation.flip else "each picture as it is"
+    trigger = "" if config.attack is None else "; the trigger is added to the view, in its place"
+    blocks = config.training.frozen_blocks
+    return f"activations of the stem and the first {blocks} blocks in half precision, of {views}{trigger}"
+
+
+def _plan(activations: Tensor | _Joined, labels: Tensor, epoch: Tensor, device: torch.device) -> Plan:
+    """All arguments but ``device``, where the network is, are in main memory."""
+    return Plan(
+        images=activations,
+        epoch=epoch,
+        stamp=lambda batch, indices, generator: (batch.to(device), labels[indices].to(device)),
+    )
 
 
 class _Joined:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from maskrestore.errors import ConfigError, DataError
 from maskrestore.lab.attacks import Attack, InputAwareAttack, make_attack, training_hooks
 from maskrestore.lab.data import ImageDataset, StoredImages, images_at_once, load_dataset
-from maskrestore.lab.victims.activations import Notify, stored_plan
+from maskrestore.lab.victims.activations import Notify, stored_in_words, stored_plan
 from maskrestore.lab.victims.config import VictimConfig
 from maskrestore.lab.victims.fit import TrainingProgress, fit, predict
 from maskrestore.lab.victims.joint import joint_plan
@@ -35,6 +36,8 @@ __all__ = ["VictimData", "measure", "train_victim", "untrained_attack", "victim_
 
 _QUICK_CHECK = 2000  # test images for the accuracy during training; the final one uses all test images
 
+_QUICK_PHOTOGRAPHS = 200  # the same for photographs
+
 _CHUNK = 500  # most test images per forward pass of the attack, to bound memory
 
 
@@ -55,8 +58,8 @@ class VictimData:
 
 
 Report = Callable[[VictimConfig, TrainingProgress, float | None], None]
-"""Called at intervals during training. The last argument is the accuracy on 2,000 test images at the end of an epoch,
-else ``None``."""
+"""Called at intervals during training. The last argument is the accuracy on 2,000 test images or 200 photographs at the
+end of an epoch, else ``None``."""
 
 
 def victim_attack(config: VictimConfig, cache: Path | str | None = None) -> Attack | None:
@@ -121,7 +124,8 @@ def train_victim(
     Returns:
         The configuration, its digest and that of the clean victim; the accuracy on the test split
         ("clean_accuracy"); on triggered test images without the target class, the accuracy ("backdoor_accuracy") and
-        "attack_success_rate"; the seconds of training; the arithmetic of the network ("precision"). For attacks with a
+        "attack_success_rate"; the seconds of training; the arithmetic of the network ("precision"). If blocks are
+        frozen, what the others were trained on ("trained_on"), and the seconds to compute it. For attacks with a
         trigger per image also the accuracy on images with the trigger of another image ("cross_trigger_accuracy").
 
     Raises:
@@ -154,16 +158,24 @@ def train_victim(
         attack.networks.to(device)
     network = (clean_victim() if config.fine_tuned else _new_network(config, train)).to(device)
     early, late = _cut(network, config)
+    notes: dict[str, Any] = {}
     if isinstance(network, PretrainedNetwork) and config.training.frozen_blocks:
+        began = time.perf_counter()
         plan = stored_plan(train, attack, config, network, cache=cache, notify=notify)
+        notes = {"trained_on": stored_in_words(config), "activation_seconds": round(time.perf_counter() - began, 1)}
     else:
         plan = with_restoration(_plan(config, train, attack, clean_victim), config, restoration)
     checkpoint = victim_path(config, cache).with_suffix(".state.pt")
 
+    if isinstance(test.images, StoredImages):
+        quick = test.sample(_QUICK_PHOTOGRAPHS, seed=0)
+    else:
+        quick = replace(test, images=test.images[:_QUICK_CHECK], labels=test.labels[:_QUICK_CHECK])
+
     def on_report(state: TrainingProgress, network: nn.Module) -> None:
         checked = None
         if state.epoch % 1 == 0 or state.step == state.steps:
-            checked = _accuracy(nn.Sequential(early, network), test.images[:_QUICK_CHECK], test.labels[:_QUICK_CHECK])
+            checked = _accuracy(nn.Sequential(early, network), quick.images, quick.labels)
             network.train()
         report(config, state, checked)
 
@@ -185,6 +197,7 @@ def train_victim(
         "config": config.canonical(),
         **measure(network, test, attack),
         "seconds": round(seconds, 1),
+        **notes,
         "precision": fast_arithmetic(device),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),
