@@ -542,3 +542,79 @@ def test_the_report_shows_a_bounded_number_of_images(purify, photos, tmp_path):
     (photos / changed[0]).unlink()
     purify("--report-images", 10)
     assert changed[0] not in (tmp_path / "out/report.html").read_text()
+
+
+def test_what_was_left_out_is_said_and_strict_makes_it_a_failure(purify, photos, tmp_path):
+    (photos / "notes.txt").write_text("no picture")
+    (photos / ".hidden.png").write_bytes(b"")
+    (tmp_path / "far").mkdir()
+    write_png(tmp_path / "far/x.png", torch.zeros(3, 16, 16))
+    (tmp_path / "far/x.png").rename(tmp_path / "far/download")
+    (photos / "far").symlink_to(tmp_path / "far")
+    result = purify()
+    assert result.exit_code == 0, result.output
+    assert "11 images purified" in result.stdout
+    assert "left out: 1 hidden file: .hidden.png\nleft out: 1 not a picture: notes.txt\n" in result.stderr
+    assert records(tmp_path)["far/download"]["error"] is None
+    assert records(tmp_path)["notes.txt"]["left_out"] == "not a picture"
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Not looked at: 2" in page
+    assert purify("--strict").exit_code == 1
+    (photos / "notes.txt").unlink()
+    (photos / ".hidden.png").unlink()
+    assert purify("--strict").exit_code == 0
+
+
+def test_names_cannot_write_to_the_terminal(purify, photos):
+    (photos / "\x1b[31mred\n.txt").write_text("no picture")
+    (photos / "\x1b[31mred\n.png").write_text("no picture")
+    result = purify()
+    assert "left out: 1 not a picture: \\x1b[31mred\\n.txt" in result.stderr
+    assert "failed: \\x1b[31mred\\n.png: ImageFileError" in result.stderr
+    assert "\x1b[31mred" not in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--class-names", "--key-file"])
+def test_files_of_options_are_read_before_networks_are_loaded(purify, model, monkeypatch, tmp_path, option):
+    def load(*values, **options):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("maskrestore.cli.purify.load_restorer", load)
+    result = purify(option, tmp_path / "nowhere")
+    assert result.exit_code == 2
+    assert "No such file" in result.stderr
+    assert model.asked == 0
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_asked(purify, model, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    result = purify()
+    assert result.exit_code == 2
+    assert "it is a file, expected a folder or nothing; nothing was asked yet; choose another folder" in result.stderr
+    assert model.asked == 0
+
+
+def test_too_few_class_names_are_said(purify, tmp_path):
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfred\r\ngreen\r\n")
+    result = purify("--class-names", tmp_path / "names.txt")
+    assert result.exit_code == 0
+    assert "names.txt names 2 classes, but the classifier answered 7 (from 0 on)" in result.stderr
+    page = (tmp_path / "out/report.html").read_text()
+    assert "class 7 (no name)" in page
+    assert '"label">red' in page
+
+
+def test_a_single_query_does_not_claim_to_know_labels_before(purify, tmp_path):
+    assert purify("--max-queries", 1).exit_code == 0
+    assert {record["original_label"] for record in records(tmp_path).values()} == {None}
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Labels changed" not in page
+    assert page.count("<article") == 10
+    assert "(10 of them by an earlier run)" in purify("--max-queries", 1).stdout
+
+
+def test_an_unknown_choice_is_a_plain_sentence(purify):
+    result = purify("--profile", "quick")
+    assert result.exit_code == 2
+    assert "'quick' is not one of 'default'" in result.stderr
+    assert "Value error" not in result.stderr

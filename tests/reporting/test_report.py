@@ -355,3 +355,23 @@ def test_a_change_too_small_for_the_thumbnail_is_not_called_unchanged(tmp_path):
     result.images[0, 0, 1000, 1000] = 1.0
     page, _ = written(tmp_path, entries_from(image, result, names=["x"]))
     assert "Purified restored Removed at most 0.50" in page.text
+
+
+def test_labels_that_are_not_known_are_not_counted_as_unchanged(tmp_path):
+    entries = [ReportEntry(name=f"n{i}", original_label=None, label=i, queries=1) for i in range(3)]
+    page, _ = written(tmp_path, entries, class_names=["a", "b"])
+    assert "Images 3" in page.text
+    assert "Labels changed" not in page.text
+    assert "label unchanged" not in page.text
+    assert page.text.count("label of the restored image") == 3
+    assert "class 2 (no name)" in page.text
+
+
+def test_what_was_not_looked_at_is_shown_by_reason(tmp_path):
+    left_out = {"not a picture": (7, ["notes.txt", "<b>.md"]), "hidden file": (1, [".x.png"])}
+    page, _ = written(tmp_path, made_entries(1), ReportSummary(left_out=left_out))
+    assert "Left out 8" in page.text
+    assert "Not looked at: 8" in page.text
+    assert "not a picture 7 notes.txt, <b>.md, …" in page.text
+    assert "hidden file 1 .x.png" in page.text
+    assert "Not looked at" not in written(tmp_path, made_entries(1))[0].text
