@@ -10,7 +10,7 @@ LOWEST := .venv-lowest
 COVERAGE_FLOOR := 56
 PINNED := $(addprefix --constraint ,$(CONSTRAINTS))
 
-.PHONY: demo test check format docs coverage lowest wheel hooks clean
+.PHONY: demo test check fuzz format docs coverage lowest wheel hooks clean
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@command -v $(PYTHON) >/dev/null || { echo "maskrestore needs Python 3.11 or newer; set PYTHON=/path/to/python"; exit 1; }
@@ -31,6 +31,11 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py tests/test_project.py
 	$(BIN)/zensical build --strict
+
+# Random files, models, answers and command lines for ten minutes, or FUZZ="--seconds 60 --only pictures --seed 3".
+FUZZ ?= --seconds 600
+fuzz: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m fuzzing $(FUZZ)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -364,7 +364,15 @@ def test_faulty_metadata_are_noted(tmp_path: Path) -> None:
         assert notes == (() if name == "sound" else ("faulty metadata, which was ignored",))
 
 
-@pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND"])
+def test_what_follows_the_pixels_of_a_png_does_not_matter() -> None:
+    png = encoded(picture(), "PNG")
+    for data in (png[:-12], png[:-5], png[:-1] + b"?", png[:-12] + b"IEND", png + b"more", png[:-8] + b"ABCDEFGH"):
+        assert torch.equal(decode_image(data), decode_image(png))
+    with pytest.raises(ImageFileError, match="truncated"):
+        decode_image(png[:-13])
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"IDAT", b"tRNS"])
 def test_faults_in_what_pixels_depend_on_are_refused(kind: bytes) -> None:
     palette = Image.fromarray(picture()).quantize(16)
     data = bytearray(encoded(palette, "PNG", transparency=3))

@@ -38,19 +38,22 @@ def without_metadata(stream: BinaryIO) -> BinaryIO | None:
 def read_png(stream: BinaryIO, copy: io.BytesIO | None = None) -> None:
     """Compare the checksums of the chunks of a PNG that its pixels depend on, which decoding does not.
 
-    copy: gets these chunks. Raises OSError if a checksum is wrong or the file ends early.
+    copy: gets these chunks. What follows the pixels does not matter. Raises OSError if a checksum is wrong or the file
+    ends before its pixels.
     """
     stream.seek(0)
     signature = stream.read(8)
     if copy is not None:
         copy.write(signature)
-    kind = b""
+    has_pixels, kind = False, b""
     while kind != b"IEND":
         head = stream.read(8)
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
         if kind[:1].islower() and kind not in _PNG_CHUNKS_OF_PIXELS:
             stream.seek(length + 4, io.SEEK_CUR)
             continue
+        if has_pixels and kind != b"IDAT":
+            return
         body = stream.read(length)
         checksum = stream.read(4)
         if len(checksum) < 4:
@@ -60,6 +63,7 @@ def read_png(stream: BinaryIO, copy: io.BytesIO | None = None) -> None:
             raise OSError(f"wrong checksum in {kind.decode('latin-1')}")
         if is_sound and copy is not None:
             copy.write(head + body + checksum)
+        has_pixels = has_pixels or kind == b"IDAT"
 
 
 def _copy_jpeg(stream: BinaryIO, copy: io.BytesIO) -> None:
