@@ -8,7 +8,7 @@ from maskrestore.errors import ConfigError
 from maskrestore.reporting import read_class_names
 from maskrestore.reporting.entries import class_label
 
-NAMES = ["rouge", "vert foncé", "青"]
+NAMES = ["noir", "vert foncé", "青"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
