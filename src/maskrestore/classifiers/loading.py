@@ -15,7 +15,7 @@ from torch import nn
 
 from maskrestore.classifiers.callable import CallableClassifier
 from maskrestore.classifiers.counting import CountingClassifier
-from maskrestore.classifiers.model_files import load_module_file, model_kind
+from maskrestore.classifiers.model_files import model_kind
 from maskrestore.classifiers.module import ModuleClassifier
 from maskrestore.classifiers.normalisation import ChannelOrder, Channelwise, Layout
 from maskrestore.classifiers.onnx import OnnxClassifier
@@ -93,7 +93,7 @@ def load_classifier(
         kind = model_kind(path) if path.exists() else "onnx"
         if kind == "onnx":
             return OnnxClassifier(path, **settings, providers=_providers(device, path))
-        return ModuleClassifier(load_module_file(path, kind), **settings, device=device)
+        return ModuleClassifier(path, **settings, device=device)
     module_name, _, attribute = spec.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise ConfigError(

@@ -60,11 +60,16 @@ def model_kind(path: Path) -> ModelKind:
     raise ClassifierError(f"{path}{detail}: this is {_REFUSED[kind]}")
 
 
-def load_module_file(path: Path, kind: ModelKind) -> nn.Module:
+def load_module_file(path: Path) -> nn.Module:
     """The module in a file of TorchScript or ``torch.export``, on the CPU.
 
-    Raises ClassifierError if it cannot be loaded, or would read or write files.
+    Raises ClassifierError for a file of another kind, or one that cannot be loaded, or would read or write files.
     """
+    if not path.exists():
+        raise ClassifierError(f"{path}: {_READABLE}, found nothing")
+    kind = model_kind(path)
+    if kind == "onnx":
+        raise ClassifierError(f"{path}: this is an ONNX file, which OnnxClassifier runs")
     if kind == "exported":
         return load_exported_program(path)
     with zipfile.ZipFile(path) as archive:

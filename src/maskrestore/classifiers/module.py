@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import io
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maskrestore.classifiers.answers import checked_labels
 from maskrestore.classifiers.model_answers import ModelAnswers
+from maskrestore.classifiers.model_files import load_module_file
 from maskrestore.classifiers.normalisation import (
     BAKED_IN,
     ChannelOrder,
@@ -52,7 +56,7 @@ class ModuleClassifier:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: nn.Module | str | Path,
         *,
         mean: Channelwise = 0.0,
         std: Channelwise = 1.0,
@@ -69,7 +73,8 @@ class ModuleClassifier:
     ) -> None:
         """Wrap a module.
 
-        module: normalised ``(B, C, H, W)`` -> logits ``(B, K)`` or labels ``(B,)``, of any floating-point dtype; for
+        module: a module, or a file of TorchScript or ``torch.export``, of which nothing is unpickled. It takes
+        normalised ``(B, C, H, W)`` -> logits ``(B, K)`` or labels ``(B,)``, of any floating-point dtype; for
         other answers see ``output``, ``threshold`` and ``classes``. It is copied now, so later training does not reach
         the adapter. A module that cannot be copied runs itself: in evaluation mode during a call only, and where it is.
         mean, std: in units of [0, 1] pixels, one number for all channels or one for each.
@@ -88,9 +93,12 @@ class ModuleClassifier:
         device: None: where the module is.
         precision: ``bfloat16`` runs the module under autocast; ``auto`` does so if the device is fast in bfloat16.
 
-        Raises ConfigError for a setting out of its range, if ``module`` is not a ``torch.nn.Module``, or if it would
-        have to be moved to ``device`` but cannot be copied.
+        Raises ConfigError for a setting out of its range, if ``module`` is neither a ``torch.nn.Module`` nor a file, or
+        if it would have to be moved to ``device`` but cannot be copied; ClassifierError for a file that is refused.
         """
+        self._file = Path(module).absolute() if isinstance(module, str | Path) else None
+        if self._file is not None:
+            module = load_module_file(self._file)
         if not isinstance(module, nn.Module):
             raise ConfigError(
                 f"expected a torch.nn.Module, got a {type(module).__name__}; pass functions as they are, "
@@ -138,6 +146,26 @@ class ModuleClassifier:
         labels = torch.cat([labels[:count] for (labels, _), count in parts])
         return checked_labels(labels, torch.stack([holds_nan for (_, holds_nan), _ in parts]))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the copy that runs; files are read again, and TorchScript has a format of its own."""
+        state = dict(self.__dict__)
+        if self._file is not None:
+            state |= {"module": None, "_runs": None, "_memory_format": None}
+        elif isinstance(self.module, torch.jit.ScriptModule):
+            scripted = io.BytesIO()
+            torch.jit.save(self.module, scripted)
+            state |= {"module": scripted.getvalue(), "_runs": None, "_memory_format": None}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._file is not None:
+            self.module = load_module_file(self._file)
+        elif isinstance(state["module"], bytes):
+            self.module = torch.jit.load(io.BytesIO(state["module"]))
+        if self._runs is None:
+            self._runs = self._private_copy()
+
     def _labels(self, images: Tensor) -> tuple[Tensor, Tensor]:
         assert self._memory_format is not None
         inputs = self._inputs(images).contiguous(memory_format=self._memory_format)
@@ -170,7 +198,7 @@ class ModuleClassifier:
         try:
             copied = copy.deepcopy(self.module)
             if copied is not self.module:
-                moved = copied.to(self.device)
+                moved = _moved(copied, device=self.device)
                 with suppress(Exception):  # exported programs refuse; each call sets the mode of all parts
                     moved.eval()
                 return moved
@@ -189,7 +217,7 @@ class ModuleClassifier:
             return torch.contiguous_format
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             expected, _ = self._read(self._runs(inputs.contiguous()), len(inputs))
-            fast = copy.deepcopy(self._runs).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            fast = _moved(copy.deepcopy(self._runs), memory_format=torch.channels_last)
             try:
                 found, _ = self._read(fast(inputs.contiguous(memory_format=torch.channels_last)), len(inputs))
             except Exception:  # the module's own code, in a layout that its author did not think of
@@ -223,6 +251,11 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for one in training:
             one.training = True
+
+
+def _moved(module: nn.Module, **to: Any) -> nn.Module:
+    with warnings.catch_warnings(action="ignore"):  # frozen TorchScript has no gradients, and warns of that
+        return module.to(**to)
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

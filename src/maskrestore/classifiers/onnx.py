@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from collections.abc import Sequence
@@ -225,13 +226,15 @@ class OnnxClassifier:
         self.layout, self._settled = layout, True
 
     def _working_layout(self, images: Tensor) -> Layout:
-        works, error = [], None
+        works, error, unread = {}, None, self._read
         for layout in self._taken.layouts:
+            self._read = copy.copy(unread)  # the number of classes may be another one in each
             try:
                 self._labels(images, layout)
-                works.append(layout)
+                works[layout] = self._read
             except ClassifierError as failed:
                 error = error or failed
+        self._read = unread
         if len(works) > 1:
             raise ConfigError(
                 f"{self.path} leaves the order of its axes open and works with channels first and last; say which with "
@@ -239,7 +242,8 @@ class OnnxClassifier:
             )
         if error is not None and not works:
             raise error
-        return works[0]
+        ((layout, self._read),) = works.items()
+        return layout
 
     def _labels(self, images: Tensor, layout: Layout | None = None) -> Tensor:
         inputs = self._inputs(images, layout or self.layout or "chw")

@@ -51,7 +51,7 @@ def one_score(session: Any, output: str, taken: OnnxInput) -> bool:
     (entry,) = (one for one in session.get_outputs() if one.name == output)
     shape = _without_empty_axes(entry.shape)
     # (K,) with a number may be the scores of the only image.
-    alone = len(entry.shape) == 1 and isinstance(shape[0], int) and taken.batch == 1
+    alone = len(entry.shape) == 1 and isinstance(shape[0], int) and taken.batch in (1, None)
     return entry.type in FLOATS and len(shape) == 1 and not (alone and shape[0] > 1)
 
 
