@@ -161,10 +161,15 @@ def test_the_plan_passes_over_records_of_other_weights(invoke, toy, tmp_path):
     assert (cells, recorded, failed) == ("15", "14", "0")
 
 
-def test_tables_without_data_are_listed_not_faked(invoke, toy, tmp_path):
-    assert invoke("reproduce", "tableA6", "--out", "o").exit_code == 0
-    text = (tmp_path / "o/tables/tableA6.md").read_text()
-    assert "Not measured, because the data are not available here: ImageNet10." in text
+def test_tables_without_data_say_so(invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--scale", "smoke", "--only", "none", "--train", "--data", tmp_path, "--cache", tmp_path, "--out", "o")
+    result = invoke("reproduce", "tableA7", *options)
+    assert result.exit_code == 1
+    assert "training imagenet50" in result.output
+    assert "imagenet; expected files in the layout of the hub there, or class folders in train/" in result.output
+    text = (tmp_path / "o/tables/tableA7.md").read_text()
+    assert "No records yet" in text
     assert "|" not in text
 
 

@@ -51,11 +51,26 @@ def test_all_tables_and_figures_of_the_paper_are_there():
     names = {f"table{n}" for n in ("1", "2", "3", *(f"A{m}" for m in range(1, 9)))}
     names |= {f"fig{n}" for n in ("3", "4", "5", *(f"A{m}" for m in range(1, 7)))} | {"all-to-all"}
     assert names <= EXPERIMENTS.keys()
-    for name in ("tableA5", "tableA6", "tableA7", "tableA8"):
-        table = EXPERIMENTS[name]
-        assert isinstance(table, Table)
-        assert table.unavailable
-        assert not cells_of(table, LOCAL)
+
+
+def test_photographs_have_their_own_victims_and_a_stand_in():
+    sets = {name: {one.case.dataset for one in cells_of(EXPERIMENTS[f"tableA{name}"], LOCAL)} for name in range(5, 9)}
+    assert sets == {
+        5: {"vggface2-170", "lfw62"},
+        6: {"imagenet10", "imagenette"},
+        7: {"imagenet50"},
+        8: {"imagenet100"},
+    }
+    cells = cells_of(EXPERIMENTS["tableA6"], LOCAL)
+    networks = {(one.victim.dataset, one.victim.architecture) for one in cells}
+    assert networks == {("imagenet10", "resnet50-pretrained"), ("imagenette", "efficientnet-lite0")}
+    frozen = {(one.case.attack, one.victim.training.frozen_blocks) for one in cells if one.case.dataset == "imagenette"}
+    assert ("badnets:3x3-color", 3) in frozen
+    assert ("badnets:icon-heart", 8) in frozen
+    assert {one.repeat for one in cells_of(EXPERIMENTS["tableA7"], SCALES["full"])} == set(range(6))
+    assert paper_rates("tableA8", "Ours (Large)", "3x3-color") == (69.5, 76.6, 0.2)
+    assert all(one.case.label.startswith(f"{one.case.dataset} badnets:") for one in cells)
+    assert all("efficientnet" not in one.case.label for one in cells)
 
 
 def test_local_is_what_fits_two_cores():

@@ -31,7 +31,8 @@ class Case:
     attack: str | None = None
     """The attack of the triggered images; ``None`` for clean images only."""
     mode: Mode = "all-to-one"
-    architecture: str = "resnet18"
+    architecture: str = ""
+    """A key of ``ARCHITECTURES``; empty for the default of the data set."""
     clean_victim: bool = False
     """Whether the victim is clean although the images carry a trigger (paper, appendix E)."""
     restored_rate: float = 0.0
@@ -43,11 +44,15 @@ class Case:
     from_scratch: bool = False
     """Whether the victim is trained from scratch at every scale, because fine-tuning does not learn the attack."""
 
+    def __post_init__(self) -> None:
+        if not self.architecture:
+            object.__setattr__(self, "architecture", dataset_spec(self.dataset).architecture)
+
     @property
     def label(self) -> str:
         """A short name, e.g. for legends."""
         notes = [self.attack or "clean model"]
-        notes += [self.architecture] if self.architecture != "resnet18" else []
+        notes += [self.architecture] if self.architecture != dataset_spec(self.dataset).architecture else []
         notes += [self.mode] if self.mode != "all-to-one" else []
         notes += ["clean model"] if self.clean_victim else []
         notes += [f"restored {self.restored_rate:g}"] if self.restored_rate else []
@@ -76,8 +81,13 @@ class Variant:
         return with_settings(standard, {**layer, **dict(self.settings)})
 
 
-_CAM_LAYERS: dict[str, str | None] = {"conv6": "stages.2", "vgg16": "stages.2", "vit-small": None}
-"""Februus's layer in networks that are not residual: maps of 8x8 positions for images of 32 pixels."""
+_CAM_LAYERS: dict[str, str | None] = {
+    "conv6": "stages.2",
+    "vgg16": "stages.2",
+    **dict.fromkeys(("efficientnet-lite0", "efficientnet-lite2", "resnet50-pretrained", "vit-small")),
+}
+"""Februus's layer in networks without four ``stages``: maps of 8x8 positions for images of 32 pixels, or with ``None``
+the last feature map."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +218,7 @@ class Cell:
     def name(self) -> str:
         """Name of the record."""
         case = self.case
-        kind = f"{case.architecture}-w{self.scale.width}{'-clean' if case.clean_victim else ''}"
+        kind = f"{case.architecture}-w{self.victim.width}{'-clean' if case.clean_victim else ''}"
         words = (case.dataset, case.attack or "clean-model", case.mode, kind, self.variant.defense, f"r{self.repeat}")
         parts = [re.sub(r"[^\w.+-]+", "-", word).strip("-") for word in words if word != "all-to-one"]
         return "_".join([*parts, self.digest[:10]])

@@ -1,9 +1,10 @@
-"""The paper's numbers for CIFAR-10 and GTSRB, for comparison.
+"""The paper's numbers, for comparison.
 
 Source: Sun et al., Mask and Restore: Blind Backdoor Defense at Test Time with Masked Autoencoder, arXiv:2303.15564,
-tables 1-3 and A.1-A.4. The table "all-to-all" is from the authors' answer in the public review of the paper. CA, BA and
-ASR are in percent. Numbers that are incomplete in the available copy are ``None`` or left out: Februus on the trigger
-1x1-white in table A.3, and the rows Base-i and Base-l of table A.4, which repeat rows of Februus.
+tables 1-3, A.1-A.4 and, for colour patches, A.6-A.8. The table "all-to-all" is from the authors' answer in the public
+review of the paper. CA, BA and ASR are in percent. Numbers that are incomplete in the available copy are ``None`` or
+left out: Februus on the trigger 1x1-white in table A.3, and the rows Base-i and Base-l of table A.4, which repeat rows
+of Februus.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ Rates = tuple[float | None, float | None, float | None]
 """CA, BA, ASR in percent."""
 
 _SETS = ("CIFAR-10", "GTSRB")
+_PATCHES = ("1x1-color", "2x2-color", "3x3-color")
 _TRIGGERS = ("1x1-color", "1x1-white", "2x2-color", "2x2-white", "3x3-color", "3x3-white")
 
 
@@ -228,6 +230,48 @@ PAPER: dict[str, dict[str, dict[str, Rates]]] = {
                 *((98.7, 94.7, 0.2), (97.9, 96.3, 0.9), (98.3, 98.0, 0.1)),
                 *((98.5, 96.6, 1.5), (98.8, 98.3, 0.2), (98.3, 91.8, 2.9)),
             ),
+        },
+    ),
+    "tableA6": _rows(
+        _PATCHES,
+        {
+            "No defense": ((88.4, 45.5, 49.6), (89.2, 8.6, 90.4), (89.8, 3.6, 96.1)),
+            "PatchCleanser (Vanilla)": ((83.0, 62.3, 29.8), (84.7, 57.8, 39.2), (84.5, 55.2, 41.9)),
+            "PatchCleanser (Variant)": ((55.4, 67.2, 14.2), (63.8, 84.4, 3.6), (62.3, 84.6, 2.8)),
+            "Blur (Weak)": ((87.3, 49.6, 44.1), (88.7, 18.8, 79.4), (88.5, 16.1, 82.0)),
+            "Blur (Strong)": ((82.7, 61.3, 29.4), (85.9, 64.7, 26.8), (85.6, 57.0, 33.6)),
+            "ShrinkPad (Weak)": ((87.7, 80.7, 9.0), (87.8, 76.9, 14.3), (88.7, 60.2, 33.1)),
+            "ShrinkPad (Strong)": ((85.8, 82.6, 6.0), (86.4, 86.1, 2.5), (86.9, 78.2, 11.2)),
+            "Ours (Base)": ((75.1, 71.4, 13.8), (80.1, 80.8, 5.4), (80.9, 83.8, 3.1)),
+            "Ours (Large)": ((81.4, 76.2, 10.9), (84.0, 83.2, 5.6), (84.2, 84.9, 2.9)),
+        },
+    ),
+    "tableA7": _rows(
+        _PATCHES,
+        {
+            "No defense": ((83.7, 2.4, 97.0), (83.8, 0.2, 99.7), (83.9, 0.2, 99.8)),
+            "PatchCleanser (Vanilla)": ((79.1, 47.1, 48.2), (79.4, 44.9, 51.7), (79.8, 44.4, 52.8)),
+            "PatchCleanser (Variant)": ((52.9, 79.6, 1.1), (53.8, 81.3, 0.3), (54.3, 81.8, 0.4)),
+            "Blur (Weak)": ((82.9, 11.0, 86.9), (83.3, 7.9, 90.4), (83.0, 9.0, 89.8)),
+            "Blur (Strong)": ((78.5, 62.5, 21.1), (79.3, 75.5, 5.3), (78.9, 64.6, 19.2)),
+            "ShrinkPad (Weak)": ((81.7, 70.2, 13.9), (81.9, 77.1, 6.1), (81.9, 49.8, 38.5)),
+            "ShrinkPad (Strong)": ((79.0, 76.7, 3.1), (79.3, 76.0, 4.0), (79.5, 72.4, 7.9)),
+            "Ours (Base)": ((61.8, 69.9, 1.4), (62.3, 74.6, 0.5), (61.8, 74.0, 0.6)),
+            "Ours (Large)": ((72.2, 75.3, 1.3), (72.7, 78.3, 0.5), (73.0, 78.7, 0.4)),
+        },
+    ),
+    "tableA8": _rows(
+        _PATCHES,
+        {
+            "No defense": ((81.9, 0.9, 98.9), (82.4, 0.1, 99.9), (82.6, 0.1, 99.9)),
+            "PatchCleanser (Vanilla)": ((78.5, 44.1, 51.9), (78.9, 43.2, 53.6), (79.2, 43.3, 53.7)),
+            "PatchCleanser (Variant)": ((51.0, 78.9, 0.3), (51.9, 80.1, 0.1), (52.8, 80.7, 0.1)),
+            "Blur (Weak)": ((80.7, 6.4, 92.2), (81.1, 6.1, 92.7), (81.3, 5.9, 93.0)),
+            "Blur (Strong)": ((75.5, 67.5, 10.7), (75.9, 74.1, 2.4), (76.3, 62.6, 18.3)),
+            "ShrinkPad (Weak)": ((79.7, 66.4, 16.2), (79.9, 74.9, 6.4), (80.2, 54.8, 29.6)),
+            "ShrinkPad (Strong)": ((76.7, 74.6, 2.3), (77.0, 74.2, 3.5), (77.3, 71.5, 7.1)),
+            "Ours (Base)": ((58.5, 67.3, 0.6), (59.6, 73.1, 0.2), (59.1, 71.9, 0.3)),
+            "Ours (Large)": ((69.4, 73.8, 0.5), (69.6, 76.9, 0.2), (69.5, 76.6, 0.2)),
         },
     ),
     "all-to-all": _rows(
