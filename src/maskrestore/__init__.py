@@ -15,6 +15,7 @@ from maskrestore import errors
 from maskrestore.classifiers import (
     CallableClassifier,
     CountingClassifier,
+    HttpClassifier,
     ModuleClassifier,
     OnnxClassifier,
     load_classifier,
@@ -35,6 +36,7 @@ __all__ = [
     "Classifier",
     "CountingClassifier",
     "Defense",
+    "HttpClassifier",
     "MAERestorer",
     "ModuleClassifier",
     "OnnxClassifier",

@@ -2,6 +2,7 @@
 
 from maskrestore.classifiers.callable import CallableClassifier
 from maskrestore.classifiers.counting import CountingClassifier
+from maskrestore.classifiers.http import HttpClassifier
 from maskrestore.classifiers.loading import as_classifier, load_classifier
 from maskrestore.classifiers.module import ModuleClassifier
 from maskrestore.classifiers.onnx import OnnxClassifier
@@ -9,6 +10,7 @@ from maskrestore.classifiers.onnx import OnnxClassifier
 __all__ = [
     "CallableClassifier",
     "CountingClassifier",
+    "HttpClassifier",
     "ModuleClassifier",
     "OnnxClassifier",
     "as_classifier",

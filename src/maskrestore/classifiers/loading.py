@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from maskrestore.classifiers.callable import CallableClassifier
 from maskrestore.classifiers.counting import CountingClassifier
+from maskrestore.classifiers.http import HttpClassifier
 from maskrestore.classifiers.model_files import model_kind
 from maskrestore.classifiers.module import ModuleClassifier
 from maskrestore.classifiers.normalisation import ChannelOrder, Channelwise, Layout
@@ -61,8 +62,9 @@ def load_classifier(
     threshold: float | None = None,
     classes: Sequence[str] | None = None,
     micro_batch: int | None = None,
+    http: Mapping[str, Any] | None = None,
 ) -> Classifier:
-    """Load a model file, or import ``package.module:attribute``.
+    """Load a model file, import ``package.module:attribute``, or ask ``https://host/v2/models/NAME``.
 
     spec: a file of ONNX, TorchScript or ``torch.export``, told by its content; or a name, whose attribute, which
     may contain dots, is a ``torch.nn.Module`` instance or a function from images to hard labels. Importing it runs the
@@ -70,7 +72,10 @@ def load_classifier(
     device: where a model runs; None: where it is, the CPU for files. Functions stay where they are, with a warning, and
     so do ONNX models where ONNX Runtime has no support of the device.
 
-    The others are settings of :class:`OnnxClassifier` and :class:`ModuleClassifier`. A function does all that itself.
+    http: further settings of :class:`HttpClassifier`, for addresses: headers, body, label, ...
+
+    The others are settings of :class:`OnnxClassifier`, :class:`ModuleClassifier` and :class:`HttpClassifier`. A
+    function does all that itself.
 
     Raises ConfigError for an invalid spec or setting, and for a name that does not exist; ClassifierError if loading
     fails; and MissingDependencyError for an ONNX file if ONNX Runtime is not installed.
@@ -88,6 +93,12 @@ def load_classifier(
         "micro_batch": micro_batch,
     }
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if spec.startswith(("http://", "https://")):
+        if "micro_batch" in settings:
+            raise ConfigError("micro_batch: an address gets one picture in a request; leave it out")
+        return HttpClassifier(spec, **settings, **(http or {}))
+    if http:
+        raise ConfigError(f"{', '.join(http)}: for classifiers behind an address, not for {spec!r}; leave them out")
     path = Path(spec)
     if (spec and path.exists()) or path.suffix.lower() == ".onnx":
         kind = model_kind(path) if path.exists() else "onnx"

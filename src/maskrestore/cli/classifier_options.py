@@ -23,8 +23,8 @@ from maskrestore.types import Classifier
 __all__ = ["MODEL_HELP", "ClassifierOption", "ClassifierOptions", "load_from_options", "with_classifier_options"]
 
 MODEL_HELP = (
-    "The classifier: a file of ONNX, TorchScript or torch.export, or `package.module:name` of a torch.nn.Module or of "
-    "a function from images (B, C, H, W) in [0, 1] to labels (B,)."
+    "The classifier: a file of ONNX, TorchScript or torch.export, `package.module:name` of a torch.nn.Module or of a "
+    "function from images (B, C, H, W) in [0, 1] to labels (B,), or an address such as `https://host/v2/models/NAME`."
 )
 ClassifierOption = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)]
 
@@ -85,10 +85,39 @@ class ClassifierOptions:
         typer.Option(min=1, help="Images that the model gets at a time. If not given, 8 on a CPU and 32 on a GPU."),
     ] = None
 
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'NAME: VALUE'",
+            help="For addresses: a header of each request. `$NAME` is read from the environment: use single quotes. "
+            "May be repeated.",
+        ),
+    ] = None
+    body: Annotated[
+        str | None,
+        typer.Option(
+            help="For other addresses than `.../v2/models/NAME`: what is sent, `png`, `jpeg`, or JSON in which "
+            "`{image_base64}` stands for a PNG."
+        ),
+    ] = None
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="JMESPATH", help="For such addresses: where the label is in the JSON reply."),
+    ] = None
+    concurrency: Annotated[int | None, typer.Option(min=1, help="For addresses: requests at a time, by default 8.")] = (
+        None
+    )
+    timeout: Annotated[float | None, typer.Option(help="For addresses: seconds for an answer, by default 30.")] = None
+
     @property
     def given(self) -> dict[str, Any]:
         """Those that are given, as typed."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, [])}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Those that labels depend on."""
+        return {name: value for name, value in self.given.items() if name not in ("header", "concurrency", "timeout")}
 
 
 def load_from_options(
@@ -99,17 +128,34 @@ def load_from_options(
     classes: names of the classes in the order of their labels, for models that answer with names. Raises what
     ``load_classifier`` raises, and ConfigError for texts that make no sense.
     """
-    settings = options.given | {
+    given = options.given
+    http: dict[str, Any] = {
+        name: given.pop(name) for name in ("body", "label", "concurrency", "timeout") if name in given
+    }
+    if "header" in given:
+        http["headers"] = parse_headers(given.pop("header"))
+    settings = given | {
         "mean": parse_channels(options.mean, "--mean"),
         "std": parse_channels(options.std, "--std"),
         "pixel_range": parse_range(options.pixel_range),
         "input_size": parse_size(options.input_size),
     }
-    classifier = load_classifier(spec, **settings, device=device, classes=classes)
+    classifier = load_classifier(spec, **settings, device=device, classes=classes, http=http)
     for note in getattr(classifier, "notes", ()):
         say(f"note: {note}")
     named = None if classes is None else getattr(classifier, "classes", None)  # for others they are only words
-    return classifier, classifier_identity(spec, classifier, options.given, device, named)
+    return classifier, classifier_identity(spec, classifier, options.identity, device, named)
+
+
+def parse_headers(lines: Sequence[str]) -> dict[str, str]:
+    """Read ``Name: value``. Raises ConfigError for other texts."""
+    found = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise ConfigError(f"--header must be a name and a value with a colon between, got {len(line)} characters")
+        found[name.strip()] = value.strip()
+    return found
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:

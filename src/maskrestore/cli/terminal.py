@@ -104,8 +104,13 @@ def warn(message: str) -> None:
 
 
 def command_line() -> str:
-    """The command that runs, as one would type it."""
-    return shlex.join(["maskrestore", *sys.argv[1:]])
+    """The command that runs, as one would type it; without what a shell may have put into a header: a secret."""
+    words = sys.argv[1:]
+    for place, word in enumerate(words):
+        is_value = place > 0 and words[place - 1] == "--header"
+        if (is_value or word.startswith("--header=")) and "$" not in word:
+            words[place] = f"{word.partition(':')[0]}: ..."
+    return shlex.join(["maskrestore", *words])
 
 
 def _fail(error: Exception, status: int) -> None:

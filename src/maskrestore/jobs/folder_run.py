@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskrestore.classifiers import HttpClassifier
 from maskrestore.defense.asking import Asking
 from maskrestore.defense.oracle import Budget
 from maskrestore.errors import ClassifierStoppedError, InvalidImageError, QueryBudgetError
@@ -149,6 +150,8 @@ class _Run:
 
     def __init__(self, job: FolderJob, records: ImageRecords, progress: Progress | None) -> None:
         self.budget = Budget(job.budget)
+        if isinstance(job.classifier, HttpClassifier):
+            job.classifier.keep_classes(job.out / "classes.json")
         self.cache = job.open_cache()
         self.stopped: str | None = None
         """Why no further image is begun."""

@@ -23,9 +23,10 @@ def classifier_identity(spec: str, classifier: Classifier, *options: object) -> 
     else that its labels depend on, such as mean, std and device.
 
     Replacing the model behind the same name changes the digest. Of ``package.module:name`` the file of that module
-    counts, and of a ``torch.nn.Module`` its weights as well; files that the module reads or imports do not.
+    counts, and of a ``torch.nn.Module`` its weights as well; files that the module reads or imports do not. Nothing is
+    known of a model behind an address: its address should name a version.
     """
-    module = sys.modules.get(spec.partition(":")[0])
+    module = None if "://" in spec else sys.modules.get(spec.partition(":")[0])
     source = Path(getattr(module, "__file__", None) or spec)
     # A large ONNX model keeps its weights in files beside it, whose names begin with its own.
     files = sorted(source.parent.glob(f"{glob.escape(source.name)}*")) if source.suffix == ".onnx" else [source]
