@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from maskrestore.defense.agreement import Agreement
 from maskrestore.defense.asking import Asker
 from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
 from maskrestore.defense.beyond_paper.squares import hide_squares
@@ -144,6 +145,7 @@ class Pipeline:
         self._stream_of = functools.partial(Stream, key)
         self._masked_pixels = masked_pixels
         self._cohorts: list[_Cohort] = []
+        self._agreement = Agreement()
 
     def __len__(self) -> int:
         """Number of images that have joined and not left."""
@@ -244,6 +246,11 @@ class Pipeline:
             cohort.rounds.close()
             self._cohorts.remove(cohort)
         result = cohort.state.result(rows)
+        if not self._config.restoration.single_query:  # else there is no label of the image as it came
+            labels = result.original_labels.tolist()
+            for row, stream, label in zip(rows.tolist(), cohort.state.streams(rows), labels, strict=True):
+                if row not in cohort.errors:
+                    self._agreement.check(stream.content, label)
         return [
             StreamResult(id=cohort.ids[row], error=cohort.errors[row])
             if row in cohort.errors

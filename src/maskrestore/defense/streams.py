@@ -51,6 +51,11 @@ class Stream:
         philox_key = keyed_digest(key_bytes(key), parts, size=16, person=b"masks")
         self._philox_key = int.from_bytes(philox_key, "little")
 
+    @property
+    def content(self) -> int:
+        """A number that stands for the key and all pixels of the image."""
+        return self._philox_key
+
     def uniform(self, *path: int, shape: tuple[int, ...]) -> Tensor:
         """Numbers in [0, 1), float32. ``path``: up to three counters that identify this draw.
 
