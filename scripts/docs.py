@@ -87,6 +87,7 @@ def records() -> str:
         | `output`, `maps` | where the purified image and its maps are |
         | `original_label` | the classifier's label of the image as it came; null with a single query |
         | `label` | its label of the purified image: the answer |
+        | `full_size` | with `--full-size`: where the whole picture is |
         | `queries` | how often the classifier was asked about this image |
         | `restored` | share of the tokens that were restored, in [0, 1] |
         | `notes` | what to know of it: faulty metadata, bits that were lost, a size far beyond the restorer's |

@@ -22,6 +22,7 @@ from maskrestore.classifiers import (
 )
 from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig, fast, protect, within
 from maskrestore.imaging.codec import read_image, write_png
+from maskrestore.imaging.views import View
 from maskrestore.mae.restorer import MAERestorer, load_restorer
 from maskrestore.runtime.settings import with_settings
 from maskrestore.types import Classifier, Defense, Purification, Restorer, StreamItem, StreamResult
@@ -44,6 +45,7 @@ __all__ = [
     "Restorer",
     "StreamItem",
     "StreamResult",
+    "View",
     "errors",
     "fast",
     "load_classifier",

@@ -172,7 +172,7 @@ def test_page_of_records_names_every_entry_of_purify(tmp_path: Path, monkeypatch
     (tmp_path / "photos").mkdir()
     write_png(tmp_path / "photos/one.png", torch.rand(3, 32, 32))
     (tmp_path / "photos/two.txt").write_text("no picture")
-    options = ["--classifier", "black_boxes:zeros", "--out", "out", "--profile", "fast"]
+    options = ["--classifier", "black_boxes:zeros", "--out", "out", "--profile", "fast", "--full-size"]
     done = CliRunner().invoke(app, ["purify", "photos", *options])
     assert done.exit_code == 0, done.output
     purified, left_out = map(json.loads, (tmp_path / "out/records.jsonl").open())

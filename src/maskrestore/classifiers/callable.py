@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from maskrestore.classifiers.answers import hard_labels
+from maskrestore.classifiers.normalisation import checked_size
 from maskrestore.imaging.inputs import as_batch
+from maskrestore.imaging.resize import resize
 
 __all__ = ["CallableClassifier"]
 
@@ -20,8 +22,14 @@ class CallableClassifier:
     return integer labels ``(B,)``: a tensor of any integer dtype on any device, a NumPy array or a list.
     """
 
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+    def __init__(self, function: Callable[[Tensor], Any], *, input_size: int | Sequence[int] | None = None) -> None:
+        """Wrap a function.
+
+        input_size: ``(H, W)`` that images are resized to for the function, or one number for both. None: it gets them
+        as they are. Raises ConfigError for another size.
+        """
         self.function = function
+        self.input_size = checked_size(input_size)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
@@ -30,4 +38,5 @@ class CallableClassifier:
         the function raises.
         """
         batch = as_batch(images)
-        return hard_labels(self.function(batch.clone()), len(batch))
+        sized = batch if self.input_size is None else resize(batch, *self.input_size)
+        return hard_labels(self.function(sized.clone()), len(batch))

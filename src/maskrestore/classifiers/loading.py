@@ -74,8 +74,8 @@ def load_classifier(
 
     http: further settings of :class:`HttpClassifier`, for addresses: headers, body, label, ...
 
-    The others are settings of :class:`OnnxClassifier`, :class:`ModuleClassifier` and :class:`HttpClassifier`. A
-    function does all that itself.
+    The others are settings of :class:`OnnxClassifier`, :class:`ModuleClassifier` and :class:`HttpClassifier`. Of a
+    function only ``input_size`` can be set; it does the rest itself.
 
     Raises ConfigError for an invalid spec or setting, and for a name that does not exist; ClassifierError if loading
     fails; and MissingDependencyError for an ONNX file if ONNX Runtime is not installed.
@@ -116,12 +116,14 @@ def load_classifier(
     if isinstance(thing, nn.Module):
         return ModuleClassifier(thing, **settings, device=device)
     settings.pop("classes", None)  # a function answers with numbers
+    classifier = as_classifier(thing)
+    if isinstance(classifier, CallableClassifier) and "input_size" in settings:
+        classifier = CallableClassifier(classifier.function, input_size=settings.pop("input_size"))
     if settings:
         raise ConfigError(
             f"{', '.join(settings)}: for model files and torch modules; {spec} is a {type(thing).__name__}, "
             "which must prepare its images and its answers itself; leave them out"
         )
-    classifier = as_classifier(thing)
     if device is not None and torch.device(device).type != "cpu":
         warnings.warn(
             f"{spec} is a {type(thing).__name__}: it runs where it puts itself, not on {device}", stacklevel=2

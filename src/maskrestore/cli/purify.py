@@ -30,9 +30,11 @@ from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.beyond_paper.budget import within
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.errors import ConfigError, ImageFileError
+from maskrestore.imaging.views import Convention, View
 from maskrestore.jobs import FolderJob, FolderSummary, purify_folder, write_folder_report
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
 from maskrestore.reporting import printable, read_class_names
+from maskrestore.types import Classifier
 
 __all__ = ["purify"]
 
@@ -64,6 +66,24 @@ def purify(
     ] = None,
     grey: Annotated[
         bool, typer.Option("--grey", help="Read grey images with one channel, for a classifier that expects that.")
+    ] = False,
+    resize: Annotated[
+        Convention | None,
+        typer.Option(
+            help="How pictures get the size of the model's input: `crop` resizes the shorter side and cuts out the "
+            "middle, `squash` resizes both sides, `letterbox` adds black bars. If not given, `crop`."
+        ),
+    ] = None,
+    crop_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Of `crop`: side of the model's input as a share of the shorter side, e.g. `0.875` for a model whose "
+            "pictures are resized to 256 and cropped to 224. If not given, 1."
+        ),
+    ] = None,
+    full_size: Annotated[
+        bool,
+        typer.Option("--full-size", help="Also write each picture in full size with what was restored into `full/`."),
     ] = False,
     class_names: Annotated[
         Path | None, typer.Option(help="Text file with one class name per line, for the report.")
@@ -105,6 +125,9 @@ def purify(
       image that was restored, seconds, or the error;
     - `report.html` with pictures of what was removed.
 
+    Pictures are purified at the size at which the classifier sees them, if that is known: from the model file, or from
+    `--input-size`. `--full-size` puts what was restored back into the whole pictures.
+
     Pictures are told by their content, in any folder below and behind links. What is left out, such as hidden
     files and files that are no picture, is counted by reason in the end, in the report and in the records.
 
@@ -145,6 +168,8 @@ def purify(
         classifier_id=identity,
         budget=budget,
         keep_grey=grey,
+        view=_view(black_box, resize, crop_share),
+        full_size=full_size,
         again=again,
         answer_cache=answer_cache,
     )
@@ -164,6 +189,17 @@ def purify(
     out.print(f"see {page}", soft_wrap=True, highlight=False)
     if not summary.complete or (strict and summary.left_out):
         raise typer.Exit(FAILED)
+
+
+def _view(classifier: Classifier, resize: Convention | None, crop_share: float | None) -> View | None:
+    """How the classifier sees pictures; ``None`` if it takes them as they are."""
+    size = getattr(classifier, "input_size", None)
+    if size is not None:
+        return View(height=size[0], width=size[1], convention=resize or "crop", crop_share=crop_share or 1.0)
+    for option, value in (("--resize", resize), ("--crop-share", crop_share)):
+        if value is not None:
+            raise ConfigError(f"{option} needs the size of the model's input, which is not known; add --input-size")
+    return None
 
 
 def _print_summary(summary: FolderSummary) -> None:
