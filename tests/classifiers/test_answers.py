@@ -42,6 +42,11 @@ def test_integers_of_any_kind_become_int64(answer: object) -> None:
         (None, "got a NoneType of object"),
         (["cat", "dog", "cow"], "class names to their indices"),
         ([[1, 2], [3]], "got a list"),
+        ([2**63] * 3, "labels below 2.63, got 9223372036854775808"),
+        (np.array([0, 1, 2**64 - 1], np.uint64), "labels below 2.63"),
+        (torch.tensor([0, 1, 2**64 - 1], dtype=torch.uint64), "labels below 2.63"),
+        (torch.zeros(3, dtype=torch.int64).to_sparse(), "plain tensor"),
+        (torch.zeros(3, dtype=torch.int64, device="meta"), "plain tensor"),
         ({"label": 3}, "got a dict"),
     ],
 )  # fmt: skip

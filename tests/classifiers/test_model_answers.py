@@ -170,3 +170,15 @@ def test_another_number_of_classes_than_before_is_refused() -> None:
 
 def test_scores_of_one_image_may_lack_its_axis() -> None:
     assert labels(torch.tensor([0.1, 0.9, 0.0]), 1) == [1]
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">f2", np.longdouble, "<f8"])
+def test_scores_may_be_in_any_format(dtype: Any) -> None:
+    labels, holds_nan = ModelAnswers()(np.array([[0.1, 0.9], [0.8, 0.2]], dtype), 2)
+    assert checked_labels(labels, holds_nan).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("scores", [{"a": (1, 2), "b": 0.5}, {"a": "high", "b": 0.5}, {2**70: 1.0, 1: 0.5}])
+def test_maps_without_numbers_are_refused(scores: Any) -> None:
+    with pytest.raises(ClassifierOutputError):
+        ModelAnswers()([scores], 1)

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fuzzing import commands, pictures
+from fuzzing import answers, commands, pictures
 from fuzzing.guard import Outcome
 
 PARTS: dict[str, Callable[[float, int], Outcome]] = {
     "pictures": pictures.fuzz,
     "commands": commands.fuzz,
+    "answers": answers.fuzz,
 }
 """Each takes seconds and a seed."""
 

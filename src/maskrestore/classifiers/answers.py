@@ -41,7 +41,11 @@ def _integers(labels: Tensor, count: int) -> Tensor:
 def as_tensor(answer: object) -> Tensor:
     """Numbers of any kind as a tensor. Raises ClassifierOutputError for anything else."""
     if isinstance(answer, Tensor):
-        return answer.detach()
+        if answer.layout != torch.strided or answer.is_quantized or answer.is_meta:
+            raise ClassifierOutputError(f"expected a plain tensor of numbers, got {answer.dtype} in {answer.layout}")
+        if answer.dtype != torch.uint64:
+            return answer.detach()
+        answer = answer.cpu().numpy()
     try:
         array = np.asarray(answer)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -50,7 +54,12 @@ def as_tensor(answer: object) -> Tensor:
         hint = "; map class names to their indices" if array.dtype.kind in "US" else ""
         raise ClassifierOutputError(f"expected integer labels, got a {type(answer).__name__} of {array.dtype}{hint}")
     if array.dtype.kind in "iu":
+        if array.size and array.max() > np.iinfo(np.int64).max:
+            raise ClassifierOutputError(f"expected labels below 2^63, got {array.max()}; -1 as an unsigned number?")
         array = array.astype(np.int64)
+    elif array.dtype.kind in "fc":  # torch knows neither the other order of bytes nor long doubles
+        small = array.dtype.itemsize <= (8 if array.dtype.kind == "f" else 16)
+        array = array.astype(array.dtype.newbyteorder("=") if small else "f8" if array.dtype.kind == "f" else "c16")
     return torch.tensor(array)
 
 

@@ -112,7 +112,7 @@ class ModelAnswers:
             )
         if all(isinstance(key, int | np.integer) for key in keys):
             order: list[object] = sorted(keys)  # type: ignore[type-var]
-            numbers = torch.tensor(order)
+            numbers = as_tensor(order)
         elif all(isinstance(key, str | bytes) for key in keys):
             if self.classes is None:
                 self.classes = tuple(sorted(map(_text, keys)))  # type: ignore[arg-type]
@@ -120,7 +120,10 @@ class ModelAnswers:
             numbers = self._numbers([_text(key) for key in order])  # type: ignore[arg-type]
         else:
             raise ClassifierOutputError(f"expected classes that are names or whole numbers, got {list(keys)[:3]}")
-        scores = torch.tensor([[float(one[key]) for key in order] for one in maps])
+        try:
+            scores = torch.tensor([[float(one[key]) for key in order] for one in maps], dtype=torch.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ClassifierOutputError(f"expected maps with a number for each class: {error}") from error
         self._check_width(len(order), f"maps of {len(order)} classes")
         return numbers[scores.argmax(dim=1)], scores.isnan().any()
 
