@@ -214,6 +214,25 @@ def test_a_slow_function_gets_few_pictures_at_a_time(monkeypatch: pytest.MonkeyP
     assert sizes == [70, 32, 32, 6]
 
 
+def test_a_function_gets_few_large_pictures_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def classify(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return images[:, 0, 0, 0].round().long()
+
+    images = torch.rand(3, 3, 32, 32)
+    expected = BDMAE(MeanRestorer()).purify(images, classify)
+    assert max(sizes) > 2
+    for pixels, most in ((2 * 32 * 32, 2), (1, 1)):
+        sizes.clear()
+        monkeypatch.setattr("maskrestore.defense.asking._PIXELS_OF_A_CALL", pixels)
+        found = BDMAE(MeanRestorer()).purify(images, classify)
+        assert max(sizes) == most
+        assert torch.equal(found.images, expected.images)
+        assert torch.equal(found.queries, expected.queries)
+
+
 def test_a_model_on_this_machine_is_asked_image_by_image_if_it_fails() -> None:
     class Choosy(torch.nn.Module):
         def forward(self, images: Tensor) -> Tensor:

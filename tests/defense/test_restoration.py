@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from maskrestore.defense.restoration import RestorationConfig, adaptive_masks
+from maskrestore.defense.restoration import RestorationConfig, adaptive_masks, fuse
 
 
 def test_thresholds_apply_as_they_are_when_few_tokens_reach_them() -> None:
@@ -26,3 +27,17 @@ def test_an_image_does_not_change_the_thresholds_of_another() -> None:
     together = adaptive_masks(scores, RestorationConfig())
     for row in range(8):
         assert torch.equal(adaptive_masks(scores[row : row + 1], RestorationConfig())[0], together[row])
+
+
+def test_large_images_are_fused_in_strips_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, restored = torch.rand(2, 3, 13, 9), torch.rand(2, 4, 3, 13, 9)
+    hidden = torch.rand(2, 4, 4, 4) > 0.5
+    whole = fuse(images, restored, hidden)
+    # The same restorations, in another order.
+    order = torch.randperm(8)
+    source = order.argsort().view(2, 4)
+    for pixels in (1, 40, 10**6):
+        monkeypatch.setattr("maskrestore.defense.restoration._FUSED_PIXELS", pixels)
+        assert torch.equal(fuse(images, restored, hidden), whole)
+        assert torch.equal(fuse(images, restored.flatten(0, 1)[order], hidden, source), whole)
+    assert torch.equal(fuse(images, restored, torch.zeros_like(hidden)), images)

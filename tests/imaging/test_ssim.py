@@ -49,3 +49,12 @@ def test_stays_in_range_for_opposites() -> None:
     similarity = ssim_map(board, 1 - board)
     assert similarity.min() >= -1
     assert similarity.max() < -0.9
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 90, 70), (2, 2, 1, 33, 77), (3, 40, 5)])
+def test_large_images_are_worked_on_in_strips_with_the_same_bits(shape, monkeypatch):
+    first, second = torch.rand(shape), torch.rand(shape)
+    whole = ssim_map(first, second)
+    for pixels in (1, 300, 1000):
+        monkeypatch.setattr("maskrestore.imaging.ssim._PIXELS_AT_A_TIME", pixels)
+        assert torch.equal(ssim_map(first, second), whole)

@@ -28,6 +28,8 @@ from maskrestore.types import Classifier, StreamingClassifier
 
 __all__ = ["Asker", "Asking", "is_local_model"]
 
+_PIXELS_OF_A_CALL = 2**24
+"""A function is asked about as many pictures in a call as have so many pixels together, at least one."""
 _PICTURES_OF_A_SLOW_CALL = 32
 _SLOW = 0.05
 """Seconds for a picture. A function that takes longer gets few pictures in a call."""
@@ -79,6 +81,8 @@ class Asker:
     def _ask_in_calls(self, question: _Question, waiting: list[int]) -> list[int]:
         """Ask in as few calls as the classifier is fast enough for; returns the pictures without an answer."""
         size = _PICTURES_OF_A_SLOW_CALL if self._is_slow else len(waiting)
+        if not self._by_image:  # a function gets a copy
+            size = max(1, min(size, _PIXELS_OF_A_CALL // question.pictures[0, 0].numel()))
         started = time.monotonic()
         pieces = [waiting[start : start + size] for start in range(0, len(waiting), size)]
         left = [index for piece in pieces for index in self._ask_together(question, piece)]

@@ -78,7 +78,8 @@ def purify_chunk(chunk: Chunk, pipeline: Pipeline) -> Iterator[tuple[int, Stream
             yield place, StreamResult(id=chunk[place][0], error=image)
     for places in by_size.values():
         images = [image for _, image in (chunk[place] for place in places) if isinstance(image, Tensor)]
-        pipeline.submit(places, torch.stack(images))
+        # A large image comes alone, and is not copied.
+        pipeline.submit(places, torch.stack(images) if len(images) > 1 else images[0].unsqueeze(0))
     while len(pipeline):
         for found in pipeline.step():
             assert isinstance(found.id, int)

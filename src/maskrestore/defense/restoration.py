@@ -16,6 +16,9 @@ from maskrestore.runtime.settings import check, check_types
 
 __all__ = ["RestorationConfig", "adaptive_masks", "fuse", "restore_levels"]
 
+_FUSED_PIXELS = 2**20
+"""Pixels of images that are fused at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RestorationConfig:
@@ -64,25 +67,32 @@ def restore_levels(state: State, rows: Tensor, hidden: Tensor) -> Rounds[Tensor]
     restored = yield from state.restore(rows[image], hidden[image, level])
     # Masks before the first restoration of an image hide nothing, so it does not matter which restoration they get.
     source = ((added > 0).flatten().cumsum(dim=0) - 1).clamp(min=0).view_as(added)
-    return fuse(images, restored[to_device(source, restored.device)], hidden)
+    return fuse(images, restored, hidden, to_device(source, restored.device))
 
 
-def fuse(images: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:
+def fuse(images: Tensor, restored: Tensor, hidden: Tensor, source: Tensor | None = None) -> Tensor:
     """Average K restorations over their hidden pixels; keep the image where nothing was hidden (Eq. 2).
 
-    images: ``(B, C, H, W)``; restored: ``(B, K, C, H, W)``; hidden: ``(B, K, g, g)`` bool.
+    images: ``(B, C, H, W)``; restored: ``(B, K, C, H, W)``; hidden: ``(B, K, g, g)`` bool. source: ``(B, K)`` int64,
+    the restoration of each mask, which ``restored``, ``(N, C, H, W)``, then holds in any order.
     Returns ``(B, C, H, W)``, where the images are; pixels that no mask hides are bit-identical to the image.
     """
     height, width = images.shape[-2:]
     masks = hidden.shape[1]
     # (B, K, g, g) -> (B K, 1, H, W) -> (B, K, 1, H, W)
     pixels = tokens_to_pixels(to_device(hidden.flatten(0, 1), images.device), height, width)
-    weights = pixels.unflatten(0, (-1, masks)).to(images.dtype)
-    total = torch.zeros_like(images)
-    for mask in range(masks):  # one by one, so that the order of additions is the same in every batch
-        total = total + restored[:, mask] * weights[:, mask]
-    count = weights.sum(dim=1)
-    return torch.where(count > 0, total / count.clamp(min=1), images)
+    weights = pixels.unflatten(0, (-1, masks))
+    fused = torch.empty_like(images)
+    rows = max(1, _FUSED_PIXELS // max(1, len(images) * width))  # at a time, to bound memory
+    for start in range(0, height, rows):
+        some = slice(start, start + rows)
+        total = torch.zeros_like(images[:, :, some])
+        for mask in range(masks):  # one by one, so that the order of additions is the same in every batch
+            one = restored[:, mask, :, some] if source is None else restored[:, :, some][source[:, mask]]
+            total += one * weights[:, mask, :, some]
+        count = weights[..., some, :].sum(dim=1, dtype=images.dtype)
+        fused[:, :, some] = torch.where(count > 0, total / count.clamp(min=1), images[:, :, some])
+    return fused
 
 
 def adaptive_masks(scores: Tensor, config: RestorationConfig) -> Tensor:

@@ -130,6 +130,7 @@ def score(
         labels.append((yield from state.oracle.ask(rows, restored[:, :left])))
         left -= labels[-1].shape[1]
         scores.append(of_rounds.cpu())  # after the query, so that the GPU is busy while the host waits
+        del restored, by_round  # before the next ones are made
     s_i, answers = torch.cat(scores, dim=1).mean(dim=1), torch.cat(labels, dim=1)
     original, asked = state.original[rows], hidden.flatten(1, 2)[:, : masks.max_queries]
     if masks.max_queries == 0:
@@ -173,7 +174,7 @@ def image_scores(images: Tensor, restored: Tensor, hidden: Tensor, config: Score
     """
     rounds, grid = hidden.shape[1], hidden.shape[-1]
     # (B, N, N_i, ...) -> (B N, N_i, ...) -> (B N, C, H, W) -> (B, N, C, H, W)
-    repeated = images.repeat_interleave(rounds, dim=0)
+    repeated = images.repeat_interleave(rounds, dim=0) if rounds > 1 else images
     fused = fuse(repeated, restored.flatten(0, 1), hidden.flatten(0, 1)).unflatten(0, (-1, rounds))
     similarity = ssim_map(images.unsqueeze(1), fused, window=config.ssim_window, sigma=config.ssim_sigma)
     # (B, N, H, W) -> (B N, g, g) -> (B, N, g, g)

@@ -11,6 +11,9 @@ __all__ = ["ssim_map"]
 
 _C1, _C2 = 0.01**2, 0.03**2  # Wang et al. 2004 with data range 1
 
+_PIXELS_AT_A_TIME = 2**19
+"""Of each image: the moments of a photograph take ten times its memory."""
+
 
 def ssim_map(first: Tensor, second: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
     """SSIM at every pixel, averaged over channels.
@@ -25,6 +28,20 @@ def ssim_map(first: Tensor, second: Tensor, *, window: int = 11, sigma: float = 
 
     Source: Wang et al. 2004; appendix D of the paper (Eq. A.3).
     """
+    height, width = first.shape[-2:]
+    rows = max(window, _PIXELS_AT_A_TIME // width)
+    if height <= rows:
+        return _ssim(first, second, window, sigma)
+    # Large images in strips, each with the rows around it that its windows reach.
+    strips = []
+    for start in range(0, height, rows):
+        above = max(0, start - window)
+        part = (..., slice(above, start + rows + window), slice(None))
+        strips.append(_ssim(first[part], second[part], window, sigma)[..., start - above : start - above + rows, :])
+    return torch.cat(strips, dim=-2)
+
+
+def _ssim(first: Tensor, second: Tensor, window: int, sigma: float) -> Tensor:
     # Subtracting 1/2 reduces the cancellation in the float32 variances below; the means get it back afterwards.
     a, b = first - 0.5, second - 0.5
     # One moment at a time, to need less memory for large images.

@@ -215,8 +215,11 @@ class MAERestorer:
             output = output.mean(dim=1, keepdim=True) if channels == 1 else output
             for where, mask, part in zip(*(each.split(pasted_at_once) for each in (place, index, output)), strict=True):
                 pixels = tokens_to_pixels(masks[mask], height, width)
-                enlarged = resize(part, height, width).clamp(0, 1)
-                restored[where] = torch.where(pixels, enlarged, images[owner[mask]]).to(image_device)
+                enlarged = resize(part, height, width).clamp_(0, 1)
+                # A large image comes alone: it is not copied, and the result takes the place of what was enlarged.
+                alone = len(mask) == 1 and self.device.type == "cpu"
+                given = images[int(owner[mask])].unsqueeze(0) if alone else images[owner[mask]]
+                restored[where] = torch.where(pixels, enlarged, given, out=enlarged).to(image_device)
 
         chunks = [
             (place, index, group.visible, group.micro_batch)

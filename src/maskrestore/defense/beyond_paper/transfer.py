@@ -158,7 +158,8 @@ def on_clouds(
     enough = min(enough, len(grids))
     images = state.images[rows]
     pictures = clouds(images, state.streams(rows), grids)
-    answers = yield from state.oracle.ask(rows, _pasted(images, hidden, pictures))
+    pasted = _pasted(images, hidden, pictures, in_place=not compare)
+    answers = yield from state.oracle.ask(rows, pasted)
     brings = (answers == state.original[rows].unsqueeze(1)).sum(dim=1) >= enough
     changes = torch.zeros_like(brings)
     rest = (~brings).nonzero().squeeze(1)
@@ -172,13 +173,13 @@ def clouds(images: Tensor, streams: Sequence[Stream], grids: Sequence[int] = CLO
     """Clouds of random colour for ``(B, C, H, W)`` images, one for each of K grids: ``(B, K, C, H, W)`` in [0, 1]."""
     channels, height, width = images.shape[1:]
 
-    def cloud(grid: int) -> Tensor:
+    pictures = images.new_empty(len(images), len(grids), channels, height, width)
+    for number, grid in enumerate(grids):
         side = min(grid, height, width)  # a larger cloud would be averaged to grey when it is shrunk
         # Paths 0 to 2 of a stream are used by the scoring masks and by refinement.
         colours = torch.stack([stream.uniform(3, grid, shape=(channels, side, side)) for stream in streams])
-        return resize(colours, height, width).to(images)
-
-    return torch.stack([cloud(grid) for grid in grids], dim=1)
+        pictures[:, number] = resize(colours, height, width)
+    return pictures
 
 
 def turned(images: Tensor) -> Tensor:
@@ -192,7 +193,11 @@ def check_cloud_grids(grids: tuple[int, ...], name: str) -> None:
     check(len(grids) > 0 and min(grids) >= 1, name, "one or more numbers of at least 1", grids)
 
 
-def _pasted(images: Tensor, hidden: Tensor, pictures: Tensor) -> Tensor:
-    """The region ``(B, g, g)`` of images ``(B, C, H, W)`` on pictures ``(B, K, C, H, W)``."""
+def _pasted(images: Tensor, hidden: Tensor, pictures: Tensor, *, in_place: bool = False) -> Tensor:
+    """The region ``(B, g, g)`` of images ``(B, C, H, W)`` on pictures ``(B, K, C, H, W)``.
+
+    in_place: overwrite the pictures.
+    """
     region = tokens_to_pixels(to_device(hidden, images.device), *images.shape[-2:])  # (B, 1, H, W)
-    return torch.where(region.unsqueeze(1), images.unsqueeze(1), pictures)
+    out = pictures if in_place else torch.empty_like(pictures)
+    return torch.where(region.unsqueeze(1), images.unsqueeze(1), pictures, out=out)
