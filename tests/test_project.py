@@ -69,12 +69,12 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 from maskrestore.cli.app import app
 
-for command in ([], ["demo"], ["purify"], ["pretrain"], ["reproduce"]):
+for command in ([], ["demo"], ["purify"], ["inspect"], ["pretrain"], ["reproduce"]):
     app([*command, "--help"], standalone_mode=False)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage: ") == 5
+    assert done.stdout.count("Usage: ") == 6
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

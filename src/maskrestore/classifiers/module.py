@@ -126,6 +126,18 @@ class ModuleClassifier:
         """Names of the classes in the order of their labels, if the module answers with names."""
         return self._read.classes
 
+    @property
+    def words(self) -> dict[str, str]:
+        """What the module takes and answers, for people."""
+        read = self._read.output
+        where = "" if self._file is None else f" in {self._file}"
+        return {
+            "model": f"PyTorch module {getattr(self.module, 'original_name', type(self.module).__name__)}{where}",
+            "input": f"{str(self._dtype).removeprefix('torch.')}, {self.layout}",
+            "answer": "its only part, or logits" if read is None else f"the part {read!r}",
+            "device": str(self.device),
+        }
+
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
 
@@ -196,7 +208,8 @@ class ModuleClassifier:
 
     def _private_copy(self) -> nn.Module:
         try:
-            copied = copy.deepcopy(self.module)
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of PyTorch about itself
+                copied = copy.deepcopy(self.module)
             if copied is not self.module:
                 moved = _moved(copied, device=self.device)
                 with suppress(Exception):  # exported programs refuse; each call sets the mode of all parts

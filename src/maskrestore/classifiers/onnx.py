@@ -130,6 +130,24 @@ class OnnxClassifier:
         """
         return self._read.classes
 
+    @property
+    def takes_whole_numbers(self) -> bool:
+        """Whether pixels are whole numbers for the model."""
+        return bool(self._taken.dtype.kind in "iu")
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What the model takes and answers, for people."""
+        channels = "any channels" if self.channels is None else f"{self.channels} channels"
+        order = self.layout or " or ".join(self._taken.layouts) + ": the first pictures decide"
+        kinds = {one.name: f"{one.type}, shape {one.shape}" for one in self._session.get_outputs()}
+        return {
+            "model": f"ONNX file {self.path}",
+            "input": f"{self._taken.name}: {self._taken.kind}, {channels}, {order}",
+            "answer": f"output {self.output}: {kinds[self.output]}",
+            "device": self._session.get_providers()[0],
+        }
+
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
 

@@ -10,6 +10,7 @@ import typer
 
 from maskrestore import __version__
 from maskrestore.cli.demo import demo
+from maskrestore.cli.inspect import inspect
 from maskrestore.cli.lab.evaluate import evaluate
 from maskrestore.cli.lab.records import records
 from maskrestore.cli.lab.reproduce import reproduce
@@ -55,6 +56,7 @@ def _options(
 
 app.command("demo")(demo)
 app.command("purify")(purify)
+app.command("inspect")(inspect)
 app.command("evaluate")(evaluate)
 app.command("reproduce")(reproduce)
 app.command("table")(table)

@@ -119,6 +119,24 @@ class ClassifierOptions:
         """Those that labels depend on."""
         return {name: value for name, value in self.given.items() if name not in ("header", "concurrency", "timeout")}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those that are given, as ``load_classifier`` takes them. Raises ConfigError for texts that make no sense."""
+        given = self.given
+        http: dict[str, Any] = {
+            name: given.pop(name) for name in ("body", "label", "concurrency", "timeout") if name in given
+        }
+        if "header" in given:
+            http["headers"] = parse_headers(given.pop("header"))
+        parsed = {
+            "mean": parse_channels(self.mean, "--mean"),
+            "std": parse_channels(self.std, "--std"),
+            "pixel_range": parse_range(self.pixel_range),
+            "input_size": parse_size(self.input_size),
+            "http": http or None,
+        }
+        return given | {name: value for name, value in parsed.items() if value is not None}
+
 
 def load_from_options(
     spec: str, options: ClassifierOptions, *, device: str, classes: Sequence[str] | None = None
@@ -128,19 +146,8 @@ def load_from_options(
     classes: names of the classes in the order of their labels, for models that answer with names. Raises what
     ``load_classifier`` raises, and ConfigError for texts that make no sense.
     """
-    given = options.given
-    http: dict[str, Any] = {
-        name: given.pop(name) for name in ("body", "label", "concurrency", "timeout") if name in given
-    }
-    if "header" in given:
-        http["headers"] = parse_headers(given.pop("header"))
-    settings = given | {
-        "mean": parse_channels(options.mean, "--mean"),
-        "std": parse_channels(options.std, "--std"),
-        "pixel_range": parse_range(options.pixel_range),
-        "input_size": parse_size(options.input_size),
-    }
-    classifier = load_classifier(spec, **settings, device=device, classes=classes, http=http)
+    settings = options.settings
+    classifier = load_classifier(spec, **settings, device=device, classes=classes)
     for note in getattr(classifier, "notes", ()):
         say(f"note: {note}")
     named = None if classes is None else getattr(classifier, "classes", None)  # for others they are only words
