@@ -27,7 +27,7 @@ def test_answers_are_found_by_picture_shape_and_classifier(tmp_path):
     keys = filled(tmp_path / "out/answers.sqlite")
     cache = AnswerCache(tmp_path / "out/answers.sqlite", "model")
     assert cache.get(cache.keys(PICTURES)) == LABELS
-    assert cache.found == 6
+    assert cache.found == len(cache) == 6
     assert cache.get(cache.keys(PICTURES + 1e-7)) == [None] * 6
     assert cache.get(cache.keys(PICTURES.reshape(6, 3, 4, 16))) == [None] * 6
     assert AnswerCache(tmp_path / "a", "other").keys(PICTURES) != keys

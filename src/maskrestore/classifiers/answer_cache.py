@@ -43,6 +43,14 @@ class AnswerCache:
         self.found = 0
         """Number of answers found so far."""
 
+    def __len__(self) -> int:
+        """Number of answers that a later run will find."""
+        try:
+            (count,) = self._open().execute("SELECT count(*) FROM answers").fetchone()
+        except (sqlite3.Error, OSError):
+            return 0
+        return int(count)
+
     def keys(self, pictures: Tensor) -> list[bytes]:
         """The keys of ``(N, C, H, W)`` float32 pictures."""
         shape = repr(tuple(pictures.shape[1:])).encode()

@@ -223,4 +223,5 @@ def _print_summary(summary: FolderSummary) -> None:
     if summary.failed:
         say(f"{summary.failed} images failed (all of them are in records.jsonl); the same command tries them again")
     if summary.stopped is not None:
-        say(f"stopped: {summary.stopped}; {summary.left} images are left; to go on: {command_line()}")
+        kept = f" and {summary.kept_answers} answers are kept" if summary.kept_answers else ""
+        say(f"stopped: {summary.stopped}; {summary.left} images are left{kept}; to go on: {command_line()}")

@@ -78,6 +78,8 @@ class FolderSummary:
     """Sent by this run. A query that was sent again, because no answer to it arrived, counts again."""
     known_answers: int
     """Questions that earlier runs had got the answer to, and that were not sent again."""
+    kept_answers: int
+    """Answers on disk, which the next run does not ask for again."""
     seconds: float
     """Duration of this run."""
     stopped: str | None
@@ -193,6 +195,7 @@ class _Run:
             **_counts(self._job, self._records),
             queries=self.budget.spent,
             known_answers=0 if self.cache is None else self.cache.found,
+            kept_answers=0 if self.cache is None else len(self.cache),
             seconds=seconds,
             stopped=self.stopped,
             left_out=left_out,
