@@ -97,7 +97,7 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
     [("ICO", "icon"), ("ICNS", "icon"), ("PDF", "PDF"), ("EPS", "PostScript"), ("DDS", "DDS")],
 )
 def test_formats_that_are_not_read_are_named(kind: str, named: str) -> None:
-    with pytest.raises(ImageFileError, match=f"photo: {named} files are not read; convert them to PNG"):
+    with pytest.raises(ImageFileError, match=rf"photo: {named} file, which is not read \(convert it to PNG\)"):
         decode_image(encoded(picture(32, 32), kind), name="photo")
 
 
@@ -409,7 +409,9 @@ def test_heic() -> None:
 
 def test_heic_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImageFileError, match=r"photo: pillow_heif is needed .* pip install 'maskrestore\[heic\]'"):
+    with pytest.raises(
+        ImageFileError, match=r"photo: HEIC picture \(pillow_heif is needed .* pip install 'maskrestore\[heic\]'\)"
+    ):
         decode_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), name="photo")
 
 

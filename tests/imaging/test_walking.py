@@ -87,10 +87,13 @@ def test_formats_that_are_not_read_are_named(tmp_path: Path, monkeypatch: pytest
     assert found == ["i.heic"]
     assert {name: reason.split()[0] for name, reason in left_out.items()} == {
         **{"a.ico": "icon", "b.eps": "PostScript", "c.pdf": "PDF", "d.dds": "DDS", "e.tga": "not", "f.svg": "SVG"},
-        **{"g.jxl": "JPEG", "h.HEIC": "pillow_heif", "j.CR3": "raw", "k.mp4": "not"},
+        **{"g.jxl": "JPEG", "h.HEIC": "HEIC", "j.CR3": "raw", "k.mp4": "not"},
     }
-    assert left_out["h.HEIC"] == "pillow_heif is needed for this; install it with: pip install 'maskrestore[heic]'"
-    assert left_out["f.svg"] == "SVG files are not read; convert them to PNG"
+    assert (
+        left_out["h.HEIC"]
+        == "HEIC picture (pillow_heif is needed for this; install it with: pip install 'maskrestore[heic]')"
+    )
+    assert left_out["f.svg"] == "SVG file, which is not read (convert it to PNG)"
 
 
 def test_text_that_begins_like_a_picture_is_none() -> None:

@@ -108,10 +108,10 @@ def _iso_format(start: bytes) -> str | None:
 def why_unreadable(name: str) -> str | None:
     """Why a format that :func:`format_of` returns is not read, and what to do about it; ``None`` if it is read."""
     if name == "HEIC" and importlib.util.find_spec("pillow_heif") is None:
-        return str(MissingDependencyError("pillow_heif", "heic"))
+        return f"HEIC picture ({MissingDependencyError('pillow_heif', 'heic')})"
     if name == "AVIF" and not _has_avif():
-        return "AVIF pictures need Pillow 11.3 or newer; install it with: pip install 'pillow>=11.3'"
-    return None if name in READ else f"{name} files are not read; convert them to PNG"
+        return "AVIF picture (Pillow 11.3 or newer is needed for this; install it with: pip install 'pillow>=11.3')"
+    return None if name in READ else f"{name} file, which is not read (convert it to PNG)"
 
 
 @functools.cache
