@@ -241,8 +241,8 @@ def default_recipe(
         images = min(spec.train_count, max(3_000, 100 * classes))
         epochs = round(max(10_000, 500 * classes) / (2 * images), 2)
         return Recipe(
-            epochs=0.3 * epochs if fine_tuned else epochs,
-            learning_rate=2e-4 if fine_tuned else 5e-4,
+            epochs=0.8 * epochs if fine_tuned else epochs,
+            learning_rate=5e-4,
             batch_size=32,
             warmup=0.1,
             weight_decay=0.01,
