@@ -97,8 +97,9 @@ def command_lines(seed: int) -> Iterator[list[str]]:
         if rng.random() < 0.5:
             source = "photos"
         line = [command, source, "--classifier", model] if command == "purify" else [command, model, source]
-        chosen = {"--out": "out"} if rng.random() < 0.7 else {}
-        for option in rng.sample(list(OPTIONS), rng.randrange(4)):
+        chosen = {"--out": "out"} if command == "purify" and rng.random() < 0.7 else {}
+        known = [*OPTIONS] if command != "inspect" else ["--mean", "--std", "--device", "--nonsense"]
+        for option in rng.sample(known, rng.randrange(4)):
             chosen[option] = rng.choice(OPTIONS[option]) if OPTIONS[option] else ""
         for option, value in chosen.items():
             line += [option, value] if OPTIONS[option] else [option]
