@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fuzzing import answers, commands, pictures
+from fuzzing import answers, commands, models, pictures
 from fuzzing.guard import Outcome
 
 PARTS: dict[str, Callable[[float, int], Outcome]] = {
     "pictures": pictures.fuzz,
     "commands": commands.fuzz,
     "answers": answers.fuzz,
+    "models": models.fuzz,
 }
 """Each takes seconds and a seed."""
 

@@ -308,6 +308,6 @@ def _open(path: Path, threads: int, providers: Sequence[Any]) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what fails is raised
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
     except Exception as error:
         raise ClassifierError(f"{path}: not a usable ONNX model: {error}") from error
