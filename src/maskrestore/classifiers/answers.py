@@ -50,6 +50,8 @@ def as_tensor(answer: object) -> Tensor:
         array = np.asarray(answer)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ClassifierOutputError(f"expected labels, got a {type(answer).__name__}: {error}") from error
+    if isinstance(answer, list | tuple) and any(isinstance(one, int) and not -(2**63) <= one < 2**63 for one in answer):
+        raise ClassifierOutputError("expected labels below 2^63, got larger numbers")  # NumPy would make floats of them
     if array.dtype.kind not in "biufc":
         hint = "; map class names to their indices" if array.dtype.kind in "US" else ""
         raise ClassifierOutputError(f"expected integer labels, got a {type(answer).__name__} of {array.dtype}{hint}")
