@@ -133,6 +133,25 @@ def test_what_was_assumed_is_said(invoke, colours):
     assert "note: pixels are 0 to 255, because the model takes uint8" in done.stderr
 
 
+def test_names_of_classes_are_kept_with_the_records(labels, colours):
+    names = ["red", "green", "blue"]
+    nodes = [
+        means("x", "p"),
+        helper.make_node("ArgMax", ["p"], ["i"], axis=1, keepdims=0),
+        helper.make_node(
+            "LabelEncoder", ["i"], ["y"], domain="ai.onnx.ml", keys_int64s=[0, 1, 2], values_strings=names
+        ),
+    ]
+    inputs, outputs = [value("x", TensorProto.FLOAT, ["b", 3, "h", "w"])], [value("y", TensorProto.STRING, ["b"])]
+    save(Path("model.onnx"), nodes, inputs, outputs)
+    assert labels() == [0, 1, 2]
+    assert json.loads(Path("out/classes.json").read_text()) == names
+    assert "green" in Path("out/report.html").read_text()
+    Path("names.txt").write_text("blue\ngreen\nred\n")
+    assert labels("--class-names", "names.txt") == [2, 1, 0]
+    assert json.loads(Path("out/classes.json").read_text()) == names[::-1]
+
+
 def test_texts_of_ranges_and_sizes():
     assert parse_range("0..255") == (0, 255)
     assert parse_range("-1..1") == (-1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords, UnwrittenRecordError
 from maskrestore.jobs.result_files import answer, load_purification, make_result_folders, save_purification
 from maskrestore.runtime.digests import digest_of_file
+from maskrestore.runtime.files import write_text_atomically
 from maskrestore.types import Progress, Purification, StreamItem, StreamResult
 
 __all__ = ["FolderSummary", "purify_folder"]
@@ -141,10 +143,19 @@ def purify_folder(job: FolderJob, progress: Progress | None = None) -> FolderSum
             run.purify()
             summary = run.summary(time.perf_counter() - started)
         finally:
+            _keep_classes(job)
             run.close()
         if run.cache is not None and not summary.failed and not summary.left:
             run.cache.discard()
         return summary
+
+
+def _keep_classes(job: FolderJob) -> None:
+    """Write what the labels mean beside the records, for a model that answers with names of classes."""
+    names = getattr(job.classifier, "classes", None)
+    if names and not isinstance(job.classifier, HttpClassifier):  # which keeps each new name itself
+        text = json.dumps(list(names), ensure_ascii=False, indent=1) + "\n"
+        write_text_atomically(job.out / "classes.json", text)
 
 
 class _Run:
