@@ -278,5 +278,5 @@ def test_a_device_is_not_left_out_in_silence(monkeypatch: pytest.MonkeyPatch) ->
         load_classifier("functions_of_tests:classify", device="cuda")
     with warnings.catch_warnings(action="error"):
         load_classifier("functions_of_tests:classify", device="cpu")
-    with pytest.raises(ConfigError, match="input_size, micro_batch: for model files and torch modules"):
-        load_classifier("functions_of_tests:classify", input_size=8, micro_batch=2)
+    with pytest.raises(ConfigError, match="threshold, micro_batch: for model files and torch modules"):
+        load_classifier("functions_of_tests:classify", threshold=0.5, micro_batch=2)
