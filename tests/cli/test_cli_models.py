@@ -163,3 +163,25 @@ def test_texts_of_ranges_and_sizes():
     for text in ("", "x", "12x", "x12", "-3", "3.5", "1x2x3"):
         with pytest.raises(ConfigError, match="one number, or height and width"):
             parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model-precision", "bfloat16"), "precision: for torch modules"),
+        (("--binary",), "binary: for classifiers behind an address"),
+        (("--most-bytes", 5), "most_bytes: for classifiers behind an address"),
+    ],
+)
+def test_options_of_other_kinds_are_refused(invoke, colours, options, message):
+    save(
+        Path("model.onnx"),
+        [means("x", "y")],
+        [value("x", TensorProto.FLOAT, ["b", 3, "h", "w"])],
+        [value("y", TensorProto.FLOAT, ["b", 3])],
+    )
+    run = ("purify", colours, "--out", "out", "--classifier", "model.onnx")
+    assert invoke(*run, "--model-threads", 2).exit_code == 0
+    done = invoke(*run, *options)
+    assert done.exit_code == 2
+    assert message in done.stderr

@@ -21,6 +21,7 @@ from maskrestore.classifiers.module import ModuleClassifier
 from maskrestore.classifiers.normalisation import ChannelOrder, Channelwise, Layout
 from maskrestore.classifiers.onnx import OnnxClassifier
 from maskrestore.errors import ClassifierError, ConfigError, MissingDependencyError
+from maskrestore.runtime.precision import Precision
 from maskrestore.types import Classifier, StreamingClassifier
 
 __all__ = ["as_classifier", "load_classifier"]
@@ -62,6 +63,8 @@ def load_classifier(
     threshold: float | None = None,
     classes: Sequence[str] | None = None,
     micro_batch: int | None = None,
+    threads: int | None = None,
+    precision: Precision | None = None,
     http: Mapping[str, Any] | None = None,
 ) -> Classifier:
     """Load a model file, import ``package.module:attribute``, or ask ``https://host/v2/models/NAME``.
@@ -72,6 +75,7 @@ def load_classifier(
     device: where a model runs; None: where it is, the CPU for files. Functions stay where they are, with a warning, and
     so do ONNX models where ONNX Runtime has no support of the device.
 
+    threads: of :class:`OnnxClassifier` only. precision: of :class:`ModuleClassifier` only.
     http: further settings of :class:`HttpClassifier`, for addresses: headers, body, label, ...
 
     The others are settings of :class:`OnnxClassifier`, :class:`ModuleClassifier` and :class:`HttpClassifier`. Of a
@@ -91,11 +95,16 @@ def load_classifier(
         "threshold": threshold,
         "classes": classes,
         "micro_batch": micro_batch,
+        "threads": threads,
+        "precision": precision,
     }
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if spec.startswith(("http://", "https://")):
-        if "micro_batch" in settings:
-            raise ConfigError("micro_batch: an address gets one picture in a request; leave it out")
+        _refuse(
+            settings,
+            ("micro_batch", "threads", "precision"),
+            "models on this machine; an address gets one picture in a request",
+        )
         return HttpClassifier(spec, **settings, **(http or {}))
     if http:
         raise ConfigError(f"{', '.join(http)}: for classifiers behind an address, not for {spec!r}; leave them out")
@@ -103,7 +112,9 @@ def load_classifier(
     if (spec and path.exists()) or path.suffix.lower() == ".onnx":
         kind = model_kind(path) if path.exists() else "onnx"
         if kind == "onnx":
+            _refuse(settings, ("precision",), "torch modules; an ONNX file fixes its own")
             return OnnxClassifier(path, **settings, providers=_providers(device, path))
+        _refuse(settings, ("threads",), "ONNX files; a module takes as many as PyTorch has")
         return ModuleClassifier(path, **settings, device=device)
     module_name, _, attribute = spec.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
@@ -114,6 +125,7 @@ def load_classifier(
         )
     thing = _attribute(module_name, attribute)
     if isinstance(thing, nn.Module):
+        _refuse(settings, ("threads",), "ONNX files; a module takes as many as PyTorch has")
         return ModuleClassifier(thing, **settings, device=device)
     settings.pop("classes", None)  # a function answers with numbers
     classifier = as_classifier(thing)
@@ -129,6 +141,13 @@ def load_classifier(
             f"{spec} is a {type(thing).__name__}: it runs where it puts itself, not on {device}", stacklevel=2
         )
     return classifier
+
+
+def _refuse(settings: Mapping[str, Any], names: Sequence[str], kinds: str) -> None:
+    """Raise ConfigError if one of these settings, which are for other kinds of classifiers, is given."""
+    useless = [name for name in names if name in settings]
+    if useless:
+        raise ConfigError(f"{', '.join(useless)}: for {kinds}; leave it out")
 
 
 def _providers(device: str | torch.device | None, path: Path) -> tuple[Any, ...]:

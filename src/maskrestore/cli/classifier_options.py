@@ -18,6 +18,7 @@ from maskrestore.cli.options import parse_channels
 from maskrestore.cli.terminal import say
 from maskrestore.errors import ConfigError
 from maskrestore.jobs.identity import classifier_identity
+from maskrestore.runtime.precision import Precision
 from maskrestore.types import Classifier
 
 __all__ = ["MODEL_HELP", "ClassifierOption", "ClassifierOptions", "load_from_options", "with_classifier_options"]
@@ -27,6 +28,10 @@ MODEL_HELP = (
     "function from images (B, C, H, W) in [0, 1] to labels (B,), or an address such as `https://host/v2/models/NAME`."
 )
 ClassifierOption = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)]
+
+
+_TRANSPORT = ("concurrency", "timeout", "connect_timeout", "most_bytes")
+"""Options of addresses that no label depends on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +89,13 @@ class ClassifierOptions:
         int | None,
         typer.Option(min=1, help="Images that the model gets at a time. If not given, 8 on a CPU and 32 on a GPU."),
     ] = None
-
+    model_threads: Annotated[
+        int | None, typer.Option(min=1, help="For ONNX files: threads within an operator, by default 1.")
+    ] = None
+    model_precision: Annotated[
+        Precision | None,
+        typer.Option(help="For torch modules: number format of the model, by default `float32`."),
+    ] = None
     header: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,6 +119,21 @@ class ClassifierOptions:
         None
     )
     timeout: Annotated[float | None, typer.Option(help="For addresses: seconds for an answer, by default 30.")] = None
+    connect_timeout: Annotated[
+        float | None, typer.Option(help="For addresses: seconds until a connection is opened, by default 10.")
+    ] = None
+    most_bytes: Annotated[
+        int | None, typer.Option(min=1, help="For addresses: the longest reply that is read, by default 16 MiB.")
+    ] = None
+    binary: Annotated[
+        bool | None,
+        typer.Option(
+            "--binary/--no-binary",
+            help="For addresses of `.../v2/models/NAME`: send tensors in bytes, or in JSON. If not given, in bytes if "
+            "the server offers it.",
+            show_default=False,
+        ),
+    ] = None
 
     @property
     def given(self) -> dict[str, Any]:
@@ -117,15 +143,17 @@ class ClassifierOptions:
     @property
     def identity(self) -> dict[str, Any]:
         """Those that labels depend on."""
-        return {name: value for name, value in self.given.items() if name not in ("header", "concurrency", "timeout")}
+        return {name: value for name, value in self.given.items() if name not in ("header", *_TRANSPORT)}
 
     @property
     def settings(self) -> dict[str, Any]:
         """Those that are given, as ``load_classifier`` takes them. Raises ConfigError for texts that make no sense."""
         given = self.given
         http: dict[str, Any] = {
-            name: given.pop(name) for name in ("body", "label", "concurrency", "timeout") if name in given
+            name: given.pop(name) for name in ("body", "label", "binary", *_TRANSPORT) if name in given
         }
+        renamed = {"model_threads": "threads", "model_precision": "precision"}
+        given = {renamed.get(name, name): value for name, value in given.items()}
         if "header" in given:
             http["headers"] = parse_headers(given.pop("header"))
         parsed = {

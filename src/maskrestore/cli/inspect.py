@@ -123,6 +123,8 @@ def _show_use(
 
 
 def _option(name: str, value: object) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{name}"]
     flag, text = f"--{name.replace('_', '-')}", str(value)
     return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
 
