@@ -128,6 +128,8 @@ def test_one_score_needs_a_threshold() -> None:
     [
         (torch.tensor([[0.1, float("nan")], [0.2, 0.3]]), "NaN"),
         ([{0: 0.1, 1: float("nan")}, {0: 0.1, 1: 0.4}], "NaN"),
+        (torch.tensor([[0.1, 0.2], [float("inf"), float("inf")]]), "infinite"),
+        (torch.tensor([[0.1, 0.2], [-float("inf"), -float("inf")]]), "infinite"),
         (torch.zeros(3, 10), r"scores of shape \(2, K\) for 2 images, got torch.float32 of shape \(3, 10\)"),
         (torch.tensor([[5, 2, 7], [1, 0, 3]]), r"got torch\.int64 of shape \(2, 3\); integers in rows are no scores"),
         (torch.zeros(2, 10, 4, 4), "score for each place, as segmentation models"),
@@ -182,3 +184,15 @@ def test_scores_may_be_in_any_format(dtype: Any) -> None:
 def test_maps_without_numbers_are_refused(scores: Any) -> None:
     with pytest.raises(ClassifierOutputError):
         ModelAnswers()([scores], 1)
+
+
+def test_one_infinite_score_is_the_best_one() -> None:
+    scores = torch.tensor([[0.1, float("inf"), -float("inf")], [0.5, -float("inf"), -float("inf")]])
+    assert labels(scores) == [1, 0]
+
+
+def test_one_number_is_the_label_of_the_only_image() -> None:
+    assert labels(torch.tensor(3), count=1) == [3]
+    assert labels(torch.tensor(0.7), count=1, threshold=0.5) == [1]
+    with pytest.raises(ClassifierOutputError, match="expected labels"):
+        labels(torch.tensor(3), count=2)

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from onnx import TensorProto
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from maskrestore.classifiers import ModuleClassifier, load_classifier
 from maskrestore.errors import ClassifierError, ConfigError
+from onnx_graphs import means, save, value
 
 
 class Means(nn.Module):
@@ -257,11 +259,48 @@ def test_weights_and_folders_are_refused_with_the_way_out() -> None:
     Path("saved").mkdir()
     with pytest.raises(ClassifierError, match="not a model that is known here"):
         load_classifier("saved")
+    Path("saved/config.json").touch()
+    with pytest.raises(ClassifierError, match=r"a folder of transformers; write a Python module with"):
+        load_classifier("saved")
     Path("saved/saved_model.pb").touch()
     with pytest.raises(ClassifierError, match=r"a TensorFlow model; export it to ONNX"):
         load_classifier("saved")
     with pytest.raises(ClassifierError, match="found nothing"):
         ModuleClassifier("nowhere.pt")
+
+
+def test_onnx_is_told_by_its_content() -> None:
+    image = value("x", TensorProto.FLOAT, ["b", 3, 8, 8])
+    save(Path("model"), [means("x", "y")], [image], [value("y", TensorProto.FLOAT, ["b", 3])])
+    assert load_classifier("model")(pictures()).tolist() == expected(pictures())
+    Path("model").rename("model.pt")
+    assert load_classifier("model.pt")(pictures()).tolist() == expected(pictures())
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt"])
+def test_pipes_are_not_waited_for(name: str) -> None:
+    os.mkfifo(name)
+    with pytest.raises(ClassifierError, match="a pipe or a device, not a file"):
+        load_classifier(name)
+
+
+@pytest.mark.parametrize("entry", ["constants.pkl", "archive_format", "data.pkl"])
+def test_files_that_would_fill_the_memory_are_refused(entry: str) -> None:
+    with zipfile.ZipFile("model.pt", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr(f"model/{entry}", b"")
+        with archive.open("model/code/a.py", "w") as code:
+            for _ in range(300):
+                code.write(bytes(2**20))
+    with pytest.raises(ClassifierError, match=r"it would take 3146\d{5} bytes of memory.*looks like an attack"):
+        load_classifier("model.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_frozen_torchscript_gets_the_numbers_that_its_constants_are_of(dtype: torch.dtype) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1)).eval()
+    nn.init.dirac_(module[0].weight)
+    torch.jit.freeze(torch.jit.script(module.to(dtype))).save("model.pt")
+    assert load_classifier("model.pt")(pictures()).tolist() == expected(pictures().to(dtype))
 
 
 def test_settings_reach_a_model_file() -> None:

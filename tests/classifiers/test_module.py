@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.profiler import profile
 
 from maskrestore.classifiers import ModuleClassifier
@@ -325,3 +326,23 @@ def test_several_threads_may_make_the_first_call() -> None:
         caller.join()
     assert len(found) == 4
     assert all(torch.equal(labels, found[0]) for labels in found)
+
+
+def test_a_module_with_weights_that_it_computes_is_copied() -> None:
+    module, images = network(), pictures(4)
+    prune.l1_unstructured(module[0], "weight", 0.3)  # type: ignore[no-untyped-call,operator,index]
+    expected = module.eval()(images).argmax(dim=1)  # from now on a part holds a tensor that deepcopy refuses
+    before = [parameter.clone() for parameter in module.parameters()]
+    classify = ModuleClassifier(module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    assert torch.equal(classify(images), expected)
+    assert not any(torch.equal(one, other) for one, other in zip(before, module.parameters(), strict=True))
+
+
+def test_a_module_without_weights_is_refused() -> None:
+    with torch.device("meta"):
+        module = network()
+    with pytest.raises(ConfigError, match="on the device meta: it has no weights; load them first"):
+        ModuleClassifier(module)

@@ -86,10 +86,21 @@ def test_images_are_resized_to_what_the_model_takes(tmp_path: Path, monkeypatch:
     assert not sizes
 
 
+def test_a_size_that_is_half_free_must_be_named(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "a.onnx", shape=("N", 3, 16, "W"))
+    with pytest.raises(ConfigError, match=r"height or width is free; say both with .* \(--input-size 16xW\)"):
+        OnnxClassifier(path)
+    images = pictures(4)
+    assert OnnxClassifier(path, input_size=(16, 8))(images).tolist() == strongest(images)
+
+
 def test_the_output_can_be_chosen(tmp_path: Path) -> None:
     path = write_model(tmp_path / "a.onnx", labels=True)
     images = pictures(4)
-    assert OnnxClassifier(path, output="logits")(images).tolist() == strongest(images)
+    for output in ("logits", "1"):
+        assert OnnxClassifier(path, output=output)(images).tolist() == strongest(images)
+    with pytest.raises(ConfigError, match=r"no output '2'"):
+        OnnxClassifier(path, output="2")
     with pytest.raises(ConfigError, match=r"no output 'scores'; it has: label: .*; logits: "):
         OnnxClassifier(path, output="scores")
 

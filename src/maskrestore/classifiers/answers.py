@@ -24,7 +24,7 @@ def checked_labels(labels: Tensor, holds_nan: Tensor) -> Tensor:
     """Labels ``(B,)`` on the CPU. holds_nan: bool of any shape. Raises ClassifierOutputError if any logits hold NaN."""
     if holds_nan.any():
         raise ClassifierOutputError(
-            "the logits hold NaN, expected numbers; check the weights, mean and std, or use float32"
+            "the logits hold NaN or infinite numbers; check the weights, mean and std, or use float32"
         )
     return labels.cpu()
 

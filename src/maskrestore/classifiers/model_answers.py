@@ -54,7 +54,7 @@ class ModelAnswers:
         self._width: int | None = None  # the number of classes in the first scores
 
     def __call__(self, answer: object, count: int) -> tuple[Tensor, Tensor]:
-        """Labels of ``count`` images, and whether their scores hold NaN.
+        """Labels of ``count`` images, and whether their scores hold NaN or no best one among infinite ones.
 
         Returns ``(count,)`` int64 and ``()`` bool, both on the device of the answer: reading a value from a GPU would
         make the host wait. They do not share memory with the answer, because a module may reuse its output buffer.
@@ -87,7 +87,7 @@ class ModelAnswers:
             )
         if values.ndim == 2:
             self._check_width(values.shape[1], kind)
-            return values.argmax(dim=1), values.isnan().any()
+            return values.argmax(dim=1), _unusable(values)
         if values.is_floating_point():
             return self._cut(values, kind), values.isnan().any()
         return values.to(torch.int64, copy=True), torch.zeros((), dtype=torch.bool, device=values.device)
@@ -125,7 +125,7 @@ class ModelAnswers:
         except (TypeError, ValueError, OverflowError) as error:
             raise ClassifierOutputError(f"expected maps with a number for each class: {error}") from error
         self._check_width(len(order), f"maps of {len(order)} classes")
-        return numbers[scores.argmax(dim=1)], scores.isnan().any()
+        return numbers[scores.argmax(dim=1)], _unusable(scores)
 
     def _of_names(self, names: list[str | bytes], count: int) -> tuple[Tensor, Tensor]:
         if len(names) != count:
@@ -211,12 +211,20 @@ def _is_listed(part: object, kind: object) -> bool:
 
 
 def _without_empty_axes(values: Tensor, count: int) -> Tensor:
-    """``(B, K, 1, 1)`` -> ``(B, K)``, ``(B, 1)`` -> ``(B,)``; ``(K,)`` -> ``(1, K)`` for one image."""
+    """``(B, K, 1, 1)`` -> ``(B, K)``, ``(B, 1)`` -> ``(B,)``; of one image, also ``(K,)`` and ``()``."""
+    if count == 1 and values.ndim == 0:
+        return values[None]
     if values.ndim > 1:
         return values.reshape(len(values), *(axis for axis in values.shape[1:] if axis != 1))
     if count == 1 and values.ndim == 1 and len(values) > 1 and values.is_floating_point():
         return values[None]
     return values
+
+
+def _unusable(scores: Tensor) -> Tensor:
+    """Whether ``(B, K)`` scores hold NaN, or several that are infinite where one should be the best; ``()`` bool."""
+    best = scores.amax(dim=1, keepdim=True)
+    return scores.isnan().any() | ((scores == best) & best.isinf()).sum(dim=1).gt(1).any()
 
 
 def _shape_hint(values: Tensor, count: int) -> str:

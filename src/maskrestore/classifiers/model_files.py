@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,10 @@ _REFUSED: dict[str, str] = {
     "hdf5": f"an HDF5 file, as Keras writes it; {_KERAS}",
     "keras": f"a Keras model; {_KERAS}",
     "saved model": f"a TensorFlow model; {_KERAS}",
+    "transformers": (
+        "a folder of transformers; write a Python module with "
+        "model = transformers.AutoModelForImageClassification.from_pretrained(FOLDER), and give NAME:model"
+    ),
     "tflite": "a TensorFlow Lite model; export it to ONNX (python -m tf2onnx.convert --tflite)",
     "pointer": "a pointer of Git LFS, not the file itself; fetch it with: git lfs pull",
     "page": "a page of the web, not a model; download the file itself",
@@ -43,11 +48,14 @@ _READABLE = "expected ONNX (.onnx), TorchScript (.pt) or a program of torch.expo
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".pth", ".pt", ".ckpt", ".bin")
 
+_MOST_COMPRESSED = 2**28
+"""Bytes that a file may take beyond its own length: PyTorch compresses code only, a few megabytes of it."""
+
 ModelKind = Literal["onnx", "torchscript", "exported"]
 
 
 def model_kind(path: Path) -> ModelKind:
-    """What a model file or folder is, by its content; ONNX, which cannot be told by it, if its suffix says so.
+    """What a model file or folder is, by its content; ONNX that cannot be told by it, if its suffix says so.
 
     Raises ClassifierError for all other kinds, with what to do about it.
     """
@@ -77,15 +85,22 @@ def load_module_file(path: Path) -> nn.Module:
             if name.endswith(".py") and re.search(rb"\b(torch|aten)\.(save|from_file)\(", archive.read(name)):
                 raise ClassifierError(f"{path}: its code reads or writes files ({name}), which no classifier needs")
     try:
-        module: nn.Module = torch.jit.load(str(path), map_location="cpu")
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of PyTorch about itself
+            module: nn.Module = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:
-        raise ClassifierError(f"{path}: not a usable TorchScript file: {' '.join(str(error).split())[:500]}") from error
+        raise ClassifierError(
+            f"{path}: not a usable TorchScript file: {' '.join(str(error).split())[:500]}; save it again, without "
+            "torch.jit.optimize_for_inference"
+        ) from error
     return module
 
 
 def _kind(path: Path) -> str | None:
     if path.is_dir():
-        return "saved model" if (path / "saved_model.pb").exists() else None
+        holds = {"saved model": "saved_model.pb", "transformers": "config.json"}
+        return next((kind for kind, name in holds.items() if (path / name).exists()), None)
+    if not path.is_file():
+        raise ClassifierError(f"{path}: a pipe or a device, not a file")  # reading it may never end
     with path.open("rb") as file:
         start = file.read(512)
     if start.startswith(b"PK"):
@@ -98,7 +113,7 @@ def _kind(path: Path) -> str | None:
         "tflite": start[4:8] == b"TFL3",
         "weights": _is_safetensors(start),
         "pickle": start[:1] == b"\x80" and b"\x02" <= start[1:2] <= b"\x05",
-        "onnx": path.suffix.lower() in (".onnx", ".ort"),
+        "onnx": _is_onnx(start) or path.suffix.lower() in (".onnx", ".ort"),
     }
     # Old pickles, and what joblib compresses, begin in many ways.
     last = "pickle" if path.suffix.lower() in _PICKLES else None
@@ -109,8 +124,14 @@ def _kind_of_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2] or name for name in archive.namelist()} | set(archive.namelist())
+            unpacked = sum(entry.file_size for entry in archive.infolist())
     except zipfile.BadZipFile as error:
         raise ClassifierError(f"{path}: damaged or not complete: {error}; fetch it again") from error
+    if unpacked > path.stat().st_size + _MOST_COMPRESSED:
+        raise ClassifierError(
+            f"{path}: it would take {unpacked} bytes of memory, far more than the {path.stat().st_size} of the file; "
+            "PyTorch compresses little, so this looks like an attack"
+        )
     if "archive_format" in names or "serialized_exported_program.json" in names:
         return "exported"
     if "constants.pkl" in names:
@@ -118,6 +139,11 @@ def _kind_of_zip(path: Path) -> str | None:
     if "data.pkl" in names:
         return "pickle"
     return "keras" if {"config.json", "model.weights.h5"} <= names else None
+
+
+def _is_onnx(start: bytes) -> bool:
+    """Whether it begins with the version of the format, a small number, and another field of an ONNX model."""
+    return start[:1] == b"\x08" and 3 <= start[1] <= 32 and start[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42")
 
 
 def _is_safetensors(start: bytes) -> bool:

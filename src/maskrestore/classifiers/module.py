@@ -209,7 +209,7 @@ class ModuleClassifier:
     def _private_copy(self) -> nn.Module:
         try:
             with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of PyTorch about itself
-                copied = copy.deepcopy(self.module)
+                copied = copy.deepcopy(self.module, _computed(self.module))
             if copied is not self.module:
                 moved = _moved(copied, device=self.device)
                 with suppress(Exception):  # exported programs refuse; each call sets the mode of all parts
@@ -271,10 +271,27 @@ def _moved(module: nn.Module, **to: Any) -> nn.Module:
         return module.to(**to)
 
 
+def _computed(module: nn.Module) -> dict[int, Any]:
+    """Copies of the tensors that its parts computed, which ``deepcopy`` refuses, such as weights that were pruned."""
+    attributes = (value for one in module.modules() for value in vars(one).values())
+    return {id(one): one.detach().clone() for one in attributes if isinstance(one, Tensor) and not one.is_leaf}
+
+
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return chain(module.parameters(), module.buffers())
+    return chain(module.parameters(), module.buffers(), _frozen(module))
+
+
+def _frozen(module: nn.Module) -> Iterator[Tensor]:
+    """The constants in a TorchScript: frozen ones have no parameters."""
+    graph: Any = module.graph if isinstance(module, torch.jit.ScriptModule) else None
+    for node in () if graph is None else graph.findAllNodes("prim::Constant"):
+        if node.hasAttribute("value") and node.kindOf("value") == "t":
+            yield node.t("value")
 
 
 def _device_of(module: nn.Module) -> torch.device:
+    """Where its first tensor is. Raises ConfigError for a module whose weights are nowhere."""
     tensor = next(_tensors(module), None)
+    if tensor is not None and tensor.is_meta:
+        raise ConfigError("the module is on the device meta: it has no weights; load them first")
     return torch.device("cpu") if tensor is None else tensor.device

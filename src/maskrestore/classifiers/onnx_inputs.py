@@ -84,6 +84,12 @@ def picture_input(session: Any, path: Path, layout: Layout | None, input_size: t
             taken = _flat(axes, layout, input_size, found, known)
         case _:
             raise ClassifierError(f"{found}; expected 4 axes (images, channels, height, width), 3, or 2 for rows")
+    sides = axes[1:3] if taken.layouts == ("hwc",) else axes[-2:]
+    if len(axes) == 4 and len(taken.layouts) == 1 and None in sides and sides != [None, None] and input_size is None:
+        raise ConfigError(
+            f"{found}: its height or width is free; say both with input_size=(H, W) (--input-size "
+            f"{'x'.join(str(side or letter) for side, letter in zip(sides, 'HW', strict=True))})"
+        )
     if taken.channels not in (None, 1, 3):
         raise ClassifierError(f"{found}; it takes {taken.channels} channels, pictures have 1 or 3")
     if input_size is not None and taken.size not in (None, input_size):

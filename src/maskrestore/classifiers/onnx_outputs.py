@@ -18,13 +18,16 @@ _LABELS = (*INTEGERS, "tensor(bool)", "tensor(string)")
 def answer_names(session: Any, wanted: str | None, path: Path) -> list[str]:
     """The output that holds the answer, and after it the one that names the classes, if that is another one.
 
-    Raises ConfigError if the wanted one does not exist, or if several may be the answer; ClassifierError if none can.
+    wanted: its name or index. Raises ConfigError if it does not exist, or if several may be the answer; ClassifierError
+    if none can.
     """
     outputs = session.get_outputs()
     named = {one.name: one for one in outputs}
     listed = "; ".join(f"{one.name}: {one.type} of shape {one.shape}" for one in outputs)
     if wanted is None:
         wanted = _answer(outputs)
+    elif wanted not in named and wanted.isdecimal() and int(wanted) < len(outputs):
+        wanted = str(outputs[int(wanted)].name)
     elif wanted not in named:
         raise ConfigError(f"{path}: the model has no output {wanted!r}; it has: {listed}")
     if wanted is None:
