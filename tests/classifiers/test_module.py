@@ -332,13 +332,12 @@ def test_a_module_with_weights_that_it_computes_is_copied() -> None:
     module, images = network(), pictures(4)
     prune.l1_unstructured(module[0], "weight", 0.3)  # type: ignore[no-untyped-call,operator,index]
     expected = module.eval()(images).argmax(dim=1)  # from now on a part holds a tensor that deepcopy refuses
-    before = [parameter.clone() for parameter in module.parameters()]
+    assert expected.any()
     classify = ModuleClassifier(module)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.zero_()
     assert torch.equal(classify(images), expected)
-    assert not any(torch.equal(one, other) for one, other in zip(before, module.parameters(), strict=True))
 
 
 def test_a_module_without_weights_is_refused() -> None:

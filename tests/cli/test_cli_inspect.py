@@ -62,6 +62,14 @@ def test_what_is_understood_is_shown_with_the_lines_that_use_it(invoke) -> None:
     assert scope["shielded"](torch.rand(1, 3, 16, 16)).shape == (1,)  # type: ignore[operator]
 
 
+def test_the_command_for_a_grey_model_reads_grey_images(invoke) -> None:
+    save(Path("grey.onnx"), [means("x", "y")], [value("x", FLOAT, [1, 1, 8, 8])], [value("y", FLOAT, [1, 1])])
+    done = invoke("inspect", "grey.onnx", "--threshold", "0.5")
+    assert done.exit_code == 0, done.output
+    assert "purify FOLDER --classifier grey.onnx --threshold 0.5 --grey --out cleaned" in done.stdout
+    assert "micro-batch: 1 image at a time" in done.stdout
+
+
 def test_names_of_the_file_are_shown(invoke) -> None:
     nodes = [
         means("x", "p"),
@@ -137,6 +145,22 @@ def test_a_normalisation_that_does_not_fit_is_suspected() -> None:
         "may not fit" in one and "pixels from 0 to 255: 4 labels (--pixel-range 0..255)" in one
         for one in found.warnings
     )
+
+
+def test_a_few_other_labels_are_no_sign_of_another_normalisation() -> None:
+    class Small(nn.Module):
+        """Answers 0 to dark pictures, and to pixels from 0 to 255 mostly 1, sometimes 2 to 5."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            found = images.amax(dim=(1, 2, 3)).round().long()
+            label = torch.where(found > 220, found % 4 + 2, 1)
+            return torch.where(found > 1, label, 0)
+
+    found = inspect_classifier(ModuleClassifier(Small()), picture())
+    assert not any("may not fit" in one for one in found.warnings)
+
+
+def test_a_normalisation_that_fits_is_not_suspected() -> None:
     classify = ModuleClassifier(Hidden(), pixel_range=(0, 255))
     assert inspect_classifier(classify, picture()).warnings == []
     assert classify.normalise.pixel_range == (0, 255)  # as it was

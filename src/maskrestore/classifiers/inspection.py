@@ -34,7 +34,8 @@ CANDIDATES: dict[str, tuple[str, Callable[[], Normalisation]]] = {
 """Usual normalisations: their names, the options that choose them, and how to make them."""
 
 _FEW, _MANY = 2, 4
-"""A normalisation looks wrong if its answers are at most so many classes where another one gives at least so many."""
+"""A normalisation looks wrong if its answers are at most so many classes where another one gives at least so many, none
+of them to more than half of the pictures: classifiers of a few small pictures answer little else in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,19 +138,19 @@ def _better_normalisations(classifier: Classifier, pictures: Tensor, answered: i
                 continue
             classifier.normalise = other
             try:
-                varied = len(classifier(pictures).unique())
+                counts = classifier(pictures).unique(return_counts=True)[1]
             except (ClassifierError, InvalidImageError):
                 continue  # another number of channels, for example
-            if varied >= _MANY:
-                found.append(f"{words}: {varied} labels ({options})")
+            if len(counts) >= _MANY and int(counts.max()) <= len(pictures) / 2:
+                found.append(f"{words}: {len(counts)} labels ({options})")
     finally:
         classifier.normalise = own
     if not found:
         return []
     return [
-        f"the normalisation may not fit: {len(pictures)} rendered pictures get {answered} label(s), and with "
+        f"the normalisation may not fit: {len(pictures)} rendered pictures get {_counted(answered, 'label')}, and with "
         + "; with ".join(found)
-        + "; which one is right, the model's author knows"
+        + "; some sound models answer like that, too: which one is right, the model's author knows"
     ]
 
 
@@ -167,8 +168,12 @@ def _understood(classifier: Classifier, names: Sequence[str] | None) -> dict[str
         found["normalised"] = f"mean {_listed(own.mean)}, std {_listed(own.std)}"
     if names is not None:
         found["classes"] = f"{len(names)}: {', '.join(names[:5])}" + (", ..." if len(names) > 5 else "")
-    found["micro-batch"] = f"{classifier.micro_batch} images at a time"
+    found["micro-batch"] = f"{_counted(classifier.micro_batch, 'image')} at a time"
     return found
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _listed(numbers: Sequence[float]) -> str:

@@ -65,7 +65,8 @@ def inspect(
     height, width = image.shape[2:]
     found = inspect_classifier(classifier, image, names)
     _show(found, f"{picture or 'a rendered picture'} ({height} x {width})")
-    _show_use(spec, model, device=device, grey=grey, class_names=class_names, known=found.classes_named)
+    is_grey = grey or getattr(classifier, "channels", None) == 1
+    _show_use(spec, model, device=device, grey=is_grey, class_names=class_names, known=found.classes_named)
 
 
 def _rendered(classifier: Classifier, *, grey: bool) -> Tensor:
