@@ -4,6 +4,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image, ImageCms, ImageFile, features
@@ -316,6 +317,11 @@ def test_a_tiff_with_faulty_metadata() -> None:
             for broken in ((tag, 77, number, value), (tag, kind, 2**30, value), (tag, kind, number, 0)):
                 data = bytearray(sound)
                 struct.pack_into("<HHII", data, place, *broken)
+                try:
+                    Image.open(io.BytesIO(data)).load()
+                except (OSError, ValueError, TypeError, SyntaxError):
+                    assert tuple(map(int, PIL.__version__.split(".")[:2])) < (12, 3)  # refuses such a file as a whole
+                    continue
                 assert torch.equal(decode_image(bytes(data)), image.mT.flip(2)), (tag, broken)
 
 
