@@ -32,7 +32,7 @@ from fakes import MeanRestorer, colour_labels, plain_images
 from maskrestore import BDMAE, StreamItem
 from maskrestore.classifiers import as_classifier
 from maskrestore.classifiers.http import HttpClassifier
-from maskrestore.classifiers.http_transport import Unanswered
+from maskrestore.classifiers.http_transport import Unanswered, _way_out
 from maskrestore.defense.asking import Asking
 from maskrestore.defense.oracle import Budget
 from maskrestore.errors import (
@@ -263,6 +263,20 @@ def test_a_server_that_is_not_there_is_an_error_at_once(server: Server, waits: l
     with pytest.raises(ClassifierError, match="no connection"):
         HttpClassifier(free)
     assert not waits
+
+
+def test_a_connection_that_fails_names_what_may_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "elsewhere")
+    with pytest.raises(ClassifierError, match=r"no connection: [^;]*$"):
+        HttpClassifier("http://127.0.0.1:9/v2/models/signs")
+    monkeypatch.setenv("http_proxy", "http://name:secret@127.0.0.1:9")
+    with pytest.raises(ClassifierError, match=r"^http://127.*names a proxy: is it right\?$") as raised:
+        HttpClassifier("http://127.0.0.1:9/v2/models/signs")
+    assert "secret" not in str(raised.value)
+    assert "SSL_CERT_FILE" in _way_out("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
 
 
 def test_a_request_to_wait_is_followed(server: Server, waits: list[float]) -> None:

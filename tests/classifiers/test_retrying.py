@@ -25,6 +25,20 @@ def from_urllib(status: int, after: str) -> urllib.error.HTTPError:
     return urllib.error.HTTPError("http://host", status, "busy", headers, None)
 
 
+def wrapped(cause: Exception) -> Exception:
+    """As ``raise RuntimeError(...) from cause``."""
+    error = RuntimeError("the API failed")
+    error.__cause__ = cause
+    return error
+
+
+def boto(status: int, after: str) -> Exception:
+    error = RuntimeError("ThrottlingException")
+    metadata = {"HTTPStatusCode": status, "HTTPHeaders": {"retry-after": after}}
+    error.response = {"Error": {"Code": "ThrottlingException"}, "ResponseMetadata": metadata}  # type: ignore[attr-defined]
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "seconds"),
     [
@@ -36,6 +50,10 @@ def from_urllib(status: int, after: str) -> urllib.error.HTTPError:
         (httpx.HTTPStatusError("429", request=REQUEST, response=response(429, **{"Retry-After": "12"})), 12),
         (httpx.HTTPStatusError("503", request=REQUEST, response=response(503)), None),
         (from_urllib(429, "3"), 3),
+        (urllib.error.URLError(ConnectionRefusedError("refused")), None),
+        (wrapped(from_urllib(429, "3")), 3),
+        (wrapped(RetryLater(7)), 7),
+        (boto(429, "4"), 4),
     ],
 )
 def test_these_say_later(error, seconds):
@@ -52,6 +70,10 @@ def test_these_say_later(error, seconds):
         httpx.HTTPStatusError("500", request=REQUEST, response=response(500)),
         httpx.HTTPStatusError("401", request=REQUEST, response=response(401)),
         from_urllib(404, "3"),
+        urllib.error.URLError("unknown url type: ftps"),
+        urllib.error.URLError(OSError("name or service not known")),
+        wrapped(from_urllib(404, "3")),
+        boto(400, "4"),
         httpx.InvalidURL("x"),
     ],
 )

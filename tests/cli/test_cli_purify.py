@@ -172,6 +172,7 @@ def test_answers_before_a_rate_limit_are_kept(purify, model, tmp_path, batch):
     assert result.exit_code == 1
     assert sent - limit <= 6  # the one that failed, and few further ones
     assert "5 times in a row, at last with Exception: 429" in result.stderr
+    assert "a function that raises maskrestore.errors.RetryLater is waited for" in " ".join(result.stderr.split())
     said = re.search(r" images are left and (\d+) answers are kept; to go on: maskrestore ", result.stderr)
     assert said is not None
     assert 0.9 * answered <= int(said[1]) <= answered  # a few pictures of an image are the same

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.request import getproxies_environment
 
 from maskrestore.classifiers.retrying import LATER_STATUSES, retry_after
 from maskrestore.errors import ClassifierError, ConfigError, MissingDependencyError, RetryLater
@@ -99,7 +100,7 @@ class Transport:
                 self._reached = True
                 return self._read(response, address)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            message = self._clean(f"{address}: no connection: {error or type(error).__name__}")
+            message = self._clean(f"{address}: no connection: {error or type(error).__name__}{_way_out(str(error))}")
             raise (RetryLater(None, message) if self._reached else ClassifierError(message)) from None
         except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
             raise Unanswered(None, self._clean(f"{address}: no answer: {error or type(error).__name__}")) from None
@@ -182,6 +183,13 @@ class Transport:
                 if len(secret) >= 4:
                     message = message.replace(secret, f"${variable}")
         return " ".join(message.split())
+
+
+def _way_out(error: str) -> str:
+    """What a failed connection may be due to, besides the server."""
+    if "CERTIFICATE_VERIFY_FAILED" in error:
+        return "; if the certificate is one of your own, name its file in SSL_CERT_FILE"
+    return "; the environment names a proxy: is it right?" if set(getproxies_environment()) - {"no"} else ""
 
 
 def _shown(address: str) -> str:

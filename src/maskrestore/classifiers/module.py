@@ -208,8 +208,7 @@ class ModuleClassifier:
 
     def _private_copy(self) -> nn.Module:
         try:
-            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of PyTorch about itself
-                copied = copy.deepcopy(self.module, _computed(self.module))
+            copied = _copied(self.module)
             if copied is not self.module:
                 moved = _moved(copied, device=self.device)
                 with suppress(Exception):  # exported programs refuse; each call sets the mode of all parts
@@ -230,7 +229,7 @@ class ModuleClassifier:
             return torch.contiguous_format
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             expected, _ = self._read(self._runs(inputs.contiguous()), len(inputs))
-            fast = _moved(copy.deepcopy(self._runs), memory_format=torch.channels_last)
+            fast = _moved(_copied(self._runs), memory_format=torch.channels_last)
             try:
                 found, _ = self._read(fast(inputs.contiguous(memory_format=torch.channels_last)), len(inputs))
             except Exception:  # the module's own code, in a layout that its author did not think of
@@ -269,6 +268,11 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 def _moved(module: nn.Module, **to: Any) -> nn.Module:
     with warnings.catch_warnings(action="ignore"):  # frozen TorchScript has no gradients, and warns of that
         return module.to(**to)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of PyTorch about itself
+        return copy.deepcopy(module, _computed(module))
 
 
 def _computed(module: nn.Module) -> dict[int, Any]:

@@ -157,7 +157,7 @@ class OnnxClassifier:
         """
         batch = as_batch(images)
         if self.channels not in (None, batch.shape[1]):
-            hint = "; read grey images as such (--grey)" if self.channels == 1 else ""
+            hint = "; --grey reads grey files as such, convert colour files to grey first" if self.channels == 1 else ""
             raise InvalidImageError(
                 f"{self.path} takes {self.channels} channels, got images with {batch.shape[1]}{hint}"
             )

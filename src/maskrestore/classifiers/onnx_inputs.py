@@ -50,11 +50,14 @@ class OnnxInput:
     size: tuple[int, int] | None
 
 
-def picture_input(session: Any, path: Path, layout: Layout | None, input_size: tuple[int, int] | None) -> OnnxInput:
+def picture_input(
+    session: Any, path: Path | str, layout: Layout | None, input_size: tuple[int, int] | None
+) -> OnnxInput:
     """What the only input takes.
 
-    layout, input_size: as wanted by the caller. Raises ClassifierError if the model takes something else than pictures,
-    ConfigError if a wish does not fit, or if something is unclear that must be wished for.
+    path: of the file, or the address, for messages. layout, input_size: as wanted by the caller. Raises ClassifierError
+    if the model takes something else than pictures, ConfigError if a wish does not fit, or if something is unclear that
+    must be wished for.
     """
     inputs = session.get_inputs()
     if len(inputs) != 1:

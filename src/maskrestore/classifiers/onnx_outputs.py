@@ -15,7 +15,7 @@ _MAPS = tuple(f"seq(map({key},tensor(float)))" for key in ("string", "int64"))
 _LABELS = (*INTEGERS, "tensor(bool)", "tensor(string)")
 
 
-def answer_names(session: Any, wanted: str | None, path: Path) -> list[str]:
+def answer_names(session: Any, wanted: str | None, path: Path | str) -> list[str]:
     """The output that holds the answer, and after it the one that names the classes, if that is another one.
 
     wanted: its name or index. Raises ConfigError if it does not exist, or if several may be the answer; ClassifierError

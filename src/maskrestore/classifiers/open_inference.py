@@ -14,7 +14,6 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,8 +112,8 @@ def served_model(
         {one["name"]: one["datatype"] for one in metadata.get("inputs") or []} if inputs else {"input-0": "FP32"}
     )
     shown = _Declared(inputs or [_Tensor("input-0", "tensor(float)", ["", 3, "", ""])], outputs)
-    taken = picture_input(shown, Path(address), layout, input_size)
-    name = answer_names(shown, output, Path(address))[0] if outputs else output
+    taken = picture_input(shown, address, layout, input_size)
+    name = answer_names(shown, output, address)[0] if outputs else output
     return ServedModel(
         input=taken, datatype=datatypes[taken.name], output=name, binary=offered if binary is None else binary
     )

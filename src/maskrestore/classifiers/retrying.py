@@ -37,17 +37,28 @@ _LATER_ELSEWHERE = {
 
 
 def asks_for_later(error: BaseException) -> RetryLater | None:
-    """``error`` as a RetryLater, if it says that the same question may be answered later."""
-    if isinstance(error, RetryLater):
-        return error
+    """``error`` as a RetryLater, if it or its cause says that the same question may be answered later."""
+    reason = getattr(error, "reason", None)  # urllib's URLError wraps what happened
+    for one in (error, error.__cause__, reason):
+        if isinstance(one, RetryLater):
+            return one
+        if isinstance(one, BaseException) and (found := _wish(one)) is not None:
+            return RetryLater(found.seconds, _shown(error))
+    return None
+
+
+def _wish(error: BaseException) -> RetryLater | None:
     response = getattr(error, "response", None)
+    if isinstance(response, Mapping):  # boto
+        response = response.get("ResponseMetadata")
+        status, headers = (response.get(name) for name in ("HTTPStatusCode", "HTTPHeaders")) if response else (0, {})
+        return RetryLater(retry_after(headers)) if status in LATER_STATUSES else None
     statuses = [getattr(source, name, None) for source in (error, response) for name in ("status_code", "status")]
     statuses.append(getattr(error, "code", None))  # urllib
     if any(isinstance(status, int) and status in LATER_STATUSES for status in statuses):
-        headers = getattr(response, "headers", None) or getattr(error, "headers", None)
-        return RetryLater(retry_after(headers), _shown(error))
+        return RetryLater(retry_after(getattr(response, "headers", None) or getattr(error, "headers", None)))
     if isinstance(error, TimeoutError | ConnectionError) or _is_one_of(error, _LATER_ELSEWHERE):
-        return RetryLater(None, _shown(error))
+        return RetryLater()
     return None
 
 

@@ -11,6 +11,7 @@ The classifier is one of three kinds:
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -182,7 +183,8 @@ class Asker:
         self._in_row += not isinstance(error, InvalidImageError)
         if self._in_row == self._how.errors_in_row:
             said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self._stopped = f"the classifier failed {self._in_row} times in a row, at last with {said}"
+            hint = "; a function that raises maskrestore.errors.RetryLater is waited for" if _limits(said) else ""
+            self._stopped = f"the classifier failed {self._in_row} times in a row, at last with {said}{hint}"
 
     def _wait(self, later: RetryLater) -> bool:
         """Wait as the classifier asks for; returns whether it may be asked again."""
@@ -240,6 +242,11 @@ class _Question:
         """The error of the images that lack these answers."""
         for unit in units:
             self.errors.setdefault(self.owners[unit[0]], error)
+
+
+def _limits(said: str) -> bool:
+    """Whether an error of a class of the user's own sounds like a limit of the rate."""
+    return re.search(r"\b429\b|rate.?limit|too.?many.?requests|throttl", said, re.IGNORECASE) is not None
 
 
 def is_local_model(classifier: Classifier) -> bool:
