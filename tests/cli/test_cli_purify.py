@@ -76,6 +76,27 @@ def test_a_broken_file_is_reported_and_the_rest_done(purify, photos, tmp_path):
     assert "6.png" in (tmp_path / "out/report.html").read_text()
 
 
+def test_one_is_not_said_in_the_plural(purify, photos):
+    for name in range(7):
+        (photos / f"{name}.png").unlink()
+    (photos / "8.png").write_bytes(b"")
+    (photos / "sub/9.png").unlink()
+    result = purify()
+    assert "1 image purified" in result.stdout
+    assert "1 image failed" in result.stderr
+    assert "8.png: not an image: the file is empty" in result.stderr
+    assert not re.search(r"\b1 (images|labels|answers|queries)\b", result.output)
+
+
+def test_a_damaged_map_does_not_cost_the_report(purify, photos, tmp_path):
+    assert purify().exit_code == 0
+    maps = tmp_path / "out/maps/0.npz"
+    maps.write_bytes(maps.read_bytes()[:100])
+    result = purify()
+    assert result.exit_code == 0, result.output
+    assert "0.png" in (tmp_path / "out/report.html").read_text()
+
+
 def test_only_what_failed_is_tried_again(purify, model, photos, tmp_path):
     good = (photos / "5.png").read_bytes()
     (photos / "5.png").write_bytes(b"nonsense")
@@ -144,7 +165,7 @@ def test_a_classifier_that_raises_half_way_keeps_what_is_finished(purify, model,
     assert len(failed) == 5
     assert "the line is dead" in found[failed[0]]["error"]
     assert "5 times in a row, at last with RuntimeError: the line is dead" in result.stderr
-    assert re.search(rf"{5 - done} images are left and \d+ answers are kept; to go on: maskrestore ", result.stderr)
+    assert re.search(rf"{5 - done} images? left, \d+ answers kept; to go on: maskrestore ", result.stderr)
     answered, model.fail_at = model.asked, None
     result = purify("--batch", 2)
     assert result.exit_code == 0
@@ -173,7 +194,7 @@ def test_answers_before_a_rate_limit_are_kept(purify, model, tmp_path, batch):
     assert sent - limit <= 6  # the one that failed, and few further ones
     assert "5 times in a row, at last with Exception: 429" in result.stderr
     assert "a function that raises maskrestore.errors.RetryLater is waited for" in " ".join(result.stderr.split())
-    said = re.search(r" images are left and (\d+) answers are kept; to go on: maskrestore ", result.stderr)
+    said = re.search(r" images? left, (\d+) answers kept; to go on: maskrestore ", result.stderr)
     assert said is not None
     assert 0.9 * answered <= int(said[1]) <= answered  # a few pictures of an image are the same
     kept, limit = answered, 10**6
@@ -216,7 +237,7 @@ def test_images_that_failed_come_last(purify, model, photos):
     model.classify = choosy
     first = purify("--batch", 1)
     assert "0 images purified" in first.stdout
-    assert "5 images are left" in first.stderr
+    assert "5 images left" in first.stderr
     assert "4 images purified" in purify("--batch", 1).stdout
 
 
@@ -244,7 +265,7 @@ def test_a_classifier_that_fails_at_everything_is_not_asked_about_a_whole_folder
     result = purify("--batch", 16, source=folder)
     assert result.exit_code == 1
     assert "stopped: the classifier failed 5 times in a row" in result.stderr
-    assert "35 images are left" in result.stderr
+    assert "35 images left" in result.stderr
     assert len(records(tmp_path)) == 5
     assert model.calls <= 6
 
@@ -289,7 +310,7 @@ def test_the_query_budget_ends_the_run(purify, model, tmp_path, batch):
     done = records(tmp_path)
     assert 0 < len(done) < 10
     assert not any(record["error"] for record in done.values())
-    assert f"{10 - len(done)} images are left" in result.stderr
+    assert f"{10 - len(done)} images left" in result.stderr
     # All that was asked about is kept, and no further image was certain to fit.
     assert sum(record["queries"] for record in done.values()) == model.asked > 150 - PROFILES["default"].max_queries
     assert purify("--batch", batch).exit_code == 0
@@ -323,7 +344,7 @@ def test_results_of_other_settings_are_not_reported_as_those_of_this_run(purify,
     done = [name for name, record in records(tmp_path).items() if name in page]
     assert 2 <= len(done) < 10
     assert f"{len(done)} images purified (0 of them" in result.stdout
-    assert f"{10 - len(done)} images only have results of other settings" in result.stderr
+    assert f"not counted: {10 - len(done)} images with results of other settings only" in result.stderr
 
 
 def test_a_classifier_that_answers_logits_is_explained(invoke, model, photos, tmp_path):

@@ -87,10 +87,15 @@ def test_noise_behind_a_good_start_raises_nothing_else(kind: str) -> None:
         assert image.ndim == 3  # formats without checksums show the damage as pixels
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", bytes(5000), b"BM but no bitmap", b"P5 is no picture"])
+@pytest.mark.parametrize("data", [b"hello", bytes(5000), b"BM but no bitmap", b"P5 is no picture"])
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(ImageFileError, match="upload: not an image in PNG"):
         decode_image(data, name="upload")
+
+
+def test_an_empty_file_is_said_to_be_empty() -> None:
+    with pytest.raises(ImageFileError, match="upload: not an image: the file is empty"):
+        decode_image(b"", name="upload")
 
 
 @pytest.mark.parametrize(
@@ -248,6 +253,8 @@ def test_what_is_not_one_valid_image_is_not_written(image: torch.Tensor, tmp_pat
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageFileError, match="null: expected an image file, found a pipe, socket or device"):
+        read_image("/dev/null")
     with pytest.raises(ImageFileError, match=r"gone\.png: expected an image file, found no file"):
         read_image(tmp_path / "gone.png")
     with pytest.raises(ImageFileError, match="found a folder"):
@@ -442,6 +449,33 @@ def test_16_bit_colour_is_read_with_8_bits_and_says_so(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         read = read_image_file(tmp_path / name)
         assert (read.pixels.shape, read.bits, read.notes) == ((3, 4, 4), 8, ("16 bits a channel, read with 8",)), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("JPEG2000", {})]
+)
+def test_8_bits_are_not_taken_for_16_at_any_width(kind: str, options: dict[str, object], tmp_path: Path) -> None:
+    # Among the numbers that Pillow tells its decoders are lengths, some of which hold the digits 16.
+    for width in range(8, 60):
+        (tmp_path / "x").write_bytes(encoded(picture(24, width), kind, **options))
+        assert read_image_file(tmp_path / "x").notes == (), width
+
+
+def test_16_bits_with_transparency_say_what_was_lost(tmp_path: Path) -> None:
+    for colours, kind in ((2, 4), (4, 6)):  # grey or colour, and alpha
+        rows = b"".join(b"\0" + b"\xff\xff" * colours * 4 for _ in range(4))
+        header = (4).to_bytes(4, "big") * 2 + bytes((16, kind, 0, 0, 0))
+        parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        (tmp_path / "x").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+        assert read_image_file(tmp_path / "x").notes == ("16 bits a channel, read with 8",)
+
+
+def test_a_transparent_level_of_16_bit_grey_is_white() -> None:
+    levels = np.full((4, 4), 1000, np.uint16)
+    levels[0, 0] = 7
+    image = decode_image(encoded(levels, "PNG", transparency=7), keep_grey=True)
+    assert image[0, 0, 0] == 1
+    assert image[0, 1:].eq(1000 / 65535).all()
 
 
 def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:

@@ -331,6 +331,8 @@ def test_results_inside_the_source_are_passed_over_and_pictures_beside_them_are_
     assert (summary.purified, summary.left_out) == (10, {})
     summary = purify_folder(folder_job(photos, photos / "sub"))
     assert (summary.purified, summary.reused, summary.left_out) == (10, 10, {})
+    (photos / "sub/classes.json").write_text("[]")  # of a classifier that knows its classes
+    assert purify_folder(folder_job(photos, photos / "sub")).left_out == {}
 
 
 def test_16_bit_grey_keeps_its_depth_and_what_is_lost_is_noted(tmp_path):

@@ -7,10 +7,10 @@ from maskrestore.jobs.image_records import ImageRecords
 
 def test_the_last_record_of_an_image_counts_and_others_are_kept(tmp_path):
     path = tmp_path / "records.jsonl"
-    lines = [{"file": "b.png", "run": 1}, {"file": "gone.png", "run": 1}, {"file": "b.png", "run": 2}]
+    lines = [{"file": name, "run": run, "error": None} for name, run in (("b.png", 1), ("gone.png", 1), ("b.png", 2))]
     path.write_text(
         "".join(json.dumps(line) + "\n" for line in lines)
-        + 'null\n[]\nnonsense\n{"file": 3}\n{"file": "b.png", "output": [1]}\n{"fi'
+        + 'null\n[]\nnonsense\n{"file": 3}\n{"file": "a.png"}\n{"file": "b.png", "output": [1]}\n{"fi'
     )
     records = ImageRecords(path, iter([("b.png", None), ("a.png", None), ("a.jpg", None)]))
     assert len(records) == 3

@@ -14,6 +14,7 @@ from maskrestore.classifiers.module import ModuleClassifier
 from maskrestore.classifiers.normalisation import Normalisation
 from maskrestore.classifiers.onnx import OnnxClassifier
 from maskrestore.errors import ClassifierError, InvalidImageError
+from maskrestore.runtime.words import counted
 from maskrestore.types import Classifier, StreamingClassifier
 
 __all__ = ["Inspection", "inspect_classifier", "rendered_pictures"]
@@ -148,7 +149,7 @@ def _better_normalisations(classifier: Classifier, pictures: Tensor, answered: i
     if not found:
         return []
     return [
-        f"the normalisation may not fit: {len(pictures)} rendered pictures get {_counted(answered, 'label')}, and with "
+        f"the normalisation may not fit: {len(pictures)} rendered pictures get {counted(answered, 'label')}, and with "
         + "; with ".join(found)
         + "; some sound models answer like that, too: which one is right, the model's author knows"
     ]
@@ -168,12 +169,8 @@ def _understood(classifier: Classifier, names: Sequence[str] | None) -> dict[str
         found["normalised"] = f"mean {_listed(own.mean)}, std {_listed(own.std)}"
     if names is not None:
         found["classes"] = f"{len(names)}: {', '.join(names[:5])}" + (", ..." if len(names) > 5 else "")
-    found["micro-batch"] = f"{_counted(classifier.micro_batch, 'image')} at a time"
+    found["micro-batch"] = f"{counted(classifier.micro_batch, 'image')} at a time"
     return found
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _listed(numbers: Sequence[float]) -> str:

@@ -34,6 +34,7 @@ from maskrestore.imaging.views import Convention, View
 from maskrestore.jobs import FolderJob, FolderSummary, purify_folder, write_folder_report
 from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
 from maskrestore.reporting import printable, read_class_names
+from maskrestore.runtime.words import counted
 from maskrestore.types import Classifier
 
 __all__ = ["purify"]
@@ -204,24 +205,25 @@ def _view(classifier: Classifier, resize: Convention | None, crop_share: float |
 
 def _print_summary(summary: FolderSummary) -> None:
     out.print(
-        f"{summary.purified} images purified ({summary.reused} of them by an earlier run), "
-        + (f"{summary.changed} labels changed, " if summary.changed is not None else "")
-        + f"{summary.queries} queries, "
-        + (f"{summary.known_answers} answers of an earlier run, " if summary.known_answers else "")
+        f"{counted(summary.purified, 'image')} purified ({summary.reused} of them by an earlier run), "
+        + (f"{counted(summary.changed, 'label')} changed, " if summary.changed is not None else "")
+        + f"{summary.queries} {'query' if summary.queries == 1 else 'queries'}, "
+        + (f"{counted(summary.known_answers, 'answer')} of an earlier run, " if summary.known_answers else "")
         + f"{summary.seconds:.1f} s",
         soft_wrap=True,
     )
     for name, error in summary.failures:
         say(f"failed: {printable(name)}: {printable(error)}")
     for note, count in summary.notes.items():
-        say(f"note: {count} images: {note}")
+        say(f"note: {counted(count, 'image')}: {note}")
     for reason, count in summary.left_out.items():
         names = summary.names_left_out[reason]
         say(f"left out: {count} {reason}: {', '.join(map(printable, names))}{', ...' if count > len(names) else ''}")
     if summary.other_settings:
-        say(f"{summary.other_settings} images only have results of other settings, which are not counted here")
+        say(f"not counted: {counted(summary.other_settings, 'image')} with results of other settings only")
     if summary.failed:
-        say(f"{summary.failed} images failed (all of them are in records.jsonl); the same command tries them again")
+        say(f"{counted(summary.failed, 'image')} failed (see records.jsonl); the same command tries again")
     if summary.stopped is not None:
-        kept = f" and {summary.kept_answers} answers are kept" if summary.kept_answers else ""
-        say(f"stopped: {summary.stopped}; {summary.left} images are left{kept}; to go on: {command_line()}")
+        left = f"{counted(summary.left, 'image')} left"
+        kept = f", {counted(summary.kept_answers, 'answer')} kept" if summary.kept_answers else ""
+        say(f"stopped: {summary.stopped}; {left}{kept}; to go on: {command_line()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +32,9 @@ _NEW_SUBFILE_TYPE = 254
 
 _PNG_LEVEL = 4
 """zlib's compression level. Writing a photograph takes 40 % of the time of Pillow's default; the file is 3 % larger."""
+
+_16_BITS = re.compile(";16[BLN]$")
+"""Of Pillow's names for the layout of pixels. `BGR;16` is another: 16 bits for all channels together."""
 
 _REDUCED, _FAULTY_METADATA = "16 bits a channel, read with 8", "faulty metadata, which was ignored"
 
@@ -71,7 +75,8 @@ def read_image_file(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey
     """Do the same as :func:`read_image`, and also say how deep the pixels are and what was lost."""
     path = Path(path)
     if not path.is_file():
-        raise ImageFileError(f"{path}: expected an image file, found {'a folder' if path.is_dir() else 'no file'}")
+        found = "a folder" if path.is_dir() else "a pipe, socket or device" if path.exists() else "no file"
+        raise ImageFileError(f"{path}: expected an image file, found {found}")
     try:
         with path.open("rb") as stream:
             return _decode(stream, str(path), max_pixels, keep_grey)
@@ -145,7 +150,7 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int, keep_grey: bool) -> De
             if plain is None:
                 raise
             decoded = _decode_once(plain, name, max_pixels, keep_grey)
-            return replace(decoded, notes=tuple({*decoded.notes, _FAULTY_METADATA}))
+            return replace(decoded, notes=tuple(dict.fromkeys((*decoded.notes, _FAULTY_METADATA))))
     except ImageFileError:
         raise
     except UnidentifiedImageError as error:
@@ -163,7 +168,7 @@ def _decode_once(stream: BinaryIO, name: str, max_pixels: int, keep_grey: bool) 
             place = stream.tell()
             read_png(stream)
             stream.seek(place)
-        notes = [_REDUCED] if image.mode == "RGB" and _has_16_bits(image) else []
+        notes = [_REDUCED] if not image.mode.startswith("I") and _has_more_than_8_bits(image) else []
         upright, exif_is_sound = _upright(image)
         pixels = as_batch(upright)[0]
         bits = 16 if upright.mode.startswith("I") else 8
@@ -189,10 +194,14 @@ def _check_header(header: Image.Image, name: str, max_pixels: int) -> None:
         )
 
 
-def _has_16_bits(image: Image.Image) -> bool:
-    """Whether the file of an opened colour image has more than 8 bits a channel: Pillow keeps its tiles' raw mode."""
-    arguments = [str(tile[3]) for tile in getattr(image, "tile", ())]
-    return any("16" in one or "65535" in one for one in arguments)
+def _has_more_than_8_bits(image: Image.Image) -> bool:
+    """Whether the file of an opened image has more than 8 bits a channel: Pillow keeps what its decoders are told."""
+    for tile in getattr(image, "tile", ()):
+        told = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        # The first is the layout of the pixels; the second of PPM is the level of white.
+        if _16_BITS.search(str(told[0])) or (tile[0].startswith("ppm") and told[1] > 255):
+            return True
+    return False
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, bool]:

@@ -124,8 +124,11 @@ def open_picture(stream: BinaryIO, name: str) -> Image.Image:
 
     Raises ImageFileError for what is no picture or in a format that is not read, and what Pillow's decoders raise.
     """
-    kind = format_of(stream.read(START))
+    start = stream.read(START)
     stream.seek(0)
+    if not start:
+        raise ImageFileError(f"{name}: not an image: the file is empty")
+    kind = format_of(start)
     if kind is None:
         raise ImageFileError(f"{name}: not an image in {', '.join(READ)} format, or its header is corrupt")
     unreadable = why_unreadable(kind)

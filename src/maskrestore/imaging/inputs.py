@@ -187,6 +187,9 @@ def _pil_pixels(image: Image.Image) -> Tensor:
             raise InvalidImageError(
                 f"expected grey levels in 0..{_LEVELS_16_BIT}, got {pixels.min()} to {pixels.max()}"
             )
+        transparent = image.info.get("transparency")  # of a PNG: a level, not converted by Pillow
+        if transparent is not None:
+            pixels = np.where(pixels == transparent, _LEVELS_16_BIT, pixels)
         pixels = np.divide(pixels, _LEVELS_16_BIT, dtype=np.float32)
     tensor = torch.from_numpy(pixels)
     return tensor if tensor.ndim == 2 else tensor.permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
@@ -207,4 +210,4 @@ def _plain(image: Image.Image) -> Image.Image:
         return image.convert("L")
     if image.mode in _PLAIN_MODES:
         return image.convert("RGB")
-    raise InvalidImageError(f"expected a grey, RGB, palette or CMYK image, got Pillow mode {image.mode}")
+    raise InvalidImageError(f"expected a grey, RGB, palette or CMYK image, got Pillow mode {image.mode}; convert it")

@@ -165,9 +165,9 @@ class ImageRecords:
                 whole = line.endswith(b"\n")
                 try:
                     record = json.loads(line)
-                    if "left_out" not in record:  # each walk finds that out anew
+                    if "left_out" not in record and "error" in record:  # each walk finds out anew what is left out
                         self._insert(record, json.dumps(record).encode() + b"\n")
-                except (ValueError, KeyError, TypeError, sqlite3.Error):
+                except (ValueError, KeyError, TypeError, RecursionError, sqlite3.Error):
                     continue  # cut off by an interruption: the image has no record and is purified again
         if not whole:
             self.compact()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskrestore.errors import ConfigError
+from maskrestore.errors import ConfigError, ImageFileError
 from maskrestore.imaging.codec import is_grey, read_image, write_png
 from maskrestore.runtime.files import replaced_atomically
 from maskrestore.types import Purification
@@ -26,7 +28,7 @@ __all__ = [
 ]
 
 RESULT_FOLDERS = ("images", "maps", "full")
-RESULT_FILES = ("records.jsonl", "report.html", "answers.sqlite", "answers.sqlite-journal")
+RESULT_FILES = ("records.jsonl", "report.html", "classes.json", "answers.sqlite", "answers.sqlite-journal")
 """What a job writes into its folder; into ``full`` only pictures in full size, if they are wanted."""
 
 _MAPS = (
@@ -123,8 +125,12 @@ def load_purification(folder: Path, record: Mapping[str, Any], *, keep_grey: boo
 
     Raises ImageFileError or OSError if a file is missing or damaged.
     """
-    with np.load(folder / record["maps"]) as arrays:
-        maps = {field: torch.from_numpy(arrays[field])[None] for field in _MAPS if field in arrays}
+    path = folder / record["maps"]
+    try:
+        with np.load(path) as arrays:
+            maps = {field: torch.from_numpy(arrays[field])[None] for field in _MAPS if field in arrays}
+    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ImageFileError(f"{path}: damaged: {error}") from error
     label: int = record["label"]
     original = label if record["original_label"] is None else record["original_label"]
     return Purification(
