@@ -181,6 +181,21 @@ def test_files_that_are_no_classifier(tmp_path: Path) -> None:
         OnnxClassifier(write_model(tmp_path / "tokens.onnx", dtype=TensorProto.INT64))
 
 
+@pytest.mark.parametrize("place", ["input", "output", "metadata"])
+def test_names_that_are_no_text_are_refused(place: str, tmp_path: Path) -> None:
+    path = write_model(tmp_path / "a.onnx", shape=("N", 3, 8, 8))
+    model = onnx.load(path)
+    name = model.graph.input[0].name if place == "input" else model.graph.output[0].name
+    if place == "metadata":
+        name = "a_key_of_the_file"
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, "x"
+    wrong = b"\xb5" * len(name)
+    path.write_bytes(model.SerializeToString().replace(name.encode(), wrong))
+    with pytest.raises(ClassifierError, match="not a usable ONNX model"):
+        OnnxClassifier(path)
+
+
 def test_a_model_that_fails_while_running_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classify = OnnxClassifier(write_model(tmp_path / "a.onnx"))
 

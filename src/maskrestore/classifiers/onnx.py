@@ -308,6 +308,10 @@ def _open(path: Path, threads: int, providers: Sequence[Any]) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what fails is raised
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
+        for entry in (*session.get_inputs(), *session.get_outputs()):
+            str(entry)  # raises if a name in a damaged file is no UTF-8
+        dict(session.get_modelmeta().custom_metadata_map)
+        return session
     except Exception as error:
         raise ClassifierError(f"{path}: not a usable ONNX model: {error}") from error
