@@ -165,7 +165,7 @@ def test_a_classifier_that_raises_half_way_keeps_what_is_finished(purify, model,
     assert len(failed) == 5
     assert "the line is dead" in found[failed[0]]["error"]
     assert "5 times in a row, at last with RuntimeError: the line is dead" in result.stderr
-    assert re.search(rf"{5 - done} images? left, \d+ answers kept; to go on: maskrestore ", result.stderr)
+    assert re.search(rf"{5 - done} images? left, \d+ answers kept; to go on: maskrestore", result.stderr)
     answered, model.fail_at = model.asked, None
     result = purify("--batch", 2)
     assert result.exit_code == 0
@@ -194,7 +194,7 @@ def test_answers_before_a_rate_limit_are_kept(purify, model, tmp_path, batch):
     assert sent - limit <= 6  # the one that failed, and few further ones
     assert "5 times in a row, at last with Exception: 429" in result.stderr
     assert "a function that raises maskrestore.errors.RetryLater is waited for" in " ".join(result.stderr.split())
-    said = re.search(r" images? left, (\d+) answers kept; to go on: maskrestore ", result.stderr)
+    said = re.search(r" images? left, (\d+) answers kept; to go on: maskrestore", result.stderr)
     assert said is not None
     assert 0.9 * answered <= int(said[1]) <= answered  # a few pictures of an image are the same
     kept, limit = answered, 10**6
