@@ -17,8 +17,8 @@ import venv
 import zipfile
 from pathlib import Path
 
-LARGEST_WHEEL = 15 * 2**20
-PACKAGED = {"mae-tiny-32", "signs-badnets"}
+LARGEST_WHEEL = 28 * 2**20
+PACKAGED = {"mae-photo-224", "mae-tiny-32", "signs-badnets"}
 OPTIONAL = ("pyarrow", "huggingface_hub", "matplotlib", "diffusers", "onnxruntime", "onnx")
 
 CLASSIFIER = """

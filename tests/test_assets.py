@@ -8,6 +8,7 @@ import torch
 
 from maskrestore import BDMAE, ModuleClassifier, load_restorer
 from maskrestore.errors import CheckpointError, UnknownNameError
+from maskrestore.imaging.resize import resize
 from maskrestore.lab.data.signs import load_signs
 from maskrestore.lab.victims import PACKAGED, STARTS, VictimConfig, load_packaged_victim, read_feature_extractor
 from maskrestore.lab.victims.starts import provided_start, weights_folder
@@ -21,7 +22,7 @@ WEIGHTS = [*PACKAGED_WEIGHTS, *sorted(weights_folder().glob("*.safetensors"))]
 
 def test_the_expected_weights_are_there() -> None:
     """What only the laboratory needs is not part of the wheel."""
-    assert [path.stem for path in PACKAGED_WEIGHTS] == sorted(["mae-tiny-32", *PACKAGED])
+    assert [path.stem for path in PACKAGED_WEIGHTS] == sorted(["mae-photo-224", "mae-tiny-32", *PACKAGED])
     assert [path.stem for path in WEIGHTS[len(PACKAGED_WEIGHTS) :]] == sorted(STARTS)
 
 
@@ -36,6 +37,14 @@ def test_weights_are_small_and_have_a_card(path: Path) -> None:
 
 def test_the_restorer_restores_signs_it_has_not_seen() -> None:
     assert masked_psnr(load_network("mae-tiny-32"), load_signs("test", count=64).images) > 20
+
+
+def test_the_restorer_for_photographs_hides_the_sticker_of_large_signs() -> None:
+    signs = load_signs("test", count=16)
+    large = resize(signs.images.float() / 255, 112, 112)
+    network = load_network("mae-photo-224")
+    assert (network.grid, network.image_size) == (14, 112)
+    assert masked_psnr(network, (large * 255).round().byte()) > 18
 
 
 def test_the_defense_recovers_labels_of_the_packaged_victim() -> None:
