@@ -111,9 +111,10 @@ def test_progress_without_a_terminal_gives_signs_of_life(monkeypatch, capsys):
     assert all(re.fullmatch(r"work: 3/100 25 queries \(\d s\)", line) for line in lines)
 
 
+@pytest.mark.parametrize("device", ["abacus", "meta"])
 @pytest.mark.parametrize("command", ["purify", "train-victim"])
-def test_a_device_that_is_not_here_is_said_to_be_so(command, invoke, tmp_path):
+def test_a_device_that_is_not_here_is_said_to_be_so(command, device, invoke, tmp_path):
     arguments = {"purify": [tmp_path, "--classifier", "a:b", "--out", tmp_path], "train-victim": []}[command]
-    result = invoke(command, *arguments, "--device", "abacus")
+    result = invoke(command, *arguments, "--device", device)
     assert result.exit_code == 2
-    assert "--device abacus cannot be used here; `cpu` always can" in " ".join(result.stderr.split())
+    assert f"--device {device} cannot be used here; `cpu` always can" in " ".join(result.stderr.split())

@@ -63,7 +63,7 @@ TrainingSetOption = Annotated[
 def _usable_device(name: str) -> str:
     """Return the name. Raises ConfigError if torch cannot use the device on this machine."""
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).cpu()  # of the device `meta` no value can be read
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name} cannot be used here; `cpu` always can ({reason})") from error
