@@ -39,7 +39,7 @@ def test_the_restorer_restores_signs_it_has_not_seen() -> None:
     assert masked_psnr(load_network("mae-tiny-32"), load_signs("test", count=64).images) > 20
 
 
-def test_the_restorer_for_photographs_hides_the_sticker_of_large_signs() -> None:
+def test_the_restorer_for_photographs_restores_large_signs() -> None:
     signs = load_signs("test", count=16)
     large = resize(signs.images.float() / 255, 112, 112)
     network = load_network("mae-photo-224")

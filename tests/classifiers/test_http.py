@@ -5,11 +5,13 @@ import io
 import json
 import pickle
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from fakes import MeanRestorer, colour_labels, plain_images
 from faulty_server import (
     Server,
     binary_reply,
@@ -20,15 +22,11 @@ from faulty_server import (
     hangs_up,
     no_http,
     output,
-    running,
     says,
     says_json,
     slow,
     texts,
 )
-from PIL import Image
-
-from fakes import MeanRestorer, colour_labels, plain_images
 from maskrestore import BDMAE, StreamItem
 from maskrestore.classifiers import as_classifier
 from maskrestore.classifiers.http import HttpClassifier
@@ -45,13 +43,6 @@ from maskrestore.errors import (
 )
 
 PICTURES = plain_images(20, size=8)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with running() as started:
-        yield started
 
 
 @pytest.fixture
@@ -82,6 +73,16 @@ def test_pictures_arrive_and_labels_come_back_in_order(server: Server, binary: b
     assert ("Inference-Header-Content-Length" in server.headers[0]) is binary
     assert server.most_busy <= 4
     assert len(server.connections) <= 4  # they are used again
+
+
+def test_whole_numbers_need_a_range(server: Server) -> None:
+    server.metadata["inputs"][0]["datatype"] = "INT32"
+    with pytest.raises(ConfigError, match="whole numbers; say which ones black and white are"):
+        HttpClassifier(server.address)
+    plain = server.answer
+    server.answer = lambda values: plain(values / 255)
+    with HttpClassifier(server.address, pixel_range=(0, 255)) as classifier:
+        assert torch.equal(classifier(PICTURES), colour_labels(PICTURES))
 
 
 def test_requests_fly_at_the_same_time(server: Server) -> None:

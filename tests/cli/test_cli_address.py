@@ -1,26 +1,14 @@
 """``maskrestore purify`` with a classifier behind an address."""
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "classifiers"))
-
-from faulty_server import Server, output, running, says, says_json
-
+from faulty_server import output, says, says_json
 from maskrestore.cli import terminal
 
 pytestmark = pytest.mark.usefixtures("grey_restorer")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with running() as started:
-        yield started
 
 
 @pytest.fixture

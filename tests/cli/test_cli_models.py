@@ -16,6 +16,16 @@ from onnx_graphs import means, save, value
 pytestmark = pytest.mark.usefixtures("grey_restorer")
 
 
+def save_means() -> None:
+    """A model whose scores are the means of the channels."""
+    save(
+        Path("model.onnx"),
+        [means("x", "y")],
+        [value("x", TensorProto.FLOAT, ["b", 3, "h", "w"])],
+        [value("y", TensorProto.FLOAT, ["b", 3])],
+    )
+
+
 @pytest.fixture
 def colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three pictures whose strongest channel is their label; the working directory is the one above."""
@@ -102,12 +112,7 @@ def test_range_order_size_and_layout(labels, colours):
 
 
 def test_options_of_the_classifier_are_part_of_the_results(invoke, colours):
-    save(
-        Path("model.onnx"),
-        [means("x", "y")],
-        [value("x", TensorProto.FLOAT, ["b", 3, "h", "w"])],
-        [value("y", TensorProto.FLOAT, ["b", 3])],
-    )
+    save_means()
     run = ("purify", colours, "--out", "out", "--classifier", "model.onnx")
     assert "(0 of them by an earlier run)" in invoke(*run).stdout
     assert "(3 of them by an earlier run)" in invoke(*run).stdout
@@ -174,12 +179,7 @@ def test_texts_of_ranges_and_sizes():
     ],
 )
 def test_options_of_other_kinds_are_refused(invoke, colours, options, message):
-    save(
-        Path("model.onnx"),
-        [means("x", "y")],
-        [value("x", TensorProto.FLOAT, ["b", 3, "h", "w"])],
-        [value("y", TensorProto.FLOAT, ["b", 3])],
-    )
+    save_means()
     run = ("purify", colours, "--out", "out", "--classifier", "model.onnx")
     assert invoke(*run, "--model-threads", 2).exit_code == 0
     done = invoke(*run, *options)

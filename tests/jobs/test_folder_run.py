@@ -72,7 +72,7 @@ def test_results_that_were_written_are_recorded_when_a_later_one_cannot_be(
             raise error
         write_png(path, image, **options)
 
-    monkeypatch.setattr("maskrestore.jobs.folder_run._PARALLEL_WRITE_PIXELS", 1)
+    monkeypatch.setattr("maskrestore.jobs.recorder._PARALLEL_WRITE_PIXELS", 1)
     monkeypatch.setattr("maskrestore.jobs.result_files.write_png", write)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

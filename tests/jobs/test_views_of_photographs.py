@@ -104,3 +104,17 @@ def test_full_size_pictures_are_made_of_earlier_results_without_asking(job):
     (job.out / "full/tall.png").unlink()
     assert purify_folder(wanted).queries == 0
     assert (job.out / "full/tall.png").exists()
+
+
+def test_a_result_stays_if_its_full_size_cannot_be_written(job, monkeypatch):
+    purify_folder(job)
+    wanted = dataclasses.replace(job, full_size=True)
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(
+            "maskrestore.jobs.recorder.write_png", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full"))
+        )
+        summary = purify_folder(wanted)
+    assert (summary.queries, summary.purified, summary.failed) == (0, 3, 0)
+    assert summary.notes == {"could not be written in full size": 3}
+    assert purify_folder(wanted).notes == {}
+    assert all("full_size" in one for one in records(wanted).values())

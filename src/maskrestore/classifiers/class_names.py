@@ -11,7 +11,7 @@ from typing import Any
 from maskrestore.errors import ClassifierOutputError, ConfigError
 from maskrestore.runtime.files import write_text_atomically
 
-__all__ = ["ClassNames"]
+__all__ = ["ClassNames", "unknown_class"]
 
 _LONGEST = 500
 """Characters of a name."""
@@ -77,10 +77,7 @@ class ClassNames:
 
     def _add(self, name: str) -> None:
         if self._closed:
-            known = ", ".join(self._names[:20]) + (", ..." if len(self._names) > 20 else "")
-            raise ClassifierOutputError(
-                f"the classifier answered {name[:60]!r}, which is none of its {len(self._names)} classes: {known}"
-            )
+            raise unknown_class(name, self._names)
         if len(self._names) >= _MOST:
             raise ClassifierOutputError(
                 f"the classifier has answered with {_MOST} different texts; is that a label? At last {name[:60]!r}"
@@ -89,6 +86,14 @@ class ClassNames:
             write_text_atomically(self._path, json.dumps([*self._names, name], ensure_ascii=False, indent=1) + "\n")
         self._numbers[name] = len(self._names)
         self._names.append(name)
+
+
+def unknown_class(name: str, classes: Sequence[str]) -> ClassifierOutputError:
+    """The error for an answer that is none of the classes."""
+    known = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+    return ClassifierOutputError(
+        f"the classifier answered {name[:60]!r}, which is none of its {len(classes)} classes: {known}"
+    )
 
 
 def _read(path: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,17 +16,17 @@ from torch import Tensor
 from maskrestore.classifiers.answers import checked_labels
 from maskrestore.classifiers.class_names import ClassNames
 from maskrestore.classifiers.http_images import BodyTemplate, LabelPath
-from maskrestore.classifiers.http_transport import Transport, Unanswered
+from maskrestore.classifiers.http_transport import Transport, Unanswered, parsed_json
 from maskrestore.classifiers.model_answers import ModelAnswers
 from maskrestore.classifiers.normalisation import (
     ChannelOrder,
     Channelwise,
     Layout,
-    Normalisation,
     arranged,
     checked_layout,
     checked_size,
 )
+from maskrestore.classifiers.onnx_inputs import pixel_rules
 from maskrestore.classifiers.open_inference import BINARY_HEADER, ModelAddress, question, read_reply, served_model
 from maskrestore.classifiers.retrying import Waits, longer
 from maskrestore.errors import (
@@ -130,13 +129,16 @@ class HttpClassifier:
             self._describe_endpoint(body, label, [name for name, value in given.items() if value is not None])
         else:
             self._describe_model(model, checked_layout(layout), output, binary)
-            is_uint8 = self._model.input.dtype == np.uint8
-            self._normalise = Normalisation.of(
-                0.0 if mean is None else mean,
-                1.0 if std is None else std,
-                pixel_range or ((0.0, 255.0) if is_uint8 else (0.0, 1.0)),
-                channel_order or "rgb",
+            self._normalise, assumed = pixel_rules(
+                self._model.input,
+                address,
+                {},
+                mean=0.0 if mean is None else mean,
+                std=1.0 if std is None else std,
+                pixel_range=pixel_range,
+                channel_order=channel_order,
             )
+            self.notes += assumed
         self._begin()
 
     def _begin(self) -> None:
@@ -275,12 +277,10 @@ class HttpClassifier:
         self.input_size = self._model.input.size or self.input_size
 
     def _json(self, address: str) -> Any:
-        reply = self._transport.send("GET", address)
         try:
-            return json.loads(reply.content)
-        except (ValueError, RecursionError):
-            start = " ".join(reply.content[:100].decode(errors="replace").split())
-            raise ClassifierError(f"{address}: expected the metadata of a model in JSON, got {start!r}") from None
+            return parsed_json(self._transport.send("GET", address).content)
+        except ClassifierOutputError as error:
+            raise ClassifierError(f"{address}: not the metadata of a model: {error}") from None
 
     def _label(self, picture: Tensor) -> Tensor:
         """The label ``(1,)`` of one picture ``(1, C, H, W)``."""

@@ -7,11 +7,11 @@ import io
 import json
 from typing import Any, Literal
 
-import torch
-from PIL import Image
 from torch import Tensor
 
+from maskrestore.classifiers.http_transport import parsed_json
 from maskrestore.errors import ClassifierOutputError, ConfigError, MissingDependencyError
+from maskrestore.imaging.codec import as_picture
 
 __all__ = ["BODIES", "BodyTemplate", "LabelPath", "encoded"]
 
@@ -72,11 +72,7 @@ class LabelPath:
 
     def __call__(self, content: bytes) -> Any:
         """The value at the path. Raises ClassifierOutputError if there is none, or if the reply is not JSON."""
-        try:
-            reply = json.loads(content)
-        except (ValueError, RecursionError):
-            start = " ".join(content[:100].decode(errors="replace").split())
-            raise ClassifierOutputError(f"expected JSON, got {start!r}") from None
+        reply = parsed_json(content)
         try:
             value = self._compiled().search(reply)
         except Exception as error:  # functions of JMESPath, such as max_by, refuse values of other types
@@ -104,9 +100,7 @@ class LabelPath:
 
 def encoded(picture: Tensor, kind: Literal["png", "jpeg"]) -> bytes:
     """A picture ``(C, H, W)`` in [0, 1] as an image file."""
-    pixels = (picture * 255).round().to(torch.uint8).cpu()
-    array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
     options: dict[str, Any] = {"quality": _QUALITY, "subsampling": 0} if kind == "jpeg" else {"compress_level": 1}
-    Image.fromarray(array).save(file, kind.upper(), **options)
+    as_picture(picture.cpu()).save(file, kind.upper(), **options)
     return file.getvalue()

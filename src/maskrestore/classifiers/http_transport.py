@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import string
@@ -13,9 +14,9 @@ from typing import Any
 from urllib.request import getproxies_environment
 
 from maskrestore.classifiers.retrying import LATER_STATUSES, retry_after
-from maskrestore.errors import ClassifierError, ConfigError, MissingDependencyError, RetryLater
+from maskrestore.errors import ClassifierError, ClassifierOutputError, ConfigError, MissingDependencyError, RetryLater
 
-__all__ = ["Reply", "Transport", "Unanswered"]
+__all__ = ["Reply", "Transport", "Unanswered", "parsed_json"]
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,15 @@ class Transport:
                 if len(secret) >= 4:
                     message = message.replace(secret, f"${variable}")
         return " ".join(message.split())
+
+
+def parsed_json(content: bytes) -> Any:
+    """The value in a reply. Raises ClassifierOutputError with its start if it is not JSON."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        start = " ".join(content[:100].decode(errors="replace").split())
+        raise ClassifierOutputError(f"expected JSON, got {start!r}") from None
 
 
 def _way_out(error: str) -> str:

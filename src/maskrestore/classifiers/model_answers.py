@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.classifiers.answers import as_tensor
+from maskrestore.classifiers.class_names import unknown_class
 from maskrestore.errors import ClassifierOutputError, ConfigError
 
 __all__ = ["ModelAnswers"]
@@ -141,10 +142,7 @@ class ModelAnswers:
         table = {name: number for number, name in enumerate(self.classes)}
         unknown = next((name for name in names if name not in table), None)
         if unknown is not None:
-            known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
-            raise ClassifierOutputError(
-                f"the model answered {unknown[:60]!r}, which is none of its {len(self.classes)} classes: {known}"
-            )
+            raise unknown_class(unknown, self.classes)
         return torch.tensor([table[name] for name in names])
 
     def _check_width(self, width: int, kind: str) -> None:

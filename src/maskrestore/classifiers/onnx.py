@@ -20,14 +20,13 @@ from maskrestore.classifiers.normalisation import (
     ChannelOrder,
     Channelwise,
     Layout,
-    Normalisation,
     arranged,
     checked_layout,
     checked_size,
     default_micro_batch,
     fixed_chunks,
 )
-from maskrestore.classifiers.onnx_inputs import file_order, file_range, picture_input
+from maskrestore.classifiers.onnx_inputs import picture_input, pixel_rules
 from maskrestore.classifiers.onnx_outputs import answer_names, classes_in_file, one_score
 from maskrestore.errors import ClassifierError, ConfigError, InvalidImageError, MissingDependencyError
 from maskrestore.imaging.inputs import as_batch
@@ -96,9 +95,11 @@ class OnnxClassifier:
         self._place, self._opening = self.path.absolute(), (threads, tuple(providers))
         self._session = _open(self.path, *self._opening)
         self._taken = picture_input(self._session, self.path, checked_layout(layout), checked_size(input_size))
-        self.notes: list[str] = []
-        """What was assumed without being said."""
-        self.normalise = self._normalisation(mean, std, pixel_range, channel_order)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.normalise, self.notes = pixel_rules(
+            self._taken, self.path, metadata, mean=mean, std=std, pixel_range=pixel_range, channel_order=channel_order
+        )
+        """What becomes of pixels, and what was assumed without being said."""
         self._outputs = answer_names(self._session, output, self.path)
         self._read = ModelAnswers(None, threshold, classes or self._listed_classes())
         if threshold is None and one_score(self._session, self.output, self._taken):
@@ -173,41 +174,6 @@ class OnnxClassifier:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._session = _open(self._place, *self._opening)
-
-    def _normalisation(
-        self,
-        mean: Channelwise,
-        std: Channelwise,
-        pixel_range: Sequence[float] | None,
-        channel_order: ChannelOrder | None,
-    ) -> Normalisation:
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        said_range, said_order = file_range(metadata), file_order(metadata)
-        kind, dtype = self._taken.kind, self._taken.dtype
-        if pixel_range is None and said_range is not None:
-            self.notes.append(f"pixels are {said_range[0]:g} to {said_range[1]:g}, as the file says")
-        elif pixel_range is None and dtype == np.uint8:
-            said_range = (0.0, 255.0)
-            self.notes.append("pixels are 0 to 255, because the model takes uint8")
-        if channel_order is None and said_order == "bgr":
-            self.notes.append("channels are blue, green, red, as the file says")
-        bounds = pixel_range or said_range or (0.0, 1.0)
-        found = Normalisation.of(mean, std, bounds, channel_order or said_order or "rgb")
-        if dtype.kind in "iu":
-            if pixel_range is None and said_range is None:
-                raise ConfigError(
-                    f"{self.path} takes {kind}, whole numbers; say which ones black and white are: "
-                    "pixel_range=(0, 255) (--pixel-range 0..255)"
-                )
-            limits = np.iinfo(dtype)
-            if found.pixel_range[0] < limits.min or found.pixel_range[1] > limits.max:
-                raise ConfigError(
-                    f"{self.path} takes {kind}, from {limits.min} to {limits.max}; the pixel range "
-                    f"{found.pixel_range[0]:g}..{found.pixel_range[1]:g} does not fit into that"
-                )
-            if set(found.mean) != {0.0} or set(found.std) != {1.0}:
-                raise ConfigError(f"{self.path} takes {kind}, pixels as they are; leave mean and std out")
-        return found
 
     def _listed_classes(self) -> tuple[str, ...] | None:
         kinds = {one.name: one.type for one in self._session.get_outputs()}

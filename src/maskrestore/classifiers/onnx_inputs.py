@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskrestore.classifiers.normalisation import ChannelOrder, Layout
+from maskrestore.classifiers.normalisation import ChannelOrder, Channelwise, Layout, Normalisation
 from maskrestore.errors import ClassifierError, ConfigError
 
-__all__ = ["FLOATS", "INTEGERS", "OnnxInput", "file_order", "file_range", "picture_input"]
+__all__ = ["FLOATS", "INTEGERS", "OnnxInput", "picture_input", "pixel_rules"]
 
 FLOATS: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype("float32"),
@@ -192,13 +192,56 @@ def _size(height: int | None, width: int | None) -> tuple[int, int] | None:
     return None if height is None or width is None else (height, width)
 
 
-def file_range(metadata: Mapping[str, str]) -> tuple[float, float] | None:
+def pixel_rules(
+    taken: OnnxInput,
+    what: Path | str,
+    metadata: Mapping[str, str],
+    *,
+    mean: Channelwise = 0.0,
+    std: Channelwise = 1.0,
+    pixel_range: Sequence[float] | None = None,
+    channel_order: ChannelOrder | None = None,
+) -> tuple[Normalisation, list[str]]:
+    """What becomes of pixels for a model, and what was assumed without being said, in words.
+
+    what: the file or address, for messages. metadata: what the file says of itself. The others are as the user gave
+    them. Raises ConfigError if a model takes whole numbers and it is not clear which, or they do not fit its type.
+    """
+    said_range, said_order = _file_range(metadata), _file_order(metadata)
+    notes = []
+    if pixel_range is None and said_range is not None:
+        notes.append(f"pixels are {said_range[0]:g} to {said_range[1]:g}, as the file says")
+    elif pixel_range is None and taken.dtype == np.uint8:
+        said_range = (0.0, 255.0)
+        notes.append("pixels are 0 to 255, because the model takes uint8")
+    if channel_order is None and said_order == "bgr":
+        notes.append("channels are blue, green, red, as the file says")
+    bounds = pixel_range or said_range or (0.0, 1.0)
+    found = Normalisation.of(mean, std, bounds, channel_order or said_order or "rgb")
+    if taken.dtype.kind in "iu":
+        if pixel_range is None and said_range is None:
+            raise ConfigError(
+                f"{what} takes {taken.kind}, whole numbers; say which ones black and white are: "
+                "pixel_range=(0, 255) (--pixel-range 0..255)"
+            )
+        limits = np.iinfo(taken.dtype)
+        if found.pixel_range[0] < limits.min or found.pixel_range[1] > limits.max:
+            raise ConfigError(
+                f"{what} takes {taken.kind}, from {limits.min} to {limits.max}; the pixel range "
+                f"{found.pixel_range[0]:g}..{found.pixel_range[1]:g} does not fit into that"
+            )
+        if set(found.mean) != {0.0} or set(found.std) != {1.0}:
+            raise ConfigError(f"{what} takes {taken.kind}, pixels as they are; leave mean and std out")
+    return found, notes
+
+
+def _file_range(metadata: Mapping[str, str]) -> tuple[float, float] | None:
     """The range of pixels that a file names, as WinML and Azure Custom Vision do (ONNX's MetadataProps)."""
     ranges = {"NominalRange_0_255": (0.0, 255.0), "Normalized_0_1": (0.0, 1.0), "Normalized_1_1": (-1.0, 1.0)}
     return ranges.get(metadata.get("Image.NominalPixelRange", ""))
 
 
-def file_order(metadata: Mapping[str, str]) -> ChannelOrder | None:
+def _file_order(metadata: Mapping[str, str]) -> ChannelOrder | None:
     """The order of channels that a file names."""
     pixel_format = metadata.get("Image.BitmapPixelFormat", "").lower()
     return "bgr" if pixel_format.startswith("bgr") else "rgb" if pixel_format.startswith("rgb") else None

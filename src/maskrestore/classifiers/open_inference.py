@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskrestore.classifiers.http_transport import parsed_json
 from maskrestore.classifiers.normalisation import Layout
 from maskrestore.classifiers.onnx_inputs import OnnxInput, picture_input
 from maskrestore.classifiers.onnx_outputs import answer_names
@@ -149,7 +150,7 @@ def read_reply(content: bytes, header_length: str | None, wanted: str | None) ->
             raise ClassifierOutputError(
                 f"the reply has {len(content)} bytes, and its header {BINARY_HEADER} is {header_length[:40]!r}"
             )
-    reply = _parsed(content[:length])
+    reply = parsed_json(content[:length])
     if isinstance(reply, Mapping) and "error" in reply and "outputs" not in reply:
         raise ClassifierError(f"the server answered with an error: {str(reply['error'])[:300]}")
     outputs = reply.get("outputs") if isinstance(reply, Mapping) else None
@@ -258,14 +259,6 @@ def _texts(raw: bytes, found: str) -> list[str]:
         texts.append(raw[place + 4 : place + 4 + length].decode(errors="replace"))
         place += 4 + length
     return texts
-
-
-def _parsed(content: bytes) -> object:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        start = " ".join(content[:100].decode(errors="replace").split())
-        raise ClassifierOutputError(f"expected JSON, got {start!r}") from error
 
 
 def _json(value: object) -> bytes:

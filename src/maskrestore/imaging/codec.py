@@ -18,7 +18,16 @@ from maskrestore.imaging.inputs import as_batch
 from maskrestore.imaging.metadata import read_png, without_metadata
 from maskrestore.runtime.files import replaced_atomically
 
-__all__ = ["MAX_PIXELS", "DecodedImage", "decode_image", "read_image", "read_image_file", "write_png"]
+__all__ = [
+    "MAX_PIXELS",
+    "DecodedImage",
+    "as_picture",
+    "decode_image",
+    "is_grey",
+    "read_image",
+    "read_image_file",
+    "write_png",
+]
 
 MAX_PIXELS = 64_000_000
 """Default limit on the pixels of an image: more than a photograph has, few enough to hold several in memory."""
@@ -117,7 +126,7 @@ def write_png(path: str | Path, image: object, *, bits: int = 8) -> None:
         batch = as_batch(image)
         if len(batch) != 1:
             raise InvalidImageError(f"expected one image, got {len(batch)}")
-        picture = _png_picture(batch[0], bits)
+        picture = as_picture(batch[0], bits=bits)
         with replaced_atomically(path) as temporary:
             picture.save(temporary, format="PNG", compress_level=_PNG_LEVEL)
     except (InvalidImageError, OSError) as error:
@@ -129,8 +138,11 @@ def is_grey(image: Tensor) -> bool:
     return len(image) == 1 or bool((image[0] == image[1]).all() and (image[0] == image[2]).all())
 
 
-def _png_picture(image: Tensor, bits: int) -> Image.Image:
-    """image: ``(C, H, W)`` in [0, 1]."""
+def as_picture(image: Tensor, *, bits: int = 8) -> Image.Image:
+    """``(C, H, W)`` in [0, 1] as a picture of Pillow, rounded to 8 bits, or to 16 if it is grey.
+
+    Raises InvalidImageError for different channels with 16 bits.
+    """
     if bits == 16:
         if not is_grey(image):
             raise InvalidImageError("expected a grey image to write with 16 bits, got different channels")

@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from maskrestore.classifiers import HttpClassifier
 from maskrestore.defense.asking import Asking
 from maskrestore.defense.oracle import Budget
 from maskrestore.errors import ClassifierStoppedError, InvalidImageError, QueryBudgetError
-from maskrestore.imaging.codec import is_grey, read_image, read_image_file, write_png
+from maskrestore.imaging.codec import read_image_file
 from maskrestore.imaging.walking import UNREADABLE
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords, UnwrittenRecordError
-from maskrestore.jobs.result_files import answer, load_purification, make_result_folders, save_purification
+from maskrestore.jobs.recorder import JobFile, Recorder, add_full_size, failure
+from maskrestore.jobs.result_files import make_result_folders
 from maskrestore.runtime.digests import digest_of_file
 from maskrestore.runtime.files import write_text_atomically
-from maskrestore.types import Progress, Purification, StreamItem, StreamResult
+from maskrestore.types import Progress, StreamItem
 
 __all__ = ["FolderSummary", "purify_folder"]
 
-_PARALLEL_WRITE_PIXELS = 2**14
-"""Images with this many pixels or more are written by several threads. For smaller ones, threads cost more time than
-they save."""
-
 _MAX_FAILURES_AT_START = 32
 """The job stops if the classifier has failed at this many images and has answered about none."""
-
-_MAX_UNWRITTEN = 5
-"""The job stops if the results of so many images in a row cannot be written."""
-
-_DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
-"""Errors that the next image would get, too: the job stops at once."""
 
 _FAR_LARGER = 4
 """How many times as large as the restorer's images an image may be before the record says so."""
@@ -100,22 +86,6 @@ class FolderSummary:
     def complete(self) -> bool:
         """Whether every image has a result, and everything at the source could be looked at."""
         return not self.failed and self.stopped is None and not UNREADABLE & self.left_out.keys()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _File:
-    """An image that is to be purified."""
-
-    name: str
-    output: str
-    """The name of its results."""
-    content: str
-    """Digest of the bytes of the file. A changed file is purified again."""
-    bits: int
-    """8 or 16: of each value of its pixels."""
-    notes: tuple[str, ...]
-    passed: int
-    """Number of files up to this one, including those that are already done."""
 
 
 def purify_folder(job: FolderJob, progress: Progress | None = None) -> FolderSummary:
@@ -183,7 +153,7 @@ class _Run:
         asking = Asking(longest_wait=self._job.longest_wait, cache=self.cache, told=self._progress.note)
         items, classifier = self._items(), self._job.classifier
         results = self._job.defense.purify_stream(items, classifier, budget=self.budget, asking=asking)
-        with _Recorder(self._job, self._records, self._progress) as recorder:
+        with Recorder(self._job, self._records, self._progress) as recorder:
             for result in results:
                 if isinstance(result.error, QueryBudgetError | ClassifierStoppedError):
                     self.stopped = self.stopped or str(result.error)
@@ -226,10 +196,10 @@ class _Run:
             try:
                 done = _is_done(self._job, record, self._job.file(name))
                 item = None if done else _read(self._job, name, output, passed)
-                if done and self._job.full_size and not _has_full_size(self._job, record):
-                    self._records.add({**record, **_full_size_of(self._job, name, output, record)}, new=False)
+                if done and self._job.full_size:
+                    add_full_size(self._job, self._records, name, output, record)
             except (InvalidImageError, OSError) as error:
-                self._records.add(_failure(self._job, name, error))
+                self._records.add(failure(self._job, name, error))
             else:
                 if item is not None:
                     yield item
@@ -310,7 +280,7 @@ def _read(job: FolderJob, name: str, output: str, passed: int) -> StreamItem:
     far_larger = size is not None and max(pixels.shape[-2:]) > _FAR_LARGER * size
     notes = (*read.notes, f"far larger than the restorer's {size} x {size} pixels") if far_larger else read.notes
     return StreamItem(
-        id=_File(name=name, output=output, content=digest_of_file(file), bits=read.bits, notes=notes, passed=passed),
+        id=JobFile(name=name, output=output, content=digest_of_file(file), bits=read.bits, notes=notes, passed=passed),
         image=pixels,
     )
 
@@ -320,129 +290,3 @@ def _is_done(job: FolderJob, record: dict[str, Any], file: Path) -> bool:
         return False
     written = [job.out / record[entry] for entry in ("output", "maps") if record.get(entry)]
     return all(path.exists() for path in written) and record.get("content") == digest_of_file(file)
-
-
-class _Recorder:
-    """Writes results, large ones in parallel, and records each after its files are written, in order.
-
-    When the context ends, even by an exception, all results taken so far are recorded: their queries are paid for.
-    """
-
-    def __init__(self, job: FolderJob, records: ImageRecords, progress: _FilesPassed) -> None:
-        self.failed = 0
-        """Images that the classifier failed at."""
-        self.stopped: str | None = None
-        """Why the job must stop, if it must."""
-        self._unwritten = 0
-        self._job, self._records, self._progress = job, records, progress
-        self._threads = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self._threads)
-        self._pending: deque[tuple[_File, Future[_Saved]]] = deque()
-
-    def __enter__(self) -> _Recorder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._record(leave=0)
-        finally:
-            self._pool.shutdown()
-
-    def take(self, result: StreamResult) -> None:
-        """Write and record a result, or record its error."""
-        file = result.id
-        assert isinstance(file, _File)
-        if result.result is None:
-            self._record(leave=0)
-            assert result.error is not None
-            self._add(file, _Saved(record=_failure(self._job, file.name, result.error)))
-            self.failed += 1
-        elif self._threads == 1 or result.result.images[0, 0].numel() < _PARALLEL_WRITE_PIXELS:
-            self._record(leave=0)
-            self._add(file, _save(self._job, file, result.result, result.seconds))
-        else:
-            saving = self._pool.submit(_save, self._job, file, result.result, result.seconds)
-            self._pending.append((file, saving))
-            self._record(leave=2 * self._threads)
-
-    def _record(self, *, leave: int) -> None:
-        """Record written results; wait until at most ``leave`` images are still being written."""
-        while self._pending and (len(self._pending) > leave or self._pending[0][1].done()):
-            file, saving = self._pending.popleft()
-            self._add(file, saving.result())
-
-    def _add(self, file: _File, saved: _Saved) -> None:
-        self._records.add(saved.record)
-        self._progress(file.passed)
-        self._unwritten = self._unwritten + 1 if saved.unwritten else 0
-        if saved.disk_failed or self._unwritten >= _MAX_UNWRITTEN:
-            self.stopped = self.stopped or f"results cannot be written: {saved.record['error']}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Saved:
-    """What became of a result."""
-
-    record: dict[str, Any]
-    unwritten: bool = False
-    """Its files could not be written."""
-    disk_failed: bool = False
-    """Nor could those of others."""
-
-
-def _save(job: FolderJob, file: _File, result: Purification, seconds: float) -> _Saved:
-    """Write the files of a result and make its record, which is to be written after the files."""
-    try:
-        saved = save_purification(job.out, file.output, result, bits=file.bits, single_query=job.single_query)
-        if job.full_size:
-            whole = read_image(job.file(file.name), keep_grey=job.keep_grey)
-            saved |= _save_full_size(job, file.output, whole, result, file.bits)
-    except (InvalidImageError, OSError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        failure = _failure(job, file.name, error)
-        return _Saved(
-            record={**failure, **answer(result, single_query=job.single_query)},  # which was paid for
-            unwritten=True,
-            disk_failed=isinstance(cause, OSError) and cause.errno in _DISK_ERRORS,
-        )
-    record = {
-        "file": file.name,
-        "content": file.content,
-        **saved,
-        "notes": [*file.notes, *saved["notes"]],
-        "seconds": round(seconds, 6),
-        **_identity(job),
-        "error": None,
-    }
-    return _Saved(record=record)
-
-
-def _has_full_size(job: FolderJob, record: dict[str, Any]) -> bool:
-    return "full_size" in record and (job.out / record["full_size"]).exists()
-
-
-def _full_size_of(job: FolderJob, name: str, output: str, record: dict[str, Any]) -> dict[str, str]:
-    """Write the picture in full size from the result of an earlier run; returns the fields for its record."""
-    whole = read_image_file(job.file(name), keep_grey=job.keep_grey)
-    make_result_folders(job.out, output, full_size=True)
-    result = load_purification(job.out, record, keep_grey=job.keep_grey)
-    return _save_full_size(job, output, whole.pixels, result, whole.bits)
-
-
-def _save_full_size(job: FolderJob, output: str, whole: Tensor, result: Purification, bits: int) -> dict[str, str]:
-    """Write a picture ``(C, H, W)`` with what was restored; returns the fields for its record."""
-    purified = result.images[0]
-    if job.view is not None:
-        purified = whole if result.hidden is None else job.view.paste(whole, purified, result.hidden[0])
-    path = Path("full", output + ".png")
-    write_png(job.out / path, purified, bits=bits if is_grey(purified) else 8)
-    return {"full_size": path.as_posix()}
-
-
-def _failure(job: FolderJob, name: str, error: Exception) -> dict[str, Any]:
-    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return {"file": name, **_identity(job), "error": message}
-
-
-def _identity(job: FolderJob) -> dict[str, str]:
-    return {"key_fingerprint": job.key_fingerprint, "config_digest": job.config_digest}

@@ -151,10 +151,10 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not the weights of EfficientNet-Lite0"):
         network.load_backbone(str(tmp_path / "part.pth"))
     torch.save(nn.Linear(1, 1), tmp_path / "code.pth")
-    with pytest.raises(CheckpointError, match="weights only"):
+    with pytest.raises(CheckpointError, match="is refused"):
         read_state_dict(tmp_path / "code.pth")
     torch.save({"weights": [1, 2]}, tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="no state dictionary"):
+    with pytest.raises(CheckpointError, match="not hold a dictionary of tensors"):
         read_state_dict(tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="set backbone to a folder"):
         PretrainedResNet50(10).load_backbone(str(tmp_path))  # a folder without a model

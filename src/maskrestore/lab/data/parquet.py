@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskrestore.errors import DataError, MissingDependencyError
 from maskrestore.lab.data.specs import DatasetSpec
-from maskrestore.lab.data.stored import EncodedRows, StoredImages, decode_image
+from maskrestore.lab.data.stored import EncodedRows, StoredImages, decode_square
 
 __all__ = ["read_labelled_images"]
 
@@ -61,5 +61,5 @@ def read_labelled_images(files: Sequence[Path], spec: DatasetSpec) -> tuple[Tens
     images = torch.empty((len(rows), 3, size, size), dtype=torch.uint8)
     for number in range(len(rows)):
         encoded, where = rows[number]
-        images[number] = decode_image(encoded, size, where, crop=False)
+        images[number] = decode_square(encoded, size, where, crop=False)
     return images, targets

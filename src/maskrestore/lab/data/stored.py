@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maskrestore.errors import DataError
 
-__all__ = ["EncodedFiles", "EncodedRows", "StoredImages", "decode_image"]
+__all__ = ["EncodedFiles", "EncodedRows", "StoredImages", "decode_square"]
 
 _BUDGET = 256 * 2**20
 """Bytes of encoded pictures of parquet files that are kept in memory."""
@@ -39,7 +39,7 @@ class StoredImages:
     """A split of photographs, indexed like a tensor ``(N, 3, S, S)`` uint8. It decodes only what is asked for."""
 
     def __init__(self, encoded: _Encoded, size: int) -> None:
-        """size: side S in pixels, see ``decode_image``."""
+        """size: side S in pixels, see ``decode_square``."""
         self._encoded = encoded
         self._size = size
         self._replaced: dict[int, Tensor] = {}
@@ -98,7 +98,7 @@ class StoredImages:
 
     def _decoded(self, row: int) -> Tensor:
         encoded, where = self._encoded[row]
-        return decode_image(encoded, self._size, where, crop=True)
+        return decode_square(encoded, self._size, where, crop=True)
 
 
 class _Chosen:
@@ -189,7 +189,7 @@ class EncodedRows:
         return self._kept[number]
 
 
-def decode_image(encoded: object, size: int, where: str, *, crop: bool) -> Tensor:
+def decode_square(encoded: object, size: int, where: str, *, crop: bool) -> Tensor:
     """Decode one image to ``(3, size, size)`` uint8.
 
     An image of another size is resized bilinearly. crop: resize its shorter side to ``size`` and keep the middle;

@@ -6,11 +6,10 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from maskrestore.errors import CheckpointError
 from maskrestore.lab.victims.network import VictimNetwork
+from maskrestore.mae.checkpoints.weight_files import as_tensors, read_pickle
 from maskrestore.runtime.digests import digest, digest_of_file
 
 __all__ = ["Mean", "PretrainedNetwork", "backbone_identity", "read_state_dict"]
@@ -99,16 +98,11 @@ def backbone_identity(source: str) -> str:
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     """Read a PyTorch checkpoint: a state dictionary, alone or below "state_dict" or "model", as training code saves it.
 
-    A leading "module." of names, which data parallel training adds, is removed. Only tensors are read, no other
-    objects. Raises CheckpointError for any other file.
+    A leading "module." of names, which data parallel training adds, is removed. Raises CheckpointError for any other
+    file, and for one that would run code, which is not run.
     """
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for files that are none of its own
-        raise CheckpointError(f"{path} is not a checkpoint of PyTorch with weights only: {error}") from error
+    found = read_pickle(Path(path))
     for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
+        if isinstance(found.get(key), dict):
             found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise CheckpointError(f"{path} has no state dictionary; expected names and tensors")
-    return {name.removeprefix("module."): value for name, value in found.items()}
+    return {name.removeprefix("module."): value for name, value in as_tensors(found, Path(path)).items()}

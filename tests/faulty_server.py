@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
         if "inputs" not in header:
             return np.zeros(0)
         (entry,) = header["inputs"]
-        dtype = {"FP32": "<f4", "FP16": "<f2", "UINT8": "u1"}[entry["datatype"]]
+        dtype = {"FP32": "<f4", "FP16": "<f2", "UINT8": "u1", "INT32": "<i4"}[entry["datatype"]]
         raw = self.body[int(length) :] if length else b""
         if length:
             assert entry["parameters"]["binary_data_size"] == len(raw)
