@@ -97,7 +97,7 @@ def measure(stream: Stream, kind: Any) -> dict[str, Any]:
     """Purify a stream in this process. Returns a row of the record."""
     torch.manual_seed(0)
     classifier = ModuleClassifier(ResNet18(10, width=32))
-    defense = BDMAE(load_restorer(), PROFILES["paper"], chunk_size=stream.chunk)
+    defense = BDMAE(load_restorer("mae-tiny-32"), PROFILES["paper"], chunk_size=stream.chunk)
     defense.purify(torch.rand(1, 3, stream.size, stream.size), classifier)
     resident, meter = _resident(), MemoryMeter()
     seconds = Clock("cpu", kind).seconds(lambda: purify(defense, stream, classifier))

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrestore import BDMAE, PROFILES, ModuleClassifier, load_restorer
+from maskrestore import BDMAE, PROFILES, ModuleClassifier
 from maskrestore.errors import ConfigError
 from maskrestore.lab.attacks import Attack
 from maskrestore.lab.data import ImageDataset, load_dataset
@@ -32,7 +32,8 @@ from maskrestore.lab.measure.run import choose_images, triggered_images
 from maskrestore.lab.victims import VictimConfig, load_packaged_victim, load_victim, victim_attack
 from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.checkpoints.weight_files import weights_digest
-from maskrestore.mae.restorer import DEFAULT_RESTORER, MAERestorer
+from maskrestore.mae.choice import named_restorer
+from maskrestore.mae.restorer import MAERestorer
 from maskrestore.runtime.environment import current_environment
 from maskrestore.runtime.precision import fast_arithmetic
 from maskrestore.statistics import Rate
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32, help="width of the victim's ResNet-18")
     parser.add_argument("--count", type=int, default=200, help="images without the trigger, and as many with it")
     parser.add_argument("--profile", choices=list(PROFILES), default="default")
-    parser.add_argument("--restorer", default=DEFAULT_RESTORER)
+    parser.add_argument("--restorer", default="mae-tiny-32")
     parser.add_argument(
         "--low", choices=("bfloat16", "int8", "direct"), default="bfloat16", help="what to compare with float32"
     )
@@ -115,12 +116,12 @@ def main() -> None:
 
 
 def make_restorer(name: str, precision: str, device: str) -> MAERestorer:
-    """precision: of :func:`load_restorer`; or ``direct``: float32 without Winograd convolutions.
+    """precision: of :func:`named_restorer`; or ``direct``: float32 without Winograd convolutions.
 
     Raises ConfigError for ``direct`` if float32 has no Winograd convolutions.
     """
     if precision != "direct":
-        return load_restorer(name, precision=precision, device=device)  # type: ignore[arg-type]
+        return named_restorer(name, precision=precision, device=device)  # type: ignore[arg-type]
     network = load_network(name)
     if device != "cpu" or network.in_float32() is network:
         raise ConfigError(f"{name} on {device} has nothing but plain convolutions in float32")

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 
-from maskrestore import ModuleClassifier, load_restorer
+from maskrestore import ModuleClassifier
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.lab.data import load_dataset
 from maskrestore.lab.measure.run import choose_images
 from maskrestore.lab.victims import VictimConfig, load_victim, read_victim_record
+from maskrestore.mae.choice import named_restorer
 from maskrestore.mae.training.pretrain import random_hidden
 from maskrestore.runtime.environment import current_environment
 
@@ -45,7 +46,7 @@ def main() -> None:
     width = {"width": arguments.width or 32} if arguments.width or arguments.dataset == "cifar10" else {}
     config = VictimConfig(dataset=arguments.dataset, **width)
     classifier = ModuleClassifier(load_victim(config), precision="auto")
-    restorer = load_restorer(arguments.restorer)
+    restorer = named_restorer(arguments.restorer)
     generator = torch.Generator().manual_seed(arguments.seed)
     masks = {
         ratio: random_hidden(len(chosen), restorer.grid, (ratio, ratio), 0.0, generator).split(_AT_A_TIME)

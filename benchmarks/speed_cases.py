@@ -22,7 +22,7 @@ from maskrestore.lab.data.signs import load_signs
 from maskrestore.lab.measure.run import choose_images, triggered_images
 from maskrestore.lab.victims import ResNet18, load_packaged_victim
 from maskrestore.mae.checkpoints.loading import load_network
-from maskrestore.mae.restorer import DEFAULT_RESTORER, RestorerPrecision
+from maskrestore.mae.restorer import RestorerPrecision
 from maskrestore.mae.vit import ViTMAE
 from maskrestore.mae.vit_config import VIT_PRESETS
 from maskrestore.runtime.precision import fast_arithmetic
@@ -102,7 +102,7 @@ def _signs(count: int, clock: Clock, triggered_share: float) -> Case:
         images[triggered] = triggered_images(signs.images[triggered], packaged.attack)
     return Case(
         name="tiny-conv",
-        network=load_network(DEFAULT_RESTORER).to(clock.device).eval(),
+        network=load_network("mae-tiny-32").to(clock.device).eval(),
         module=packaged.network,
         images=images,
         profiles=PROFILES,

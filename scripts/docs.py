@@ -89,6 +89,7 @@ def records() -> str:
         | `label` | its label of the purified image: the answer |
         | `full_size` | with `--full-size`: where the whole picture is |
         | `queries` | how often the classifier was asked about this image |
+        | `restorer` | name of the masked autoencoder that restored it |
         | `restored` | share of the tokens that were restored, in [0, 1] |
         | `notes` | what to know of it: faulty metadata, bits that were lost, a size far beyond the restorer's |
         | `seconds` | time the image took |

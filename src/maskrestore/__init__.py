@@ -23,7 +23,8 @@ from maskrestore.classifiers import (
 from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig, fast, protect, within
 from maskrestore.imaging.codec import read_image, write_png
 from maskrestore.imaging.views import View
-from maskrestore.mae.restorer import MAERestorer, load_restorer
+from maskrestore.mae.choice import load_restorer
+from maskrestore.mae.restorer import MAERestorer
 from maskrestore.runtime.settings import with_settings
 from maskrestore.types import Classifier, Defense, Purification, Restorer, StreamItem, StreamResult
 

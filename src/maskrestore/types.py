@@ -21,6 +21,7 @@ __all__ = [
     "Progress",
     "Purification",
     "Restorer",
+    "RestorerChoice",
     "StreamItem",
     "StreamResult",
     "StreamingClassifier",
@@ -62,6 +63,18 @@ class Restorer(Protocol):
         images: ``(B, C, H, W)`` in [0, 1], any ``H`` and ``W``. hidden: ``(B, g, g)`` bool, or ``(B, M, g, g)`` for M
         masks of each image. Returns ``(B, C, H, W)``, or ``(B, M, C, H, W)``, in [0, 1], where the images are.
         """
+
+
+@runtime_checkable
+class RestorerChoice(Protocol):
+    """Chooses a restorer for each picture by its size."""
+
+    @property
+    def device(self) -> torch.device:
+        """Of all its restorers."""
+
+    def for_size(self, height: int, width: int) -> Restorer:
+        """The restorer for pictures of this size in pixels; always the same for the same size."""
 
 
 class PreparingRestorer(Restorer, Protocol):

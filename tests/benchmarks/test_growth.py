@@ -36,7 +36,7 @@ def test_memory_that_grows_with_the_number_of_images_is_noticed(peak: float, bou
 
 def test_a_row_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     small = ConvMAE(ConvMAEConfig(image_size=16, widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1,)))
-    monkeypatch.setattr(growth, "load_restorer", lambda: MAERestorer(small))
+    monkeypatch.setattr(growth, "load_restorer", lambda name: MAERestorer(small))
     monkeypatch.setattr(growth, "ResNet18", lambda classes, width: ResNet18(classes, width=4))
     found = measure(Stream(count=2, size=16, chunk=1), "cpu")
     assert found["seconds_per_image"] > 0

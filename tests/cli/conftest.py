@@ -75,8 +75,8 @@ def model(tmp_path, monkeypatch):
 
 @pytest.fixture
 def grey_restorer(monkeypatch):
-    for command in ("purify", "lab.evaluate", "demo"):
-        monkeypatch.setattr(f"maskrestore.cli.{command}.load_restorer", lambda *name, **options: GreyRestorer())
+    for loader in ("purify.load_restorer", "lab.evaluate.named_restorer", "demo.named_restorer"):
+        monkeypatch.setattr(f"maskrestore.cli.{loader}", lambda *name, **options: GreyRestorer())
 
 
 @pytest.fixture

@@ -82,3 +82,29 @@ def test_a_result_is_read_back_as_it_was_saved(tmp_path):
     assert (again.images - result.images).abs().max() <= 0.5 / 255 + 1e-6
     for name in ("labels", "original_labels", "queries", "hidden", "scores", "initial_label_scores"):
         assert torch.equal(getattr(again, name), getattr(result, name))
+
+
+class ChoiceOfMeans:
+    """Restorers of their own names for small and for larger pictures."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self._small, self._large = MeanRestorer(grid=8), MeanRestorer(grid=4)
+        self._small.name, self._large.name = "small", "large"
+
+    def for_size(self, height: int, width: int) -> MeanRestorer:
+        return self._small if height * width <= 32 * 32 else self._large
+
+
+def test_records_and_report_say_which_restorer_an_image_got(job):
+    write_png(job.source / "larger.png", torch.full((3, 48, 48), 0.5))
+    chosen = dataclasses.replace(job, defense=BDMAE(ChoiceOfMeans(), key="secret"))
+    purify_folder(chosen)
+    records = {one["file"]: one for one in map(json.loads, (job.out / "records.jsonl").open())}
+    assert {name: one.get("restorer") for name, one in records.items()} == {
+        **{f"{index}.png": "small" for index in range(4)},
+        "larger.png": "large",
+        "broken.png": None,
+    }
+    assert "large: 1 image, small: 4 images" in write_folder_report(chosen).read_text()

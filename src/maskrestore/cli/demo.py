@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +17,13 @@ from maskrestore.defense.profiles import PROFILES
 from maskrestore.lab.attacks import Attack
 from maskrestore.lab.data.dataset import ImageDataset
 from maskrestore.lab.data.signs import load_signs
+from maskrestore.lab.data.specs import dataset_spec
 from maskrestore.lab.measure.defenses import DefenseUnderTest, VictimUnderTest, make_defense
 from maskrestore.lab.measure.records import Record, VictimEntry, write_record
 from maskrestore.lab.measure.run import choose_images, evaluate
 from maskrestore.lab.victims import load_packaged_victim
 from maskrestore.mae.checkpoints.weight_files import weights_digest
-from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
+from maskrestore.mae.choice import named_restorer
 from maskrestore.reporting import (
     Metric,
     ReportEntry,
@@ -87,11 +89,12 @@ def demo(
             asr=None,
         ),
     )
+    restorer = dataset_spec("signs").restorer
     defense = make_defense(
         {"default": "bdmae"}.get(profile, f"bdmae-{profile}"),
         PROFILES[profile],
-        restorer=load_restorer,
-        restorer_name=DEFAULT_RESTORER,
+        restorer=functools.partial(named_restorer, restorer),
+        restorer_name=restorer,
     )
     # More than needed: signs of the attacker's own class cannot show whether the attack succeeds.
     say(f"rendering signs; each is one of {len(class_names)} classes")

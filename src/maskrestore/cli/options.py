@@ -77,7 +77,8 @@ DeviceOption = Annotated[
 RestorerOption = Annotated[
     str,
     typer.Option(
-        help="The masked autoencoder: name of a packaged one, a file of weights, or a folder or name on the hub."
+        help="The masked autoencoder: `auto` for the packaged one that fits the size of a picture, the name of a "
+        "packaged one, a file of weights, or a folder or name on the hub."
     ),
 ]
 DataOption = Annotated[

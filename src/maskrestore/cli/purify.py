@@ -32,7 +32,7 @@ from maskrestore.defense.profiles import PROFILES
 from maskrestore.errors import ConfigError, ImageFileError
 from maskrestore.imaging.views import Convention, View
 from maskrestore.jobs import FolderJob, FolderSummary, purify_folder, write_folder_report
-from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
+from maskrestore.mae.choice import DEFAULT_RESTORER, load_restorer
 from maskrestore.reporting import printable, read_class_names
 from maskrestore.runtime.words import counted
 from maskrestore.types import Classifier

@@ -22,8 +22,8 @@ from maskrestore.defense.profiles import profile_config
 from maskrestore.defense.streams import Key, key_bytes
 from maskrestore.errors import ConfigError, InvalidImageError, PurificationInterruptedError
 from maskrestore.imaging.inputs import as_batch
-from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.types import Classifier, Purification, Restorer, StreamItem, StreamResult
+from maskrestore.mae.choice import DEFAULT_RESTORER, load_restorer
+from maskrestore.types import Classifier, Purification, Restorer, RestorerChoice, StreamItem, StreamResult
 
 __all__ = ["BDMAE", "protect"]
 
@@ -37,7 +37,7 @@ class BDMAE:
 
     def __init__(
         self,
-        restorer: Restorer | str,
+        restorer: Restorer | RestorerChoice | str = DEFAULT_RESTORER,
         profile: BDMAEConfig | str = "default",
         *,
         key: Key = 0,
@@ -45,7 +45,8 @@ class BDMAE:
     ) -> None:
         """Raises ConfigError, and what :func:`load_restorer` raises.
 
-        restorer: a restorer, or a name for :func:`load_restorer`. profile: the name of a profile in
+        restorer: a restorer or a choice by size, or a name for :func:`load_restorer`; ``auto`` takes the packaged one
+        that fits the size of each picture. profile: the name of a profile in
         :data:`maskrestore.PROFILES`, or settings. key: the operator's secret. An attacker who does
         not know it cannot predict the masks; the default, 0, is public. A text is the same key as in MASKRESTORE_KEY.
 
@@ -57,7 +58,7 @@ class BDMAE:
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, got {chunk_size}")
         self.restorer = load_restorer(restorer) if isinstance(restorer, str) else restorer
-        if not isinstance(self.restorer, Restorer):
+        if not isinstance(self.restorer, Restorer | RestorerChoice):
             raise ConfigError(f"expected a restorer or the name of one, got {type(restorer).__name__}")
         self.config = profile_config(profile)
         key_bytes(key)  # raises for an invalid key here, not at the first image
@@ -169,7 +170,7 @@ class BDMAE:
 def protect(
     classifier: Callable[[Tensor], Any],
     *,
-    restorer: Restorer | str = DEFAULT_RESTORER,
+    restorer: Restorer | RestorerChoice | str = DEFAULT_RESTORER,
     profile: BDMAEConfig | str = "default",
     max_queries: int | None = None,
     key: Key | None = None,

@@ -28,8 +28,9 @@ from maskrestore.defense.state import State
 from maskrestore.defense.streams import Key, Stream
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.inputs import as_batch
+from maskrestore.mae.choice import restorer_for
 from maskrestore.runtime.threads import map_on_cores
-from maskrestore.types import Restorer, StreamResult
+from maskrestore.types import Restorer, RestorerChoice, StreamResult
 
 __all__ = ["Pipeline", "purify_cohort"]
 
@@ -132,7 +133,7 @@ class Pipeline:
 
     def __init__(
         self,
-        restorer: Restorer,
+        restorer: Restorer | RestorerChoice,
         config: BDMAEConfig,
         asker: Asker,
         *,
@@ -165,7 +166,9 @@ class Pipeline:
         on_cpu = self._device.type == "cpu"
         streams = list(map(self._stream_of, images)) if on_cpu else map_on_cores(self._stream_of, images)
         oracle = Oracle(len(images), self._config.max_queries)
-        state = State(images.to(self._device), streams, self._restorer, oracle)
+        height, width = images.shape[-2:]
+        restorer = restorer_for(self._restorer, (height, width))
+        state = State(images.to(self._device), streams, restorer, oracle)
         cohort = _Cohort(ids, state, purify_cohort(state, self._config, masked_pixels=self._masked_pixels))
         cohort.advance(None)
         self._cohorts.append(cohort)
@@ -209,12 +212,13 @@ class Pipeline:
 
     def _restored(self, group: list[_Cohort]) -> list[Tensor]:
         requests = [cohort.request for cohort in group if isinstance(cohort.request, Restore)]
+        restorer = group[0].state.restorer  # one for all, since a group has images of one size
         join = getattr(type(requests[0].prepared), "concatenate", None)
         if len(requests) == 1 or join is None:
-            return [self._restorer.restore(one.prepared, one.hidden) for one in requests]
+            return [restorer.restore(one.prepared, one.hidden) for one in requests]
         owners, masks = zip(*(_flat(one.hidden) for one in requests), strict=True)
         prepared = join([one.prepared[owner] for one, owner in zip(requests, owners, strict=True)])
-        restored = self._restorer.restore(prepared, torch.cat(masks)).split([len(flat) for flat in masks])
+        restored = restorer.restore(prepared, torch.cat(masks)).split([len(flat) for flat in masks])
         return [part.unflatten(0, one.hidden.shape[:-2]) for one, part in zip(requests, restored, strict=True)]
 
     def _asked(self, group: list[_Cohort]) -> list[Tensor]:

@@ -37,6 +37,7 @@ class State:
         """images: ``(B, C, H, W)`` in [0, 1]. streams: ``B``."""
         count, grid = len(images), restorer.grid
         self.images = images
+        self.restorer = restorer
         self.prepared = prepared_by(restorer, images)
         self.grid = grid
         self.oracle = oracle

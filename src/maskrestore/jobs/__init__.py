@@ -10,7 +10,7 @@ A folder, from Python (``model`` is a ``torch.nn.Module`` or a function from ima
     job = FolderJob(
         source=Path("photos"),
         out=Path("cleaned"),
-        defense=BDMAE("mae-tiny-32", key="a secret of 16 characters or more"),
+        defense=BDMAE(key="a secret of 16 characters or more"),
         classifier=model,
         classifier_id="stop signs, version 3",
     )

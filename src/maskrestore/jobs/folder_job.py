@@ -22,6 +22,8 @@ from maskrestore.imaging.walking import walk_images
 from maskrestore.jobs.identity import settings_digest
 from maskrestore.jobs.image_records import ImageRecords
 from maskrestore.jobs.result_files import RESULT_FILES, RESULT_FOLDERS, check_results_folder
+from maskrestore.mae.choice import restorer_for
+from maskrestore.types import Restorer
 
 __all__ = ["FolderJob"]
 
@@ -73,10 +75,9 @@ class FolderJob:
         """Whether the only query for an image is spent on what was restored, so that its own label is not known."""
         return self.defense.config.restoration.single_query
 
-    @property
-    def restorer_size(self) -> int | None:
-        """The side of the images that the restorer works on, in pixels; ``None`` if it does not say."""
-        return getattr(getattr(self.defense.restorer, "network", None), "image_size", None)
+    def restorer_for(self, image: Tensor) -> Restorer:
+        """The restorer of a picture ``(C, H, W)``, as it is purified."""
+        return restorer_for(self.defense.restorer, (image.shape[-2], image.shape[-1]))
 
     def shown(self, image: Tensor) -> Tensor:
         """What is purified of a picture ``(C, H, W)``: its view, or the picture."""

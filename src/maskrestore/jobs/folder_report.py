@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -11,9 +12,11 @@ from typing import Any
 from maskrestore.errors import InvalidImageError
 from maskrestore.imaging.codec import read_image
 from maskrestore.jobs.folder_job import FolderJob
+from maskrestore.jobs.image_records import ImageRecords
 from maskrestore.jobs.result_files import load_purification
 from maskrestore.reporting import Evidence, ReportEntry, ReportSummary, entries_from, write_report
 from maskrestore.runtime.settings import flat
+from maskrestore.runtime.words import counted
 
 __all__ = ["write_folder_report"]
 
@@ -60,6 +63,7 @@ def write_folder_report(
         key_fingerprint=job.key_fingerprint,
     )
     with closing(job.open_records()) as records:
+        shown = {**summary.settings, **_restorers(job, records)}
         left_out = {
             reason: (count, records.names_left_out(reason, _NAMES_OF_A_REASON))
             for reason, count in records.left_out().items()
@@ -67,12 +71,19 @@ def write_folder_report(
         return write_report(
             job.out,
             (_entry(record) for record in records.records(job.config_digest) if not record["error"]),
-            replace(summary, left_out=left_out),
+            replace(summary, settings=shown, left_out=left_out),
             class_names=class_names,
             errors=((one["file"], one["error"]) for one in records.records(job.config_digest) if one["error"]),
             max_detailed=max_detailed,
             evidence_of=lambda name: _evidence(job, records.record(name)),
         )
+
+
+def _restorers(job: FolderJob, records: ImageRecords) -> dict[str, str]:
+    """How many images each restorer restored, where the records say it."""
+    counts = Counter(record.get("restorer") for record in records.records(job.config_digest) if not record["error"])
+    words = [f"{name}: {counted(count, 'image')}" for name, count in sorted(counts.items()) if name is not None]
+    return {"restored by": ", ".join(words)} if words else {}
 
 
 def _entry(record: Mapping[str, Any]) -> ReportEntry:

@@ -276,7 +276,7 @@ def _read(job: FolderJob, name: str, output: str, passed: int) -> StreamItem:
     read = read_image_file(file, keep_grey=job.keep_grey)  # before the digest: it refuses huge files and non-files
     make_result_folders(job.out, output, full_size=job.full_size)  # before the query
     pixels = job.shown(read.pixels)
-    size = job.restorer_size
+    size = getattr(getattr(job.restorer_for(pixels), "network", None), "image_size", None)
     far_larger = size is not None and max(pixels.shape[-2:]) > _FAR_LARGER * size
     notes = (*read.notes, f"far larger than the restorer's {size} x {size} pixels") if far_larger else read.notes
     return StreamItem(

@@ -135,10 +135,12 @@ def _save(job: FolderJob, file: JobFile, result: Purification, seconds: float) -
             unwritten=True,
             disk_failed=isinstance(cause, OSError) and cause.errno in _DISK_ERRORS,
         )
+    restorer = getattr(job.restorer_for(result.images[0]), "name", None)
     record = {
         "file": file.name,
         "content": file.content,
         **saved,
+        **({} if restorer is None else {"restorer": restorer}),
         "notes": [*file.notes, *saved["notes"]],
         "seconds": round(seconds, 6),
         **_identity(job),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
-from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.fast.cuda_graphs import CudaGraphs
 from maskrestore.mae.micro_batches import MicroBatching, padded
@@ -23,16 +21,9 @@ from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.precision import Precision, autocast, deterministic_convolutions, resolve_precision
 from maskrestore.runtime.threads import map_on_cores
 
-__all__ = [
-    "DEFAULT_RESTORER",
-    "MAERestorer",
-    "PreparedImages",
-    "RestorerPrecision",
-    "load_restorer",
-]
+__all__ = ["MAERestorer", "PreparedImages", "RestorerPrecision"]
 
 RestorerPrecision = Precision | Literal["int8"]
-DEFAULT_RESTORER = "mae-tiny-32"
 _PASTE_PIXELS = 2**22
 """Pixels of restorations that are enlarged at a time. For large images they take more memory than the network."""
 
@@ -89,6 +80,7 @@ class MAERestorer:
         micro_batch: int | None = None,
         precision: RestorerPrecision = "auto",
         device: str | torch.device = "cpu",
+        name: str | None = None,
     ) -> None:
         """Wrap a network.
 
@@ -103,11 +95,14 @@ class MAERestorer:
         precision: ``auto`` is bfloat16 where the hardware multiplies it fast, else float32. ``int8`` is faster still on
         CPUs with VNNI, and less exact; see ``quantized.py``.
 
+        name: of the weights, for records.
+
         Raises ConfigError for a ``micro_batch`` below 1, an unknown precision (UnknownNameError), and for int8 where it
         is slow or missing.
         """
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(f"micro_batch must be at least 1, got {micro_batch}")
+        self.name = name
         self.device = torch.device(device)
         self.micro_batch = micro_batch
         self.precision = precision if precision == "int8" else resolve_precision(precision, self.device)
@@ -255,18 +250,3 @@ class MAERestorer:
             raise InvalidImageError(
                 f"expected hidden to be bool of shape {expected}, got {hidden.dtype} of shape {tuple(hidden.shape)}"
             )
-
-
-def load_restorer(
-    name_or_path: str | Path = DEFAULT_RESTORER,
-    *,
-    micro_batch: int | None = None,
-    precision: RestorerPrecision = "auto",
-    device: str | torch.device = "cpu",
-) -> MAERestorer:
-    """Load weights and wrap them in a :class:`MAERestorer`, whose settings and errors apply.
-
-    name_or_path: the name of packaged weights, a file, a local folder or a name on the Hugging Face hub; see
-    :func:`~maskrestore.mae.checkpoints.loading.load_network`, which raises CheckpointError.
-    """
-    return MAERestorer(load_network(name_or_path), micro_batch=micro_batch, precision=precision, device=device)

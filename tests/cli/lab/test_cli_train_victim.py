@@ -4,7 +4,6 @@ from maskrestore.cli.lab.train_victim import victim_config
 from maskrestore.lab.data.signs import load_signs
 from maskrestore.lab.victims import VictimData, read_victim_record
 from maskrestore.mae.checkpoints.loading import packaged_digest
-from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
 
 
 def test_a_victim_of_restored_images_names_the_restorer(invoke, tmp_path, monkeypatch):
@@ -17,16 +16,16 @@ def test_a_victim_of_restored_images_names_the_restorer(invoke, tmp_path, monkey
     )
     assert result.exit_code == 0, result.output
     record = read_victim_record(victim_config("signs", None, 0, settings), tmp_path)
-    assert record["config"]["restorer_weights"] == load_restorer(DEFAULT_RESTORER).weights_digest
+    assert record["config"]["restorer_weights"] == packaged_digest("mae-tiny-32")
     result = invoke(
         *("train-victim", "--dataset", "signs", "--cache", tmp_path, "--set", "restorer_weights=12ab"),
         *(word for setting in settings for word in ("--set", setting)),
     )
     assert result.exit_code == 2
-    assert f"the restorer's weights are {packaged_digest(DEFAULT_RESTORER)}" in result.stderr.replace("\n", " ")
+    assert f"the restorer's weights are {packaged_digest('mae-tiny-32')}" in result.stderr.replace("\n", " ")
 
 
-@pytest.mark.parametrize(("settings", "weights"), [([], None), (["restored_rate=0.1"], DEFAULT_RESTORER)])
+@pytest.mark.parametrize(("settings", "weights"), [([], None), (["restored_rate=0.1"], "mae-tiny-32")])
 def test_a_restorer_is_named_only_where_it_counts(settings, weights):
     expected = weights and packaged_digest(weights)
     assert victim_config("cifar10", "corners", 3, settings).restorer_weights == expected

@@ -14,7 +14,7 @@ from maskrestore.lab.paper.layouts import Curves
 from maskrestore.lab.paper.scales import SCALES, cells_of, measured_speeds
 from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.runner.run_cells import run_cells
-from maskrestore.mae.restorer import load_restorer
+from maskrestore.mae.choice import named_restorer
 from maskrestore.runtime.settings import with_settings
 from toy_resources import ToyResources
 
@@ -123,7 +123,7 @@ def test_shapes_are_told_apart():
 
 
 def test_a_cached_restorer_tells_what_the_restorer_is():
-    restorer = load_restorer()
+    restorer = named_restorer("mae-tiny-32")
     cached = copy.copy(CachedRestorer(restorer))
     for name in ("grid", "device", "precision", "weights_digest"):
         assert getattr(cached, name) == getattr(restorer, name)

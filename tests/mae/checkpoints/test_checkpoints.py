@@ -24,8 +24,8 @@ from maskrestore.mae.checkpoints.loading import (
     packaged_names,
     save_network,
 )
+from maskrestore.mae.choice import load_restorer
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
-from maskrestore.mae.restorer import load_restorer
 from maskrestore.mae.vit import ViTMAE
 from maskrestore.mae.vit_config import IMAGENET_MEAN, IMAGENET_STD, VIT_PRESETS, ViTMAEConfig
 

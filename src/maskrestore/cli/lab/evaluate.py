@@ -37,12 +37,13 @@ from maskrestore.lab.measure.defenses import (
     VictimUnderTest,
     default_config,
     make_defense,
+    restorer_of,
 )
 from maskrestore.lab.measure.record_files import cell_records
 from maskrestore.lab.measure.run import evaluate as run_evaluation
 from maskrestore.lab.runner.resources import victim_under_test
 from maskrestore.lab.victims import VictimConfig, read_victim_record, victim_attack
-from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
+from maskrestore.mae.choice import DEFAULT_RESTORER, named_restorer
 from maskrestore.runtime.environment import current_environment
 
 __all__ = ["evaluate"]
@@ -114,7 +115,7 @@ def evaluate(
         maskrestore evaluate --attack corners --defense bdmae-paper --set scores.label_score=contrast
     """
     key = read_key(key_file, warn_without=False)
-    defenses = _defenses(defense, settings or [], (restorer, device), key, max_queries)
+    defenses = _defenses(defense, settings or [], (restorer_of(restorer, dataset), device), key, max_queries)
     victims = [
         victim_config(dataset, None if name == CLEAN else name, target, victim_settings or []) for name in attack
     ]
@@ -153,7 +154,7 @@ def _defenses(
     restorer: its name and device. Raises UnknownNameError or ConfigError for an invalid name, setting or option.
     """
     configs = {name: default_config(name) for name in names}
-    load = functools.cache(lambda: load_restorer(restorer[0], device=restorer[1]))  # all defenses share the weights
+    load = functools.cache(lambda: named_restorer(restorer[0], device=restorer[1]))  # all defenses share the weights
 
     def changed(config: DefenseConfig) -> DefenseConfig:
         """Apply the settings that this defense has, and those that no defense has, so that they raise an error."""

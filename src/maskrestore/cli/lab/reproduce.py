@@ -22,7 +22,7 @@ from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.show.experiments import write_experiment
 from maskrestore.lab.show.leaderboard import diffusion_model_of, read_folders
 from maskrestore.lab.show.results_pages import write_pages
-from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.mae.choice import DEFAULT_RESTORER
 
 __all__ = ["reproduce"]
 

@@ -26,7 +26,7 @@ from maskrestore.lab.victims import (
 )
 from maskrestore.lab.victims import train_victim as train_network
 from maskrestore.mae.checkpoints.loading import packaged_digest
-from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
+from maskrestore.mae.choice import named_restorer
 
 __all__ = ["train_victim", "train_with_progress", "victim_config"]
 
@@ -87,7 +87,7 @@ def victim_config(dataset: str, attack: str | None, target: int, settings: list[
     config = with_overrides(VictimConfig(dataset=dataset, attack=attack, target=target), others)
     untrained_attack(config)  # detect an invalid attack before downloading data
     if config.restored_rate and config.restorer_weights is None:
-        config = dataclasses.replace(config, restorer_weights=packaged_digest(DEFAULT_RESTORER))
+        config = dataclasses.replace(config, restorer_weights=packaged_digest(config.spec.restorer))
     # The default recipe depends on the other settings, so the fields of the recipe are set last.
     return with_overrides(dataclasses.replace(config, recipe=config.training), of_recipe) if of_recipe else config
 
@@ -130,7 +130,7 @@ def restoration(config: VictimConfig, device: str = "cpu") -> Restoration | None
     """
     if not config.restored_rate:
         return None
-    restorer = load_restorer(DEFAULT_RESTORER, device=device)
+    restorer = named_restorer(config.spec.restorer, device=device)
     tokens = restorer.grid**2
 
     def apply(images: Tensor, generator: Generator) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from maskrestore.classifiers import as_classifier
 from maskrestore.defense.streams import Key
@@ -15,8 +14,8 @@ from maskrestore.imaging.inputs import as_batch
 from maskrestore.lab.baselines.base import check
 from maskrestore.lab.baselines.completion import CIFAR10_MEAN, CompletionRestorer, load_completion
 from maskrestore.lab.baselines.gradcam import CAMS, heat_maps, white_box
-from maskrestore.mae.restorer import DEFAULT_RESTORER, load_restorer
-from maskrestore.types import Classifier, Purification, Restorer
+from maskrestore.mae.choice import DEFAULT_RESTORER, load_restorer, restorer_for
+from maskrestore.types import Classifier, Purification, Restorer, RestorerChoice
 
 __all__ = ["Februus", "FebruusConfig"]
 
@@ -36,7 +35,7 @@ class FebruusConfig:
     trigger in the corner, so thresholds of 0.7 and 0.8 miss the trigger. ``stages.2`` with 8x8 positions finds it. On
     GTSRB the opposite holds: the last stage finds triggers that ``stages.2`` misses."""
     restorer: str = DEFAULT_RESTORER
-    """The masked autoencoder that restores: a packaged name, a file, a folder or a hub name."""
+    """The masked autoencoder that restores: ``auto``, a packaged name, a file, a folder or a hub name."""
     generator: str | None = None
     """A file with the weights of a completion network, used instead of ``restorer``: see
     ``completion.load_completion``."""
@@ -75,7 +74,7 @@ class Februus:
     a GAN's generator. The region is extended to whole tokens. The restoration is pasted, not blended.
     """
 
-    def __init__(self, restorer: Restorer, config: FebruusConfig | None = None) -> None:
+    def __init__(self, restorer: Restorer | RestorerChoice, config: FebruusConfig | None = None) -> None:
         self.restorer = restorer
         self.config = FebruusConfig() if config is None else config
 
@@ -89,9 +88,11 @@ class Februus:
         batch, ask = as_batch(images), as_classifier(classifier)
         original = ask(batch)
         heat = heat_maps(module, batch, original, cam=self.config.cam, layer=self.config.layer)
-        scores = self._by_token(heat)
+        restorer = restorer_for(self.restorer, (batch.shape[-2], batch.shape[-1]))
+        # The maximum over the pixels of each token: (B, H, W) -> (B, g, g).
+        scores = F.adaptive_max_pool2d(heat.unsqueeze(1), restorer.grid).squeeze(1)
         hidden = scores >= self.config.threshold
-        purified = self.restorer.restore(batch, hidden)
+        purified = restorer.restore(batch, hidden)
         changed = hidden.flatten(1).any(dim=1)
         labels = original.clone()
         if changed.any():
@@ -104,7 +105,3 @@ class Februus:
             hidden=hidden,
             scores=scores,
         )
-
-    def _by_token(self, heat: Tensor) -> Tensor:
-        """Return the maximum heat over the pixels of each token. ``(B, H, W)`` -> ``(B, g, g)``."""
-        return F.adaptive_max_pool2d(heat.unsqueeze(1), self.restorer.grid).squeeze(1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from maskrestore.errors import UnknownNameError
 from maskrestore.lab.data.sign_shapes import SIGN_NAMES
+from maskrestore.mae.choice import packaged_restorer
 
 __all__ = ["DATASETS", "SMALL_SIDE", "SPLITS", "DatasetSpec", "dataset_spec"]
 
@@ -49,6 +50,11 @@ class DatasetSpec:
     def photographs(self) -> bool:
         """Whether images are larger than 64 pixels. Such a split stays on disk and is decoded when it is used."""
         return self.image_size > SMALL_SIDE
+
+    @property
+    def restorer(self) -> str:
+        """Name of the packaged weights that restore its images by default."""
+        return packaged_restorer(self.image_size, self.image_size)
 
 
 _CIFAR10 = (

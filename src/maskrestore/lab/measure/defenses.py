@@ -18,7 +18,9 @@ from maskrestore.defense.streams import Key, key_fingerprint
 from maskrestore.errors import UnknownNameError
 from maskrestore.lab.baselines import BASELINES, BaselineConfig
 from maskrestore.lab.baselines.diffusion_models import DiffusionSettings
+from maskrestore.lab.data.specs import dataset_spec
 from maskrestore.lab.measure.records import DefenseEntry, VictimEntry
+from maskrestore.mae.choice import DEFAULT_RESTORER
 from maskrestore.runtime.settings import differences
 from maskrestore.types import Classifier, Defense, Purification, Restorer
 
@@ -31,7 +33,9 @@ __all__ = [
     "VictimUnderTest",
     "default_config",
     "make_defense",
+    "restorer_of",
     "settings_in_force",
+    "with_restorer",
 ]
 
 
@@ -97,6 +101,17 @@ def default_config(name: str) -> DefenseConfig:
     return DEFENSES[name]
 
 
+def restorer_of(name: str, dataset: str) -> str:
+    """Return the name of a restorer; for ``auto``, that of the packaged weights for the images of a data set."""
+    return dataset_spec(dataset).restorer if name == DEFAULT_RESTORER else name
+
+
+def with_restorer(config: Any, name: str) -> Any:
+    """Return settings whose restorer, if they have one and it is ``auto``, is the one of this name."""
+    chooses = getattr(config, "restorer", None) == DEFAULT_RESTORER
+    return dataclasses.replace(config, restorer=name) if chooses else config
+
+
 def settings_in_force(config: DefenseConfig) -> dict[str, Any]:
     """Return the settings of a defense as a dictionary, for records and digests."""
     return config.to_dict() if isinstance(config, BDMAEConfig) else dataclasses.asdict(config)
@@ -114,13 +129,14 @@ def make_defense(
     """Build a defense of :data:`DEFENSES`, with its default settings or those in ``config``.
 
     restorer: loads the masked autoencoder; called for BDMAE only, other defenses load their own networks.
-    restorer_name: its name, for the record. device: where a diffusion model runs; it is not recorded as a setting. The
-    name in the record has the changed settings in brackets. Raises UnknownNameError for an unknown name, and what
-    loading the networks raises.
+    restorer_name: its name, for the record; not ``auto``, see :func:`restorer_of`. device: where a diffusion model
+    runs; it is not recorded as a setting. The name in the record has the changed settings in brackets. Raises
+    UnknownNameError for an unknown name, and what loading the networks raises.
     """
     standard = default_config(name)
     config = standard if config is None else config
     label = name + _in_brackets(differences(standard, config))
+    config = with_restorer(config, restorer_name)
     if isinstance(config, BDMAEConfig):
         defense: Defense = BDMAE(restorer(), config, key=key)
     else:

@@ -13,10 +13,16 @@ from maskrestore.lab.attacks import Mode
 from maskrestore.lab.baselines import DETECTORS
 from maskrestore.lab.baselines.diffusion_models import DiffusionSettings
 from maskrestore.lab.data.specs import dataset_spec
-from maskrestore.lab.measure.defenses import DefenseConfig, default_config, settings_in_force
+from maskrestore.lab.measure.defenses import (
+    DefenseConfig,
+    default_config,
+    restorer_of,
+    settings_in_force,
+    with_restorer,
+)
 from maskrestore.lab.victims import VictimConfig
 from maskrestore.mae.checkpoints.loading import packaged_digest
-from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.mae.choice import DEFAULT_RESTORER
 from maskrestore.runtime.digests import digest_of_json
 from maskrestore.runtime.settings import with_settings
 
@@ -142,9 +148,13 @@ class Cell:
     scale: Scale
     repeat: int = 0
     restorer: str = DEFAULT_RESTORER
-    """The masked autoencoder of defenses that use one: a packaged name, file, folder or hub name."""
+    """The masked autoencoder of defenses that use one: a packaged name, file, folder or hub name. ``auto`` becomes the
+    packaged name for the images of the case."""
     diffusion: str | None = None
     """Digest of the diffusion model, if it replaces the default of the defense. Other defenses ignore it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "restorer", restorer_of(self.restorer, self.case.dataset))
 
     @property
     def poisoned(self) -> VictimConfig:
@@ -160,7 +170,7 @@ class Cell:
             # Targets of the repeats are three classes apart, to avoid neighbouring classes. All-to-all has no target.
             target=(case.first_target + 3 * self.repeat) % classes if case.mode == "all-to-one" and case.attack else 0,
             restored_rate=case.restored_rate,
-            restorer_weights=packaged_digest(DEFAULT_RESTORER) if case.restored_rate else None,
+            restorer_weights=packaged_digest(dataset_spec(case.dataset).restorer) if case.restored_rate else None,
             augmented_trigger=case.augmented_trigger,
             seed=self.repeat,
             init="scratch" if case.from_scratch else scale.init,
@@ -186,7 +196,7 @@ class Cell:
     @property
     def config(self) -> DefenseConfig | Any:
         """Settings of the defense or detector."""
-        return self.variant.config(self.case.architecture)
+        return with_restorer(self.variant.config(self.case.architecture), self.restorer)
 
     @property
     def count(self) -> int | None:

@@ -13,7 +13,7 @@ from maskrestore.lab.paper.catalogue import EXPERIMENTS
 from maskrestore.lab.paper.cells import Cell, Scale, expand
 from maskrestore.lab.paper.layouts import Curves, Experiment, Pictures, Table
 from maskrestore.lab.victims import VictimConfig
-from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.mae.choice import DEFAULT_RESTORER
 from maskrestore.runtime.environment import Environment
 
 __all__ = [

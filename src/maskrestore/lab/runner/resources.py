@@ -29,7 +29,8 @@ from maskrestore.lab.victims import (
     victim_path,
 )
 from maskrestore.mae.checkpoints.weight_files import weights_digest
-from maskrestore.mae.restorer import MAERestorer, load_restorer
+from maskrestore.mae.choice import named_restorer
+from maskrestore.mae.restorer import MAERestorer
 from maskrestore.runtime.digests import digest, raw_digest
 from maskrestore.runtime.precision import fast_arithmetic
 
@@ -87,7 +88,7 @@ def make_resources(
 
     @functools.cache
     def restorer(name: str) -> MAERestorer:
-        return load_restorer(name, device=device)
+        return named_restorer(name, device=device)
 
     def attack(cell: Cell) -> Attack | None:
         return victim_attack(cell.poisoned, cache)

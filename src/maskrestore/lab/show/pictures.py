@@ -16,7 +16,7 @@ from maskrestore.lab.paper.layouts import Pictures
 from maskrestore.lab.runner.resources import Resources
 from maskrestore.lab.show.mosaic import Tile, mosaic
 from maskrestore.lab.show.plots import COLOURS, new_figure, save
-from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.mae.choice import DEFAULT_RESTORER
 from maskrestore.reporting import ReportEntry, entries_from, write_figure
 from maskrestore.types import Purification
 
