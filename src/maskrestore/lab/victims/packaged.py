@@ -15,7 +15,9 @@ from torch import nn
 from maskrestore.errors import CheckpointError, UnknownNameError
 from maskrestore.lab.attacks import Attack
 from maskrestore.lab.data.specs import dataset_spec
+from maskrestore.lab.victims.architectures import ARCHITECTURES
 from maskrestore.lab.victims.config import VictimConfig, default_recipe
+from maskrestore.lab.victims.pretrained import PretrainedNetwork
 from maskrestore.lab.victims.resnet import ResNet18
 from maskrestore.lab.victims.store import build_network, load_victim, read_victim_record, read_weights
 from maskrestore.lab.victims.train import victim_attack
@@ -77,18 +79,26 @@ def export_victim(config: VictimConfig, path: Path, cache: Path | str | None = N
     return path
 
 
-def read_feature_extractor(path: Path) -> ResNet18:
-    """Load a ResNet-18 that :func:`export_victim` wrote, with frozen weights, in evaluation mode.
+def read_feature_extractor(source: str | Path) -> ResNet18 | PretrainedNetwork:
+    """Load a network whose feature maps a restorer is to keep, with frozen weights, in evaluation mode.
 
-    Raises CheckpointError for any other file.
+    source: a file with a ResNet-18 that :func:`export_victim` wrote, or the name of a pretrained architecture, such as
+    "efficientnet-lite2". Raises CheckpointError for any other file, and what loading pretrained weights raises.
     """
+    architecture = ARCHITECTURES.get(str(source))
+    if architecture is not None and issubclass(architecture, PretrainedNetwork):
+        pretrained = architecture(2, mean=architecture.INPUT_MEAN, std=architecture.INPUT_STD)
+        pretrained.load_backbone(None)
+        return pretrained.eval().requires_grad_(False)
+    path = Path(source)
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads(file.metadata()["config"])
         network = ResNet18(len(dataset_spec(config["dataset"]).class_names), width=config["width"])
     except Exception as error:  # not safetensors, or without the metadata of a victim
         raise CheckpointError(
-            f"{path} is not a victim that `maskrestore train-victim --export` wrote: {error}"
+            f"{path} is neither a victim that `maskrestore train-victim --export` wrote nor one of "
+            f"{', '.join(name for name, one in ARCHITECTURES.items() if issubclass(one, PretrainedNetwork))}: {error}"
         ) from error
     read_weights(network, path)
     return network.requires_grad_(False)

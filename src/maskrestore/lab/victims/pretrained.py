@@ -50,6 +50,16 @@ class PretrainedNetwork(VictimNetwork):
             out = block(out)
         return out
 
+    def stage_features(self, images: Tensor) -> list[Tensor]:
+        """Return the last feature map of each scale, from H/4 x W/4 to H/32 x W/32."""
+        out, maps = self.normalised(images), list[Tensor]()
+        for block in self.backbone:
+            before, out = out, block(out)
+            # H/4 is rounded up when a side is odd.
+            if out.shape[-1] < before.shape[-1] < images.shape[-1] / 3:
+                maps.append(before)
+        return [*maps, out]
+
     def head_from_features(self, features: Tensor) -> Tensor:
         """Return the logits ``(B, num_classes)`` of a feature map."""
         logits: Tensor = self.head(features)
