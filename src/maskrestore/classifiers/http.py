@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,18 +17,25 @@ from torch import Tensor
 from maskrestore.classifiers.answers import checked_labels
 from maskrestore.classifiers.class_names import ClassNames
 from maskrestore.classifiers.http_images import BodyTemplate, LabelPath
-from maskrestore.classifiers.http_transport import Transport, Unanswered, parsed_json
+from maskrestore.classifiers.http_transport import Reply, Transport, Unanswered, parsed_json
 from maskrestore.classifiers.model_answers import ModelAnswers
 from maskrestore.classifiers.normalisation import (
     ChannelOrder,
     Channelwise,
     Layout,
-    arranged,
     checked_layout,
     checked_size,
 )
-from maskrestore.classifiers.onnx_inputs import pixel_rules
-from maskrestore.classifiers.open_inference import BINARY_HEADER, ModelAddress, question, read_reply, served_model
+from maskrestore.classifiers.onnx_inputs import OnnxInput, packed, pixel_rules
+from maskrestore.classifiers.open_inference import (
+    ModelAddress,
+    ServedModel,
+    question,
+    read_outputs,
+    read_reply,
+    served_model,
+)
+from maskrestore.classifiers.open_inference_messages import BINARY_HEADER, MessageTensor
 from maskrestore.classifiers.retrying import Waits, longer
 from maskrestore.errors import (
     ClassifierError,
@@ -123,14 +131,18 @@ class HttpClassifier:
         self.notes: list[str] = []
         """What was assumed without being said."""
         self._body: BodyTemplate | None = None
+        self.served: ServedModel | None = None
+        """What a server of the Open Inference Protocol takes and answers; None for another endpoint."""
+        self.metadata: dict[str, Any] = {}
+        """What it says about the model."""
         if body is not None or label is not None or model is None:
             given = {"mean": mean, "std": std, "pixel_range": pixel_range, "channel_order": channel_order,
                      "layout": layout, "output": output, "binary": binary}  # fmt: skip
             self._describe_endpoint(body, label, [name for name, value in given.items() if value is not None])
         else:
-            self._describe_model(model, checked_layout(layout), output, binary)
-            self._normalise, assumed = pixel_rules(
-                self._model.input,
+            served = self._describe_model(model, checked_layout(layout), output, binary)
+            self.normalise, assumed = pixel_rules(
+                served.input,
                 address,
                 {},
                 mean=0.0 if mean is None else mean,
@@ -257,24 +269,26 @@ class HttpClassifier:
 
     def _describe_model(
         self, model: ModelAddress, layout: Layout | None, output: str | None, binary: bool | None
-    ) -> None:
+    ) -> ServedModel:
         metadata = self._json(model.model)
         try:
             server = self._json(model.server)
         except ClassifierError:
             server = None  # it only says what else the server offers
-        self._infer = f"{model.model}/infer"
-        self._model = served_model(
+        self._place = model.model
+        served = served_model(
             metadata, server, self.address, layout=layout, input_size=self.input_size, output=output, binary=binary
         )
+        self.metadata, self.served = dict(metadata), served
         if not metadata.get("inputs"):
             self.notes.append(f"{self.address} does not say what it takes; it is sent float32 (1, 3, H, W)")
-        if len(self._model.input.layouts) > 1:
+        if len(served.input.layouts) > 1:
             raise ConfigError(
                 f"{self.address}: the channels may be the first or the last axis; say which with layout=chw or hwc "
                 "(--layout)"
             )
-        self.input_size = self._model.input.size or self.input_size
+        self.input_size = served.input.size or self.input_size
+        return served
 
     def _json(self, address: str) -> Any:
         try:
@@ -284,34 +298,58 @@ class HttpClassifier:
 
     def _label(self, picture: Tensor) -> Tensor:
         """The label ``(1,)`` of one picture ``(1, C, H, W)``."""
+        if self._body is not None:
+            sized, headers = self._sized(picture), {"Content-Type": self._body.content_type}
+            self._count()
+            reply = self._transport.send("POST", self.address, self._body(sized[0]), headers)
+            return self._number(self._path(reply.content))
+        reply = self._asked(picture)
+        assert self.served is not None
+        return self._number(read_reply(reply.content, reply.headers.get(BINARY_HEADER), self.served.output))
+
+    def outputs(self, picture: Tensor) -> dict[str, MessageTensor]:
+        """The whole answer about one picture ``(1, C, H, W)``: for those who hand it on, and not for the defense.
+
+        Raises what a call raises, but does not wait; and ConfigError for another endpoint than of the Open Inference
+        Protocol.
+        """
+        if self.served is None:
+            raise ConfigError(f"{self.address} is no address of the Open Inference Protocol; only its labels are known")
+        reply = self._asked(picture, everything=True)
+        return read_outputs(reply.content, reply.headers.get(BINARY_HEADER))
+
+    def check_ready(self) -> None:
+        """Ask the server whether the model is ready; nothing is asked at other endpoints than of the protocol.
+
+        Raises RetryLater or ClassifierError if it is not.
+        """
+        if self.served is not None:
+            self._transport.send("GET", f"{self._place}/ready")
+
+    def _asked(self, picture: Tensor, *, everything: bool = False) -> Reply:
+        assert self.served is not None
+        model = dataclasses.replace(self.served, output=None) if everything else self.served
+        content, headers = question(model, self._tensor(self._sized(picture), model.input))
+        self._count()
+        return self._transport.send("POST", f"{self._place}/infer", content, headers)
+
+    def _sized(self, picture: Tensor) -> Tensor:
         batch = as_batch(picture)
-        sized = batch if self.input_size is None else resize(batch, *self.input_size)
+        return batch if self.input_size is None else resize(batch, *self.input_size)
+
+    def _count(self) -> None:
         with self._lock:
             if self.budget is not None and self.sent >= self.budget:
                 raise QueryBudgetError(f"the budget of {self.budget} requests is spent")
             self.sent += 1
-        if self._body is not None:
-            headers = {"Content-Type": self._body.content_type}
-            reply = self._transport.send("POST", self.address, self._body(sized[0]), headers)
-            return self._number(self._path(reply.content))
-        content, headers = question(self._model, self._tensor(sized))
-        reply = self._transport.send("POST", self._infer, content, headers)
-        return self._number(read_reply(reply.content, reply.headers.get(BINARY_HEADER), self._model.output))
 
-    def _tensor(self, picture: Tensor) -> np.ndarray[Any, Any]:
+    def _tensor(self, picture: Tensor, taken: OnnxInput) -> np.ndarray[Any, Any]:
         """What the model takes for a picture ``(1, C, H, W)``."""
-        taken = self._model.input
         if taken.channels not in (None, picture.shape[1]):
             raise InvalidImageError(
                 f"{self.address} takes {taken.channels} channels, got a picture with {picture.shape[1]}"
             )
-        values = arranged(self._normalise(picture), taken.layouts[0])
-        if taken.dtype.kind in "iu":
-            values = values.round()
-        values = values.repeat(taken.batch or 1, *[1] * (values.ndim - 1))
-        if not taken.has_channels:
-            values = values[:, 0]
-        return (values if taken.has_batch else values[0]).numpy().astype(taken.dtype)
+        return packed(self.normalise(picture), taken)
 
     def _number(self, value: Any) -> Tensor:
         """The label of an answer: a number, a name, scores, or a map of scores."""
@@ -329,7 +367,7 @@ class HttpClassifier:
         elif isinstance(value, list) and value and all(isinstance(one, int | float) for one in value):
             value = np.array([value], dtype=None if len(value) == 1 else np.float64)
         elif isinstance(value, np.ndarray):
-            return checked_labels(*self._read(value, self._model.input.batch or 1))[:1]
+            return checked_labels(*self._read(value, (self.served.input.batch if self.served else None) or 1))[:1]
         return checked_labels(*self._read(value, 1))
 
     def _workers(self) -> ThreadPoolExecutor:

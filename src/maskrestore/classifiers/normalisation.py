@@ -110,6 +110,23 @@ class Normalisation:
             normalised = normalised * (high - low) + low
         return normalised.flip(1) if self.channel_order == "bgr" else normalised
 
+    def undo(self, values: Tensor) -> Tensor:
+        """The pixels that were normalised, ``(B, C, H, W)``: what arrives at a model -> [0, 1], but for rounding.
+
+        Raises InvalidImageError for another number of channels.
+        """
+        length, channels = max(len(self.mean), len(self.std)), values.shape[1]
+        if length not in (1, channels):
+            raise InvalidImageError(f"mean and std are for {length} channels, got images with {channels}")
+        pixels = values.flip(1) if self.channel_order == "bgr" else values
+        low, high = self.pixel_range
+        if (low, high) != (0, 1):
+            pixels = (pixels - low) / (high - low)
+        if set(self.mean) == {0.0} and set(self.std) == {1.0}:
+            return pixels
+        mean, std = (_constants(one, values.device) for one in (self.mean, self.std))
+        return pixels * std + mean
+
 
 def arranged(images: Tensor, layout: Layout) -> Tensor:
     """``(B, C, H, W)`` with the axes in the order of a layout: ``(B, H, W, C)`` for ``hwc``, ``(B, C * H * W)`` for

@@ -26,7 +26,7 @@ from maskrestore.classifiers.normalisation import (
     default_micro_batch,
     fixed_chunks,
 )
-from maskrestore.classifiers.onnx_inputs import picture_input, pixel_rules
+from maskrestore.classifiers.onnx_inputs import OnnxInput, picture_input, pixel_rules
 from maskrestore.classifiers.onnx_outputs import answer_names, classes_in_file, one_score
 from maskrestore.errors import ClassifierError, ConfigError, InvalidImageError, MissingDependencyError
 from maskrestore.imaging.inputs import as_batch
@@ -122,6 +122,17 @@ class OnnxClassifier:
     def output(self) -> str:
         """The output that is read."""
         return self._outputs[0]
+
+    @property
+    def taken(self) -> OnnxInput:
+        """What the input takes."""
+        return self._taken
+
+    @property
+    def answers(self) -> tuple[str, list[Any]]:
+        """Type and shape of the output that is read, in ONNX Runtime's words."""
+        (entry,) = (one for one in self._session.get_outputs() if one.name == self.output)
+        return entry.type, list(entry.shape)
 
     @property
     def classes(self) -> tuple[str, ...] | None:

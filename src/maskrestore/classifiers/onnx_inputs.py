@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from maskrestore.classifiers.normalisation import ChannelOrder, Channelwise, Layout, Normalisation
+from maskrestore.classifiers.normalisation import ChannelOrder, Channelwise, Layout, Normalisation, arranged
 from maskrestore.errors import ClassifierError, ConfigError
 
-__all__ = ["FLOATS", "INTEGERS", "OnnxInput", "picture_input", "pixel_rules"]
+__all__ = ["FLOATS", "INTEGERS", "OnnxInput", "packed", "picture_input", "pixel_rules"]
 
 FLOATS: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype("float32"),
@@ -190,6 +191,20 @@ def _flat(
 
 def _size(height: int | None, width: int | None) -> tuple[int, int] | None:
     return None if height is None or width is None else (height, width)
+
+
+def packed(values: Tensor, taken: OnnxInput) -> np.ndarray[Any, Any]:
+    """What a model takes for a normalised picture ``(1, C, H, W)``, in the order and type of its input.
+
+    A model with a fixed number of images gets the picture so many times.
+    """
+    laid = arranged(values, taken.layouts[0])
+    if taken.dtype.kind in "iu":
+        laid = laid.round()
+    laid = laid.repeat(taken.batch or 1, *[1] * (laid.ndim - 1))
+    if not taken.has_channels:
+        laid = laid[:, 0]  # (B, 1, H, W) -> (B, H, W)
+    return (laid if taken.has_batch else laid[0]).numpy().astype(taken.dtype)
 
 
 def pixel_rules(

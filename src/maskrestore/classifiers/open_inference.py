@@ -20,15 +20,15 @@ from maskrestore.classifiers.normalisation import Layout
 from maskrestore.classifiers.onnx_inputs import OnnxInput, picture_input
 from maskrestore.classifiers.onnx_outputs import answer_names
 from maskrestore.classifiers.open_inference_messages import (
-    BINARY_HEADER,
     DTYPES,
     MessageError,
+    MessageTensor,
     read_message,
     write_message,
 )
 from maskrestore.errors import ClassifierError, ClassifierOutputError, ConfigError
 
-__all__ = ["BINARY_HEADER", "ModelAddress", "ServedModel", "question", "read_reply", "served_model"]
+__all__ = ["ModelAddress", "ServedModel", "datatype_of", "question", "read_outputs", "read_reply", "served_model"]
 
 _ONNX_NAMES = {"FP16": "float16", "FP32": "float", "FP64": "double", "BOOL": "bool", "BYTES": "string"}
 _ADDRESS = re.compile(r"(?P<server>https?://.+?/v2)/models/(?P<model>[^/?#]+(?:/versions/[^/?#]+)?)(?:/infer)?/?")
@@ -130,14 +130,7 @@ def read_reply(content: bytes, header_length: str | None, wanted: str | None) ->
     header_length: the header :data:`BINARY_HEADER`, if the reply has it. wanted: the output, or ``None`` for the only
     one.
     """
-    try:
-        reply, tensors = read_message(content, header_length, "outputs")
-    except MessageError as error:
-        raise ClassifierOutputError(str(error)) from error
-    if "outputs" not in reply:
-        if "error" in reply:
-            raise ClassifierError(f"the server answered with an error: {str(reply['error'])[:300]}")
-        raise ClassifierOutputError(f"expected a reply with a list of outputs, got {_kind(reply)}")
+    tensors = read_outputs(content, header_length)
     chosen = wanted if wanted is not None else next(iter(tensors), None)
     if chosen not in tensors:
         raise ClassifierOutputError(f"expected the output {wanted or 'of the model'!r}, got: {', '.join(tensors)}")
@@ -155,6 +148,27 @@ def read_reply(content: bytes, header_length: str | None, wanted: str | None) ->
         return values
     texts = [one.decode(errors="replace") if isinstance(one, bytes) else one for one in values.ravel().tolist()]
     return np.array([*texts, None], dtype=object)[:-1].reshape(values.shape)
+
+
+def read_outputs(content: bytes, header_length: str | None) -> dict[str, MessageTensor]:
+    """All outputs of a reply, by name. Raises ClassifierError for an error that the server reports instead, and
+    ClassifierOutputError for a reply of another form.
+    """
+    try:
+        reply, tensors = read_message(content, header_length, "outputs")
+    except MessageError as error:
+        raise ClassifierOutputError(str(error)) from error
+    if "outputs" not in reply:
+        if "error" in reply:
+            raise ClassifierError(f"the server answered with an error: {str(reply['error'])[:300]}")
+        raise ClassifierOutputError(f"expected a reply with a list of outputs, got {_kind(reply)}")
+    return tensors
+
+
+def datatype_of(kind: str) -> str:
+    """The protocol's name of a type of ONNX Runtime: ``tensor(float)`` -> ``FP32``."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {theirs: ours for ours, theirs in _ONNX_NAMES.items()}.get(name, name.upper())
 
 
 def _declared(entries: object, kind: str, address: str) -> list[_Tensor]:

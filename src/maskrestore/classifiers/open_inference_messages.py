@@ -134,8 +134,8 @@ def write_message(
             entries.append(entry | {"parameters": {"binary_data_size": len(raw)}})
         else:
             entries.append(entry | {"data": values.ravel().tolist()})
-    first, rest = ({kind: entries}, fields) if kind == "inputs" else (fields, {kind: entries})
-    header = json_bytes({**first, **rest})
+    listed: dict[str, Any] = {kind: entries}
+    header = json_bytes(listed | dict(fields) if kind == "inputs" else dict(fields) | listed)
     if not parts:
         return header, {"Content-Type": "application/json"}
     headers = {"Content-Type": "application/octet-stream", BINARY_HEADER: str(len(header))}

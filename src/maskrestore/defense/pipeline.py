@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,7 +26,7 @@ from maskrestore.defense.restoration import adaptive_masks, restore_levels
 from maskrestore.defense.scores import combined_scores, score
 from maskrestore.defense.state import State
 from maskrestore.defense.streams import Key, Stream
-from maskrestore.errors import ConfigError
+from maskrestore.errors import ClassifierError, ConfigError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.mae.choice import restorer_for
 from maskrestore.runtime.threads import map_on_cores
@@ -172,6 +172,18 @@ class Pipeline:
         cohort = _Cohort(ids, state, purify_cohort(state, self._config, masked_pixels=self._masked_pixels))
         cohort.advance(None)
         self._cohorts.append(cohort)
+
+    def drop(self, ids: Iterable[Hashable]) -> None:
+        """Forget images that have not left: nobody waits for them. They get no result, and ask no further question."""
+        unwanted = set(ids)
+        for cohort in list(self._cohorts):
+            rows = [row for row, one in enumerate(cohort.ids) if one in unwanted and not cohort.gone[row]]
+            cohort.errors |= dict.fromkeys(rows, ClassifierError("dropped"))
+            cohort.gone[rows] = True
+            cohort.state.settled[rows] = True
+            if cohort.gone.all():
+                cohort.rounds.close()
+                self._cohorts.remove(cohort)
 
     def step(self) -> list[StreamResult]:
         """Run one round for every image. Returns the results of images that it settled, and the errors of failed ones.
