@@ -1,0 +1,172 @@
+"""What the clients of a model send and get: the same as without a gateway, in the Open Inference Protocol's words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from maskrestore import __version__
+from maskrestore.classifiers import HttpClassifier, OnnxClassifier
+from maskrestore.classifiers.normalisation import Normalisation
+from maskrestore.classifiers.onnx_inputs import OnnxInput
+from maskrestore.classifiers.open_inference import datatype_of
+from maskrestore.errors import ConfigError
+from maskrestore.gateway.config import ModelConfig
+from maskrestore.types import Classifier
+
+__all__ = ["Interface", "interface_of"]
+
+Answer = Literal["labels", "names", "one-hot", "upstream"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """A model as its clients see it."""
+
+    name: str
+    input: OnnxInput
+    datatype: str
+    """Of the input."""
+    normalise: Normalisation
+    """What clients did to their pixels."""
+    output: str
+    answer: Answer
+    """``labels``: a number for each picture. ``names``: a text. ``one-hot``: a row of scores. ``upstream``: what
+    the upstream answers about the purified picture."""
+    answer_type: str
+    """Datatype of the output."""
+    answer_shape: tuple[int, ...]
+    """Axes of the output behind that of the pictures."""
+    declared: Mapping[str, Any]
+    """The upstream's own metadata, if it has any."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata of the model for clients."""
+        outputs = [{"name": self.output, "datatype": self.answer_type, "shape": [-1, *self.answer_shape]}]
+        if self.answer == "upstream" and self.declared.get("outputs"):
+            outputs = list(self.declared["outputs"])
+        inputs = [{"name": self.input.name, "datatype": self.datatype, "shape": self._input_shape()}]
+        return {
+            "name": self.name,
+            "versions": list(self.declared.get("versions") or []),
+            "platform": str(self.declared.get("platform") or "maskrestore"),
+            "inputs": list(self.declared.get("inputs") or inputs),
+            "outputs": outputs,
+            "parameters": {"shielded_by": f"maskrestore {__version__}", "scores": self.answer},
+        }
+
+    def encode(self, labels: Sequence[int], names: Sequence[str] | None) -> np.ndarray[Any, Any]:
+        """The output for labels: ``(B, *answer_shape)``. names: of the classes. Not for the answer ``upstream``.
+
+        Raises ConfigError for a label that is no place among the scores, or has no name.
+        """
+        count = len(labels)
+        if self.answer == "names":
+            unnamed = [label for label in labels if names is None or not 0 <= label < len(names)]
+            if names is None or unnamed:
+                raise ConfigError(f"the label {unnamed[0]} has no name; list the classes of the model")
+            texts = np.array([*(names[label] for label in labels), None], dtype=object)[:-1]
+            return texts.reshape(count, *self.answer_shape)
+        dtype = np.dtype({"BOOL": "bool"}.get(self.answer_type, self.answer_type.lower().replace("fp", "float")))
+        if self.answer == "labels":
+            return np.array(labels).astype(dtype).reshape(count, *self.answer_shape)
+        width = math.prod(self.answer_shape)
+        far = [label for label in labels if not 0 <= label < width]
+        if far:
+            raise ConfigError(f"the model answered {far[0]}, and its scores have {width} places; is class_count right?")
+        rows: np.ndarray[Any, Any] = np.eye(width, dtype=dtype)[np.array(labels)]
+        return rows.reshape(count, *self.answer_shape)
+
+    def _input_shape(self) -> list[int]:
+        taken, (height, width) = self.input, self.input.size or (-1, -1)
+        channels = taken.channels or -1
+        layout = taken.layouts[0]
+        if layout in ("flat", "flat-hwc"):
+            row = height * width * channels if min(height, width, channels) > 0 else -1
+            return [-1, row]
+        picture = [height, width, channels] if layout == "hwc" else [channels, height, width]
+        picture = picture if taken.has_channels else [height, width]
+        return [-1, *picture] if taken.has_batch else picture
+
+
+def interface_of(name: str, classifier: Classifier, config: ModelConfig) -> Interface:
+    """What the clients of a model send and get.
+
+    classifier: of ``config``. Raises ConfigError if something is unclear that the configuration must say.
+    """
+    declared: Mapping[str, Any] = {}
+    if isinstance(classifier, HttpClassifier) and classifier.served is not None:
+        declared, served = classifier.metadata, classifier.served
+        taken, datatype, output = served.input, served.datatype, served.output or "output-0"
+        entry = next((one for one in declared.get("outputs") or [] if one.get("name") == output), None)
+        answer_type = entry["datatype"] if entry else "FP32"
+        shape = [int(axis) for axis in entry["shape"]] if entry else [-1, -1]
+    elif isinstance(classifier, OnnxClassifier):
+        taken, output = classifier.taken, classifier.output
+        datatype = datatype_of(taken.kind)
+        kind, axes = classifier.answers
+        answer_type = datatype_of(kind) if kind.startswith("tensor(") else "INT64"
+        shape = [axis if isinstance(axis, int) else -1 for axis in axes] or [-1]
+    else:
+        taken, datatype = _plain_input(classifier, config), "FP32"
+        scores = config.class_count is not None and config.scores == "one-hot"
+        output, answer_type, shape = ("scores", "FP32", [-1, -1]) if scores else ("label", "INT64", [-1])
+    if len(taken.layouts) > 1:
+        raise ConfigError(f"{name}: the channels may be the first or the last axis; say which with layout = chw or hwc")
+    answer, answer_type, trailing = _answer(name, classifier, config, answer_type, shape[1:])
+    normalise = getattr(classifier, "normalise", None) or Normalisation.of(
+        config.mean or 0.0, config.std or 1.0, config.pixel_range or (0.0, 1.0), config.channel_order or "rgb"
+    )
+    return Interface(
+        name=name, input=taken, datatype=datatype, normalise=normalise, output=output, answer=answer,
+        answer_type=answer_type, answer_shape=trailing, declared=declared,
+    )  # fmt: skip
+
+
+def _answer(
+    name: str, classifier: Classifier, config: ModelConfig, datatype: str, trailing: list[int]
+) -> tuple[Answer, str, tuple[int, ...]]:
+    """How labels are told: the kind of answer, its datatype, and its axes behind that of the pictures."""
+    if config.scores == "upstream":
+        if not (isinstance(classifier, HttpClassifier) and classifier.served is not None):
+            raise ConfigError(
+                f"{name}: only an upstream of the Open Inference Protocol has scores of its own to hand on; use "
+                "scores = one-hot or labels"
+            )
+        return "upstream", datatype, tuple(trailing)
+    if datatype == "BYTES":
+        return "names", "BYTES", tuple(1 for _ in trailing)
+    if not datatype.startswith("FP"):
+        return "labels", datatype, tuple(1 for _ in trailing)
+    if config.scores == "labels":
+        return "labels", "INT64", ()
+    if config.threshold is not None:  # one score: 0 or 1
+        return "labels", datatype, tuple(1 for _ in trailing)
+    free = [place for place, axis in enumerate(trailing) if axis != 1]
+    width = config.class_count or (len(config.classes) if config.classes else None)
+    known = [axis for axis in trailing if axis > 1]
+    if known and width not in (None, known[0]):
+        raise ConfigError(f"{name}: the model has {known[0]} scores, the configuration says {width} classes")
+    width = known[0] if known else width
+    if width is None:
+        raise ConfigError(
+            f"{name}: the model does not say how many scores it answers with; say class_count (--class-count), or "
+            "answer with labels: scores = labels (--scores labels)"
+        )
+    axes = [1] * max(1, len(trailing))
+    axes[free[0] if free else 0] = width
+    return "one-hot", datatype, tuple(axes)
+
+
+def _plain_input(classifier: Classifier, config: ModelConfig) -> OnnxInput:
+    """Of a model that does not say what it takes."""
+    size = getattr(classifier, "input_size", None)
+    return OnnxInput(
+        name="input-0", kind="tensor(float)", dtype=np.dtype("float32"), layouts=(config.layout or "chw",),
+        has_batch=True, has_channels=True, batch=None, channels=None, size=size,
+    )  # fmt: skip

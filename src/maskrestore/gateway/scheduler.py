@@ -1,0 +1,188 @@
+"""Purify the pictures of concurrent requests together: one thread for each model that runs the rounds of a pipeline.
+
+Pictures join between two rounds and leave when they are settled, so a picture never waits for the end of another. The
+result of each is the same bits as alone.
+
+**What a slow upstream does to others.** A round ends when each of its questions has an answer or an error, or took as
+long as ``timeout`` and ``patience`` allow. So a picture whose questions are answered late holds those that share its
+rounds for so long in each; after an error it leaves. Pictures of other models have another thread and are not held. A
+model that runs in this process answers all questions of a round at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskrestore.defense.batching import Limits
+from maskrestore.defense.pipeline import Pipeline
+from maskrestore.gateway.errors import OverloadedError
+from maskrestore.gateway.queues import FairQueue, QueuedPicture
+from maskrestore.types import Purification, StreamResult
+
+__all__ = ["Purified", "Scheduler"]
+
+_WEIGHT_OF_LAST = 0.1
+"""Of the last picture in the running mean of the seconds for a picture."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purified:
+    """The result of a picture."""
+
+    purification: Purification
+    """Of a batch of one."""
+    waited: float
+    """Seconds in the queue."""
+    worked: float
+    """Seconds from its first round to its last."""
+
+
+class Scheduler:
+    """Takes pictures from any thread, and runs a pipeline in its own."""
+
+    def __init__(
+        self,
+        name: str,
+        pipeline: Callable[[], Pipeline],
+        queue: FairQueue,
+        limits: Limits,
+        *,
+        companions: float = 0.0,
+        before_round: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """pipeline: makes one; again after a failure inside it. limits: pictures in the pipeline at a time.
+
+        companions: seconds that the first picture waits for others. before_round: is told until when anybody waits.
+        """
+        self._make, self._pipeline = pipeline, pipeline()
+        self._queue, self._limits, self._companions, self._before_round = queue, limits, companions, before_round
+        self._working: dict[int, QueuedPicture] = {}
+        self._ids = itertools.count()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._seconds = 0.05
+        """For a picture, of late."""
+        self._thread = threading.Thread(target=self._run, name=f"rounds of {name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Pictures in the queue."""
+        return len(self._queue)
+
+    @property
+    def working(self) -> int:
+        """Pictures in the pipeline."""
+        return len(self._working)
+
+    def submit(self, tenant: str, images: Sequence[Tensor], deadline: float) -> list[Future[Purified]]:
+        """Queue pictures ``(C, H, W)`` in [0, 1]; returns a future of each. To cancel it frees its place.
+
+        deadline: by ``time.monotonic``. Raises OverloadedError, queueing none, if there is no place for all of them.
+        """
+        now = time.monotonic()
+        pictures = [QueuedPicture(image=one, tenant=tenant, deadline=deadline, accepted=now) for one in images]
+        with self._changed:
+            if self._closing or not self._queue.add(pictures):
+                wait = max(1, math.ceil(self._seconds * (len(self._queue) + len(self._working))))
+                raise OverloadedError(f"{len(self._queue)} pictures wait already; try again in {wait} s", wait)
+            self._changed.notify()
+        for picture in pictures:
+            picture.future.add_done_callback(lambda future, picture=picture: self._cancelled(future, picture))  # type: ignore[misc]
+        return [picture.future for picture in pictures]
+
+    def close(self) -> None:
+        """Take no more pictures, finish those that are here, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _cancelled(self, future: Future[Purified], picture: QueuedPicture) -> None:
+        if future.cancelled():
+            with self._changed:
+                self._queue.remove(picture)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (len(self._queue) or self._working or self._closing):
+                    self._changed.wait()
+                if not (len(self._queue) or self._working):
+                    return
+                if not self._working and self._companions:
+                    end = time.monotonic() + self._companions
+                    while (left := end - time.monotonic()) > 0 and len(self._queue) < self._limits.images:
+                        self._changed.wait(left)
+                joining = self._queue.take(list(self._working.values()), self._limits.images, self._limits.pixels)
+            try:
+                self._round(joining)
+            except Exception as error:  # of a restorer, say: these pictures fail, the next ones have a new pipeline
+                _LOG.exception("a round failed")
+                for picture in {*self._working.values(), *joining}:
+                    _finish(picture, error)
+                self._working.clear()
+                self._pipeline = self._make()
+
+    def _round(self, joining: list[QueuedPicture]) -> None:
+        self._admit(joining)
+        gone = [number for number, picture in self._working.items() if picture.future.cancelled()]
+        if gone:
+            self._pipeline.drop(gone)
+            for number in gone:
+                del self._working[number]
+        if not self._working:
+            return
+        self._before_round(max(picture.deadline for picture in self._working.values()))
+        for result in self._pipeline.step():
+            assert isinstance(result.id, int)
+            self._deliver(self._working.pop(result.id), result)
+
+    def _admit(self, joining: list[QueuedPicture]) -> None:
+        """Give pictures to the pipeline, those of one size together."""
+        by_size: dict[torch.Size, list[QueuedPicture]] = {}
+        for picture in joining:
+            by_size.setdefault(picture.image.shape, []).append(picture)
+        now = time.monotonic()
+        for group in by_size.values():
+            numbers = [next(self._ids) for _ in group]
+            try:
+                self._pipeline.submit(numbers, torch.stack([one.image for one in group]))
+            except Exception as error:
+                for picture in group:
+                    _finish(picture, error)
+                continue
+            for number, picture in zip(numbers, group, strict=True):
+                picture.begun = now
+                self._working[number] = picture
+
+    def _deliver(self, picture: QueuedPicture, result: StreamResult) -> None:
+        now = time.monotonic()
+        if result.result is None:
+            assert result.error is not None
+            _finish(picture, result.error)
+            return
+        self._seconds += _WEIGHT_OF_LAST * (result.seconds - self._seconds)
+        waited, worked = picture.begun - picture.accepted, now - picture.begun
+        _finish(picture, Purified(purification=result.result, waited=waited, worked=worked))
+
+
+def _finish(picture: QueuedPicture, outcome: Purified | Exception) -> None:
+    if picture.future.done() or not picture.future.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, Exception):
+        picture.future.set_exception(outcome)
+    else:
+        picture.future.set_result(outcome)
