@@ -22,6 +22,7 @@ OPTIONAL = {
     "huggingface_hub": "hub",
     "pillow_heif": "heic",
     **dict.fromkeys(("httpx", "jmespath"), "http"),
+    "fastapi": "gateway",
 }
 """Packages that a bare install lacks, by the extra that brings them."""
 
@@ -69,12 +70,12 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 from maskrestore.cli.app import app
 
-for command in ([], ["demo"], ["purify"], ["inspect"], ["pretrain"], ["reproduce"]):
+for command in ([], ["demo"], ["purify"], ["serve"], ["inspect"], ["pretrain"], ["reproduce"]):
     app([*command, "--help"], standalone_mode=False)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage: ") == 6
+    assert done.stdout.count("Usage: ") == 7
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

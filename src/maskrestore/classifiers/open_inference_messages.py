@@ -179,7 +179,8 @@ def _numbers(data: Sequence[Any], dtype: np.dtype[Any], found: str) -> npt.NDArr
     if wrong is not None or None in data:
         raise MessageError(f"{found}, and holds {str(wrong)[:40]!r}")
     try:
-        return np.array(data, dtype)
+        with np.errstate(over="ignore"):  # to infinity
+            return np.array(data, dtype)
     except (OverflowError, ValueError) as error:
         raise MessageError(f"{found}, and holds numbers that do not fit: {error}") from error
 

@@ -19,6 +19,7 @@ from maskrestore.cli.lab.train_diffusion import train_diffusion
 from maskrestore.cli.lab.train_victim import train_victim
 from maskrestore.cli.pretrain import pretrain
 from maskrestore.cli.purify import purify
+from maskrestore.cli.serve import serve
 from maskrestore.cli.terminal import CommandGroup, warn
 
 __all__ = ["app", "main"]
@@ -56,6 +57,7 @@ def _options(
 
 app.command("demo")(demo)
 app.command("purify")(purify)
+app.command("serve")(serve)
 app.command("inspect")(inspect)
 app.command("evaluate")(evaluate)
 app.command("reproduce")(reproduce)

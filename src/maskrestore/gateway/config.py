@@ -92,7 +92,8 @@ class ModelConfig(_Frozen):
     for the purified picture, with one more query; or labels."""
     class_count: Annotated[int, Field(ge=2)] | None = None
     """Of one-hot scores, where the model does not say it."""
-    profile: str = "default"
+    profile: str = "fast"
+    """With fewer queries than ``default`` for most pictures."""
     settings: dict[str, Any] = {}
     """Settings of the profile that are changed, such as ``masks.rounds``."""
     max_queries: Count | None = None
@@ -202,6 +203,8 @@ class GatewayConfig(_Frozen):
     @model_validator(mode="after")
     def _fits(self) -> GatewayConfig:
         for name, tenant in self.tenants.items():
+            if name in ("everyone", "operator"):
+                raise ValueError(f"a tenant needs another name than {name!r}")
             unknown = set(tenant.models or ()) - set(self.models)
             if unknown:
                 raise ValueError(f"tenant {name!r} may use {', '.join(sorted(unknown))}, which is no model")

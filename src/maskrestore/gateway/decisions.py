@@ -19,6 +19,7 @@ import numpy as np
 from maskrestore.errors import ConfigError
 from maskrestore.gateway.config import DecisionsConfig
 from maskrestore.gateway.records import Bucket, Decision
+from maskrestore.reporting.pictures import Picture, difference
 
 __all__ = ["DecisionStore", "Filters", "KeptDecision"]
 
@@ -42,8 +43,8 @@ class KeptDecision:
     decision: Decision
     maps: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     """``(g, g)`` each."""
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-    """PNG files by ``before``, ``after`` and ``removed``."""
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    """``before`` and ``after``, reduced to 224 pixels a side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class DecisionStore:
         """Open or create the file. Raises ConfigError if it cannot be used."""
         self._config = config
         self._lock = threading.Lock()
-        self._recent: OrderedDict[str, Mapping[str, bytes]] = OrderedDict()
+        self._recent: OrderedDict[str, Mapping[str, Picture]] = OrderedDict()
         self._db = _opened(config.path)
 
     def add(self, kept: Sequence[KeptDecision], spent: Mapping[str, int]) -> None:
@@ -124,16 +125,17 @@ class DecisionStore:
             ).fetchone()
         if row is None:
             return None
-        with np.load(io.BytesIO(row[2])) as maps:
-            return KeptDecision(decision=self._decision(row[0], row[1]), maps=dict(maps))
+        return KeptDecision(decision=self._decision(row[0], row[1]), maps=_unpacked(row[2]))
 
-    def picture(self, one: str, name: str) -> bytes | None:
-        """A PNG of a decision, if it is kept."""
+    def picture(self, one: str, name: str) -> Picture | None:
+        """``before``, ``after`` or ``removed`` of a decision, if it is kept."""
         with self._lock:
             found = self._recent.get(one)
             if found is None:
                 row = self._db.execute("SELECT pictures FROM decisions WHERE id = ?", [one]).fetchone()
                 found = _unpacked(row[0]) if row and row[0] else {}
+        if name == "removed" and found:
+            return difference(found["before"], found["after"])
         return found.get(name)
 
     def page(self, filters: Filters, *, before: str | None, after: str | None = None, limit: int) -> list[Decision]:
@@ -195,12 +197,10 @@ class DecisionStore:
     def _row(self, kept: KeptDecision) -> tuple[Any, ...]:
         one = kept.decision
         keep = self._config.pictures == "all" or (self._config.pictures == "changed" and bool(one.changed))
-        maps = io.BytesIO()
-        np.savez_compressed(maps, **dict[str, Any](kept.maps))
         return (
             one.id, datetime.fromisoformat(one.time).timestamp(), one.model, one.tenant, one.changed,
             one.error is not None, one.shielded, one.suspicion, one.queries, one.seconds, one.waited,
-            one.model_dump_json(exclude={"pictures"}), maps.getvalue(),
+            one.model_dump_json(exclude={"pictures"}), _packed(kept.maps),
             _packed(kept.pictures) if keep and kept.pictures else None,
         )  # fmt: skip
 
@@ -237,13 +237,12 @@ def _opened(path: Path | None) -> sqlite3.Connection:
     return db
 
 
-def _packed(pictures: Mapping[str, bytes]) -> bytes:
-    arrays: dict[str, Any] = {name: np.frombuffer(data, np.uint8) for name, data in pictures.items()}
+def _packed(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     packed = io.BytesIO()
-    np.savez(packed, **arrays)
+    np.savez_compressed(packed, **dict[str, Any](arrays))
     return packed.getvalue()
 
 
-def _unpacked(data: bytes) -> dict[str, bytes]:
+def _unpacked(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
     with np.load(io.BytesIO(data)) as arrays:
-        return {name: arrays[name].tobytes() for name in arrays}
+        return dict(arrays)

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from maskrestore import __version__
 from maskrestore.classifiers import HttpClassifier, OnnxClassifier
 from maskrestore.classifiers.normalisation import Normalisation
 from maskrestore.classifiers.onnx_inputs import OnnxInput
 from maskrestore.classifiers.open_inference import datatype_of
 from maskrestore.errors import ConfigError
 from maskrestore.gateway.config import ModelConfig
+from maskrestore.runtime.environment import own_version
 from maskrestore.types import Classifier
 
 __all__ = ["Interface", "interface_of"]
@@ -57,7 +57,7 @@ class Interface:
             "platform": str(self.declared.get("platform") or "maskrestore"),
             "inputs": list(self.declared.get("inputs") or inputs),
             "outputs": outputs,
-            "parameters": {"shielded_by": f"maskrestore {__version__}", "scores": self.answer},
+            "parameters": {"shielded_by": f"maskrestore {own_version()}", "scores": self.answer},
         }
 
     def encode(self, labels: Sequence[int], names: Sequence[str] | None) -> np.ndarray[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Iterator
 
@@ -67,21 +68,15 @@ class PatientUpstream:
                     later[place] = noted
                 else:
                     yield place, noted
-            waiting = {place: waiting[place] for place in later}
-            seconds = self._wait(later, waits)
-            if seconds is None:
+            if not later:
+                return
+            seconds = waits.seconds(functools.reduce(longer, later.values()))
+            if seconds is None or time.monotonic() + seconds > self.until:
                 yield from later.items()
                 return
             waits.wait(seconds)
+            waiting = {place: waiting[place] for place in later}
             self.retries += len(waiting)
-
-    def _wait(self, later: dict[int, RetryLater], waits: Waits) -> float | None:
-        """Seconds until all of them are asked again; ``None`` for never."""
-        wish: RetryLater | None = None
-        for one in later.values():
-            wish = longer(wish, one)
-        seconds = 0.0 if wish is None else waits.seconds(wish)
-        return None if seconds is None or time.monotonic() + seconds > self.until else seconds
 
     def _noted(self, answer: Tensor | Exception) -> Tensor | Exception:
         """The answer, which the breaker has counted."""

@@ -12,7 +12,17 @@ from torch import Tensor
 
 from maskrestore.errors import InvalidImageError
 
-__all__ = ["MAX_SIDE", "colourise", "data_uri", "difference", "mark_hidden", "thumbnail", "viridis_css"]
+__all__ = [
+    "MAX_SIDE",
+    "Picture",
+    "colourise",
+    "data_uri",
+    "difference",
+    "mark_hidden",
+    "png_bytes",
+    "thumbnail",
+    "viridis_css",
+]
 
 Picture = npt.NDArray[np.uint8]
 """``(h, w, 3)``: an RGB picture."""
@@ -82,11 +92,16 @@ def difference(before: Picture, after: Picture) -> Picture:
     return _to_uint8(np.minimum(change * _DIFFERENCE_GAIN, 255.0))
 
 
-def data_uri(picture: Picture) -> str:
-    """Encode a picture as a PNG in a ``data:`` address."""
+def png_bytes(picture: Picture) -> bytes:
+    """Encode a picture as a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
+
+
+def data_uri(picture: Picture) -> str:
+    """Encode a picture as a PNG in a ``data:`` address."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(picture)).decode("ascii")
 
 
 def _to_uint8(values: npt.NDArray[np.floating]) -> Picture:

@@ -13,7 +13,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Part", "digest", "digest_of_file", "digest_of_json", "keyed_digest", "raw_digest", "sha256_of_json"]
+__all__ = [
+    "Part",
+    "digest",
+    "digest_of_file",
+    "digest_of_json",
+    "digest_of_key",
+    "keyed_digest",
+    "raw_digest",
+    "sha256_of_json",
+]
 
 Part = bytes | bytearray | memoryview
 """Bytes to hash. The ``data`` of a contiguous NumPy array is hashed without a copy."""
@@ -64,3 +73,11 @@ def keyed_digest(secret: Part, parts: Iterable[Part], *, size: int, person: byte
     for part in parts:
         state.update(part)
     return state.digest()
+
+
+def digest_of_key(key: str) -> str:
+    """Sixty-four hex digits of a random key for access, to be kept in its place.
+
+    For keys of 128 random bits or more: it is fast, so a password that people chose could be found by trial.
+    """
+    return raw_digest([key.encode()], size=32, person=b"access-key").hex()

@@ -14,7 +14,7 @@ import torch
 
 from maskrestore.runtime.digests import digest
 
-__all__ = ["Environment", "current_environment", "source_digest"]
+__all__ = ["Environment", "current_environment", "own_version", "source_digest"]
 
 _LIBRARIES = ("maskrestore", "torch", "numpy", "pillow", "safetensors")
 
@@ -93,3 +93,9 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+@functools.cache
+def own_version() -> str:
+    """The version of the installed maskrestore."""
+    return _version("maskrestore") or "unknown"

@@ -1,0 +1,189 @@
+"""``maskrestore serve``: a gateway in front of a model server, or with the model in the process."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from maskrestore.cli.classifier_options import MODEL_HELP, ClassifierOptions, with_classifier_options
+from maskrestore.cli.options import (
+    DefenseSetOption,
+    DeviceOption,
+    KeyFileOption,
+    MaxQueriesOption,
+    ProfileOption,
+    RestorerOption,
+    read_key,
+)
+from maskrestore.cli.overrides import with_overrides
+from maskrestore.cli.terminal import out, say
+from maskrestore.defense.profiles import PROFILES
+from maskrestore.errors import ConfigError, MissingDependencyError
+from maskrestore.imaging.views import Convention
+from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.reporting import read_class_names
+from maskrestore.runtime.digests import digest_of_key
+from maskrestore.runtime.settings import differences, flat
+
+if TYPE_CHECKING:
+    from maskrestore.gateway.config import GatewayConfig
+
+__all__ = ["serve"]
+
+
+def _show_new_key(wanted: bool) -> None:
+    if wanted:
+        _need_extra()
+        from maskrestore.gateway.access import new_key  # noqa: PLC0415 - an optional extra
+
+        key = new_key()
+        typer.echo(f"key, for whoever uses it: {key}\nfor the configuration:    key_hash = {digest_of_key(key)!r}")
+        raise typer.Exit
+
+
+@with_classifier_options
+def serve(
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with models, keys and limits. Options of a model are then in the file."),
+    ] = None,
+    upstream: Annotated[
+        str | None, typer.Option(metavar="URL", help="Address of the model: `http://host/v2/models/NAME`.")
+    ] = None,
+    classifier: Annotated[str | None, typer.Option(metavar="MODEL", help=MODEL_HELP)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model for clients. If not given, from its address or file.")
+    ] = None,
+    model: ClassifierOptions,
+    scores: Annotated[
+        Literal["one-hot", "upstream", "labels"],
+        typer.Option(
+            help="What clients get where the model answers with scores: 1 for the label and 0 for the others, the "
+            "upstream's own scores for the purified picture (one more query), or labels."
+        ),
+    ] = "one-hot",
+    class_count: Annotated[
+        int | None, typer.Option(min=2, help="Number of scores, if the model does not say it.")
+    ] = None,
+    class_names: Annotated[Path | None, typer.Option(help="Text file with one class name per line.")] = None,
+    on_failure: Annotated[
+        Literal["fail-closed", "fail-open"],
+        typer.Option(
+            help="If a picture cannot be purified: an error, or the model's plain label, marked as such. `fail-open` "
+            "lets triggers pass meanwhile."
+        ),
+    ] = "fail-closed",
+    resize: Annotated[Convention, typer.Option(help="How image files get the size of the model's input.")] = "crop",
+    profile: ProfileOption = "fast",
+    settings: DefenseSetOption = None,
+    max_queries: MaxQueriesOption = None,
+    restorer: RestorerOption = DEFAULT_RESTORER,
+    device: DeviceOption = "cpu",
+    key_file: KeyFileOption = None,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(help="SQLite file for the decisions. If not given, they are in memory until the end."),
+    ] = None,
+    pictures: Annotated[
+        Literal["off", "changed", "all"],
+        typer.Option(help="Which pictures are kept with their decisions, reduced to 224 pixels a side."),
+    ] = "off",
+    host: Annotated[str, typer.Option(help="Address to listen on. Others than the loopback need keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file with the certificate, for HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,
+    proxies: Annotated[
+        str | None,
+        typer.Option(help="Addresses of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."),
+    ] = None,
+    new_key: Annotated[
+        bool,
+        typer.Option(
+            "--new-key",
+            callback=_show_new_key,
+            is_eager=True,
+            help="Print a new key for clients and its hash, and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Shield a model server: clients change their address and get labels of purified pictures.
+
+    The gateway speaks the Open Inference Protocol (KServe v2) over HTTP, as Triton, MLServer and KServe do, and takes
+    image files at `/v1/purify`. Of each picture it keeps a decision: labels before and after, what was removed.
+
+    Give an upstream, a model for this process, or a configuration file with several of both. Without keys in a
+    configuration file, it listens on the loopback only.
+
+    SIGTERM ends it once everything accepted is answered. SIGHUP reads the configuration file again.
+
+    Examples:
+
+        maskrestore serve --upstream http://models:8000/v2/models/signs --key-file key
+
+        maskrestore serve --classifier model.onnx --mean 0.5 --std 0.5
+
+        maskrestore serve --config gateway.toml --host 0.0.0.0
+    """
+    _need_extra()
+    from maskrestore.gateway.config import checked_config, read_config  # noqa: PLC0415 - an optional extra
+    from maskrestore.gateway.server import Listening  # noqa: PLC0415
+    from maskrestore.gateway.server import serve as run  # noqa: PLC0415
+
+    sources = [value for value in (config, upstream, classifier) if value is not None]
+    if len(sources) != 1:
+        raise ConfigError("give one of --upstream, --classifier and --config")
+    if (tls_certificate is None) != (tls_key is None):
+        raise ConfigError("HTTPS needs both --tls-certificate and --tls-key")
+    key = read_key(key_file)
+    if config is not None:
+        found: GatewayConfig = read_config(config)
+    else:
+        spec = upstream or classifier or ""
+        if upstream is not None and not upstream.startswith(("http://", "https://")):
+            raise ConfigError(f"--upstream must be an address such as http://host/v2/models/NAME, got {upstream!r}")
+        changed = with_overrides(PROFILES[profile], settings or [])
+        one: dict[str, Any] = {
+            **_model_settings(model), "classifier": spec, "scores": scores, "class_count": class_count,
+            "profile": profile, "settings": flat(differences(PROFILES[profile], changed)), "max_queries": max_queries,
+            "resize": resize,
+            "on_failure": dict.fromkeys(("upstream", "overload", "deadline", "defense"), on_failure),
+        }  # fmt: skip
+        if class_names is not None:
+            one["classes"] = read_class_names(class_names)
+        values = {
+            "models": {name or _name_of(spec): one}, "restorer": restorer, "device": device,
+            "decisions": {"path": decisions, "pictures": pictures},
+        }  # fmt: skip
+        found = checked_config(values, "command line")
+    where = Listening(host=host, port=port, tls_certificate=tls_certificate, tls_key=tls_key, proxies=proxies)
+    scheme = "http" if tls_certificate is None else "https"
+    for each in found.models:
+        out.print(f"{each}: {scheme}://{host}:{port}/v2/models/{each}", soft_wrap=True, highlight=False)
+    if not found.tenants:
+        say("note: there are no keys, so the gateway listens on the loopback only, and everyone there may use it")
+    run(found, where, key=key, read_config=None if config is None else lambda: read_config(config))
+
+
+def _model_settings(model: ClassifierOptions) -> dict[str, Any]:
+    """The options of a classifier as fields of a model's configuration."""
+    given = model.settings
+    http: dict[str, Any] = given.pop("http", {})
+    return given | http
+
+
+def _name_of(spec: str) -> str:
+    """A name for a model, from its address, file or function."""
+    found = re.search(r"/models/([^/?#]+)", spec)
+    name = found[1] if found else re.split(r"[/:]", spec.rstrip("/"))[-1]
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name.removesuffix(".onnx")) or "model"
+
+
+def _need_extra() -> None:
+    try:
+        import fastapi  # noqa: F401, PLC0415 - an optional extra
+    except ImportError as error:
+        raise MissingDependencyError("fastapi", "gateway") from error

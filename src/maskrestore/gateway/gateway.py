@@ -1,0 +1,194 @@
+"""A running gateway: its configuration, models and keys, which can be replaced while requests go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from maskrestore.defense.streams import Key
+from maskrestore.errors import MaskRestoreError
+from maskrestore.gateway.access import Access, Ledger
+from maskrestore.gateway.config import GatewayConfig
+from maskrestore.gateway.decisions import DecisionStore
+from maskrestore.gateway.errors import RefusedError
+from maskrestore.gateway.metrics import Metrics
+from maskrestore.gateway.models import ModelSlot, ShieldedModel
+from maskrestore.gateway.records import ModelStatus, Status
+from maskrestore.gateway.service import Service
+from maskrestore.runtime.environment import own_version
+from maskrestore.types import Restorer
+
+__all__ = ["Gateway"]
+
+_LOG = logging.getLogger(__name__)
+_CHECK_SECONDS = 2.0
+"""Between two looks at whether models are ready."""
+_PRUNE_SECONDS = 60.0
+
+
+class Gateway:
+    """All that a process needs to answer requests."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        restorer: Restorer,
+        *,
+        key: Key,
+        read_config: Callable[[], GatewayConfig] | None = None,
+    ) -> None:
+        """Load the models. One whose upstream does not answer is loaded later.
+
+        key: the operator's secret. read_config: reads the configuration again. Raises ConfigError and ClassifierError.
+        """
+        self.config, self._restorer, self._key, self._read_config = config, restorer, key, read_config
+        self._store = DecisionStore(config.decisions)
+        self._ledger = Ledger(self._store.spent_today())
+        self.access = Access(config, self._ledger)
+        self.metrics = Metrics()
+        keeps = config.decisions.pictures != "off" or config.decisions.recent > 0
+        self.service = Service(self._store, self.metrics, keeps_pictures=keeps)
+        self.draining = False
+        self._using: Counter[ModelSlot] = Counter()
+        self._closing: set[asyncio.Task[None]] = set()
+        self.slots = self._loaded(config)
+
+    @property
+    def store(self) -> DecisionStore:
+        """The decisions."""
+        return self._store
+
+    @property
+    def ready(self) -> bool:
+        """Whether all models are ready, and the gateway is not about to end."""
+        return not self.draining and all(slot.reason is None for slot in self.slots.values())
+
+    @property
+    def status(self) -> Status:
+        """The gateway now, for people."""
+        return Status(
+            version=own_version(), ready=self.ready, draining=self.draining, keys=self.access.has_keys,
+            models=[_status(slot) for slot in self.slots.values()], kept_pictures=self.config.decisions.pictures,
+        )  # fmt: skip
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[ShieldedModel]:
+        """A model, which stays open meanwhile. name: ``None`` for the only one. Raises RefusedError."""
+        if name is None and len(self.slots) == 1:
+            (name,) = self.slots
+        slot = self.slots.get(name or "")
+        if slot is None:
+            known = ", ".join(self.slots)
+            raise RefusedError(
+                404, f"there is no model {name!r}; known: {known}" if name else f"say model=; known: {known}"
+            )
+        if slot.model is None:
+            raise RefusedError(503, f"the model {name!r} is not ready", retry_after=_CHECK_SECONDS)
+        self._using[slot] += 1
+        try:
+            yield slot.model
+        finally:
+            self._using[slot] -= 1
+
+    async def watch(self) -> None:
+        """Look now and then whether models are ready; does not return."""
+        while True:
+            await asyncio.gather(*map(_refresh, self.slots.values()))
+            await asyncio.sleep(_CHECK_SECONDS)
+
+    async def prune(self) -> None:
+        """Delete old decisions now and then; does not return."""
+        while True:
+            try:
+                await asyncio.to_thread(self._store.prune)
+            except Exception:
+                _LOG.exception("old decisions cannot be deleted")
+            await asyncio.sleep(_PRUNE_SECONDS)
+
+    async def reload(self) -> bool:
+        """Read the configuration again and use it from now on; returns whether it did.
+
+        Requests that have begun keep what they began with. A configuration with an error changes nothing, and the log
+        says what it is. The address, the decisions, the restorer and the key stay until the next start.
+        """
+        if self._read_config is None:
+            _LOG.warning("there is no configuration file to read again")
+            return False
+        try:
+            config = await asyncio.to_thread(self._read_config)
+            access = Access(config, self._ledger)
+            slots = await asyncio.to_thread(self._loaded, config)
+        except (MaskRestoreError, OSError) as error:
+            _LOG.error("the configuration stays as it was: %s", error)
+            return False
+        old, self.slots, self.access = self.slots, slots, access
+        self.config = config.model_copy(update={"decisions": self.config.decisions})
+        for slot in old.values():
+            if slot not in slots.values():
+                task = asyncio.create_task(self._close(slot))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+        _LOG.warning("the configuration was read again")
+        return True
+
+    async def close(self) -> None:
+        """Finish what has begun, and close everything."""
+        self.draining = True
+        await asyncio.gather(*(self._close(slot) for slot in self.slots.values()), *self._closing)
+        self._store.close()
+
+    async def _close(self, slot: ModelSlot) -> None:
+        while self._using[slot]:
+            await asyncio.sleep(0.05)
+        del self._using[slot]
+        await asyncio.to_thread(slot.close)
+
+    def _loaded(self, config: GatewayConfig) -> dict[str, ModelSlot]:
+        """The models of a configuration; those that are open and did not change stay."""
+        old = getattr(self, "slots", {})
+        slots = {}
+        for name, one in config.models.items():
+            same = name in old and old[name].config == one and self.config.limits == config.limits
+            slots[name] = old[name] if same else ModelSlot(name, one, self._made_with(name, config))
+        fresh = [slot for name, slot in slots.items() if slot is not old.get(name)]
+        try:
+            for slot in fresh:
+                slot.refresh()
+        except MaskRestoreError:
+            for slot in fresh:
+                slot.close()
+            raise
+        return slots
+
+    def _made_with(self, name: str, config: GatewayConfig) -> dict[str, object]:
+        path: Path | None = config.decisions.path
+        classes_file = None if path is None else path.with_name(f"{path.name}.{name}.classes.json")
+        return {
+            "restorer": self._restorer, "key": self._key, "limits": config.limits, "device": config.device,
+            "classes_file": classes_file,
+        }  # fmt: skip
+
+
+async def _refresh(slot: ModelSlot) -> None:
+    try:
+        await asyncio.to_thread(slot.refresh)
+    except MaskRestoreError as error:
+        slot.reason = str(error)
+
+
+def _status(slot: ModelSlot) -> ModelStatus:
+    model = slot.model
+    shape = [] if model is None else model.interface.metadata["inputs"][0]["shape"]
+    return ModelStatus(
+        name=slot.name, ready=slot.reason is None, reason=slot.reason,
+        waiting=0 if model is None else model.scheduler.waiting,
+        working=0 if model is None else model.scheduler.working,
+        answers="" if model is None else model.interface.answer,
+        input=[int(axis) for axis in shape],
+        classes=None if model is None or model.classes is None else list(model.classes),
+        profile=slot.config.profile, max_queries=0 if model is None else model.max_queries,
+    )  # fmt: skip

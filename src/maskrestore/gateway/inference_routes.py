@@ -1,0 +1,194 @@
+"""The Open Inference Protocol over HTTP: what clients of the model server talk to."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from starlette.requests import Request
+
+from maskrestore.classifiers.open_inference_messages import BINARY_HEADER
+from maskrestore.gateway.bodies import gone, read_body
+from maskrestore.gateway.errors import RefusedError
+from maskrestore.gateway.gateway import Gateway
+from maskrestore.gateway.models import ShieldedModel
+from maskrestore.gateway.protocol import read_question, write_answer
+from maskrestore.gateway.service import Caller, Outcome
+from maskrestore.runtime.environment import own_version
+
+__all__ = ["caller_of", "labelled", "router"]
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "datatype": {"type": "string"},
+        "data": {"type": "array", "items": {}},
+        "parameters": {"type": "object"},
+    },
+}
+_QUESTION = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "inputs": {"type": "array", "items": _TENSOR, "minItems": 1, "maxItems": 1},
+        "outputs": {"type": "array", "items": {"type": "object"}},
+        "parameters": {"type": "object"},
+    },
+}
+_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+_STATUSES = {
+    400: "the request is not what the model takes", 401: "no valid key", 403: "not for this key", 404: "no such model",
+    408: "the body is too slow", 413: "too large", 415: "compressed", 429: "a rate, a budget or a queue is full",
+    503: "the model cannot be asked", 504: "the time is over",
+}  # fmt: skip
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": words, "content": {"application/json": {"schema": _ERROR}}}
+    for status, words in _STATUSES.items()
+}
+
+
+@router.get("", summary="Metadata of the server")
+async def server() -> dict[str, Any]:
+    """Name, version and extensions."""
+    return {"name": "maskrestore", "version": own_version(), "extensions": ["binary_tensor_data"]}
+
+
+@router.get("/health/live", summary="Whether the gateway runs")
+async def live() -> dict[str, bool]:
+    """It answers, so it does."""
+    return {"live": True}
+
+
+@router.get("/health/ready", summary="Whether all models are ready", responses={503: _RESPONSES[503]})
+async def ready(request: Request) -> JSONResponse:
+    """Follows the upstreams."""
+    gateway: Gateway = request.app.state.gateway
+    return JSONResponse({"ready": gateway.ready}, 200 if gateway.ready else 503)
+
+
+@router.get("/models/{model}/versions/{version}", include_in_schema=False)
+@router.get("/models/{model}", summary="Metadata of a model", responses={404: _RESPONSES[404], 503: _RESPONSES[503]})
+async def metadata(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+    """What clients send and get; ``parameters.scores`` says how labels are told."""
+    with request.app.state.gateway.using(model) as found:
+        _check_version(found, version)
+        return dict(found.interface.metadata)
+
+
+@router.get("/models/{model}/versions/{version}/ready", include_in_schema=False)
+@router.get("/models/{model}/ready", summary="Whether a model is ready", responses={503: _RESPONSES[503]})
+async def model_ready(request: Request, model: str, version: str | None = None) -> JSONResponse:
+    """Follows the upstream."""
+    gateway: Gateway = request.app.state.gateway
+    slot = gateway.slots.get(model)
+    with gateway.using(model) as found:
+        _check_version(found, version)
+    is_ready = slot is not None and slot.reason is None and not gateway.draining
+    return JSONResponse({"name": model, "ready": is_ready}, 200 if is_ready else 503)
+
+
+@router.post("/models/{model}/versions/{version}/infer", include_in_schema=False)
+@router.post(
+    "/models/{model}/infer",
+    summary="Labels of pictures",
+    responses=_RESPONSES,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _QUESTION},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    },
+)
+async def infer(request: Request, model: str, version: str | None = None) -> Response:
+    """Purify the pictures of the request and answer as the model would.
+
+    In JSON, or with tensors in bytes behind a JSON header (Inference-Header-Content-Length).
+    """
+    gateway: Gateway = request.app.state.gateway
+    limits = gateway.config.limits
+    tenant = gateway.access.client(request.headers, model)
+    with gateway.using(model) as found:
+        _check_version(found, version)
+        content = await read_body(request, limits)
+        read = functools.partial(read_question, content, request.headers.get(BINARY_HEADER), found, limits)
+        question = await asyncio.to_thread(read)
+        caller = caller_of(request, tenant, question.timeout)
+        outcomes = await gateway.service.purify(found, question.pictures, caller, gateway.access)
+        labelled(request, outcomes)
+        outputs = await _outputs(found, outcomes, caller)
+    decisions = [one.decision.id for one in outcomes]
+    shielded = all(one.decision.shielded for one in outcomes)
+    body, headers = write_answer(question, found, outputs, decisions=decisions, shielded=shielded)
+    headers |= {"Maskrestore-Decision": " ".join(decisions), "Maskrestore-Shielded": str(shielded).lower()}
+    return Response(body, headers=headers)
+
+
+def caller_of(request: Request, tenant: str, timeout: float | None) -> Caller:
+    """Who asks. timeout: seconds that the client waits, if it says so; the gateway's own limit is the most."""
+    limits = request.app.state.gateway.config.limits
+    wanted = request.headers.get("maskrestore-timeout")
+    seconds = limits.timeout if timeout is None else min(limits.timeout, timeout)
+    if wanted is not None:
+        try:
+            given = float(wanted)
+        except ValueError:
+            given = math.nan
+        if not 0 < given < math.inf:
+            raise RefusedError(400, f"expected a number of seconds in Maskrestore-Timeout, got {wanted[:40]!r}")
+        seconds = min(seconds, given)
+    return Caller(
+        tenant=tenant, request=request.state.request, deadline=request.state.started + seconds,
+        gone=functools.partial(gone, request),
+    )  # fmt: skip
+
+
+def labelled(request: Request, outcomes: Sequence[Outcome]) -> list[int]:
+    """The labels of all pictures. Raises the error of the first that has none; it is answered with all decisions."""
+    request.state.decisions = [one.decision.id for one in outcomes]
+    labels = []
+    for one in outcomes:
+        if one.decision.label is None:
+            assert one.error is not None
+            raise one.error
+        labels.append(one.decision.label)
+    return labels
+
+
+async def _outputs(
+    model: ShieldedModel, outcomes: Sequence[Outcome], caller: Caller
+) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
+    """Datatypes and values of the outputs."""
+    interface = model.interface
+    if interface.answer != "upstream":
+        labels = [one.decision.label or 0 for one in outcomes]
+        return {interface.output: (interface.answer_type, interface.encode(labels, model.classes))}
+    pictures = [one.purification.images[0] for one in outcomes if one.purification is not None]
+    if len(pictures) < len(outcomes):
+        raise RefusedError(503, "the upstream's own scores are answered for purified pictures only")
+    try:
+        left = max(0.0, caller.deadline - time.monotonic())
+        return await asyncio.wait_for(asyncio.to_thread(model.upstream_outputs, pictures), left)
+    except TimeoutError:
+        raise RefusedError(504, "the time of the request is over") from None
+
+
+def _check_version(model: ShieldedModel, version: str | None) -> None:
+    address = model.config.classifier
+    if version is not None and not address.rstrip("/").endswith(f"/versions/{version}"):
+        raise RefusedError(404, f"the model {model.name!r} has no versions here; leave /versions/{version[:40]} out")

@@ -1,0 +1,201 @@
+"""A model with its defense and its scheduler, and whether it is ready."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from maskrestore.classifiers import HttpClassifier, load_classifier
+from maskrestore.defense.batching import ON_CPU, ON_GPU
+from maskrestore.defense.bdmae import BDMAE
+from maskrestore.defense.streams import Key, key_fingerprint
+from maskrestore.errors import ClassifierError, ClassifierOutputError, ConfigError
+from maskrestore.gateway.config import LimitsConfig, ModelConfig
+from maskrestore.gateway.interface import Interface, interface_of
+from maskrestore.gateway.queues import FairQueue
+from maskrestore.gateway.scheduler import Scheduler
+from maskrestore.gateway.upstream import PatientUpstream
+from maskrestore.imaging.views import View
+from maskrestore.jobs.identity import classifier_identity, settings_digest
+from maskrestore.types import Classifier, Restorer
+
+__all__ = ["ModelSlot", "ShieldedModel"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class ShieldedModel:
+    """A model that is loaded, or whose server answers, and the thread that purifies pictures for it."""
+
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        *,
+        restorer: Restorer,
+        key: Key,
+        limits: LimitsConfig,
+        device: str,
+        classes_file: Path | None,
+    ) -> None:
+        """classes_file: where names of classes are kept, for an upstream that answers with names.
+
+        Raises what ``load_classifier`` raises, and ConfigError if the interface of the model is not clear.
+        """
+        classifier = load_classifier(config.classifier, **_settings(config), device=device)
+        self.name, self.config = name, config
+        self.interface: Interface = interface_of(name, classifier, config)
+        self.server = classifier if isinstance(classifier, HttpClassifier) else None
+        if self.server is not None and classes_file is not None:
+            self.server.keep_classes(classes_file)
+        self.defense = BDMAE(restorer, config.defense_config(), key=key)
+        self.max_queries = self.defense.config.max_queries
+        """The most queries for a picture, with the one for the upstream's own scores."""
+        if self.interface.answer == "upstream":
+            self.max_queries += 1
+        options = config.model_dump(mode="json", include=_OF_IDENTITY)
+        self.identity = {
+            "classifier": classifier_identity(config.classifier, classifier, options),
+            "key_fingerprint": key_fingerprint(key),
+            "config_digest": settings_digest(self.defense, config.classifier, options, config.version),
+        }
+        size = getattr(classifier, "input_size", None)
+        self.view = None
+        """How image files get the size of the model."""
+        if size is not None:
+            self.view = View(height=size[0], width=size[1], convention=config.resize, crop_share=config.crop_share)
+        self._loaded = classifier
+        self._asked: Classifier = classifier
+        if self.server is not None:
+            self._asked = PatientUpstream(
+                self.server,
+                patience=config.patience,
+                failures=config.breaker_failures,
+                seconds=config.breaker_seconds,
+            )
+        on_gpu = str(getattr(restorer, "device", "cpu")) != "cpu"
+        bounds = ON_GPU if on_gpu else ON_CPU
+        if config.places is not None:
+            bounds = dataclasses.replace(bounds, images=config.places)
+        self.scheduler = Scheduler(
+            name,
+            lambda: self.defense.pipeline(self._asked),
+            FairQueue(limits.queue, limits.queue_pixels),
+            bounds,
+            companions=config.companions,
+            before_round=self._before_round,
+        )
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """Names of the classes in the order of their labels, those that are known."""
+        return self.config.classes or getattr(self._loaded, "classes", None)
+
+    @property
+    def retries(self) -> int:
+        """Questions to the upstream that were asked again."""
+        return self._asked.retries if isinstance(self._asked, PatientUpstream) else 0
+
+    def class_name(self, label: int | None) -> str | None:
+        """The name of a label, if it is known."""
+        names = self.classes
+        return None if names is None or label is None or not 0 <= label < len(names) else names[label]
+
+    def plain_labels(self, images: Sequence[Tensor]) -> list[int]:
+        """The model's labels of pictures as they are, without any shield. Raises what the model's adapter raises."""
+        return [int(self._asked(image[None])[0]) for image in images]
+
+    def upstream_outputs(self, pictures: Sequence[Tensor]) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
+        """The upstream's whole answers about pictures ``(C, H, W)``: datatypes and values of its outputs by name.
+
+        Raises ClassifierError, and ClassifierOutputError for answers that do not belong together.
+        """
+        assert self.server is not None
+        answers = [self.server.outputs(picture[None]) for picture in pictures]
+        joined = {}
+        for name, first in answers[0].items():
+            try:
+                parts = [answer[name].values()[:1] for answer in answers]
+                joined[name] = (str(first.datatype), np.concatenate(parts))
+            except (KeyError, ValueError, IndexError) as error:
+                raise ClassifierOutputError(f"the outputs {name!r} do not fit together: {error}") from error
+        return joined
+
+    def check(self) -> str | None:
+        """Why the model is not ready, or None. Asks the upstream."""
+        if isinstance(self._asked, PatientUpstream) and self._asked.is_left_alone:
+            return "the upstream failed too often, and is left alone for a while"
+        if self.server is not None:
+            try:
+                self.server.check_ready()
+            except ClassifierError as error:
+                return str(error)
+        return None
+
+    def close(self) -> None:
+        """Finish the pictures that are here, and end."""
+        self.scheduler.close()
+        if self.server is not None:
+            self.server.close()
+
+    def _before_round(self, until: float) -> None:
+        if isinstance(self._asked, PatientUpstream):
+            self._asked.until = until
+
+
+class ModelSlot:
+    """A model of the configuration: perhaps not loaded yet, since its upstream does not answer."""
+
+    def __init__(self, name: str, config: ModelConfig, made_with: Mapping[str, Any]) -> None:
+        """made_with: further arguments of :class:`ShieldedModel`."""
+        self.name, self.config, self._made_with = name, config, made_with
+        self.model: ShieldedModel | None = None
+        self.reason: str | None = "it is not loaded yet"
+        """Why the model is not ready."""
+
+    def refresh(self) -> None:
+        """Load the model if it is not, and ask whether it is ready. Raises ConfigError, also for damaged files."""
+        try:
+            if self.model is None:
+                self.model = ShieldedModel(self.name, self.config, **self._made_with)
+            reason = self.model.check()
+        except ConfigError:
+            raise
+        except ClassifierError as error:
+            if not self.config.is_address:
+                raise
+            reason = str(error)
+        if (reason is None) != (self.reason is None):
+            _LOG.warning("model %s is %s", self.name, "ready" if reason is None else f"not ready: {reason}")
+        self.reason = reason
+
+    def close(self) -> None:
+        """Finish the pictures that are here, and end."""
+        if self.model is not None:
+            self.model.close()
+
+
+_TENSORS = (
+    "mean", "std", "pixel_range", "channel_order", "layout", "input_size", "output", "threshold", "classes",
+    "micro_batch", "threads", "precision",
+)  # fmt: skip
+_OF_IDENTITY = {*_TENSORS, "body", "label", "resize", "crop_share"} - {"threads"}
+_OF_ADDRESSES = ("body", "label", "binary")
+_TRANSPORT = ("concurrency", "timeout", "connect_timeout", "most_bytes")
+
+
+def _settings(config: ModelConfig) -> dict[str, Any]:
+    """As ``load_classifier`` takes them."""
+    given = {name: value for name in _TENSORS if (value := getattr(config, name)) is not None}
+    http = {name: value for name in _OF_ADDRESSES if (value := getattr(config, name)) is not None}
+    if config.headers:
+        http["headers"] = config.headers
+    if config.is_address:
+        http |= {name: getattr(config, name) for name in _TRANSPORT}
+    return given | ({"http": http} if http else {})

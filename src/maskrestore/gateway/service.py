@@ -1,0 +1,279 @@
+"""What the gateway does, whatever protocol asks for it: take pictures, purify them within limits, keep decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from maskrestore.errors import ClassifierError, InvalidImageError, MaskRestoreError
+from maskrestore.gateway.access import Access
+from maskrestore.gateway.config import FailurePolicies, Policy
+from maskrestore.gateway.decisions import DecisionStore, KeptDecision, iso
+from maskrestore.gateway.errors import OverloadedError, RefusedError, described
+from maskrestore.gateway.metrics import Metrics
+from maskrestore.gateway.models import ShieldedModel
+from maskrestore.gateway.pictures import content_of
+from maskrestore.gateway.records import Decision
+from maskrestore.gateway.scheduler import Purified
+from maskrestore.jobs.result_files import answer
+from maskrestore.reporting.pictures import thumbnail
+from maskrestore.runtime.environment import own_version
+from maskrestore.types import Purification
+
+__all__ = ["Caller", "Outcome", "Service", "new_id"]
+
+_LOG = logging.getLogger(__name__)
+_MAPS = ("hidden", "scores", "image_scores", "label_scores", "initial_image_scores", "initial_label_scores")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who asks, and for how long."""
+
+    tenant: str
+    request: str
+    """Id of the request."""
+    deadline: float
+    """By ``time.monotonic``."""
+    gone: Callable[[], Awaitable[None]] | None = None
+    """Returns when the client has gone away."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one picture."""
+
+    decision: Decision
+    purification: Purification | None = None
+    error: Exception | None = None
+    """Why it is not purified."""
+
+
+class Service:
+    """Purifies pictures and keeps a decision of each."""
+
+    def __init__(self, store: DecisionStore, metrics: Metrics, *, keeps_pictures: bool) -> None:
+        """keeps_pictures: whether the store can show any."""
+        self.store, self.metrics = store, metrics
+        self._keeps_pictures = keeps_pictures
+        self._listeners: set[asyncio.Queue[Decision]] = set()
+
+    def listen(self) -> asyncio.Queue[Decision]:
+        """A queue that gets each new decision; one that is not emptied loses the oldest."""
+        queue: asyncio.Queue[Decision] = asyncio.Queue(256)
+        self._listeners.add(queue)
+        return queue
+
+    def forget(self, queue: asyncio.Queue[Decision]) -> None:
+        """End what ``listen`` began."""
+        self._listeners.discard(queue)
+
+    async def purify(
+        self, model: ShieldedModel, pictures: Sequence[Tensor], caller: Caller, access: Access, *, keep: bool = True
+    ) -> list[Outcome]:
+        """Purify pictures ``(C, H, W)`` and label them: an outcome for each, in their order.
+
+        Each has a label, or an error that the policies of the model do not forgive. keep: whether decisions are kept;
+        then they are before this returns. Raises RefusedError, and begins nothing, if limits forbid it.
+        """
+        policies = model.config.on_failure
+        reserved = model.max_queries * len(pictures)
+        access.admit(caller.tenant, len(pictures), reserved)
+        spent = reserved
+        try:
+            started, accepted = time.time(), time.monotonic()
+            found = await self._purified(model, pictures, caller)
+            labels = await self._plain_labels(model, pictures, found, policies, caller)
+            seconds = time.monotonic() - accepted
+            outcomes = [
+                _outcome(model, caller, place, picture=picture, found=one, label=label, times=(started, seconds))
+                for place, (picture, one, label) in enumerate(zip(pictures, found, labels, strict=True))
+            ]
+            spent = sum(one.decision.queries or 0 for one in outcomes)
+        finally:
+            access.settle(caller.tenant, reserved, spent)
+        if keep:
+            await self._keep(outcomes, pictures, {caller.tenant: spent})
+        return outcomes
+
+    async def _purified(
+        self, model: ShieldedModel, pictures: Sequence[Tensor], caller: Caller
+    ) -> list[Purified | Exception]:
+        """A result or an error for each picture. Raises OverloadedError, for a model that fails closed then."""
+        deadline = caller.deadline
+        if model.config.on_failure.deadline == "fail-open":  # half of the time, for the plain label
+            deadline -= min(model.config.timeout, (deadline - time.monotonic()) / 2)
+        try:
+            futures = model.scheduler.submit(caller.tenant, pictures, deadline)
+        except OverloadedError as error:
+            if model.config.on_failure.overload == "fail-closed":
+                raise
+            return [error] * len(pictures)
+        why = await _until_done(futures, deadline, caller)
+        return [one if (one := _result(future)) is not None else why for future in futures]
+
+    async def _plain_labels(
+        self,
+        model: ShieldedModel,
+        pictures: Sequence[Tensor],
+        found: Sequence[Purified | Exception],
+        policies: FailurePolicies,
+        caller: Caller,
+    ) -> list[int | None]:
+        """The model's own labels of the pictures that failed and whose failure is forgiven; ``None`` for the others."""
+        open_places = [
+            place
+            for place, one in enumerate(found)
+            if isinstance(one, Exception) and _policy(policies, one) == "fail-open"
+        ]
+        labels: list[int | None] = [None] * len(found)
+        if not open_places:
+            return labels
+        asked = asyncio.to_thread(model.plain_labels, [pictures[place] for place in open_places])
+        try:
+            answers = await asyncio.wait_for(asked, max(0.0, caller.deadline - time.monotonic()))
+        except (MaskRestoreError, TimeoutError) as error:
+            _LOG.warning("no plain label of %s either: %s", model.name, error)
+            return labels
+        for place, label in zip(open_places, answers, strict=True):
+            labels[place] = label
+        return labels
+
+    async def _keep(self, outcomes: Sequence[Outcome], pictures: Sequence[Tensor], spent: Mapping[str, int]) -> None:
+        """Keep decisions and tell of them. Raises RefusedError if they cannot be kept: nothing is answered then."""
+        try:
+            kept = await asyncio.to_thread(self._kept, outcomes, pictures, spent)
+        except Exception:
+            _LOG.exception("decisions cannot be kept")
+            raise RefusedError(503, "the decision cannot be kept, so there is no answer", retry_after=10) from None
+        shown = ["before", "after", "removed"]
+        for one in kept:
+            decision = one.decision.model_copy(update={"pictures": shown if one.pictures else []})
+            self.metrics.decision(decision)
+            for queue in self._listeners:
+                if queue.full():
+                    queue.get_nowait()
+                queue.put_nowait(decision)
+
+    def _kept(
+        self, outcomes: Sequence[Outcome], pictures: Sequence[Tensor], spent: Mapping[str, int]
+    ) -> list[KeptDecision]:
+        kept = []
+        for outcome, picture in zip(outcomes, pictures, strict=True):
+            result = outcome.purification
+            maps, shown = {}, {}
+            if result is not None:
+                maps = {name: one[0].numpy() for name in _MAPS if (one := getattr(result, name)) is not None}
+                if self._keeps_pictures:
+                    shown = {"before": thumbnail(picture), "after": thumbnail(result.images[0])}
+            kept.append(KeptDecision(decision=outcome.decision, maps=maps, pictures=shown))
+        self.store.add(kept, spent)
+        return kept
+
+
+_ID_LOCK = threading.Lock()
+_latest = 0
+
+
+def new_id() -> str:
+    """A text for a decision or a request; later ones are larger."""
+    global _latest  # noqa: PLW0603 - one clock for the process
+    with _ID_LOCK:
+        _latest = max(_latest + 1, time.time_ns() // 1000)
+        return f"{_latest:014x}"
+
+
+async def _until_done(futures: Sequence[Future[Purified]], deadline: float, caller: Caller) -> RefusedError:
+    """Wait until all are done, the time is over, or the client has gone; then nobody waits for the others.
+
+    Returns the error of those that are not done.
+    """
+    all_done = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+    gone = None if caller.gone is None else asyncio.ensure_future(caller.gone())
+    waited: set[asyncio.Future[Any]] = {all_done} if gone is None else {all_done, gone}
+    try:
+        left = max(0.0, deadline - time.monotonic())
+        await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if gone is not None and gone.done():
+            return RefusedError(499, "the client went away")
+        return RefusedError(504, "the time of the request is over")
+    finally:
+        all_done.cancel()
+        for future in futures:
+            future.cancel()
+        if gone is not None:
+            gone.cancel()
+
+
+def _result(future: Future[Purified]) -> Purified | Exception | None:
+    """``None`` if it was given up."""
+    if future.cancelled() or not future.done():
+        return None
+    error = future.exception()
+    if error is None:
+        return future.result()
+    return error if isinstance(error, Exception) else RuntimeError(str(error))
+
+
+def _policy(policies: FailurePolicies, error: Exception) -> Policy:
+    match error:
+        case OverloadedError():
+            return policies.overload
+        case RefusedError():
+            return policies.deadline if error.status == 504 else "fail-closed"
+        case InvalidImageError():
+            return "fail-closed"
+        case ClassifierError():
+            return policies.upstream
+    return policies.defense
+
+
+def _outcome(
+    model: ShieldedModel,
+    caller: Caller,
+    place: int,
+    *,
+    picture: Tensor,
+    found: Purified | Exception,
+    label: int | None,
+    times: tuple[float, float],
+) -> Outcome:
+    """The decision about one picture. label: the plain one, if there is one. times: of acceptance, and since."""
+    started, seconds = times
+    channels, height, width = picture.shape
+    common: dict[str, Any] = {
+        "id": new_id(), "time": iso(started), "model": model.name, "tenant": caller.tenant, "request": caller.request,
+        "place": place, "content": content_of(picture), "channels": channels, "height": height, "width": width,
+        **model.identity, "version": own_version(),
+    }  # fmt: skip
+    if isinstance(found, Exception):
+        told = f"{type(found).__name__}: {' '.join(str(found).split())}"
+        status = described(found)[0] if label is None else 200
+        # What was sent before it failed is not known: it counts as the most that it may have been.
+        decision = Decision(
+            **common, shielded=False, label=label, label_name=model.class_name(label), error=told, status=status,
+            seconds=seconds, queries=0 if isinstance(found, OverloadedError) else model.max_queries,
+        )  # fmt: skip
+        return Outcome(decision=decision, error=found)
+    result = found.purification
+    paid = answer(result, single_query=model.defense.config.restoration.single_query)
+    if model.interface.answer == "upstream":
+        paid["queries"] += 1
+    original, chosen = paid["original_label"], paid["label"]
+    decision = Decision(
+        **common, **paid, shielded=True,
+        original_name=model.class_name(original), label_name=model.class_name(chosen),
+        changed=None if original is None else original != chosen,
+        restored=None if result.hidden is None else round(float(result.hidden[0].float().mean()), 6),
+        suspicion=None if result.suspicion is None else float(result.suspicion[0]),
+        waited=found.waited, seconds=found.waited + found.worked, result=content_of(result.images[0]),
+    )  # fmt: skip
+    return Outcome(decision=decision, purification=result)
