@@ -15,7 +15,7 @@ from maskrestore.lab.measure.record_files import read_records
 RESULTS = ROOT / "benchmarks/results"
 RESTORERS = {"mae-photo-224": "restorer-imagenette.json", "mae-tiny-32": "restorer-imagenette-tiny.json"}
 """Packaged restorers and the records of their quality."""
-PAGES = ["docs/guides/larger-images.md", "src/maskrestore/assets/mae-photo-224.md"]
+PAGES = ["docs/guides/photographs.md", "src/maskrestore/assets/mae-photo-224.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
