@@ -23,7 +23,7 @@ from maskrestore.cli.terminal import out, say
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.errors import ConfigError, MissingDependencyError
 from maskrestore.imaging.views import Convention
-from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.mae.choice import DEFAULT_RESTORER
 from maskrestore.reporting import read_class_names
 from maskrestore.runtime.digests import digest_of_key
 from maskrestore.runtime.settings import differences, flat

@@ -13,7 +13,7 @@ from maskrestore.defense.config import BDMAEConfig
 from maskrestore.defense.profiles import PROFILES, profile_config
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.views import Convention
-from maskrestore.mae.restorer import DEFAULT_RESTORER
+from maskrestore.mae.choice import DEFAULT_RESTORER
 
 __all__ = [
     "DecisionsConfig",

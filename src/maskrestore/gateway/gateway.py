@@ -20,7 +20,7 @@ from maskrestore.gateway.models import ModelSlot, ShieldedModel
 from maskrestore.gateway.records import ModelStatus, Status
 from maskrestore.gateway.service import Service
 from maskrestore.runtime.environment import own_version
-from maskrestore.types import Restorer
+from maskrestore.types import Restorer, RestorerChoice
 
 __all__ = ["Gateway"]
 
@@ -36,7 +36,7 @@ class Gateway:
     def __init__(
         self,
         config: GatewayConfig,
-        restorer: Restorer,
+        restorer: Restorer | RestorerChoice,
         *,
         key: Key,
         read_config: Callable[[], GatewayConfig] | None = None,

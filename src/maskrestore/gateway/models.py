@@ -23,7 +23,8 @@ from maskrestore.gateway.scheduler import Scheduler
 from maskrestore.gateway.upstream import PatientUpstream
 from maskrestore.imaging.views import View
 from maskrestore.jobs.identity import classifier_identity, settings_digest
-from maskrestore.types import Classifier, Restorer
+from maskrestore.mae.choice import restorer_for
+from maskrestore.types import Classifier, Restorer, RestorerChoice
 
 __all__ = ["ModelSlot", "ShieldedModel"]
 
@@ -38,7 +39,7 @@ class ShieldedModel:
         name: str,
         config: ModelConfig,
         *,
-        restorer: Restorer,
+        restorer: Restorer | RestorerChoice,
         key: Key,
         limits: LimitsConfig,
         device: str,
@@ -106,6 +107,10 @@ class ShieldedModel:
         """The name of a label, if it is known."""
         names = self.classes
         return None if names is None or label is None or not 0 <= label < len(names) else names[label]
+
+    def restorer_name(self, picture: Tensor) -> str | None:
+        """The name of the restorer of a picture ``(C, H, W)``, if it has one."""
+        return getattr(restorer_for(self.defense.restorer, (picture.shape[-2], picture.shape[-1])), "name", None)
 
     def plain_labels(self, images: Sequence[Tensor]) -> list[int]:
         """The model's labels of pictures as they are, without any shield. Raises what the model's adapter raises."""

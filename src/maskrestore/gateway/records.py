@@ -81,6 +81,8 @@ class Decision(_Record):
     queries: int | None = None
     restored: float | None = None
     """Share of the tokens that were restored, in [0, 1]."""
+    restorer: str | None = None
+    """Name of the masked autoencoder that restored it."""
     suspicion: float | None = None
     """In [0, 1]: how likely the picture carries a trigger; None where the defense does not estimate it."""
     waited: float = 0.0

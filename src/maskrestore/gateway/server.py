@@ -20,7 +20,7 @@ from maskrestore.errors import ConfigError
 from maskrestore.gateway.app import make_app
 from maskrestore.gateway.config import GatewayConfig
 from maskrestore.gateway.gateway import Gateway
-from maskrestore.mae.restorer import load_restorer
+from maskrestore.mae.choice import load_restorer
 
 __all__ = ["Listening", "serve"]
 

@@ -275,5 +275,6 @@ def _outcome(
         restored=None if result.hidden is None else round(float(result.hidden[0].float().mean()), 6),
         suspicion=None if result.suspicion is None else float(result.suspicion[0]),
         waited=found.waited, seconds=found.waited + found.worked, result=content_of(result.images[0]),
+        restorer=model.restorer_name(picture),
     )  # fmt: skip
     return Outcome(decision=decision, purification=result)
