@@ -61,7 +61,7 @@ class Filters:
     def matches(self, decision: Decision) -> bool:
         """Whether a decision is among them."""
         known = (
-            (self.changed, bool(decision.changed)),
+            (self.changed, decision.changed),
             (self.errors, decision.error is not None),
             (self.unshielded, not decision.shielded),
             (self.model, decision.model),
@@ -180,7 +180,8 @@ class DecisionStore:
                 break
             deleted += count
         with self._lock:
-            self._db.execute("PRAGMA incremental_vacuum").fetchall()
+            # The file shrinks. (`execute` would end this pragma after a single page.)
+            self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
         return deleted
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ class Metrics:
         self._queries = self._counter("queries", "Questions to the model", "model", "tenant")
         self._picture_seconds = self._histogram("picture_seconds", "From acceptance to result", "model")
         self._waited = self._histogram("queue_seconds", "In the queue", "model")
-        self._refused = self._counter("refused", "Requests that were not begun", "reason")
+        self._refused = self._counter("refused", "Requests that were not begun", "status")
         self._errors = self._counter("unhandled_errors", "Errors inside the gateway")
 
     def request(self, route: str, status: int, seconds: float) -> None:

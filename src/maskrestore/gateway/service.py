@@ -256,13 +256,15 @@ def _outcome(
     }  # fmt: skip
     if isinstance(found, Exception):
         told = f"{type(found).__name__}: {' '.join(str(found).split())}"
-        status = described(found)[0] if label is None else 200
+        known = isinstance(found, MaskRestoreError)
+        error = found if known else RefusedError(503, "the picture could not be purified", retry_after=1)
+        status = described(error)[0] if label is None else 200
         # What was sent before it failed is not known: it counts as the most that it may have been.
         decision = Decision(
             **common, shielded=False, label=label, label_name=model.class_name(label), error=told, status=status,
             seconds=seconds, queries=0 if isinstance(found, OverloadedError) else model.max_queries,
         )  # fmt: skip
-        return Outcome(decision=decision, error=found)
+        return Outcome(decision=decision, error=error)
     result = found.purification
     paid = answer(result, single_query=model.defense.config.restoration.single_query)
     if model.interface.answer == "upstream":

@@ -1,0 +1,276 @@
+"""What is kept of decisions, for how long, and how the operator reads it."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from fakes import MeanRestorer, PatchTriggerClassifier, plain_images
+from faulty_server import Server, output
+from gateway_runner import KEY, Running
+from maskrestore import BDMAE
+from maskrestore.errors import ConfigError
+from maskrestore.gateway.config import DecisionsConfig
+from maskrestore.gateway.decisions import DecisionStore, Filters, KeptDecision, iso
+from maskrestore.gateway.records import Decision
+from maskrestore.gateway.service import new_id
+
+Start = Callable[..., Running]
+INFER = "/v2/models/colours/infer"
+TROJAN = PatchTriggerClassifier(target=6)
+CLEAN = plain_images(2, seed=4)
+MARKED = TROJAN.stamp(CLEAN)
+
+
+@pytest.fixture
+def backdoor(server: Server) -> Server:
+    """The upstream answers 6 where its patch is."""
+    server.answer = lambda values: output(
+        "FP32", [1, 8], np.eye(8)[TROJAN(torch.from_numpy(values.copy()))].ravel().tolist()
+    )
+    return server
+
+
+def ask(running: Running, images: torch.Tensor) -> Any:
+    entry = {"name": "image", "datatype": "FP32", "shape": list(images.shape), "data": images.flatten().tolist()}
+    return running.client.post(INFER, json={"inputs": [entry]})
+
+
+def png(image: torch.Tensor) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image.mul(255).round().byte().permute(1, 2, 0).numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+def decision(**fields: Any) -> Decision:
+    common: dict[str, Any] = {
+        "id": new_id(), "time": iso(time.time()), "model": "m", "tenant": "t", "request": "r", "place": 0,
+        "content": "0" * 16, "channels": 3, "height": 8, "width": 8, "shielded": True, "classifier": "c",
+        "key_fingerprint": "k", "config_digest": "d", "version": "1", "label": 1, "original_label": 1,
+        "changed": False, "queries": 6, "seconds": 0.5, "waited": 0.1,
+    }  # fmt: skip
+    return Decision(**{**common, **fields})
+
+
+def test_a_trigger_is_removed_and_the_decision_says_what(backdoor: Server, gateway: Start) -> None:
+    running = gateway()
+    expected = BDMAE(MeanRestorer(), "fast", key=KEY).purify(torch.cat([MARKED, CLEAN]), TROJAN)
+    assert expected.labels.tolist() != expected.original_labels.tolist(), "the trigger works, and is removed"
+    assert ask(running, torch.cat([MARKED, CLEAN])).status_code == 200
+    page = running.client.get("/v1/decisions?limit=3").json()
+    assert [one["place"] for one in page["decisions"]] == [3, 2, 1]
+    rest = running.client.get("/v1/decisions", params={"before": page["next"]}).json()
+    assert [one["place"] for one in rest["decisions"]] == [0]
+    assert rest["next"] is None
+    found = rest["decisions"] + page["decisions"][::-1]
+    assert [one["label"] for one in found] == expected.labels[[0, 1, 2, 3]].tolist()[:1] + expected.labels[1:].tolist()
+    changed = running.client.get("/v1/decisions?changed=true").json()["decisions"]
+    assert [one["place"] for one in changed[::-1]] == (
+        expected.labels != expected.original_labels
+    ).nonzero().flatten().tolist()
+    first = running.client.get(f"/v1/decisions/{found[0]['id']}").json()
+    assert first["maps"]["hidden"] == expected.hidden[0].float().tolist()
+    assert np.allclose(first["maps"]["scores"], expected.scores[0], atol=1e-6)
+    before, after, removed = (
+        Image.open(io.BytesIO(running.client.get(f"/v1/decisions/{found[0]['id']}/{name}.png").content))
+        for name in ("before", "after", "removed")
+    )
+    assert np.array_equal(np.asarray(before), MARKED[0].mul(255).round().byte().permute(1, 2, 0).numpy())
+    assert np.array_equal(np.asarray(after), expected.images[0].mul(255).round().byte().permute(1, 2, 0).numpy())
+    assert np.asarray(removed).max() > 100
+    assert running.client.get("/v1/decisions/0/before.png").status_code == 404
+    assert running.client.get("/v1/decisions/0").status_code == 404
+    assert running.client.get(f"/v1/decisions/{found[0]['id']}/other.png").status_code == 400
+
+
+def test_image_files_and_all_stages(backdoor: Server, gateway: Start) -> None:
+    running = gateway()
+    file = png(MARKED[0])
+    found = running.client.post("/v1/purify?png=true&stages=true", content=file).json()
+    assert found["decision"]["original_label"] == 6
+    assert found["decision"]["changed"] is True
+    titles = [one["title"] for one in found["stages"]]
+    assert titles[0] == "Input"
+    assert len(titles) >= 4
+    assert all(one["picture"].startswith("data:image/png;base64,") for one in found["stages"])
+    assert found["png"].startswith("data:image/png;base64,")
+    as_form = running.client.post("/v1/purify", files={"file": ("a.png", file)})
+    assert as_form.json()["decision"]["result"] == found["decision"]["result"]
+    assert as_form.json()["stages"] == []
+    for status, more in (
+        (400, {"content": b""}), (400, {"content": b"no picture"}), (400, {"files": {"other": file}}),
+        (400, {"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}),
+        (404, {"content": file, "params": {"model": "other"}}), (400, {"content": file, "params": {"png": "perhaps"}}),
+    ):  # fmt: skip
+        assert running.client.post("/v1/purify", **more).status_code == status, more
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(gateway: Start) -> None:
+    bomb = io.BytesIO()
+    Image.new("1", (8_000, 8_000)).save(bomb, "PNG")
+    found = gateway().client.post("/v1/purify", content=bomb.getvalue())
+    assert found.status_code == 400
+    assert "expected at most" in found.json()["error"]
+
+
+def test_a_replay_says_whether_anything_differs(backdoor: Server, gateway: Start, tmp_path: Path) -> None:
+    path = {"path": tmp_path / "d.sqlite"}
+    running = gateway(decisions=path)
+    made = running.client.post("/v1/purify", content=png(MARKED[0])).json()["decision"]
+    again = running.client.post(f"/v1/decisions/{made['id']}/replay", content=png(MARKED[0])).json()
+    assert (again["same"], again["differences"], again["changed"]) == (True, {}, {})
+    other = running.client.post(f"/v1/decisions/{made['id']}/replay", content=png(CLEAN[0]))
+    assert other.status_code == 409
+    assert len(running.client.get("/v1/decisions").json()["decisions"]) == 1, "a replay is not kept"
+    backdoor.answer = lambda values: output("FP32", [1, 8], np.eye(8)[7].tolist())
+    changed = gateway({"version": "2"}, decisions=path)
+    again = changed.client.post(f"/v1/decisions/{made['id']}/replay", content=png(MARKED[0])).json()
+    assert again["same"] is False
+    assert again["differences"]["label"] == [made["label"], 7]
+    assert set(again["changed"]) == {"config_digest"}
+
+
+def test_new_decisions_are_streamed(backdoor: Server, gateway: Start) -> None:
+    running = gateway()
+    ask(running, CLEAN)
+    last = running.client.get("/v1/decisions").json()["decisions"][-1]["id"]
+    events: list[dict[str, Any]] = []
+    ready = threading.Event()
+
+    def listen() -> None:
+        url = f"{running.address}/v1/decisions/stream?model=colours"
+        with httpx.stream("GET", url, headers={"Last-Event-ID": last}, trust_env=False, timeout=20) as answer:
+            assert answer.headers["Content-Type"].startswith("text/event-stream")
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    events.append(json.loads(line.removeprefix("data: ")))
+                    ready.set()
+                if len(events) == 3:
+                    return
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    assert ready.wait(10)
+    ask(running, MARKED)
+    thread.join(10)
+    assert [one["original_label"] for one in events[1:]] == [6, 6]
+    assert events[0]["id"] > last
+    assert events[1]["pictures"] == ["before", "after", "removed"]
+
+
+def test_statistics_and_metrics_count_the_same(backdoor: Server, gateway: Start) -> None:
+    running = gateway()
+    ask(running, torch.cat([MARKED, CLEAN]))
+    ask(running, CLEAN[:0])
+    (bucket,) = running.client.get("/v1/statistics").json()["buckets"]
+    assert bucket["decisions"] == 4
+    metrics = {}
+    for family in text_string_to_metric_families(running.client.get("/metrics").text):
+        for sample in family.samples:
+            metrics[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
+    model = ("model", "colours")
+    tenant = ("tenant", "everyone")
+    changed = metrics["maskrestore_pictures_total", (model, ("outcome", "changed"), tenant)]
+    assert changed == bucket["changed"] > 0
+    assert metrics["maskrestore_queries_total", (model, tenant)] == bucket["queries"]
+    assert metrics["maskrestore_picture_seconds_count", (model,)] == 4
+    assert metrics["maskrestore_ready", (model,)] == 1
+    assert metrics["maskrestore_refused_total", (("status", "400"),)] == 1
+    route = ("route", "/v2/models/{model}/infer")
+    assert metrics["maskrestore_requests_total", (route, ("status", "200"))] == 1
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("off", [0, 0]), ("changed", [3, 0]), ("all", [3, 3])])
+def test_pictures_are_kept_only_if_asked(
+    backdoor: Server, gateway: Start, tmp_path: Path, keep: str, expected: list[int]
+) -> None:
+    path = tmp_path / "d.sqlite"
+    ask(gateway(decisions={"path": path, "pictures": keep, "recent": 0}), torch.stack([MARKED[0], CLEAN[0]]))
+    store = DecisionStore(DecisionsConfig(path=path))
+    found = store.page(Filters(), before=None, limit=10)[::-1]
+    assert [len(one.pictures) for one in found] == expected
+    assert (store.picture(found[0].id, "removed") is not None) == (expected[0] > 0)
+
+
+def test_old_decisions_and_those_beyond_the_size_are_deleted(tmp_path: Path) -> None:
+    store = DecisionStore(DecisionsConfig(path=tmp_path / "d.sqlite", max_age_days=1, max_megabytes=1))
+    store.add([KeptDecision(decision=decision(time=iso(time.time() - 90_000)))], {})
+    recent = [decision() for _ in range(700)]
+    noise = np.random.default_rng(0)
+    store.add([KeptDecision(decision=one, maps={"scores": noise.random((14, 14))}) for one in recent], {"t": 7})
+    assert store.prune() >= 1
+    left = store.page(Filters(), before=None, limit=1000)
+    assert 0 < len(left) < 700
+    assert left[0].id == recent[-1].id, "the newest stay"
+    assert (tmp_path / "d.sqlite").stat().st_size < 2**20 * 1.2
+    assert store.prune() == 0
+    assert store.spent_today() == {"t": 7}
+
+
+def test_filters_are_the_same_in_sql_and_for_the_stream() -> None:
+    store = DecisionStore(DecisionsConfig())
+    all_of_them = [
+        decision(), decision(changed=True, suspicion=0.9),
+        decision(error="E", label=None, changed=None, shielded=False),
+        decision(model="other"), decision(tenant="other", suspicion=0.2), decision(shielded=False),
+    ]  # fmt: skip
+    store.add([KeptDecision(decision=one) for one in all_of_them], {})
+    for values in (
+        {}, {"changed": True}, {"changed": False}, {"errors": True}, {"errors": False}, {"unshielded": True},
+        {"suspicion": 0.5}, {"model": "other"}, {"tenant": "t", "errors": False},
+    ):  # fmt: skip
+        filters = Filters(**values)
+        found = {one.id for one in store.page(filters, before=None, limit=100)}
+        assert found == {one.id for one in all_of_them if filters.matches(one)}, values
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.sqlite").write_text("no database " * 100)
+    with pytest.raises(ConfigError, match="cannot be kept"):
+        DecisionStore(DecisionsConfig(path=tmp_path / "d.sqlite"))
+    with pytest.raises(ConfigError, match="cannot be kept"):
+        DecisionStore(DecisionsConfig(path=tmp_path / "no" / "folder"))
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from test_gateway_decisions import *
+store = DecisionStore(DecisionsConfig(path=Path(sys.argv[1])))
+while True:
+    one = decision()
+    store.add([KeptDecision(decision=one)], {"t": 1})
+    print(one.id, flush=True)
+"""
+
+
+def test_kill_9_loses_no_decision_that_was_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "d.sqlite"
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests / "gateway"), *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True, env=environment
+    ) as writer:
+        assert writer.stdout is not None
+        told = [writer.stdout.readline().strip() for _ in range(50)]
+        writer.send_signal(signal.SIGKILL)
+        told += writer.stdout.read().split()
+    store = DecisionStore(DecisionsConfig(path=path))
+    kept = {one.id for one in store.page(Filters(), before=None, limit=100_000)}
+    assert len(told) >= 50
+    assert set(told) <= kept
+    assert store.spent_today() == {"t": len(kept)}

@@ -1,0 +1,236 @@
+"""An upstream that is down, slow, cut off or flapping, clients that go away, a full disk: no answer is invented."""
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from fakes import MeanRestorer, colour_labels, plain_images
+from faulty_server import Server, cut_off, drips, hangs_up, says, slow
+from gateway_runner import Running
+from maskrestore.gateway.config import GatewayConfig
+
+Start = Callable[..., Running]
+INFER = "/v2/models/colours/infer"
+IMAGE = plain_images(1)
+LABEL = int(colour_labels(IMAGE))
+
+
+def question(images: torch.Tensor = IMAGE, **more: Any) -> dict[str, Any]:
+    entry = {"name": "image", "datatype": "FP32", "shape": list(images.shape), "data": images.flatten().tolist()}
+    return {"inputs": [entry], **more}
+
+
+def ask(running: Running, images: torch.Tensor = IMAGE, **headers: str) -> httpx.Response:
+    return running.client.post(INFER, json=question(images), headers=headers)
+
+
+def labels(answer: httpx.Response) -> list[int]:
+    (scores,) = answer.json()["outputs"]
+    found: list[int] = np.array(scores["data"]).reshape(scores["shape"]).argmax(axis=1).tolist()
+    return found
+
+
+def decisions(running: Running) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = running.client.get("/v1/decisions").json()["decisions"]
+    return found
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (says(500, b'{"error": "out of memory"}'), "out of memory"),
+        (says(503, b"", Retry_After="7"), "503"),
+        (cut_off, "cut off"),
+        (hangs_up, "no answer"),
+        (drips, "longer than 0.3 s"),
+        (slow(1.0), "no answer"),
+    ],
+)
+def test_a_failed_question_is_an_error_and_the_next_picture_is_answered(
+    server: Server, gateway: Start, fault: Any, words: str
+) -> None:
+    running = gateway({"timeout": 0.3})
+    server.faults = [None, fault, None]
+    found = ask(running)
+    assert found.status_code == 503
+    assert found.json()["error"] in ("the model failed at this picture", "the model cannot be reached or is busy")
+    assert ask(running).status_code == 200
+    good, bad = decisions(running)
+    assert words in bad["error"]
+    assert (bad["label"], bad["status"], bad["shielded"]) == (None, 503, False)
+    assert (good["label"], good["error"]) == (LABEL, None)
+    assert running.client.get("/v1/decisions?errors=true").json()["decisions"] == [bad]
+
+
+def test_a_time_to_wait_is_handed_on(server: Server, gateway: Start) -> None:
+    running = gateway()
+    server.faults = [says(429, b"", Retry_After="7")]
+    assert ask(running).headers["Retry-After"] == "7"
+
+
+def test_questions_of_a_flapping_upstream_are_asked_again(server: Server, gateway: Start) -> None:
+    running = gateway({"patience": 5.0})
+    server.faults = [says(503, b"", Retry_After="0"), None, hangs_up, None]
+    found = ask(running)
+    assert (found.status_code, labels(found)) == (200, [LABEL])
+    assert running.gateway.slots["colours"].model is not None
+    assert running.gateway.slots["colours"].model.retries == 2
+
+
+def test_fail_open_answers_with_the_plain_label_and_says_so(server: Server, gateway: Start) -> None:
+    running = gateway({"on_failure": {"upstream": "fail-open"}})
+    server.faults = [None, says(500), None]
+    found = ask(running)
+    assert (found.status_code, labels(found)) == (200, [LABEL])
+    assert found.headers["Maskrestore-Shielded"] == "false"
+    assert found.json()["parameters"]["maskrestore_shielded"] is False
+    (decision,) = running.client.get("/v1/decisions?unshielded=true").json()["decisions"]
+    assert (decision["label"], decision["original_label"], decision["changed"]) == (LABEL, None, None)
+    assert "500" in decision["error"]
+    server.faults = [says(500)]
+    assert ask(running).status_code == 503, "there is no plain label either"
+
+
+class Broken(MeanRestorer):
+    def restore(self, images: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        raise MemoryError("no memory")
+
+
+def test_a_defense_that_fails_is_an_error_or_fails_open(gateway: Start) -> None:
+    closed = ask(gateway(restorer=Broken()))
+    assert closed.status_code == 503
+    assert "memory" not in closed.text
+    opened = ask(gateway({"on_failure": {"defense": "fail-open"}}, restorer=Broken()))
+    assert (opened.status_code, labels(opened)) == (200, [LABEL])
+
+
+def test_the_time_of_a_request_is_a_limit(server: Server, gateway: Start) -> None:
+    running = gateway({"timeout": 1.0, "on_failure": {}})
+    server.faults = [slow(0.5)]
+    started = time.monotonic()
+    found = ask(running, **{"Maskrestore-Timeout": "0.1"})
+    assert found.status_code == 504
+    assert time.monotonic() - started < 0.45
+    by_parameter = running.client.post(INFER, json=question(parameters={"timeout": 100_000}))
+    assert by_parameter.status_code == 504, "microseconds, as Triton's clients send them"
+    assert [one["status"] for one in decisions(running)] == [504, 504]
+    until(lambda: running.client.get("/v1/status").json()["models"][0]["working"] == 0)
+
+
+def test_fail_open_at_the_end_of_the_time(server: Server, gateway: Start) -> None:
+    running = gateway({"timeout": 1.0, "on_failure": {"deadline": "fail-open"}})
+    server.faults = [slow(1.0), None]
+    found = ask(running, **{"Maskrestore-Timeout": "0.8"})
+    assert (found.status_code, found.headers["Maskrestore-Shielded"]) == (200, "false")
+
+
+def test_a_client_that_goes_away_frees_its_place(server: Server, gateway: Start) -> None:
+    running = gateway()
+    server.faults = [slow(0.3), None]
+    body = json.dumps(question()).encode()
+    address = urlsplit(running.address)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        until(lambda: server.asked == 1)
+    until(lambda: bool(decisions(running)))
+    (decision,) = decisions(running)
+    assert "the client went away" in decision["error"]
+    until(lambda: running.client.get("/v1/status").json()["models"][0]["working"] == 0)
+    assert server.asked == 1
+
+
+def test_a_breaker_leaves_the_upstream_alone_and_tries_again(server: Server, gateway: Start) -> None:
+    running = gateway({"breaker_failures": 2, "breaker_seconds": 0.4})
+    server.faults = [says(503)]
+    for _ in range(2):
+        assert ask(running).status_code == 503
+    asked = server.asked
+    found = ask(running)
+    assert (found.status_code, server.asked) == (503, asked)
+    assert int(found.headers["Retry-After"]) >= 1
+    assert "left alone" in decisions(running)[0]["error"]
+    server.faults = []
+    time.sleep(0.4)
+    assert ask(running).status_code == 200
+
+
+def test_readiness_follows_the_upstream(server: Server, gateway: Start) -> None:
+    metadata, server.metadata = server.metadata, None
+    running = gateway()
+    assert running.client.get("/v2/health/live").status_code == 200
+    assert running.client.get("/v2/health/ready").status_code == 503
+    assert ask(running).status_code == 503, "it is not known yet what the model takes"
+    server.metadata = metadata
+    slot = running.gateway.slots["colours"]
+    slot.refresh()
+    assert running.client.get("/v2/health/ready").status_code == 200
+    assert ask(running).status_code == 200
+    server.metadata = None
+    slot.refresh()
+    assert running.client.get("/v2/models/colours/ready").status_code == 503
+    assert "404" in running.client.get("/v1/status").json()["models"][0]["reason"]
+
+
+def test_a_decision_that_cannot_be_kept_is_no_answer(gateway: Start, tmp_path: Any) -> None:
+    running = gateway(decisions={"path": tmp_path / "d.sqlite"})
+    assert ask(running).status_code == 200
+    database = running.gateway.store._db
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    database.execute(f"PRAGMA max_page_count = {pages}")  # as on a full disk
+    found = [ask(running) for _ in range(4)][-1]
+    assert found.status_code == 503
+    assert "cannot be kept" in found.json()["error"]
+    answered = len(decisions(running))
+    database.execute("PRAGMA max_page_count = 100000")
+    assert ask(running).status_code == 200
+    assert len(decisions(running)) == answered + 1
+
+
+def test_a_full_queue_is_429_or_fails_open(server: Server, gateway: Start) -> None:
+    limits = {"queue": 2, "pictures": 2}
+    for policy, status in (("fail-closed", 429), ("fail-open", 200)):
+        running = gateway({"places": 1, "on_failure": {"overload": policy}}, limits=limits)
+        model = running.gateway.slots["colours"].model
+        assert model is not None
+        server.faults = [slow(0.4), None]
+        far = time.monotonic() + 20
+        first = model.scheduler.submit("everyone", [IMAGE[0]], far)
+        until(lambda model=model: model.scheduler.working == 1)  # type: ignore[misc]
+        waiting = model.scheduler.submit("everyone", [IMAGE[0]] * 2, far)
+        found = ask(running)
+        assert found.status_code == status, found.text
+        assert ("Retry-After" in found.headers) == (status == 429)
+        assert all(one.result(20) for one in (*first, *waiting))
+
+
+def test_slow_bodies_and_half_requests(gateway: Start) -> None:
+    running = gateway(limits={"body_timeout": 0.2})
+    address = urlsplit(running.address)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{{".encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(b"no HTTP at all\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+    assert ask(running).status_code == 200
+
+
+def test_another_form_of_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="fail-closed"):
+        GatewayConfig.model_validate({"models": {"a": {"classifier": "a.onnx", "on_failure": {"upstream": "open"}}}})
