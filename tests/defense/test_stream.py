@@ -244,3 +244,27 @@ def test_several_threads_may_purify_at_once() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_images_that_are_dropped_ask_no_further_question_and_change_no_other() -> None:
+    images = mixed_images(4)
+    asked: list[int] = []
+
+    def classify(pictures: Tensor) -> Tensor:
+        asked.append(len(pictures))
+        return TRIGGER(pictures)
+
+    defense = BDMAE(MeanRestorer(), "default")
+    expected = defense.purify(images, TRIGGER)
+    pipeline = defense.pipeline(classify)
+    pipeline.submit([0, 1], images[:2])
+    pipeline.submit([2, 3], images[2:])
+    results = {one.id: one for one in pipeline.step()}
+    pipeline.drop([1, 2, 3, "unknown"])
+    assert len(pipeline) == 1 - len(results)
+    asked.clear()
+    while len(pipeline):
+        results |= {one.id: one for one in pipeline.step()}
+    assert set(results) == {0}
+    assert_same(results[0].result, expected.select(slice(0, 1)))
+    assert sum(asked) <= int(expected.queries[0]), "questions about one image only"

@@ -24,6 +24,7 @@ from maskrestore.mae.choice import load_restorer
 
 __all__ = ["Listening", "serve"]
 
+_LOG = logging.getLogger(__name__)
 _MORE_SECONDS = 5
 """For answers, behind the limit of a request, before the gateway ends in any case."""
 
@@ -87,7 +88,18 @@ async def _run(server: uvicorn.Server, gateway: Gateway) -> None:
         task.add_done_callback(tasks.discard)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    saying = asyncio.create_task(_say_where(server))
     await server.serve()
+    saying.cancel()
+
+
+async def _say_where(server: uvicorn.Server) -> None:
+    while not server.started:
+        await asyncio.sleep(0.01)
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    scheme = "https" if server.config.is_ssl else "http"
+    shown = f"[{host}]" if ":" in host else host
+    _LOG.info("listening", extra={"address": f"{scheme}://{shown}:{port}"})
 
 
 def _is_loopback(host: str) -> bool:
