@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
 import pytest
@@ -268,3 +269,49 @@ def test_images_that_are_dropped_ask_no_further_question_and_change_no_other() -
     assert set(results) == {0}
     assert_same(results[0].result, expected.select(slice(0, 1)))
     assert sum(asked) <= int(expected.queries[0]), "questions about one image only"
+
+
+def test_asked_about_apart_each_image_gets_the_same_bits_and_a_late_answer_holds_no_other() -> None:
+    images = mixed_images(5)
+    late = threading.Event()
+
+    def classify(pictures: Tensor) -> Tensor:
+        if pictures.shape[-1] == 24:
+            assert late.wait(20)
+        return TRIGGER(pictures)
+
+    defense = BDMAE(MeanRestorer(), "fast")
+    expected = defense.purify(images, TRIGGER)
+    results: dict[object, StreamResult] = {}
+    with ThreadPoolExecutor(8) as threads:
+        pipeline = defense.pipeline(classify, apart=threads)
+        pipeline.submit(["late"], plain_images(1, size=24))
+        for number, image in enumerate(images):
+            pipeline.submit([number], image)
+        while len(pipeline) > 1:
+            results |= {one.id: one for one in pipeline.step()}
+        assert set(results) == set(range(len(images))), "all but the late one"
+        late.set()
+        while len(pipeline):
+            results |= {one.id: one for one in pipeline.step()}
+    for number in range(len(images)):
+        assert_same(results[number].result, expected.select(slice(number, number + 1)))
+    assert_same(results["late"].result, defense.purify(plain_images(1, size=24), TRIGGER))
+
+
+def test_asked_about_apart_an_error_costs_its_own_image() -> None:
+    def classify(pictures: Tensor) -> Tensor:
+        if pictures.shape[-1] == 24:
+            raise ClassifierError("not this size")
+        return TRIGGER(pictures)
+
+    with ThreadPoolExecutor(2) as threads:
+        pipeline = BDMAE(MeanRestorer(), "fast").pipeline(classify, apart=threads)
+        pipeline.submit([0, 1], mixed_images(2))
+        pipeline.submit([2], plain_images(1, size=24))
+        results: dict[object, StreamResult] = {}
+        while len(pipeline):
+            results |= {one.id: one for one in pipeline.step()}
+    assert "not this size" in str(results[2].error)
+    assert results[0].error is None
+    assert results[1].error is None

@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -117,6 +118,32 @@ def test_a_defense_that_fails_is_an_error_or_fails_open(gateway: Start) -> None:
     assert "memory" not in closed.text
     opened = ask(gateway({"on_failure": {"defense": "fail-open"}}, restorer=Broken()))
     assert (opened.status_code, labels(opened)) == (200, [LABEL])
+
+
+def test_a_picture_whose_answers_are_late_holds_no_other(server: Server, gateway: Start) -> None:
+    late, others = plain_images(1, size=24), plain_images(6, seed=2)
+    answer = server.answer
+
+    def slowly(values: np.ndarray) -> dict[str, Any]:
+        if values.shape[-1] == 24:
+            time.sleep(0.4)
+        return answer(values)
+
+    server.answer = slowly
+    running = gateway({"timeout": 5.0})
+    with ThreadPoolExecutor(1) as pool:
+        slow_one = pool.submit(ask, running, late)
+        until(lambda: server.asked > 0)
+        started = time.monotonic()
+        found = [ask(running, one[None]) for one in others]
+        took = time.monotonic() - started
+        assert not slow_one.done(), "it has several rounds of 0.4 s"
+        assert [labels(one) for one in found] == [[label] for label in colour_labels(others).tolist()]
+        assert labels(slow_one.result(20)) == colour_labels(late).tolist()
+    slow_record = next(one for one in decisions(running) if one["height"] == 24)
+    fast = [one["seconds"] for one in decisions(running) if one["height"] == 16]
+    assert max(fast) < slow_record["seconds"]
+    assert took < 6 * slow_record["seconds"]
 
 
 def test_the_time_of_a_request_is_a_limit(server: Server, gateway: Start) -> None:

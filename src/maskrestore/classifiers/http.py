@@ -235,12 +235,15 @@ class HttpClassifier:
                 raise answer
         return later
 
-    def answers(self, pictures: Iterable[Tensor]) -> Iterator[tuple[int, Tensor | Exception]]:
-        """Ask about pictures ``(1, C, H, W)``, ``concurrency`` at a time; see ``StreamingClassifier``."""
+    def answers(
+        self, pictures: Iterable[Tensor], *, at_a_time: int | None = None
+    ) -> Iterator[tuple[int, Tensor | Exception]]:
+        """Ask about pictures ``(1, C, H, W)``, ``concurrency`` at a time or fewer; see ``StreamingClassifier``."""
+        most = min(self.concurrency, at_a_time or self.concurrency)
         numbered, flying = enumerate(pictures), dict[Future[Tensor], int]()
         try:
             while True:
-                while len(flying) < self.concurrency and (taken := next(numbered, None)) is not None:
+                while len(flying) < most and (taken := next(numbered, None)) is not None:
                     flying[self._workers().submit(self._label, taken[1])] = taken[0]
                 if not flying:
                     return

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Executor
 from typing import Any, Literal
 
 import torch
@@ -128,12 +129,17 @@ class BDMAE:
         classifier: Callable[[Tensor], Any],
         budget: Budget | int | None = None,
         asking: Asking = Asking(errors_in_row=None),  # noqa: B008 - frozen
+        *,
+        apart: Executor | None = None,
     ) -> Pipeline:
         """A pipeline that images can join between rounds, for programs such as a server that run the rounds themselves.
 
         classifier, budget, asking: as for :meth:`purify_stream`, but by default the pipeline never waits and never
         stops: an image that the classifier fails at gets the error. Queries are counted, but images can always join:
         check ``budget.allows(config.max_queries)`` first. Raises ClassifierError if ``classifier`` is none.
+
+        apart: threads that ask the classifier, which must be safe for that, about the images that joined together: a
+        late answer holds no others. The budget is then exact only if it has no limit.
         """
         ask = as_classifier(classifier)
         limits = self._limits if _has_device(ask) else ON_CPU
@@ -143,6 +149,7 @@ class BDMAE:
             Asker(ask, budget if isinstance(budget, Budget) else Budget(budget), asking),
             key=self.key,
             masked_pixels=limits.masked_pixels,
+            apart=apart,
         )
 
     @property

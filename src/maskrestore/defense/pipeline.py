@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 
 import torch
@@ -33,6 +34,9 @@ from maskrestore.runtime.threads import map_on_cores
 from maskrestore.types import Restorer, RestorerChoice, StreamResult
 
 __all__ = ["Pipeline", "purify_cohort"]
+
+_JOIN = 0.02
+"""Seconds that a step waits at most for answers that are asked for apart: then further images can join."""
 
 
 def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
@@ -108,6 +112,9 @@ class _Cohort:
     """By row, of the images that the classifier failed at. The stages do not know of it: they go on with the label of
     the original image for each question, which is not sent."""
 
+    flying: Future[tuple[Tensor, dict[int, Exception]]] | None = None
+    """The answer to its question that is asked apart."""
+
     def __post_init__(self) -> None:
         self.gone = torch.zeros(len(self.ids), dtype=torch.bool)
 
@@ -139,8 +146,14 @@ class Pipeline:
         *,
         key: Key,
         masked_pixels: int,
+        apart: Executor | None = None,
     ) -> None:
-        """asker: asks the classifier. key: of the random masks. masked_pixels: as for :func:`score`."""
+        """asker: asks the classifier. key: of the random masks. masked_pixels: as for :func:`score`.
+
+        apart: asks for each cohort in a thread of its own, so that a late answer holds the images that joined together
+        and no others. ``None``: all cohorts are asked about together.
+        """
+        self._apart = apart
         self._restorer, self._config, self._asker = restorer, config, asker
         self._device = torch.device(getattr(restorer, "device", "cpu"))
         self._stream_of = functools.partial(Stream, key)
@@ -188,18 +201,48 @@ class Pipeline:
     def step(self) -> list[StreamResult]:
         """Run one round for every image. Returns the results of images that it settled, and the errors of failed ones.
 
+        Images that are asked about apart wait for their answers meanwhile; then a step may settle none.
+
         An image that the classifier fails at gets the error; the answers about the others are kept. If a call of the
         restorer raises, it is repeated for each cohort alone, and the images of a cohort at which it fails start anew,
         each alone.
         """
-        started, failed = time.perf_counter(), []
-        for kind, answer in ((Restore, self._restored), (Ask, self._asked)):
-            waiting = [cohort for cohort in self._cohorts if isinstance(cohort.request, kind)]
-            failed += self._advance(waiting, answer)
+        started = time.perf_counter()
+        restoring = self._waiting(Restore)
+        failed = self._advance(restoring, self._restored)
+        if self._apart is None:
+            failed += self._advance(self._waiting(Ask), self._asked)
+        else:
+            failed += self._ask_apart(self._apart, wait_for_one=not restoring)
         share = (time.perf_counter() - started) / max(1, len(self))
         for cohort in self._cohorts:
             cohort.state.seconds[~cohort.gone] += share
         return failed + [result for cohort in list(self._cohorts) for result in self._leaving(cohort)]
+
+    def _waiting(self, kind: type[Request]) -> list[_Cohort]:
+        """The cohorts that wait for the answer to a request of this kind."""
+        return [cohort for cohort in self._cohorts if isinstance(cohort.request, kind)]
+
+    def _ask_apart(self, pool: Executor, *, wait_for_one: bool) -> list[StreamResult]:
+        """Ask for each cohort that is not asked about yet, and go on with those whose answers are there."""
+        asking = self._waiting(Ask)
+        for cohort in asking:
+            if cohort.flying is None and isinstance(cohort.request, Ask):
+                owners, pictures = cohort.request.rows.tolist(), cohort.request.pictures
+                cohort.flying = pool.submit(self._asker.twin().ask, pictures, owners, set(cohort.errors))
+        flying = [cohort.flying for cohort in asking if cohort.flying is not None]
+        if wait_for_one:
+            wait(flying, timeout=_JOIN, return_when=FIRST_COMPLETED)
+        landed = [cohort for cohort in asking if cohort.flying is not None and cohort.flying.done()]
+        return [one for cohort in landed for one in self._advance([cohort], self._landed)]
+
+    def _landed(self, group: list[_Cohort]) -> list[Tensor]:
+        (cohort,) = group
+        assert cohort.flying is not None
+        answer, cohort.flying = cohort.flying, None
+        labels, errors = answer.result()
+        cohort.errors |= errors
+        return [labels]
 
     def _advance(self, cohorts: list[_Cohort], answer: Callable[[list[_Cohort]], list[Tensor]]) -> list[StreamResult]:
         """Answer the requests of cohorts together or, if that raises, one by one. Returns the errors."""

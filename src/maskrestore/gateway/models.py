@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from maskrestore.mae.choice import restorer_for
 from maskrestore.types import Classifier, Restorer, RestorerChoice
 
 __all__ = ["ModelSlot", "ShieldedModel"]
+
+_ASKING_THREADS = 64
+"""Pictures of an upstream that are asked about at a time; what is sent is limited by its connections."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,7 +77,9 @@ class ShieldedModel:
             self.view = View(height=size[0], width=size[1], convention=config.resize, crop_share=config.crop_share)
         self._loaded = classifier
         self._asked: Classifier = classifier
+        self._threads: ThreadPoolExecutor | None = None
         if self.server is not None:
+            self._threads = ThreadPoolExecutor(_ASKING_THREADS, thread_name_prefix=f"questions to {name}")
             self._asked = PatientUpstream(
                 self.server,
                 patience=config.patience,
@@ -86,10 +92,11 @@ class ShieldedModel:
             bounds = dataclasses.replace(bounds, images=config.places)
         self.scheduler = Scheduler(
             name,
-            lambda: self.defense.pipeline(self._asked),
+            lambda: self.defense.pipeline(self._asked, apart=self._threads),
             FairQueue(limits.queue, limits.queue_pixels),
             bounds,
             companions=config.companions,
+            apart=self._threads is not None,
             before_round=self._before_round,
         )
 
@@ -146,6 +153,8 @@ class ShieldedModel:
     def close(self) -> None:
         """Finish the pictures that are here, and end."""
         self.scheduler.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
         if self.server is not None:
             self.server.close()
 

@@ -3,10 +3,10 @@
 Pictures join between two rounds and leave when they are settled, so a picture never waits for the end of another. The
 result of each is the same bits as alone.
 
-**What a slow upstream does to others.** A round ends when each of its questions has an answer or an error, or took as
-long as ``timeout`` and ``patience`` allow. So a picture whose questions are answered late holds those that share its
-rounds for so long in each; after an error it leaves. Pictures of other models have another thread and are not held. A
-model that runs in this process answers all questions of a round at once.
+**What a slow upstream does to others.** It is asked about each picture in a thread of its own (``apart``), and no
+picture gets more than half of the connections. So a picture whose answers are late, or that waits to ask again, holds
+no other while connections are free; two such pictures can take all of them, until ``timeout``. Pictures of other models
+have another thread and other connections. A model in this process answers all questions of a round at once.
 """
 
 from __future__ import annotations
@@ -60,12 +60,15 @@ class Scheduler:
         limits: Limits,
         *,
         companions: float = 0.0,
+        apart: bool = False,
         before_round: Callable[[float], None] = lambda _: None,
     ) -> None:
         """pipeline: makes one; again after a failure inside it. limits: pictures in the pipeline at a time.
 
-        companions: seconds that the first picture waits for others. before_round: is told until when anybody waits.
+        companions: seconds that the first picture waits for others. apart: whether the pipeline asks about images that
+        joined together in a thread of their own: then each joins alone. before_round: is told until when anybody waits.
         """
+        self._apart = apart
         self._make, self._pipeline = pipeline, pipeline()
         self._queue, self._limits, self._companions, self._before_round = queue, limits, companions, before_round
         self._working: dict[int, QueuedPicture] = {}
@@ -152,11 +155,11 @@ class Scheduler:
 
     def _admit(self, joining: list[QueuedPicture]) -> None:
         """Give pictures to the pipeline, those of one size together."""
-        by_size: dict[torch.Size, list[QueuedPicture]] = {}
+        groups: dict[object, list[QueuedPicture]] = {}
         for picture in joining:
-            by_size.setdefault(picture.image.shape, []).append(picture)
+            groups.setdefault(picture if self._apart else picture.image.shape, []).append(picture)
         now = time.monotonic()
-        for group in by_size.values():
+        for group in groups.values():
             numbers = [next(self._ids) for _ in group]
             try:
                 self._pipeline.submit(numbers, torch.stack([one.image for one in group]))

@@ -20,9 +20,13 @@ __all__ = ["PatientUpstream"]
 class PatientUpstream:
     """Asks a server, and asks again where the answer is "later".
 
-    Waits grow at random (full jitter), or are as long as the server says. The questions of a round wait together, for
-    ``patience`` seconds at most and never beyond the time until which somebody waits for an answer. If the server
-    cannot be reached, times out or says "later" so often in a row as the breaker allows, nothing is asked for a while.
+    Waits grow at random (full jitter), or are as long as the server says. The questions of a round
+    wait together, for ``patience`` seconds at most and never beyond the time until which somebody waits for an answer.
+    If the server cannot be reached, times out or says "later" so often in a row as the breaker allows, nothing is asked
+    for a while.
+
+    It is asked by several threads, each about one picture and those made of it. None of them gets more than half of the
+    connections, so that late answers about one picture leave some for the others.
     """
 
     def __init__(self, server: HttpClassifier, *, patience: float, failures: int, seconds: float) -> None:
@@ -32,6 +36,7 @@ class PatientUpstream:
         """When nobody waits for an answer any more, by ``time.monotonic``."""
         self.retries = 0
         """Questions that were asked again."""
+        self._at_a_time = max(1, server.concurrency // 2)
         self._patience = patience
         self._breaker = CircuitBreaker(failures, seconds, RetryLater)
 
@@ -61,7 +66,7 @@ class PatientUpstream:
                 return
             later: dict[int, RetryLater] = {}
             places = list(waiting)
-            for number, answer in self.server.answers(waiting.values()):
+            for number, answer in self.server.answers(waiting.values(), at_a_time=self._at_a_time):
                 place = places[number]
                 noted = self._noted(answer)
                 if isinstance(noted, RetryLater):
