@@ -93,6 +93,7 @@ def demo(
     defense = make_defense(
         {"default": "bdmae"}.get(profile, f"bdmae-{profile}"),
         PROFILES[profile],
+        dataset="signs",
         restorer=functools.partial(named_restorer, restorer),
         restorer_name=restorer,
     )

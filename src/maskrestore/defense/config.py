@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from maskrestore.defense.beyond_paper.group_testing import GroupTestingConfig
+from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
 from maskrestore.defense.beyond_paper.squares import SquaresConfig
 from maskrestore.defense.beyond_paper.transfer import TransferTestConfig
 from maskrestore.defense.refinement import RefinementConfig
@@ -40,6 +41,8 @@ class BDMAEConfig:
     transfer_test: TransferTestConfig | None = None
     """Not in the paper: a restoration is accepted only if it changes the label and the region that it replaces also
     decides the label of other pictures. Otherwise the image is left unchanged."""
+    photographs: PhotographsConfig | None = None
+    """Not in the paper: what is different for images of more than 64 x 64 pixels."""
     squares: SquaresConfig | None = None
     """Not in the paper: if no restoration was accepted, hide whole squares."""
     group_testing: GroupTestingConfig | None = None

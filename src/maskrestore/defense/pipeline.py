@@ -18,6 +18,7 @@ from torch import Tensor
 from maskrestore.defense.agreement import Agreement
 from maskrestore.defense.asking import Asker
 from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
+from maskrestore.defense.beyond_paper.photographs import for_attempt
 from maskrestore.defense.beyond_paper.squares import hide_squares
 from maskrestore.defense.beyond_paper.transfer import try_restoration
 from maskrestore.defense.config import BDMAEConfig
@@ -60,7 +61,13 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     yield from _restore_what_scores_high(state, rows, scores, config)
     if config.squares is not None and config.transfer_test is not None and config.masks.max_queries:
         yield from hide_squares(
-            state, rows, answers.image_scores, answers.changed, config=config.squares, test=config.transfer_test
+            state,
+            rows,
+            answers.image_scores,
+            answers.changed,
+            config=config.squares,
+            test=config.transfer_test,
+            photographs=config.photographs,
         )
 
 
@@ -72,7 +79,8 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
     tried = torch.zeros_like(scores, dtype=torch.bool)
     for number, lowered in enumerate(config.restoration.attempts):
         where = (~state.settled[rows]).nonzero().squeeze(1)
-        levels = adaptive_masks(scores[where] + lowered, config.restoration)  # (R, K, g, g)
+        restoration = for_attempt(config.restoration, number, state.images, config.photographs)
+        levels = adaptive_masks(scores[where] + lowered, restoration)  # (R, K, g, g)
         hidden = levels[:, -1]
         # Skip images with nothing to restore, or with the same tokens as in the last attempt.
         fresh = (hidden != tried[where]).flatten(1).any(dim=1)
@@ -81,7 +89,9 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
             asked = rows[where[fresh]]
             restored = yield from restore_levels(state, asked, levels[fresh])
             first = number == 0
-            yield from try_restoration(state, asked, restored, hidden[fresh], config.transfer_test, first=first)
+            yield from try_restoration(
+                state, asked, restored, hidden[fresh], config.transfer_test, first=first, photographs=config.photographs
+            )
 
 
 def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:

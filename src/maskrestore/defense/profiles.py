@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from maskrestore.defense.beyond_paper.budget import fast
+from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
 from maskrestore.defense.beyond_paper.squares import SquaresConfig
 from maskrestore.defense.beyond_paper.transfer import TransferTestConfig
 from maskrestore.defense.config import BDMAEConfig
@@ -19,6 +20,8 @@ _PAPER = BDMAEConfig()
 # - transfer test: keeps clean images unchanged in which these scores find something; so a second attempt can lower the
 #   thresholds.
 # - squares: large faint triggers survive when scattered tokens are hidden.
+# - photographs: their scores are high everywhere, and objects in them pass the transfer test. Chosen on training
+#   pictures of Imagenette.
 # - no refinement: it looks for tokens that flip the label when hidden. Clean images have such tokens too, and it takes
 #   20 queries, more than the transfer test.
 _DEFAULT = BDMAEConfig(
@@ -26,6 +29,7 @@ _DEFAULT = BDMAEConfig(
     refinement=None,
     restoration=RestorationConfig(thresholds=(0.65, 0.6, 0.55, 0.5, 0.45), attempts=(0.0, 0.2)),
     transfer_test=TransferTestConfig(),
+    photographs=PhotographsConfig(),
     squares=SquaresConfig(),
 )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from maskrestore.imaging.sizes import is_photograph
 from maskrestore.mae.checkpoints.loading import load_network, packaged_digest
 from maskrestore.mae.restorer import MAERestorer, RestorerPrecision
 from maskrestore.runtime.digests import digest_of_json
@@ -17,8 +18,6 @@ __all__ = ["DEFAULT_RESTORER", "RestorerBySize", "load_restorer", "named_restore
 DEFAULT_RESTORER = "auto"
 """Chooses among the packaged weights for each picture by its size; see :func:`packaged_restorer`."""
 _SMALL, _LARGE = "mae-tiny-32", "mae-photo-224"
-_LARGEST_SMALL = 64
-"""Side of the largest square picture for the small restorer. Larger ones are photographs."""
 
 
 def packaged_restorer(height: int, width: int) -> str:
@@ -26,7 +25,7 @@ def packaged_restorer(height: int, width: int) -> str:
 
     That is ``mae-tiny-32`` for as many pixels as 64 x 64 or fewer, and ``mae-photo-224`` for more.
     """
-    return _SMALL if height * width <= _LARGEST_SMALL**2 else _LARGE
+    return _LARGE if is_photograph(height, width) else _SMALL
 
 
 class RestorerBySize:

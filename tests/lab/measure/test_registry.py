@@ -18,7 +18,7 @@ class Blank:
 
 
 def build(name, config=None, key=b"secret"):
-    return make_defense(name, config, restorer=Blank, restorer_name="blank", key=key)
+    return make_defense(name, config, dataset="imagenette", restorer=Blank, restorer_name="blank", key=key)
 
 
 def test_names_stand_for_the_profiles():
@@ -36,7 +36,7 @@ def test_none_needs_no_restorer():
     def load():
         raise AssertionError("not needed")
 
-    built = make_defense("none", restorer=load, restorer_name="blank")
+    built = make_defense("none", dataset="signs", restorer=load, restorer_name="blank")
     assert isinstance(built.defense, NoDefense)
     assert built.entry.restorer is None
     images = torch.rand(3, 3, 8, 8)

@@ -115,7 +115,15 @@ def evaluate(
         maskrestore evaluate --attack corners --defense bdmae-paper --set scores.label_score=contrast
     """
     key = read_key(key_file, warn_without=False)
-    defenses = _defenses(defense, settings or [], (restorer_of(restorer, dataset), device), key, max_queries)
+    defenses = _defenses(
+        defense,
+        settings or [],
+        dataset=dataset,
+        restorer=restorer_of(restorer, dataset),
+        device=device,
+        key=key,
+        max_queries=max_queries,
+    )
     victims = [
         victim_config(dataset, None if name == CLEAN else name, target, victim_settings or []) for name in attack
     ]
@@ -147,14 +155,21 @@ def evaluate(
 
 
 def _defenses(
-    names: list[str], settings: list[str], restorer: tuple[str, str], key: bytes | int, max_queries: int | None
+    names: list[str],
+    settings: list[str],
+    *,
+    dataset: str,
+    restorer: str,
+    device: str,
+    key: bytes | int,
+    max_queries: int | None,
 ) -> list[DefenseUnderTest]:
     """Build all defenses before measuring, so that invalid options fail early.
 
-    restorer: its name and device. Raises UnknownNameError or ConfigError for an invalid name, setting or option.
+    Raises UnknownNameError or ConfigError for an invalid name, setting or option.
     """
     configs = {name: default_config(name) for name in names}
-    load = functools.cache(lambda: named_restorer(restorer[0], device=restorer[1]))  # all defenses share the weights
+    load = functools.cache(lambda: named_restorer(restorer, device=device))  # all defenses share the weights
 
     def changed(config: DefenseConfig) -> DefenseConfig:
         """Apply the settings that this defense has, and those that no defense has, so that they raise an error."""
@@ -173,10 +188,11 @@ def _defenses(
         make_defense(
             name,
             changed(config),
+            dataset=dataset,
             restorer=load,
-            restorer_name=restorer[0],
+            restorer_name=restorer,
             key=key,
-            device=restorer[1],
+            device=device,
         )
         for name, config in configs.items()
     ]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
 from maskrestore.defense.beyond_paper.transfer import TransferTestConfig, check_cloud_grids, try_restoration
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
@@ -70,10 +71,12 @@ def hide_squares(
     *,
     config: SquaresConfig,
     test: TransferTestConfig,
+    photographs: PhotographsConfig | None,
 ) -> Rounds[None]:
     """Hide one suspicious square after the other until a restoration is accepted or the query limit is reached.
 
-    image_scores: ``(R, g, g)``, S_i; changed: ``(R,)``, the share of random masks that changed the label.
+    image_scores: ``(R, g, g)``, S_i; changed: ``(R,)``, the share of random masks that changed the label. test,
+    photographs: as for :func:`try_restoration`.
     """
     hidden = least_restorable_squares(image_scores, config.count, max(1, round(config.side * state.grid)))
     suspicious = square_scores(image_scores, hidden, changed, config.label_weight) >= config.threshold  # (R, K)
@@ -83,7 +86,9 @@ def hide_squares(
         if ask.any():
             asked, square = rows[ask], hidden[ask, number]
             restored = yield from state.restore(asked, square)
-            yield from try_restoration(state, asked, restored, square, test, grids=config.cloud_grids)
+            yield from try_restoration(
+                state, asked, restored, square, test, grids=config.cloud_grids, photographs=photographs
+            )
 
 
 def least_restorable_squares(image_scores: Tensor, count: int, side: int) -> Tensor:

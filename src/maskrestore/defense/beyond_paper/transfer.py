@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, needs_coarse_test, shows_object
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.defense.streams import Stream
@@ -90,6 +91,10 @@ class Attempt:
     labels: Tensor
     """``(R,)`` int64: labels of ``restored``."""
 
+    def of(self, places: Tensor) -> Attempt:
+        """The restorations of some of the images. places: ``(P,)`` int64."""
+        return Attempt(restored=self.restored[places], hidden=self.hidden[places], labels=self.labels[places])
+
 
 def try_restoration(
     state: State,
@@ -100,24 +105,34 @@ def try_restoration(
     *,
     first: bool = False,
     grids: Sequence[int] | None = None,
+    photographs: PhotographsConfig | None = None,
 ) -> Rounds[None]:
     """Query a restoration of each image, and settle the images whose restoration passes the test.
 
     restored: ``(R, C, H, W)``; hidden: ``(R, g, g)``. test: ``None`` accepts every restoration. first: whether this is
     the first attempt, which needs fewer clouds and makes the comparison. grids: of the clouds; ``None``: those of the
-    test.
+    test. photographs: how their large regions are tested; ``None``: as any other.
     """
     attempt = Attempt(restored=restored, hidden=hidden, labels=(yield from state.oracle.ask(rows, restored)))
     believed = torch.ones_like(rows, dtype=torch.bool)
     if test is not None:
         chosen = test.cloud_grids if grids is None else grids
         enough, compare = (test.enough_clouds, test.comparison) if first else (len(chosen), False)
-        believed = yield from transfer_test(state, rows, attempt, grids=chosen, enough=enough, compare=compare)
+        believed = yield from transfer_test(
+            state, rows, attempt, grids=chosen, enough=enough, compare=compare, photographs=photographs
+        )
     state.settle(rows[believed], restored[believed], hidden[believed], attempt.labels[believed])
 
 
 def transfer_test(
-    state: State, rows: Tensor, attempt: Attempt, *, grids: Sequence[int], enough: int, compare: bool
+    state: State,
+    rows: Tensor,
+    attempt: Attempt,
+    *,
+    grids: Sequence[int],
+    enough: int,
+    compare: bool,
+    photographs: PhotographsConfig | None = None,
 ) -> Rounds[Tensor]:
     """Whether the restored region of each image behaves like a trigger, ``(R,)`` bool.
 
@@ -126,21 +141,36 @@ def transfer_test(
 
     grids: numbers of colours along a side of the clouds. enough: number of clouds that must get the original label, all
     if there are fewer. compare: if they do not, look for an all-to-all trigger, which changes as many labels.
+    photographs: their large regions must not show an object; this takes the place of the last cloud. With a single
+    cloud, or ``None``, there is no such test.
     """
     found = torch.zeros_like(rows, dtype=torch.bool)
-    changed = (state.original[rows] != attempt.labels).nonzero().squeeze(1)
-    if not len(changed):
-        return found
-    asked, hidden = rows[changed], attempt.hidden[changed]
-    brings, changes = yield from on_clouds(state, asked, hidden, grids=grids, enough=enough, compare=compare)
-    found[changed] = brings
+    changed = state.original[rows] != attempt.labels
+    large = needs_coarse_test(state.images, attempt.hidden, photographs if len(grids) > 1 else None)
+    usual, tested = ((changed & chosen).nonzero().squeeze(1) for chosen in (~large, large))
+    if photographs is not None and len(tested):
+        tested = tested[~(yield from shows_object(state, rows[tested], attempt.hidden[tested], photographs.cells))]
+    for place, some in ((usual, grids), (tested, grids[:-1])):
+        if len(place):
+            found[place] = yield from _on_other_pictures(
+                state, rows[place], attempt.of(place), grids=some, enough=enough, compare=compare
+            )
+    return found
+
+
+def _on_other_pictures(
+    state: State, rows: Tensor, attempt: Attempt, *, grids: Sequence[int], enough: int, compare: bool
+) -> Rounds[Tensor]:
+    """Whether each region has the effect of a trigger on clouds and, for an all-to-all trigger, on turned copies."""
+    hidden = attempt.hidden
+    found, changes = yield from on_clouds(state, rows, hidden, grids=grids, enough=enough, compare=compare)
     rest = changes.nonzero().squeeze(1)
     if len(rest):
-        copies = turned(attempt.restored[changed[rest]])
-        pasted = _pasted(state.images[asked[rest]], hidden[rest], copies)
-        with_region = yield from state.oracle.ask(asked[rest], pasted)
-        without = yield from state.oracle.ask(asked[rest], copies)
-        found[changed[rest]] = (with_region != without).all(dim=1)
+        copies = turned(attempt.restored[rest])
+        pasted = _pasted(state.images[rows[rest]], hidden[rest], copies)
+        with_region = yield from state.oracle.ask(rows[rest], pasted)
+        without = yield from state.oracle.ask(rows[rest], copies)
+        found[rest] = (with_region != without).all(dim=1)
     return found
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.errors import DataError
-from maskrestore.lab.data.specs import SMALL_SIDE
+from maskrestore.imaging.sizes import is_photograph
 from maskrestore.lab.data.stored import StoredImages
 
 __all__ = ["ImageDataset", "images_at_once", "replacing"]
@@ -58,7 +58,7 @@ def _rows(images: Tensor | StoredImages, rows: Tensor) -> Tensor | StoredImages:
 def images_at_once(images: Tensor | StoredImages, most: int) -> int:
     """Return how many of ``images`` ``(N, C, H, W)`` a network takes at once: ``most``, or fewer photographs."""
     height, width = images.shape[-2:]
-    if max(height, width) <= SMALL_SIDE:
+    if not is_photograph(height, width):
         return most
     return max(1, min(most, _PIXELS // (height * width)))
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maskrestore.errors import UnknownNameError
+from maskrestore.imaging.sizes import is_photograph
 from maskrestore.lab.data.sign_shapes import SIGN_NAMES
 from maskrestore.mae.choice import packaged_restorer
 
-__all__ = ["DATASETS", "SMALL_SIDE", "SPLITS", "DatasetSpec", "dataset_spec"]
+__all__ = ["DATASETS", "SPLITS", "DatasetSpec", "dataset_spec"]
 
 SPLITS = ("train", "test")
 """The splits of every data set."""
-
-SMALL_SIDE = 64
-"""Largest side in pixels of small images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class DatasetSpec:
     @property
     def photographs(self) -> bool:
         """Whether images are larger than 64 pixels. Such a split stays on disk and is decoded when it is used."""
-        return self.image_size > SMALL_SIDE
+        return is_photograph(self.image_size, self.image_size)
 
     @property
     def restorer(self) -> str:

@@ -31,11 +31,11 @@ __all__ = [
     "NoDefense",
     "NoDefenseConfig",
     "VictimUnderTest",
+    "config_for",
     "default_config",
     "make_defense",
     "restorer_of",
     "settings_in_force",
-    "with_restorer",
 ]
 
 
@@ -106,10 +106,17 @@ def restorer_of(name: str, dataset: str) -> str:
     return dataset_spec(dataset).restorer if name == DEFAULT_RESTORER else name
 
 
-def with_restorer(config: Any, name: str) -> Any:
-    """Return settings whose restorer, if they have one and it is ``auto``, is the one of this name."""
-    chooses = getattr(config, "restorer", None) == DEFAULT_RESTORER
-    return dataclasses.replace(config, restorer=name) if chooses else config
+def config_for(config: Any, dataset: str, restorer_name: str) -> Any:
+    """Return settings without what has no effect on the images of a data set.
+
+    The restorer ``auto`` becomes the one of this name, and settings for photographs are dropped for small images. So
+    records of small images do not depend on them.
+    """
+    if getattr(config, "restorer", None) == DEFAULT_RESTORER:
+        return dataclasses.replace(config, restorer=restorer_name)
+    if isinstance(config, BDMAEConfig) and not dataset_spec(dataset).photographs:
+        return dataclasses.replace(config, photographs=None)
+    return config
 
 
 def settings_in_force(config: DefenseConfig) -> dict[str, Any]:
@@ -121,6 +128,7 @@ def make_defense(
     name: str,
     config: DefenseConfig | None = None,
     *,
+    dataset: str,
     restorer: Callable[[], Restorer],
     restorer_name: str,
     key: Key = 0,
@@ -128,15 +136,15 @@ def make_defense(
 ) -> DefenseUnderTest:
     """Build a defense of :data:`DEFENSES`, with its default settings or those in ``config``.
 
-    restorer: loads the masked autoencoder; called for BDMAE only, other defenses load their own networks.
-    restorer_name: its name, for the record; not ``auto``, see :func:`restorer_of`. device: where a diffusion model
-    runs; it is not recorded as a setting. The name in the record has the changed settings in brackets. Raises
-    UnknownNameError for an unknown name, and what loading the networks raises.
+    dataset: whose images it will get. restorer: loads the masked autoencoder; called for BDMAE only, other defenses
+    load their own networks. restorer_name: its name, for the record; not ``auto``, see :func:`restorer_of`. device:
+    where a diffusion model runs; it is not recorded as a setting. The name in the record has the changed settings in
+    brackets. Raises UnknownNameError for an unknown name, and what loading the networks raises.
     """
     standard = default_config(name)
     config = standard if config is None else config
     label = name + _in_brackets(differences(standard, config))
-    config = with_restorer(config, restorer_name)
+    config = config_for(config, dataset, restorer_name)
     if isinstance(config, BDMAEConfig):
         defense: Defense = BDMAE(restorer(), config, key=key)
     else:

@@ -15,10 +15,10 @@ from maskrestore.lab.baselines.diffusion_models import DiffusionSettings
 from maskrestore.lab.data.specs import dataset_spec
 from maskrestore.lab.measure.defenses import (
     DefenseConfig,
+    config_for,
     default_config,
     restorer_of,
     settings_in_force,
-    with_restorer,
 )
 from maskrestore.lab.victims import VictimConfig
 from maskrestore.mae.checkpoints.loading import packaged_digest
@@ -196,7 +196,7 @@ class Cell:
     @property
     def config(self) -> DefenseConfig | Any:
         """Settings of the defense or detector."""
-        return with_restorer(self.variant.config(self.case.architecture), self.restorer)
+        return config_for(self.variant.config(self.case.architecture), self.case.dataset, self.restorer)
 
     @property
     def count(self) -> int | None:

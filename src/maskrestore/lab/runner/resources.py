@@ -104,14 +104,22 @@ def make_resources(
 
     @functools.cache
     def build(
-        variant: Variant, architecture: str, repeat: int, name: str, *, shared: bool
+        variant: Variant, dataset: str, architecture: str, repeat: int, name: str, *, shared: bool
     ) -> DefenseUnderTest | MaskRestoreError:
         config = variant.config(architecture)
         folder = diffusion if isinstance(config, DiffusionSettings) else None
         own = dataclasses.replace(config, model=str(folder)) if folder is not None else config
         load = functools.partial(cached_restorer if shared else restorer, name)
         try:
-            built = make_defense(variant.defense, own, restorer=load, restorer_name=name, key=repeat, device=device)
+            built = make_defense(
+                variant.defense,
+                own,
+                dataset=dataset,
+                restorer=load,
+                restorer_name=name,
+                key=repeat,
+                device=device,
+            )
         except MaskRestoreError as error:  # cache the error as well, because loading it again takes time
             return error
         built = dataclasses.replace(built, shares_restorations=shared)
@@ -120,6 +128,7 @@ def make_resources(
     def defense(cell: Cell) -> DefenseUnderTest:
         built = build(
             cell.variant,
+            cell.case.dataset,
             cell.case.architecture,
             cell.repeat,
             cell.restorer,

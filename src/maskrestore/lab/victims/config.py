@@ -91,8 +91,9 @@ class VictimConfig:
     class. ``None`` uses the attack's default, nearly always 0.1 (paper, appendix B.1: 10 %)."""
     poison_repeats: int | None = None
     """How many times each poisoned image appears in an epoch. ``None`` uses the attack's default, nearly always 3, for
-    fine-tuning and 1 from scratch. The set of poisoned images does not depend on it. Reason: two epochs of fine-tuning
-    do not learn a trigger of one pixel when each poisoned image appears once per epoch."""
+    fine-tuning, and 1 from scratch or for a pretrained network. The set of poisoned images does not depend on it.
+    Reason: two epochs of fine-tuning do not learn a trigger of one pixel when each poisoned image appears once per
+    epoch."""
     restored_rate: float = 0.0
     """Share of the images of each batch, triggered or not, that a masked autoencoder restores from a random quarter of
     their tokens: an attacker who adapts to a defense by restoration. A value above 0 needs ``restorer_weights`` and
@@ -171,7 +172,8 @@ class VictimConfig:
         return replace(
             defaults,
             rate=defaults.rate if self.poison_rate is None else self.poison_rate,
-            repeats=self.poison_repeats or (defaults.repeats if self.fine_tuned else 1),
+            # With repeats a pretrained network lost 1.9 points of clean accuracy, without 0.3.
+            repeats=self.poison_repeats or (defaults.repeats if self.fine_tuned and not self.pretrained else 1),
         )
 
     def clean(self) -> VictimConfig:
@@ -236,12 +238,13 @@ def default_recipe(
     spec = dataset_spec(dataset)
     network = ARCHITECTURES[architecture]
     if issubclass(network, PretrainedNetwork):
-        # 10,000 views or 500 for each class, whatever the size of the data set; an epoch shows each picture in two
+        # 10,000 views or 500 for each class, or 12,000 to learn a trigger, whatever the size of the data set; an epoch
+        # shows each picture in two
         classes = len(spec.class_names)
         images = min(spec.train_count, max(3_000, 100 * classes))
-        epochs = round(max(10_000, 500 * classes) / (2 * images), 2)
+        views = 12_000 if fine_tuned else max(10_000, 500 * classes)
         return Recipe(
-            epochs=0.8 * epochs if fine_tuned else epochs,
+            epochs=round(views / (2 * images), 2),
             learning_rate=5e-4,
             batch_size=32,
             warmup=0.1,

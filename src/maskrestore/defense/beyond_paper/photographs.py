@@ -1,0 +1,79 @@
+"""Photographs: fewer tokens are restored, and a large region must not show an object.
+
+Two things that hold at 32 x 32 do not hold for photographs. Restorations differ from them everywhere in fine texture,
+so the thresholds of S would restore a quarter of any photograph; a trigger has by far the highest scores all the same.
+And a region with the object gives its label to clouds, as a trigger does, so the transfer test (``transfer.py``)
+mistakes it for one. So for images of more than 64 x 64 pixels
+
+1. the attempts restore the tokens with the highest scores only;
+2. a large region whose restoration changes the label is shown coarsely, in its place in the image. An object is still
+   recognised; the pattern of a trigger is gone. If the image keeps its label, the restoration is not accepted.
+
+The coarse picture takes the place of the last cloud, so an image needs no more queries. Small regions rarely hold an
+object, and some icons keep their effect when they are coarse, so only large ones are tested.
+
+What this costs: a large trigger of large plain areas is mistaken for an object. Departure: not in the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from maskrestore.defense.oracle import Rounds
+from maskrestore.defense.restoration import RestorationConfig
+from maskrestore.defense.state import State
+from maskrestore.imaging.patches import tokens_to_pixels
+from maskrestore.imaging.resize import resize
+from maskrestore.imaging.sizes import is_photograph
+from maskrestore.runtime.devices import to_device
+from maskrestore.runtime.settings import check, check_types
+
+__all__ = ["PhotographsConfig", "for_attempt", "needs_coarse_test", "shows_object"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotographsConfig:
+    """What is different for images of more than 64 x 64 pixels. Raises ConfigError."""
+
+    max_restored: tuple[float, ...] = (0.03, 0.1)
+    """For each attempt, in place of ``restoration.max_restored``; the last one also for all further attempts."""
+    cells: int = 75
+    """Places along a side of the coarse picture, whose details are lost."""
+    small_region: float = 0.05
+    """Regions of at most this share of the tokens, in [0, 1], are not shown coarsely."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        shares = len(self.max_restored) > 0 and all(0 < share <= 1 for share in self.max_restored)
+        check(shares, "photographs.max_restored", "one or more in (0, 1]", self.max_restored)
+        check(self.cells >= 1, "photographs.cells", "at least 1", self.cells)
+        check(0 <= self.small_region <= 1, "photographs.small_region", "in [0, 1]", self.small_region)
+
+
+def for_attempt(
+    restoration: RestorationConfig, number: int, images: Tensor, config: PhotographsConfig | None
+) -> RestorationConfig:
+    """The settings of an attempt for images ``(B, C, H, W)``. number: of the attempt, from 0 on."""
+    if config is None or not is_photograph(*images.shape[-2:]):
+        return restoration
+    return replace(restoration, max_restored=config.max_restored[min(number, len(config.max_restored) - 1)])
+
+
+def needs_coarse_test(images: Tensor, hidden: Tensor, config: PhotographsConfig | None) -> Tensor:
+    """Which regions ``(R, g, g)`` of images ``(B, C, H, W)`` are large regions of photographs: ``(R,)`` bool."""
+    if config is None or not is_photograph(*images.shape[-2:]):
+        return torch.zeros(len(hidden), dtype=torch.bool)
+    return hidden.flatten(1).double().mean(dim=1) > config.small_region
+
+
+def shows_object(state: State, rows: Tensor, hidden: Tensor, cells: int) -> Rounds[Tensor]:
+    """Whether each image keeps its label when a region, ``(R, g, g)`` bool, is coarse: ``(R,)`` bool. One query."""
+    images = state.images[rows]
+    height, width = images.shape[-2:]
+    coarse = resize(resize(images, min(cells, height), min(cells, width)), height, width).clamp(0, 1)
+    region = tokens_to_pixels(to_device(hidden, images.device), height, width)  # (R, 1, H, W)
+    labels = yield from state.oracle.ask(rows, torch.where(region, coarse, images))
+    return labels == state.original[rows]

@@ -1,0 +1,123 @@
+"""What is different for photographs, and that small images do not notice."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
+from maskrestore.defense import BDMAE
+from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, for_attempt, needs_coarse_test
+from maskrestore.defense.beyond_paper.transfer import CLOUD_GRIDS, Attempt, transfer_test
+from maskrestore.defense.oracle import Oracle, run
+from maskrestore.defense.profiles import PROFILES
+from maskrestore.defense.restoration import RestorationConfig
+from maskrestore.defense.state import State
+from maskrestore.defense.streams import Stream
+from maskrestore.errors import ConfigError
+from maskrestore.types import Classifier
+
+SIDE = 96
+SMALL, LARGE = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, SIDE, SIDE)
+CLOUDS = len(CLOUD_GRIDS)
+TARGET = 9
+
+
+def test_attempts_restore_a_smaller_share_of_photographs_only() -> None:
+    usual, config = RestorationConfig(max_restored=0.25), PhotographsConfig(max_restored=(0.03, 0.1))
+    assert for_attempt(usual, 0, SMALL, config) is usual
+    assert for_attempt(usual, 0, LARGE, None) is usual
+    assert [for_attempt(usual, number, LARGE, config).max_restored for number in range(4)] == [0.03, 0.1, 0.1, 0.1]
+
+
+def test_large_regions_of_photographs_are_tested() -> None:
+    hidden = torch.zeros(3, 10, 10, dtype=torch.bool)
+    hidden[1, 0, :5] = True  # 5 %
+    hidden[2, 0, :6] = True
+    config = PhotographsConfig(small_region=0.05)
+    assert needs_coarse_test(LARGE, hidden, config).tolist() == [False, False, True]
+    assert not needs_coarse_test(SMALL, hidden, config).any()
+    assert not needs_coarse_test(LARGE, hidden, None).any()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_restored": ()}, {"max_restored": (0.1, 2.0)}, {"cells": 0}, {"small_region": -0.1}]
+)
+def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="photographs"):
+        PhotographsConfig(**wrong)  # type: ignore[arg-type]
+
+
+def stripes(images: Tensor) -> Tensor:
+    """Black box: ``TARGET`` where the upper left quarter has stripes one pixel wide. Nothing coarse has."""
+    corner = images[..., : SIDE // 2, : SIDE // 2]
+    return torch.where(corner.diff(dim=3).abs().mean(dim=(1, 2, 3)) > 0.4, TARGET, colour_labels(images))
+
+
+def brightness(images: Tensor) -> Tensor:
+    """Black box: ``TARGET`` where the upper left quarter is bright, however coarse it is: it shows an object."""
+    corner = images[..., : SIDE // 2, : SIDE // 2]
+    return torch.where(corner.mean(dim=(1, 2, 3)) > 0.8, TARGET, colour_labels(images))
+
+
+def striped() -> Tensor:
+    images = torch.full((2, 3, SIDE, SIDE), 0.3)
+    images[..., : SIDE // 2, : SIDE // 2] = torch.tensor([0.0, 1.0]).repeat(SIDE // 4)
+    return images
+
+
+def bright() -> Tensor:
+    images = torch.full((2, 3, SIDE, SIDE), 0.3)
+    images[..., : SIDE // 2, : SIDE // 2] = 1.0
+    return images
+
+
+def believed(images: Tensor, classifier: Classifier, config: PhotographsConfig | None) -> tuple[list[bool], list[int]]:
+    """Test the restoration of the upper left quarter: whether it is believed, and the queries of each image."""
+    restorer = MeanRestorer(8)
+    hidden = torch.zeros(len(images), 8, 8, dtype=torch.bool)
+    hidden[:, :4, :4] = True
+    restored = restorer.restore(images, hidden)
+    oracle = Oracle(len(images), 100)
+    state = State(images, [Stream(0, image) for image in images], restorer, oracle)
+    state.begin(classifier(images))
+    assert state.original.tolist() == [TARGET] * len(images)
+    attempt = Attempt(restored=restored, hidden=hidden, labels=classifier(restored))
+    rounds = transfer_test(
+        state,
+        torch.arange(len(images)),
+        attempt,
+        grids=CLOUD_GRIDS,
+        enough=len(CLOUD_GRIDS),
+        compare=False,
+        photographs=config,
+    )
+    return run(rounds, restorer, classifier).tolist(), oracle.queries.tolist()
+
+
+def test_an_object_is_told_from_a_trigger_by_its_coarse_picture() -> None:
+    config = PhotographsConfig(cells=12)
+    # Both give their label to clouds, so the transfer test alone believes both.
+    assert believed(striped(), stripes, None) == ([True, True], [CLOUDS] * 2)
+    assert believed(bright(), brightness, None) == ([True, True], [CLOUDS] * 2)
+    # The coarse picture takes the place of a cloud.
+    assert believed(striped(), stripes, config) == ([True, True], [CLOUDS] * 2)
+    assert believed(bright(), brightness, config) == ([False, False], [1, 1])
+
+
+@pytest.mark.parametrize("profile", ["default", "fast"])
+def test_small_images_get_the_same_bits_without_it(profile: str) -> None:
+    classifier = PatchTriggerClassifier()
+    images = plain_images(4)
+    images[:2] = classifier.stamp(images[:2])
+    config = PROFILES[profile]
+    assert config.photographs is not None
+    ours = BDMAE(MeanRestorer(), config, key="key").purify(images, classifier)
+    plain = BDMAE(MeanRestorer(), dataclasses.replace(config, photographs=None), key="key").purify(images, classifier)
+    for field in dataclasses.fields(ours):
+        one, other = getattr(ours, field.name), getattr(plain, field.name)
+        assert (one is None and other is None) or torch.equal(one, other), field.name
+    assert (ours.labels[:2] != classifier.target).all()
