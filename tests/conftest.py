@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from faulty_server import Server, running
+from mlserver_runner import host, mlserver_python
+
+__all__ = ["host", "mlserver_python"]  # fixtures
 
 
 @pytest.fixture

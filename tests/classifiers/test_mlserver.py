@@ -1,17 +1,4 @@
-"""A real MLServer, in an environment of its own, since its pins do not fit ours.
-
-``MASKRESTORE_TEST_MLSERVER`` names a folder for that environment; it is made there with pip if there is none.
-"""
-
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
+"""The adapter of addresses with a real MLServer."""
 
 import pytest
 import torch
@@ -22,82 +9,6 @@ from maskrestore.classifiers.http import HttpClassifier
 from maskrestore.errors import ClassifierError
 
 pytestmark = pytest.mark.mlserver
-
-MODEL = """
-import numpy as np
-from mlserver import MLModel
-from mlserver.codecs import NumpyCodec, StringCodec
-from mlserver.types import InferenceResponse
-
-
-class Colours(MLModel):
-    async def predict(self, payload):
-        pictures = NumpyCodec.decode_input(payload.inputs[0])
-        bright = pictures.astype("float64").mean(axis=(2, 3)) > 0.5
-        labels = (bright << np.arange(3)).sum(axis=1)
-        outputs = [NumpyCodec.encode_output("scores", np.eye(8, dtype="float32")[labels])]
-        if self.name == "names":
-            outputs = [StringCodec.encode_output("names", [f"colour {label}" for label in labels])]
-        return InferenceResponse(model_name=self.name, outputs=outputs)
-"""
-IMAGE = {"name": "image", "datatype": "FP32", "shape": [-1, 3, 16, 16]}
-MODELS = {
-    "colours": {"inputs": [IMAGE], "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 8]}]},
-    "names": {"inputs": [IMAGE], "outputs": [{"name": "names", "datatype": "BYTES", "shape": [-1, 1]}]},
-    "silent": {},
-}
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
-@pytest.fixture(scope="module")
-def python() -> Path:
-    """The interpreter of the environment."""
-    folder = os.environ.get("MASKRESTORE_TEST_MLSERVER")
-    if not folder:
-        pytest.skip("set MASKRESTORE_TEST_MLSERVER to a folder for an environment with MLServer")
-    found = Path(folder) / "bin/python"
-    if not found.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([found, "-m", "pip", "install", "--quiet", "mlserver>=1.7"], check=True)
-    return found
-
-
-@pytest.fixture(scope="module")
-def host(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("models")
-    (folder / "colours.py").write_text(MODEL)
-    ports = {name: free_port() for name in ("http_port", "grpc_port", "metrics_port")}
-    (folder / "settings.json").write_text(json.dumps({"host": "127.0.0.1", "parallel_workers": 0, **ports}))
-    for name, described in MODELS.items():
-        (folder / name).mkdir()
-        settings = {"name": name, "implementation": "colours.Colours", **described}
-        (folder / name / "model-settings.json").write_text(json.dumps(settings))
-    address = f"http://127.0.0.1:{ports['http_port']}"
-    with (folder / "log").open("w") as log:
-        started = subprocess.Popen(
-            [python.parent / "mlserver", "start", "."],
-            cwd=folder, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(folder)},
-        )  # fmt: skip
-        try:
-            end = time.monotonic() + 60
-            while True:
-                try:
-                    with urllib.request.urlopen(f"{address}/v2/health/ready", timeout=1):
-                        break
-                except OSError:
-                    assert started.poll() is None, (folder / "log").read_text()
-                    assert time.monotonic() < end, "MLServer did not start in a minute"
-                    time.sleep(0.2)
-            yield f"{address}/v2/models"
-        finally:
-            started.terminate()
-            started.wait(30)
 
 
 @pytest.mark.parametrize("model", ["colours", "silent"])

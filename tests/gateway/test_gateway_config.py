@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,15 @@ def test_a_file_that_is_missing_or_empty(tmp_path: Path) -> None:
     (tmp_path / "empty.toml").touch()
     with pytest.raises(ConfigError, match="models: Field required"):
         read_config(tmp_path / "empty.toml")
+
+
+def test_the_example_of_the_guide_is_valid(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/guides/gateway.md").read_text()
+    (block,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for letter in "ab":
+        block = block.replace('"..."', f'"{letter * 64}"', 1)
+    path = tmp_path / "gateway.toml"
+    path.write_text(block)
+    config = read_config(path)
+    assert set(config.models) == {"signs", "parts"}
+    assert config.tenants["shop"].queries_per_day == 100_000

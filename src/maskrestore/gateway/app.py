@@ -30,6 +30,8 @@ _DESCRIPTION = (
     "Labels of purified pictures, and a record of each decision. Clients of the Open Inference Protocol, version 2, "
     "change their address and nothing else."
 )
+_PROBES = ("/v2/health/live", "/v2/health/ready", "/v2/models/{model}/ready", "/metrics")
+"""Routes that programs ask all the time."""
 _LOOPBACK = ["localhost", "127.0.0.1", "[::1]", "::1"]
 
 
@@ -129,5 +131,8 @@ class _Observed:
             route = getattr(scope.get("route"), "path", "unknown")
             self._gateway.metrics.request(route, status, seconds)
             words = {"request": identity, "route": route, "status": status, "seconds": round(seconds, 4)}
-            client = scope.get("client")
-            _LOG.info("request", extra={**words, "method": scope["method"], "client": client[0] if client else None})
+            client = scope["client"][0] if scope.get("client") else None
+            level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
+            _LOG.log(
+                level, "request", extra={**words, "method": scope["method"], "client": client[0] if client else None}
+            )

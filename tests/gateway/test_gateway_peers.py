@@ -1,0 +1,56 @@
+"""A real MLServer behind the gateway, and a real ``tritonclient`` before it."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fakes import colour_labels, plain_images
+from gateway_runner import Running
+
+pytestmark = pytest.mark.mlserver
+
+CLIENT = """
+import json, sys
+import numpy as np
+import tritonclient.http as http
+
+client = http.InferenceServerClient(sys.argv[1])
+assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("colours")
+(declared,) = client.get_model_metadata("colours")["outputs"]
+pictures = np.load(sys.argv[2])
+found = [declared["shape"]]
+for binary in (True, False):
+    picture = http.InferInput("image", list(pictures.shape), "FP32")
+    picture.set_data_from_numpy(pictures, binary_data=binary)
+    wanted = None if binary else [http.InferRequestedOutput("scores", binary_data=False)]
+    answer = client.infer("colours", [picture], outputs=wanted, request_id="7", timeout=20_000_000)
+    assert answer.get_response()["id"] == "7"
+    found.append(answer.as_numpy("scores").argmax(axis=1).tolist())
+try:
+    client.infer("colours", [picture], priority=3)
+except Exception as error:
+    found.append(str(error))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("scores", ["one-hot", "upstream"])
+def test_tritonclient_before_the_gateway_before_mlserver(
+    host: str, mlserver_python: Path, gateway: Callable[..., Running], tmp_path: Path, scores: str
+) -> None:
+    import numpy as np
+
+    running = gateway({"classifier": f"{host}/colours", "scores": scores})
+    images = plain_images(5)
+    np.save(tmp_path / "pictures.npy", images.numpy())
+    command = [mlserver_python, "-c", CLIENT, running.address.removeprefix("http://"), tmp_path / "pictures.npy"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    shape, in_bytes, in_json, refused = json.loads(done.stdout)
+    assert shape == [-1, 8]
+    assert in_bytes == in_json == colour_labels(images).tolist()
+    assert "[400]" in refused
+    assert "priority" in refused
