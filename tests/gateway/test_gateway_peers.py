@@ -1,7 +1,12 @@
-"""A real MLServer behind the gateway, and a real ``tritonclient`` before it."""
+"""A real MLServer behind the gateway, a real ``tritonclient`` before it, and schemathesis on its description.
+
+``MASKRESTORE_TEST_SCHEMATHESIS`` names a folder for an environment with it; it is made there with pip if there is none.
+"""
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +14,6 @@ import pytest
 
 from fakes import colour_labels, plain_images
 from gateway_runner import Running
-
-pytestmark = pytest.mark.mlserver
 
 CLIENT = """
 import json, sys
@@ -37,6 +40,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.mlserver
 @pytest.mark.parametrize("scores", ["one-hot", "upstream"])
 def test_tritonclient_before_the_gateway_before_mlserver(
     host: str, mlserver_python: Path, gateway: Callable[..., Running], tmp_path: Path, scores: str
@@ -54,3 +58,27 @@ def test_tritonclient_before_the_gateway_before_mlserver(
     assert in_bytes == in_json == colour_labels(images).tolist()
     assert "[400]" in refused
     assert "priority" in refused
+
+
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+
+@pytest.mark.mlserver
+def test_the_description_is_true_of_every_answer(gateway: Callable[..., Running], tmp_path: Path) -> None:
+    folder = os.environ.get("MASKRESTORE_TEST_SCHEMATHESIS")
+    if not folder:
+        pytest.skip("set MASKRESTORE_TEST_SCHEMATHESIS to a folder for an environment with schemathesis")
+    program = Path(folder) / "bin/schemathesis"
+    if not program.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([Path(folder) / "bin/python", "-m", "pip", "install", "--quiet", "schemathesis>=4"], check=True)
+    running = gateway()
+    # The stream of decisions does not end by itself.
+    options = ["--max-examples", "10", "--exclude-path", "/v1/decisions/stream", "--checks", CHECKS, "--no-color"]
+    done = subprocess.run(
+        [program, "run", f"{running.address}/openapi.json", *options],
+        capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+    assert running.client.get("/v2/health/live").status_code == 200

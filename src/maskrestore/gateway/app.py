@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maskrestore.errors import MaskRestoreError
 from maskrestore.gateway import decision_routes, inference_routes, purify_routes
-from maskrestore.gateway.errors import RefusedError, described
+from maskrestore.gateway.errors import RESPONSES, RefusedError, described
 from maskrestore.gateway.gateway import Gateway
 from maskrestore.gateway.service import new_id
 from maskrestore.runtime.environment import own_version
@@ -51,7 +51,7 @@ def make_app(gateway: Gateway) -> FastAPI:
 
     app = FastAPI(
         title="maskrestore gateway", version=own_version(), description=_DESCRIPTION, lifespan=lifespan,
-        docs_url=None, redoc_url=None,  # they load scripts from another host
+        responses=RESPONSES, docs_url=None, redoc_url=None,  # they load scripts from another host
     )  # fmt: skip
     app.state.gateway = gateway
     for routes in (inference_routes, purify_routes, decision_routes):

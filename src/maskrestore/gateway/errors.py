@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from maskrestore.classifiers.open_inference_messages import MessageError
 from maskrestore.errors import ClassifierError, InvalidImageError, MaskRestoreError, QueryBudgetError, RetryLater
 
-__all__ = ["OverloadedError", "RefusedError", "described"]
+__all__ = ["RESPONSES", "OverloadedError", "RefusedError", "described"]
+
+_STATUSES = {
+    400: "the request is not what is expected", 401: "no valid key", 403: "not for this key", 404: "there is none",
+    408: "the body is too slow", 409: "another picture", 413: "too large", 415: "compressed",
+    429: "a rate, a budget or a queue is full; see Retry-After", 503: "the model cannot be asked",
+    504: "the time of the request is over",
+}  # fmt: skip
+_SCHEMA = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+_SHAPE = {"application/json": {"schema": _SCHEMA}}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {"description": "an error", "content": _SHAPE},
+    **{status: {"description": words, "content": _SHAPE} for status, words in _STATUSES.items()},
+}
+"""Errors in the description of the interface."""
 
 
 class RefusedError(MaskRestoreError):

@@ -78,14 +78,13 @@ class Gateway:
     @contextmanager
     def using(self, name: str | None) -> Iterator[ShieldedModel]:
         """A model, which stays open meanwhile. name: ``None`` for the only one. Raises RefusedError."""
-        if name is None and len(self.slots) == 1:
+        if not name and len(self.slots) == 1:
             (name,) = self.slots
         slot = self.slots.get(name or "")
         if slot is None:
             known = ", ".join(self.slots)
-            raise RefusedError(
-                404, f"there is no model {name!r}; known: {known}" if name else f"say model=; known: {known}"
-            )
+            found = f"there is no model {name[:100]!r}" if name else "there are several models, and none is named"
+            raise RefusedError(404, f"{found}; known: {known}")
         if slot.model is None:
             raise RefusedError(503, f"the model {name!r} is not ready", retry_after=_CHECK_SECONDS)
         self._using[slot] += 1

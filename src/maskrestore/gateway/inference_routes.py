@@ -48,16 +48,6 @@ _QUESTION = {
         "parameters": {"type": "object"},
     },
 }
-_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
-_STATUSES = {
-    400: "the request is not what the model takes", 401: "no valid key", 403: "not for this key", 404: "no such model",
-    408: "the body is too slow", 413: "too large", 415: "compressed", 429: "a rate, a budget or a queue is full",
-    503: "the model cannot be asked", 504: "the time is over",
-}  # fmt: skip
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"description": words, "content": {"application/json": {"schema": _ERROR}}}
-    for status, words in _STATUSES.items()
-}
 
 
 @router.get("", summary="Metadata of the server")
@@ -72,7 +62,7 @@ async def live() -> dict[str, bool]:
     return {"live": True}
 
 
-@router.get("/health/ready", summary="Whether all models are ready", responses={503: _RESPONSES[503]})
+@router.get("/health/ready", summary="Whether all models are ready")
 async def ready(request: Request) -> JSONResponse:
     """Follows the upstreams."""
     gateway: Gateway = request.app.state.gateway
@@ -80,7 +70,7 @@ async def ready(request: Request) -> JSONResponse:
 
 
 @router.get("/models/{model}/versions/{version}", include_in_schema=False)
-@router.get("/models/{model}", summary="Metadata of a model", responses={404: _RESPONSES[404], 503: _RESPONSES[503]})
+@router.get("/models/{model}", summary="Metadata of a model")
 async def metadata(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
     """What clients send and get; ``parameters.scores`` says how labels are told."""
     with request.app.state.gateway.using(model) as found:
@@ -89,7 +79,7 @@ async def metadata(request: Request, model: str, version: str | None = None) -> 
 
 
 @router.get("/models/{model}/versions/{version}/ready", include_in_schema=False)
-@router.get("/models/{model}/ready", summary="Whether a model is ready", responses={503: _RESPONSES[503]})
+@router.get("/models/{model}/ready", summary="Whether a model is ready")
 async def model_ready(request: Request, model: str, version: str | None = None) -> JSONResponse:
     """Follows the upstream."""
     gateway: Gateway = request.app.state.gateway
@@ -104,7 +94,6 @@ async def model_ready(request: Request, model: str, version: str | None = None) 
 @router.post(
     "/models/{model}/infer",
     summary="Labels of pictures",
-    responses=_RESPONSES,
     openapi_extra={
         "requestBody": {
             "required": True,
