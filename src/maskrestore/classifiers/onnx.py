@@ -129,7 +129,7 @@ class OnnxClassifier:
         return self._taken
 
     @property
-    def answers(self) -> tuple[str, list[Any]]:
+    def declared_answer(self) -> tuple[str, list[Any]]:
         """Type and shape of the output that is read, in ONNX Runtime's words."""
         (entry,) = (one for one in self._session.get_outputs() if one.name == self.output)
         return entry.type, list(entry.shape)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
@@ -32,6 +33,7 @@ _DESCRIPTION = (
 )
 _PROBES = ("/v2/health/live", "/v2/health/ready", "/v2/models/{model}/ready", "/metrics")
 """Routes that programs ask all the time."""
+_THREADS = 32
 _LOOPBACK = ["localhost", "127.0.0.1", "[::1]", "::1"]
 
 
@@ -40,6 +42,8 @@ def make_app(gateway: Gateway) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # For decoding, decisions and health checks; what asks an upstream has threads of its own.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         tasks = [asyncio.create_task(gateway.watch()), asyncio.create_task(gateway.prune())]
         yield
         gateway.draining = True

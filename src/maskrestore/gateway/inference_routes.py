@@ -172,7 +172,8 @@ async def _outputs(
         raise RefusedError(503, "the upstream's own scores are answered for purified pictures only")
     try:
         left = max(0.0, caller.deadline - time.monotonic())
-        return await asyncio.wait_for(asyncio.to_thread(model.upstream_outputs, pictures), left)
+        asked = asyncio.get_running_loop().run_in_executor(model.threads, model.upstream_outputs, pictures)
+        return await asyncio.wait_for(asked, left)
     except TimeoutError:
         raise RefusedError(504, "the time of the request is over") from None
 

@@ -109,7 +109,7 @@ def interface_of(name: str, classifier: Classifier, config: ModelConfig) -> Inte
     elif isinstance(classifier, OnnxClassifier):
         taken, output = classifier.taken, classifier.output
         datatype = datatype_of(taken.kind)
-        kind, axes = classifier.answers
+        kind, axes = classifier.declared_answer
         answer_type = datatype_of(kind) if kind.startswith("tensor(") else "INT64"
         shape = [axis if isinstance(axis, int) else -1 for axis in axes] or [-1]
     else:

@@ -77,9 +77,10 @@ class ShieldedModel:
             self.view = View(height=size[0], width=size[1], convention=config.resize, crop_share=config.crop_share)
         self._loaded = classifier
         self._asked: Classifier = classifier
-        self._threads: ThreadPoolExecutor | None = None
+        self.threads: ThreadPoolExecutor | None = None
+        """For everything that waits for the upstream; ``None`` for a model in this process."""
         if self.server is not None:
-            self._threads = ThreadPoolExecutor(_ASKING_THREADS, thread_name_prefix=f"questions to {name}")
+            self.threads = ThreadPoolExecutor(_ASKING_THREADS, thread_name_prefix=f"questions to {name}")
             self._asked = PatientUpstream(
                 self.server,
                 patience=config.patience,
@@ -92,11 +93,11 @@ class ShieldedModel:
             bounds = dataclasses.replace(bounds, images=config.places)
         self.scheduler = Scheduler(
             name,
-            lambda: self.defense.pipeline(self._asked, apart=self._threads),
+            lambda: self.defense.pipeline(self._asked, apart=self.threads),
             FairQueue(limits.queue, limits.queue_pixels),
             bounds,
             companions=config.companions,
-            apart=self._threads is not None,
+            apart=self.threads is not None,
             before_round=self._before_round,
         )
 
@@ -153,8 +154,8 @@ class ShieldedModel:
     def close(self) -> None:
         """Finish the pictures that are here, and end."""
         self.scheduler.close()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.threads is not None:
+            self.threads.shutdown(wait=False, cancel_futures=True)
         if self.server is not None:
             self.server.close()
 

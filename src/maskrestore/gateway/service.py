@@ -137,7 +137,8 @@ class Service:
         labels: list[int | None] = [None] * len(found)
         if not open_places:
             return labels
-        asked = asyncio.to_thread(model.plain_labels, [pictures[place] for place in open_places])
+        failed = [pictures[place] for place in open_places]
+        asked = asyncio.get_running_loop().run_in_executor(model.threads, model.plain_labels, failed)
         try:
             answers = await asyncio.wait_for(asked, max(0.0, caller.deadline - time.monotonic()))
         except (MaskRestoreError, TimeoutError) as error:
@@ -257,6 +258,8 @@ def _outcome(
     if isinstance(found, Exception):
         told = f"{type(found).__name__}: {' '.join(str(found).split())}"
         known = isinstance(found, MaskRestoreError)
+        if not known:
+            _LOG.error("a picture could not be purified", exc_info=found)
         error = found if known else RefusedError(503, "the picture could not be purified", retry_after=1)
         status = described(error)[0] if label is None else 200
         # What was sent before it failed is not known: it counts as the most that it may have been.
