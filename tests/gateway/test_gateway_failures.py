@@ -153,10 +153,12 @@ def test_the_time_of_a_request_is_a_limit(server: Server, gateway: Start) -> Non
     found = ask(running, **{"Maskrestore-Timeout": "0.1"})
     assert found.status_code == 504
     assert time.monotonic() - started < 0.45
+    idle = lambda: running.client.get("/v1/status").json()["models"][0]["working"] == 0  # noqa: E731
+    until(idle)
     by_parameter = running.client.post(INFER, json=question(parameters={"timeout": 100_000}))
     assert by_parameter.status_code == 504, "microseconds, as Triton's clients send them"
     assert [one["status"] for one in decisions(running)] == [504, 504]
-    until(lambda: running.client.get("/v1/status").json()["models"][0]["working"] == 0)
+    until(idle)
 
 
 def test_fail_open_at_the_end_of_the_time(server: Server, gateway: Start) -> None:

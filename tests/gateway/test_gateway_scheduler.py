@@ -105,12 +105,38 @@ def test_a_full_queue_says_when_to_come_back() -> None:
         running.submit("a", [plain_images(1)[0]], FAR)
         assert slow.asked.wait(20)
         running.submit("a", [*plain_images(2)], FAR)
-        with pytest.raises(OverloadedError, match="2 pictures wait already") as error:
+        with pytest.raises(OverloadedError, match="3 pictures are before these") as error:
             running.submit("a", [plain_images(1)[0]], FAR)
         assert error.value.retry_after >= 1
         (other,) = running.submit("b", [plain_images(1)[0]], FAR)
         slow.go.set()
         assert other.result(20)
+
+
+def test_what_would_not_be_ready_in_time_is_refused_and_the_rest_is_answered() -> None:
+    def classify(images: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return colour_labels(images)
+
+    one_by_one = Limits(images=1, pixels=None, masked_pixels=2**19)
+    with scheduler(BDMAE(MeanRestorer(), "fast", key=0), CallableClassifier(classify), one_by_one) as running:
+        for future in running.submit("a", [*plain_images(20)], FAR):
+            future.result(30)  # now it is known how long a picture takes
+        deadline = time.monotonic() + 1.0
+        futures: list[Future[Purified]] = []
+
+        def fill() -> None:
+            for _ in range(200):
+                futures.extend(running.submit("a", [plain_images(1)[0]], deadline))
+
+        with pytest.raises(OverloadedError) as error:
+            fill()
+        assert len(futures) >= 3
+        assert error.value.retry_after >= 1
+        futures += running.submit("b", [plain_images(1)[0]], deadline)  # it does not wait for all of them
+        for future in futures:
+            future.result(30)
+        assert time.monotonic() < deadline + 1.0
 
 
 def test_closing_finishes_what_was_accepted() -> None:

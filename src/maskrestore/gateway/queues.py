@@ -46,6 +46,11 @@ class FairQueue:
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
+    def ahead(self, tenant: str, more: int) -> int:
+        """How many pictures are taken, at most, until those of a tenant are, with ``more`` of them."""
+        own = len(self._queues.get(tenant, ())) + more
+        return min(len(self) + more, own * len({*self._queues, tenant}))
+
     def add(self, pictures: Sequence[QueuedPicture]) -> bool:
         """Add pictures of one tenant, all or none; returns whether they have a place."""
         queue = self._queues.get(pictures[0].tenant, deque())

@@ -93,14 +93,19 @@ class Scheduler:
     def submit(self, tenant: str, images: Sequence[Tensor], deadline: float) -> list[Future[Purified]]:
         """Queue pictures ``(C, H, W)`` in [0, 1]; returns a future of each. To cancel it frees its place.
 
-        deadline: by ``time.monotonic``. Raises OverloadedError, queueing none, if there is no place for all of them.
+        deadline: by ``time.monotonic``. Raises OverloadedError, queueing none, if there is no place for all of
+        them, or if so many are before them that they would not be ready in time.
         """
         now = time.monotonic()
         pictures = [QueuedPicture(image=one, tenant=tenant, deadline=deadline, accepted=now) for one in images]
         with self._changed:
-            if self._closing or not self._queue.add(pictures):
-                wait = max(1, math.ceil(self._seconds * (len(self._queue) + len(self._working))))
-                raise OverloadedError(f"{len(self._queue)} pictures wait already; try again in {wait} s", wait)
+            ahead = self._queue.ahead(tenant, len(pictures)) + len(self._working)
+            expected = self._seconds * ahead
+            # What would not be ready in time would only keep others from being so.
+            late = ahead > len(pictures) and expected > deadline - now
+            if late or self._closing or not self._queue.add(pictures):
+                wait = max(1, math.ceil(expected - (deadline - now) if late else expected))
+                raise OverloadedError(f"{ahead - len(pictures)} pictures are before these; try again in {wait} s", wait)
             self._changed.notify()
         for picture in pictures:
             picture.future.add_done_callback(lambda future, picture=picture: self._cancelled(future, picture))  # type: ignore[misc]

@@ -198,6 +198,7 @@ async def _until_done(futures: Sequence[Future[Purified]], deadline: float, call
     Returns the error of those that are not done.
     """
     all_done = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+    all_done.add_done_callback(lambda one: one.cancelled() or one.exception())  # else asyncio complains of it
     gone = None if caller.gone is None else asyncio.ensure_future(caller.gone())
     waited: set[asyncio.Future[Any]] = {all_done} if gone is None else {all_done, gone}
     try:
