@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,8 @@ def test_other_sizes_and_grey_images_are_brought_into_shape(tmp_path: Path) -> N
 
 def test_rendered_data_need_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
-    monkeypatch.setattr("maskrestore.lab.data.signs.SIGN_COUNTS", {"train": 24, "test": 12})
-    assert len(load_dataset("signs", "test").labels) == 12
+    monkeypatch.setitem(DATASETS, "signs", replace(DATASETS["signs"], train_count=24, test_count=12))
+    assert [len(load_dataset("signs", split).labels) for split in ("train", "test")] == [24, 12]
 
 
 def test_unknown_names_are_listed() -> None:

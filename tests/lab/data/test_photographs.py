@@ -220,7 +220,16 @@ def test_how_many_photographs_a_network_takes_at_once() -> None:
 
 def test_specs_of_photographs() -> None:
     large = {name for name, spec in DATASETS.items() if spec.photographs}
-    assert large == {"imagenette", "imagenette-128", "lfw62", "imagenet10", "imagenet50", "imagenet100", "vggface2-170"}
+    assert large == {
+        "imagenette",
+        "imagenette-128",
+        "lfw62",
+        "imagenet10",
+        "imagenet50",
+        "imagenet100",
+        "vggface2-170",
+        "signs-224",
+    }
     assert [len(DATASETS[f"imagenet{number}"].class_names) for number in (10, 50, 100)] == [10, 50, 100]
 
 

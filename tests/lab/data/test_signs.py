@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from maskrestore.errors import ConfigError, UnknownNameError
+from maskrestore.lab.data import DATASETS, load_dataset
+from maskrestore.lab.data import signs as signs_module
 from maskrestore.lab.data.sign_shapes import FACE_SIZE, SIGN_NAMES, VARIANTS, sign_face
 from maskrestore.lab.data.signs import SIGN_COUNTS, load_signs, render_sign
 
@@ -41,6 +43,58 @@ def test_a_short_data_set_is_the_beginning_of_a_long_one():
     assert torch.equal(short.labels, long.labels[: CLASSES + 3])
 
 
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train", [706.3, -1279.7, -61.9, -5073.1, -2399.0, -1127.5, 3554.1, 2303.5]),
+        ("test", [453.8, 1031.1, -986.9, 750.3, -1968.6, -508.4, -3355.7, 423.9]),
+    ],
+)
+def test_the_small_images_stay_what_they_were(split, expected):
+    """The packaged victim and the records depend on them. Another processor may round a few pixels differently."""
+    pixels = load_signs(split, count=len(expected)).images.double().flatten(1)
+    weights = torch.cos(torch.arange(pixels.shape[1], dtype=torch.float64))
+    assert (pixels @ weights).tolist() == pytest.approx(expected, abs=4)
+
+
+def test_large_images_are_rendered_when_they_are_used(monkeypatch):
+    rendered = []
+    render = signs_module.render_sign
+    monkeypatch.setattr(signs_module, "render_sign", lambda *given: rendered.append(given) or render(*given))
+    signs = load_dataset("signs-224", "test")
+    assert (signs.name, len(signs.images), signs.images.shape[1:]) == ("signs-224", SIGN_COUNTS["test"], (3, 224, 224))
+    assert torch.equal(signs.labels, load_signs("test", count=SIGN_COUNTS["test"], size=224).labels)
+    assert rendered == []
+    last, first = signs.images[[7]], signs.images[:2]
+    assert len(rendered) == 3
+    again = load_signs("test", count=8, size=224)
+    assert (again.name, again.images.shape) == ("signs-224", (8, 3, 224, 224))
+    assert torch.equal(again.images[:][[0, 1, 7]], torch.cat([first, last]))
+    assert torch.equal(signs.images[:2], first)
+    assert len(rendered) == 3 + 8, "the split keeps what it has rendered"
+
+
+def test_large_images_are_no_enlargements():
+    """Halving their side and doubling it again loses detail, as of photographs."""
+    images = load_signs("test", count=CLASSES, size=224).images[:].float()
+    halved = torch.nn.functional.interpolate(images, scale_factor=0.5, mode="area")
+    lost = (images - torch.nn.functional.interpolate(halved, scale_factor=2.0, mode="bilinear")).std((1, 2, 3))
+    enlarged = torch.nn.functional.interpolate(
+        load_signs("test", count=CLASSES).images.float(), size=224, mode="bicubic"
+    )
+    halved = torch.nn.functional.interpolate(enlarged, scale_factor=0.5, mode="area")
+    least = (enlarged - torch.nn.functional.interpolate(halved, scale_factor=2.0, mode="bilinear")).std((1, 2, 3))
+    assert lost.median() > 3 * least.median()
+
+
+@pytest.mark.parametrize("size", [16, 48, 64, 65, 100])
+def test_any_size_can_be_rendered(size):
+    signs = load_signs("test", count=CLASSES, size=size)
+    assert signs.images[:].shape == (CLASSES, 3, size, size)
+    assert (signs.images[:].float().std((1, 2, 3)) > 8).float().mean() > 0.8
+    assert torch.equal(signs.labels, load_signs("test", count=CLASSES).labels)
+
+
 def test_no_global_random_state_is_read_or_written():
     np.random.seed(1)
     before = np.random.get_state()[1].copy()
@@ -54,6 +108,7 @@ def test_every_block_holds_every_class_once():
     labels = load_signs("test", count=4 * CLASSES).labels.view(4, CLASSES)
     assert torch.equal(labels.sort(dim=1).values, torch.arange(CLASSES).expand(4, CLASSES))
     assert len({tuple(block.tolist()) for block in labels}) == 4, "blocks are shuffled independently"
+    assert {"train": DATASETS["signs"].train_count, "test": DATASETS["signs"].test_count} == SIGN_COUNTS
     assert all(count % CLASSES == 0 for count in SIGN_COUNTS.values()), "the default splits are balanced"
 
 
@@ -112,3 +167,5 @@ def test_bad_arguments_are_refused_with_advice():
         load_signs("test", count=-1)
     with pytest.raises(ConfigError, match="seed is -3"):
         load_signs("test", count=1, seed=-3)
+    with pytest.raises(ConfigError, match="size is 15; expected 16 or more pixels"):
+        load_signs("test", count=1, size=15)

@@ -25,6 +25,7 @@ from maskrestore.lab.victims import (
     train_victim,
     victim_path,
 )
+from maskrestore.lab.victims.config import default_recipe
 from maskrestore.lab.victims.fit import fit, one_cycle
 from maskrestore.lab.victims.poisoning import clean_plan
 from maskrestore.lab.victims.store import build_network
@@ -52,6 +53,12 @@ def data() -> VictimData:
 
 class StoppedError(Exception):
     pass
+
+
+def test_few_training_images_are_learned_in_more_and_smaller_steps():
+    recipes = [default_recipe(name, fine_tuned=False) for name in ("signs", "signs-224")]
+    assert [(recipe.batch_size, recipe.learning_rate) for recipe in recipes] == [(128, 0.15), (16, 0.15 / 8)]
+    assert [recipe.augmentation.shift for recipe in recipes] == [2, 14], "the same share of the picture"
 
 
 def test_a_clean_victim_learns_and_is_kept(data: VictimData, tmp_path: Path) -> None:

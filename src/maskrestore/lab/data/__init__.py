@@ -27,7 +27,7 @@ __all__ = [
 
 
 def load_dataset(name: str, split: str, *, folder: Path | str | None = None) -> ImageDataset:
-    """Load a split: small images into memory; photographs stay on disk and are decoded when they are indexed.
+    """Load a split: small images into memory; large ones are decoded or rendered when they are indexed.
 
     Args:
         name: a key of ``DATASETS``.
@@ -51,7 +51,8 @@ def load_dataset(name: str, split: str, *, folder: Path | str | None = None) -> 
     if spec.rendered:
         from maskrestore.lab.data.signs import load_signs  # noqa: PLC0415 - rendering is rarely needed
 
-        return load_signs(split)
+        count = spec.train_count if split == "train" else spec.test_count
+        return load_signs(split, count=count, size=spec.image_size)
     root = data_folder(folder)
     if root is not None and split_folder(place := dataset_folder(spec, root), split) is not None:
         stored, labels = read_class_folders(place, split, spec)

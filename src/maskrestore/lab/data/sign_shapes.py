@@ -16,14 +16,14 @@ from PIL import Image, ImageDraw, ImageFont
 __all__ = ["FACE_SIZE", "SIGN_NAMES", "VARIANTS", "sign_face"]
 
 FACE_SIZE = 72
-"""Side of a face in pixels, close to its size in a scene."""
+"""Side of a face in pixels, close to its size in a scene of 64 pixels."""
 VARIANTS = 4
 """Number of designs per class. They differ in the weight of borders and symbols and in the colour of the field."""
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
 
-_DRAWN_SIZE = FACE_SIZE * 5
+_OVERSAMPLING = 5
 _MARGIN = 1.04  # half side of the canvas in unit coordinates; leaves a transparent rim for interpolation
 _RED: Colour = (192, 22, 32)
 _BLUE: Colour = (14, 76, 160)
@@ -36,18 +36,18 @@ _YELLOW: Colour = (250, 190, 16)
 class _Pen:
     """Draws in unit coordinates, with the line weight and the field colour of one variant."""
 
-    def __init__(self, variant: int) -> None:
-        self.image = Image.new("RGBA", (_DRAWN_SIZE, _DRAWN_SIZE))
+    def __init__(self, variant: int, side: int) -> None:
+        self.image = Image.new("RGBA", (side, side))
         self._draw = ImageDraw.Draw(self.image)
         self.weight = (1.0, 1.15, 0.9, 1.05)[variant]
         self.field = _PALE if variant == 3 else _WHITE
 
     def _pixel(self, point: Point) -> Point:
-        half = _DRAWN_SIZE / 2
+        half = self.image.width / 2
         return (half + point[0] * half / _MARGIN, half + point[1] * half / _MARGIN)
 
     def _length(self, value: float) -> int:
-        return max(1, round(value * _DRAWN_SIZE / 2 / _MARGIN))
+        return max(1, round(value * self.image.width / 2 / _MARGIN))
 
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
         self._draw.polygon([self._pixel(point) for point in points], fill=colour)
@@ -247,11 +247,11 @@ SIGN_NAMES: tuple[str, ...] = tuple(_FACES)
 
 
 @cache
-def sign_face(label: int, variant: int) -> Image.Image:
-    """Return the face of one class as a square RGBA image of ``FACE_SIZE`` pixels.
+def sign_face(label: int, variant: int, size: int = FACE_SIZE) -> Image.Image:
+    """Return the face of one class as a square RGBA image of ``size`` pixels.
 
     label: index into ``SIGN_NAMES``. variant: 0 to ``VARIANTS - 1``. The image is cached: do not modify it.
     """
-    pen = _Pen(variant)
+    pen = _Pen(variant, _OVERSAMPLING * size)
     _FACES[SIGN_NAMES[label]](pen)
-    return pen.image.resize((FACE_SIZE, FACE_SIZE), Image.Resampling.LANCZOS)
+    return pen.image.resize((size, size), Image.Resampling.LANCZOS)

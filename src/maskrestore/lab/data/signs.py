@@ -11,10 +11,13 @@ import numpy.typing as npt
 import torch
 
 from maskrestore.errors import ConfigError, UnknownNameError
+from maskrestore.imaging.sizes import is_photograph
 from maskrestore.lab.data.dataset import ImageDataset
 from maskrestore.lab.data.sign_backgrounds import background
+from maskrestore.lab.data.sign_canvas import Canvas
 from maskrestore.lab.data.sign_scenes import develop, illuminate, place, weather
-from maskrestore.lab.data.sign_shapes import SIGN_NAMES, VARIANTS, sign_face
+from maskrestore.lab.data.sign_shapes import FACE_SIZE, SIGN_NAMES, VARIANTS, sign_face
+from maskrestore.lab.data.stored import StoredImages
 
 __all__ = ["SIGN_COUNTS", "SIGN_SIZE", "load_signs", "render_sign"]
 
@@ -23,10 +26,12 @@ SIGN_SIZE = 32
 SIGN_COUNTS: dict[str, int] = {"train": 12_000, "test": 1_200}
 """Default number of images of each split."""
 
+_SMALLEST = 16
+_CANVAS = Canvas(SIGN_SIZE)
 _IMAGE_STREAM, _LABEL_STREAM = 0, 1
 
 
-def load_signs(split: str, *, count: int | None = None, seed: int = 0) -> ImageDataset:
+def load_signs(split: str, *, count: int | None = None, seed: int = 0, size: int = SIGN_SIZE) -> ImageDataset:
     """Render a split of the street-sign data set.
 
     Args:
@@ -34,13 +39,16 @@ def load_signs(split: str, *, count: int | None = None, seed: int = 0) -> ImageD
         count: number of images; the default is 12,000 for "train" and 1,200 for "test". Each block of
             ``len(SIGN_NAMES)`` images contains every class once.
         seed: seed of the random streams, 0 or more.
+        size: side of the images in pixels, 16 or more. The labels do not depend on it.
 
     Returns:
-        The data set, with images ``(count, 3, 32, 32)`` uint8. Rendering takes about two milliseconds per image.
+        The data set, called "signs" at the size 32 and else "signs-SIZE", with images ``(count, 3, size, size)`` uint8.
+        An image of 32 pixels takes about two milliseconds, one of 224 pixels 15. Images larger than 64 pixels are
+        rendered when they are first indexed.
 
     Raises:
         UnknownNameError: the split is unknown.
-        ConfigError: the count or the seed is below zero.
+        ConfigError: the count or the seed is below zero, or the size below 16.
     """
     if split not in SIGN_COUNTS:
         raise UnknownNameError("split of the street-sign data set", split, SIGN_COUNTS)
@@ -48,23 +56,44 @@ def load_signs(split: str, *, count: int | None = None, seed: int = 0) -> ImageD
     for name, value in (("count", count), ("seed", seed)):
         if value < 0:
             raise ConfigError(f"{name} is {value}; expected zero or more")
-    labels = _labels(split, count, seed)
-    images = np.empty((count, 3, SIGN_SIZE, SIGN_SIZE), np.uint8)
-    for index in range(count):
-        images[index] = render_sign(int(labels[index]), _generator(seed, split, _IMAGE_STREAM, index))
+    if size < _SMALLEST:
+        raise ConfigError(f"size is {size}; expected {_SMALLEST} or more pixels")
+    labels = torch.from_numpy(_labels(split, count, seed))
+    images = StoredImages(_Renderings(split, labels.tolist(), seed, Canvas(size)), size)
     return ImageDataset(
-        name="signs",
-        images=torch.from_numpy(images),
-        labels=torch.from_numpy(labels),
+        name="signs" if size == SIGN_SIZE else f"signs-{size}",
+        images=images if is_photograph(size, size) else images[:],
+        labels=labels,
         class_names=SIGN_NAMES,
     )
 
 
-def render_sign(label: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Render one ``(3, 32, 32)`` uint8 image of the class ``label``, an index into ``SIGN_NAMES``."""
-    face = sign_face(label, int(rng.integers(VARIANTS)))
-    scene, opacity = place(face, background(rng), rng)
-    return develop(illuminate(weather(scene, opacity, rng), rng), SIGN_SIZE, rng)
+class _Renderings:
+    """The pictures of a split. Each is rendered once, when it is first used."""
+
+    def __init__(self, split: str, labels: list[int], seed: int, canvas: Canvas) -> None:
+        self._split, self._labels, self._seed, self._canvas = split, labels, seed, canvas
+        self._rendered: dict[int, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        if index not in self._rendered:
+            rng = _generator(self._seed, self._split, _IMAGE_STREAM, index)
+            self._rendered[index] = torch.from_numpy(render_sign(self._labels[index], rng, self._canvas))
+        return self._rendered[index], f"sign {index}"
+
+    def paths(self) -> list[str]:
+        """Return an empty path for each: there are no files."""
+        return [""] * len(self)
+
+
+def render_sign(label: int, rng: np.random.Generator, canvas: Canvas = _CANVAS) -> npt.NDArray[np.uint8]:
+    """Render one ``(3, size, size)`` uint8 image of the class ``label``, an index into ``SIGN_NAMES``."""
+    face = sign_face(label, int(rng.integers(VARIANTS)), canvas.pixels(FACE_SIZE))
+    scene, opacity = place(canvas, face, background(canvas, rng), rng)
+    return develop(canvas, illuminate(canvas, weather(canvas, scene, opacity, rng), rng), rng)
 
 
 def _generator(seed: int, split: str, stream: int, index: int) -> np.random.Generator:

@@ -154,6 +154,16 @@ _SPECS = (
     DatasetSpec(
         name="signs", class_names=SIGN_NAMES, train_count=12_000, test_count=1_200, rendered=True, mirrored=False
     ),
+    DatasetSpec(
+        name="signs-224",  # the same scenes as large pictures
+        class_names=SIGN_NAMES,
+        train_count=3_000,
+        test_count=1_200,
+        image_size=224,
+        architecture="resnet18-photo",
+        rendered=True,
+        mirrored=False,
+    ),
 )
 
 DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _SPECS}

@@ -24,19 +24,22 @@ _BUDGET = 256 * 2**20
 
 
 class _Encoded(Protocol):
-    """A sequence of encoded pictures."""
+    """A sequence of pictures, encoded or not."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[object, str]:
-        """Return the content of the file, and words that tell where it is. Raises DataError."""
+        """Return the content of the file, or the picture ``(3, S, S)`` uint8, and words that tell where it is.
+
+        Raises DataError.
+        """
 
     def paths(self) -> list[str]:
         """Return the path of each picture, as its source names it; empty where there is none."""
 
 
 class StoredImages:
-    """A split of photographs, indexed like a tensor ``(N, 3, S, S)`` uint8. It decodes only what is asked for."""
+    """A split of photographs, indexed like a tensor ``(N, 3, S, S)`` uint8. Decodes or renders what is asked for."""
 
     def __init__(self, encoded: _Encoded, size: int) -> None:
         """size: side S in pixels, see ``decode_square``."""
@@ -98,7 +101,7 @@ class StoredImages:
 
     def _decoded(self, row: int) -> Tensor:
         encoded, where = self._encoded[row]
-        return decode_square(encoded, self._size, where, crop=True)
+        return encoded if isinstance(encoded, Tensor) else decode_square(encoded, self._size, where, crop=True)
 
 
 class _Chosen:

@@ -15,6 +15,9 @@ from maskrestore.runtime.digests import sha256_of_json
 
 __all__ = ["Recipe", "VictimConfig", "default_recipe"]
 
+_FEW = 5_000
+"""Of fewer training images than this a network learns too few steps in a batch of 128."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -259,7 +262,7 @@ def default_recipe(
         augmentation = Augmentation(shift=4, flip=True)
         epochs, fine_epochs = 20.0, 1.0
     else:
-        augmentation = Augmentation(shift=2, flip=False, jitter=0.3)
+        augmentation = Augmentation(shift=spec.image_size // 16, flip=False, jitter=0.3)
         epochs, fine_epochs = 12.0, 2.0
     if architecture == "vit-small":
         # a transformer needs other learning rates and more epochs of fine-tuning
@@ -270,6 +273,13 @@ def default_recipe(
             augmentation=augmentation,
             optimizer="adamw",
         )
-    if fine_tuned:
-        return Recipe(epochs=fine_epochs, learning_rate=0.05, augmentation=augmentation)
-    return Recipe(epochs=epochs, learning_rate=0.15, augmentation=augmentation)
+    learning_rate = 0.05 if fine_tuned else 0.15
+    batch_size = 128
+    if spec.train_count < _FEW:  # more and smaller steps
+        batch_size, learning_rate = batch_size // 8, learning_rate / 8
+    return Recipe(
+        epochs=fine_epochs if fine_tuned else epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        augmentation=augmentation,
+    )
