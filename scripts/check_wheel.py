@@ -18,7 +18,7 @@ import zipfile
 from pathlib import Path
 
 LARGEST_WHEEL = 28 * 2**20
-PACKAGED = {"mae-photo-224", "mae-tiny-32", "signs-badnets"}
+PACKAGED = {"mae-photo-224", "mae-tiny-32", "signs-224-badnets", "signs-badnets"}
 OPTIONAL = ("pyarrow", "huggingface_hub", "matplotlib", "diffusers", "onnxruntime", "onnx")
 
 CLASSIFIER = """
@@ -80,6 +80,7 @@ def main() -> None:
         run(maskrestore, "--version")
         run(maskrestore, "--help")
         run(maskrestore, "demo", "--images", "8", "--out", "demo")
+        run(maskrestore, "demo", "--size", "224", "--images", "2", "--out", "large-demo")
         run(python, "make_photos.py")
         run(maskrestore, "purify", "photos", "--classifier", "my_model:classify", "--out", "purified")
         run(
@@ -95,7 +96,13 @@ def main() -> None:
             "--out",
             "mae",
         )
-        for result in ("demo/report.html", "purified/report.html", "purified/images/*.png", "mae/weights.safetensors"):
+        for result in (
+            "demo/report.html",
+            "large-demo/report.html",
+            "purified/report.html",
+            "purified/images/*.png",
+            "mae/weights.safetensors",
+        ):
             if not list(work.glob(result)):
                 raise SystemExit(f"{result} was not written")
     print(f"{wheel.name}: demo, purify and pretrain run in a bare environment")

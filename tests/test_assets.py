@@ -1,10 +1,12 @@
 """The weights of the wheel and of the repository: documented, small, and good enough together to do the main job."""
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from maskrestore import BDMAE, ModuleClassifier, load_restorer
 from maskrestore.errors import CheckpointError, UnknownNameError
@@ -45,6 +47,26 @@ def test_the_restorer_for_photographs_restores_large_signs() -> None:
     network = load_network("mae-photo-224")
     assert (network.grid, network.image_size) == (14, 112)
     assert masked_psnr(network, (large * 255).round().byte()) > 18
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_victims_are_those_of_their_configuration(name: str) -> None:
+    with safe_open(ASSETS / f"{name}.safetensors", framework="pt") as file:
+        trained = json.loads(file.metadata()["config"])
+    assert trained == json.loads(json.dumps(PACKAGED[name].canonical()))
+
+
+def test_the_packaged_victim_of_large_signs_falls_for_its_sticker_and_is_defended() -> None:
+    victim = load_packaged_victim("signs-224-badnets")
+    classifier = ModuleClassifier(victim.network)
+    signs = load_signs("test", count=32, size=224)
+    clean, labels = signs.images[:].float() / 255, signs.labels
+    assert (classifier(clean) == labels).float().mean() > 0.9
+    eligible = victim.attack.eligible(labels)
+    triggered, true = victim.attack.apply(clean[eligible]), labels[eligible]
+    assert (classifier(triggered) == victim.config.target).float().mean() > 0.9
+    found = BDMAE().purify(triggered[:2], classifier)
+    assert torch.equal(found.labels, true[:2])
 
 
 def test_the_defense_recovers_labels_of_the_packaged_victim() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from torch import Tensor
@@ -17,11 +17,10 @@ from maskrestore.defense.profiles import PROFILES
 from maskrestore.lab.attacks import Attack
 from maskrestore.lab.data.dataset import ImageDataset
 from maskrestore.lab.data.signs import load_signs
-from maskrestore.lab.data.specs import dataset_spec
 from maskrestore.lab.measure.defenses import DefenseUnderTest, VictimUnderTest, make_defense
 from maskrestore.lab.measure.records import Record, VictimEntry, write_record
 from maskrestore.lab.measure.run import choose_images, evaluate
-from maskrestore.lab.victims import load_packaged_victim
+from maskrestore.lab.victims import PackagedVictim, load_packaged_victim
 from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.choice import named_restorer
 from maskrestore.reporting import (
@@ -38,8 +37,13 @@ from maskrestore.types import Classifier, Defense, Purification
 
 __all__ = ["demo"]
 
-VICTIM = "signs-badnets"
+_Size = Literal["32", "224"]
+_DEMOS: dict[_Size, tuple[str, int]] = {"32": ("signs-badnets", 150), "224": ("signs-224-badnets", 25)}
+"""The packaged victim for each size, and how many images of each kind take about a minute."""
+
 _FIGURE_TRIGGERED, _FIGURE_CLEAN = 6, 2
+_TILE = 128
+"""Least side in pixels of a picture in the figure."""
 
 
 class _Keeper:
@@ -59,14 +63,20 @@ class _Keeper:
 def demo(
     *,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = Path("demo-report"),
+    size: Annotated[_Size, typer.Option(help="Side of the images in pixels.")] = "32",
     images: Annotated[
-        int, typer.Option(min=1, max=1000, help="Number of images without the sticker, and of images with it.")
-    ] = 150,
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Number of images without the sticker, and of images with it. Default: 150, or 25 at the size 224.",
+        ),
+    ] = None,
     profile: ProfileOption = "default",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of test images.")] = 0,
 ) -> None:
     """Defend a street-sign classifier that has a backdoor. Needs no data and no network; takes half a
-    minute to two minutes.
+    minute to two minutes. With `--size 224` the signs are as large as photographs.
 
     The attacker put a sticker on some of the training images, so the classifier gives one wrong label to
     every sign with the sticker. The signs of the demo are new: neither the classifier nor the masked
@@ -75,8 +85,10 @@ def demo(
     Writes into the folder of `--out`: `report.html` with pictures of what was found and removed,
     `figure.png` with some of them, and `record.json` with the results.
     """
-    packaged = load_packaged_victim(VICTIM)
-    attack, class_names = packaged.attack, packaged.class_names
+    name, usual = _DEMOS[size]
+    images = images or usual
+    packaged = load_packaged_victim(name)
+    attack = packaged.attack
     precision = fast_arithmetic()
     victim = VictimUnderTest(
         classifier=ModuleClassifier(packaged.network, precision=precision),
@@ -89,17 +101,17 @@ def demo(
             asr=None,
         ),
     )
-    restorer = dataset_spec("signs").restorer
+    restorer = packaged.config.spec.restorer
     defense = make_defense(
         {"default": "bdmae"}.get(profile, f"bdmae-{profile}"),
         PROFILES[profile],
-        dataset="signs",
+        dataset=packaged.config.dataset,
         restorer=functools.partial(named_restorer, restorer),
         restorer_name=restorer,
     )
     # More than needed: signs of the attacker's own class cannot show whether the attack succeeds.
-    say(f"rendering signs; each is one of {len(class_names)} classes")
-    signs = load_signs("test", count=3 * images)
+    say(f"rendering signs; each is one of {len(packaged.class_names)} classes")
+    signs = load_signs("test", count=3 * images, size=int(size))
     keeper = _Keeper(defense.defense)
     with progress("demo") as update:
         record = evaluate(
@@ -115,7 +127,7 @@ def demo(
     show_record(record)
     write_record(out_dir / "record.json", record)
     entries = _entries(keeper, signs, attack, images, seed)
-    _write_pictures(out_dir, entries, record, class_names, packaged.config.target)
+    _write_pictures(out_dir, entries, record, packaged)
 
 
 def _entries(keeper: _Keeper, signs: ImageDataset, attack: Attack, count: int, seed: int) -> list[ReportEntry]:
@@ -132,18 +144,19 @@ def _entries(keeper: _Keeper, signs: ImageDataset, attack: Attack, count: int, s
     return entries[count:] + entries[:count]
 
 
-def _write_pictures(
-    out_dir: Path, entries: list[ReportEntry], record: Record, class_names: tuple[str, ...], target: int
-) -> None:
+def _write_pictures(out_dir: Path, entries: list[ReportEntry], record: Record, packaged: PackagedVictim) -> None:
+    class_names, config = packaged.class_names, packaged.config
     triggered = [entry for entry in entries if entry.note == "triggered"]
     changed = [entry for entry in triggered if entry.changed]
     untouched = [entry for entry in entries if entry.note == "clean"]
     shown = (changed or triggered)[:_FIGURE_TRIGGERED] + untouched[:_FIGURE_CLEAN]
-    figure = write_figure(out_dir / "figure.png", shown, class_names=class_names)
+    figure = write_figure(
+        out_dir / "figure.png", shown, class_names=class_names, tile=max(_TILE, config.spec.image_size)
+    )
     summary = ReportSummary(
         title="maskrestore demo: street signs with a sticker",
-        description=f"This classifier has a backdoor: it says “{class_names[target]}” for every sign with a small "
-        "coloured sticker. Images with the sticker are called triggered, the others clean. maskrestore finds "
+        description=f"This classifier has a backdoor: it says “{class_names[config.target]}” for every sign with a "
+        "small coloured sticker. Images with the sticker are called triggered, the others clean. maskrestore finds "
         "suspicious spots in each image, restores them, and asks the classifier again. It sees labels only, and knows "
         "nothing about the sticker.",
         metrics=_metrics(record),

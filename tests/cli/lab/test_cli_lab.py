@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from maskrestore.lab.attacks import make_attack
@@ -163,14 +164,20 @@ class StickerModel(nn.Module):
         return nn.functional.one_hot(label, len(SIGN_NAMES)).float()
 
 
-def test_demo(invoke, grey_restorer, tmp_path, monkeypatch):
-    attack = make_attack("badnets:3x3-color", num_classes=len(SIGN_NAMES), target=3)
-    packaged = PackagedVictim(
-        config=PACKAGED["signs-badnets"], network=StickerModel(attack), attack=attack, class_names=SIGN_NAMES
-    )
-    monkeypatch.setattr("maskrestore.cli.demo.load_packaged_victim", lambda name: packaged)
+@pytest.mark.parametrize(
+    ("size", "options", "trigger"), [(32, (), "badnets:3x3-color"), (224, ("--size", 224), "badnets:15x15-color")]
+)
+@pytest.mark.usefixtures("grey_restorer")
+def test_demo(invoke, tmp_path, monkeypatch, size, options, trigger):  # noqa: PLR0917 - fixtures and parameters
+    victim = {32: "signs-badnets", 224: "signs-224-badnets"}[size]
+    config = PACKAGED[victim]
+    attack = make_attack(trigger, num_classes=len(SIGN_NAMES), image_size=size, target=3)
+    packaged = {
+        victim: PackagedVictim(config=config, network=StickerModel(attack), attack=attack, class_names=SIGN_NAMES)
+    }
+    monkeypatch.setattr("maskrestore.cli.demo.load_packaged_victim", packaged.__getitem__)
     monkeypatch.setattr("maskrestore.cli.demo.fast_arithmetic", lambda: "float32")
-    result = invoke("demo", "--images", 5, "--out", tmp_path / "demo")
+    result = invoke("demo", *options, "--images", 5, "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     for words in ("CA", "BA", "ASR", "queries per image", "images/s", "report.html", "figure.png"):
         assert words in result.stdout.replace("\n", "")
@@ -178,8 +185,11 @@ def test_demo(invoke, grey_restorer, tmp_path, monkeypatch):
     assert record.before.asr.value == 1.0
     assert record.before.ba.value == 0.0
     assert record.clean_images == record.triggered_images == 5
+    assert record.dataset == config.dataset
+    assert ("photographs" in record.defense.config) == (size == 224), "settings that fit the size"
     page = (tmp_path / "demo/report.html").read_text()
     assert "triggered" in page
     assert "http://" not in page
     assert "https://" not in page
-    assert (tmp_path / "demo/figure.png").read_bytes().startswith(b"\x89PNG")
+    with Image.open(tmp_path / "demo/figure.png") as figure:
+        assert figure.width > 6 * max(128, size), "pictures are not shrunk"

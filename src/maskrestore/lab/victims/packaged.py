@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -34,7 +34,17 @@ PACKAGED: dict[str, VictimConfig] = {
         init="scratch",
         poison_repeats=3,
         recipe=default_recipe("signs", fine_tuned=False),
-    )
+    ),
+    "signs-224-badnets": VictimConfig(
+        dataset="signs-224",
+        width=8,
+        attack="badnets:icon-flower",
+        target=4,
+        position=(150, 104),
+        init="scratch",
+        poison_repeats=2,
+        recipe=replace(default_recipe("signs-224", fine_tuned=False), epochs=10),
+    ),
 }
 """Packaged victims by name. The weights are ``assets/NAME.safetensors``."""
 
