@@ -210,6 +210,22 @@ def test_a_tenant_gets_its_share_of_the_places_and_not_more() -> None:
     assert [one.tenant for one in queue.take(working[:6], 8, None)] == ["modest", "modest"]
 
 
+def test_a_tenant_that_sends_one_picture_after_another_is_not_crowded_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("maskrestore.gateway.queues.time.monotonic", lambda: now)
+    queue = FairQueue(100, 2**24)
+    queue.add([waiting("greedy") for _ in range(50)])
+    queue.add([waiting("modest")])
+    working = queue.take([], 8, None)
+    assert [one.tenant for one in working] == ["greedy", "modest"], "each half of the machine"
+    now += 0.5
+    assert queue.take(working[:1], 8, None) == [], "between two pictures of the modest tenant"
+    queue.add([waiting("modest")])
+    assert [one.tenant for one in queue.take(working[:1], 8, None)] == ["modest"]
+    now += 1.5
+    assert len(queue.take(working[:1], 8, None)) == 7, "all places again, once the other has gone"
+
+
 def test_large_pictures_wait_until_there_is_room_and_are_not_overtaken() -> None:
     queue = FairQueue(100, 2**24)
     queue.add([waiting("a"), waiting("a", side=64), waiting("a")])

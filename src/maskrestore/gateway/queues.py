@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from maskrestore.gateway.scheduler import Purified
 
 __all__ = ["FairQueue", "QueuedPicture"]
+
+_REMEMBERED = 1.0
+"""Seconds for which it counts what a tenant wanted."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -42,6 +46,8 @@ class FairQueue:
         """most, most_pixels: pictures of a tenant that wait, and their pixels; one picture may always wait."""
         self._most, self._most_pixels = most, most_pixels
         self._queues: dict[str, deque[QueuedPicture]] = {}
+        self._recent: dict[str, tuple[int, float]] = {}
+        """How many places a tenant wanted of late at most, and when."""
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
@@ -72,16 +78,22 @@ class FairQueue:
     def take(self, working: Sequence[QueuedPicture], places: int, pixels: int | None) -> list[QueuedPicture]:
         """Take the next pictures: one of each tenant in turns, while there are places.
 
-        working: those that have a place already. A tenant gets its share of the places and not more: they are divided
-        among the tenants that have pictures here or there. pixels: of all that have a place; a larger picture gets one
-        if it is alone.
+        working: those that have a place already. All that have one share the rounds, so a tenant with more of them gets
+        more of the machine. While others are there, a tenant gets no more places than the one of them that wants most,
+        and no more than its part of all; alone, it gets all. pixels: of all that have a place; a larger picture gets
+        one if it is alone.
         """
         held = Counter(one.tenant for one in working)
-        share = -(-places // max(1, len({*held, *self._queues})))  # rounded up
+        wants = self._wants(held)
+        part = -(-places // max(1, len(wants)))  # rounded up
+
+        def may(tenant: str) -> int:
+            return min(part, max((count for name, count in wants.items() if name != tenant), default=places))
+
         free, used = places - len(working), sum(one.pixels for one in working)
         taken: list[QueuedPicture] = []
         while free > len(taken):
-            tenant = next((name for name in self._queues if held[name] < share), None)
+            tenant = next((name for name in self._queues if held[name] < may(name)), None)
             if tenant is None:
                 break
             picture = self._queues[tenant][0]
@@ -94,6 +106,19 @@ class FairQueue:
             held[tenant] += 1
             used += picture.pixels
         return taken
+
+    def _wants(self, held: Counter[str]) -> dict[str, int]:
+        """How many places each tenant wants: the most of the last second, so that one that sends picture after picture
+        still counts between two of them.
+        """
+        now = time.monotonic()
+        for tenant in {*held, *self._queues}:
+            wanted = held[tenant] + len(self._queues.get(tenant, ()))
+            most, since = self._recent.get(tenant, (0, now))
+            if wanted >= most or now - since > _REMEMBERED:
+                self._recent[tenant] = (wanted, now)
+        self._recent = {name: one for name, one in self._recent.items() if now - one[1] <= _REMEMBERED}
+        return {name: most for name, (most, _) in self._recent.items()}
 
     def _forget_if_empty(self, tenant: str) -> None:
         if not self._queues[tenant]:
