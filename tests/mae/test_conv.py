@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from maskrestore.errors import ConfigError
+from maskrestore.imaging.resize import resize
 from maskrestore.mae.conv import ConvMAE, ConvMAEConfig
 
 SMALL = ConvMAEConfig(image_size=16, widths=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1,))
@@ -55,6 +56,26 @@ def test_a_token_may_cover_several_patches() -> None:
     assert (fine.grid, coarse.grid) == (8, 4)
     with torch.inference_mode():
         assert torch.equal(coarse(images, hidden), fine(images, torch.kron(hidden, torch.ones(2, 2, dtype=torch.bool))))
+
+
+def test_the_output_has_no_finer_details_than_its_size() -> None:
+    torch.manual_seed(0)
+    shape = {"image_size": 16, "widths": (4, 4), "encoder_blocks": (1, 1), "decoder_blocks": (1,)}
+    sharp = ConvMAE(ConvMAEConfig(**shape)).eval()
+    smooth = ConvMAE(ConvMAEConfig(output_size=4, **shape)).eval()
+    smooth.load_state_dict(sharp.state_dict())
+    images, hidden = torch.rand(3, 3, 16, 16), torch.rand(3, 8, 8) < 0.5
+    with torch.inference_mode():
+        ours, theirs = smooth(images, hidden), sharp(images, hidden)
+    assert ours.shape == theirs.shape
+    torch.testing.assert_close(ours, resize(resize(theirs, 4, 4), 16, 16))
+    assert ours.diff(dim=3).abs().mean() < 0.3 * theirs.diff(dim=3).abs().mean()
+
+
+@pytest.mark.parametrize("output_size", [0, 17])
+def test_the_output_is_at_most_as_large_as_the_input(output_size: int) -> None:
+    with pytest.raises(ConfigError, match="output_size must be 1 to image_size = 16"):
+        ConvMAEConfig(image_size=16, output_size=output_size, widths=(4,), encoder_blocks=(1,), decoder_blocks=())
 
 
 @pytest.mark.parametrize("token_size", [0, 3, 6, 32])

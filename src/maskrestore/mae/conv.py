@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError
+from maskrestore.imaging.resize import resize
 from maskrestore.mae.fast.lowered import with_packed_convolutions
 from maskrestore.mae.fast.quantized import quantized
 from maskrestore.mae.fast.winograd import WinogradConvolution, is_faster
@@ -30,7 +31,8 @@ class ConvMAEConfig:
     """Shape of a :class:`ConvMAE`.
 
     Raises ConfigError unless ``widths``, ``encoder_blocks`` and ``decoder_blocks`` have n, n and n - 1 entries, n at
-    least 1, ``image_size`` is a multiple of ``patch_size * 2 ** (n - 1)``, and ``token_size`` fits between the two.
+    least 1, ``image_size`` is a multiple of ``patch_size * 2 ** (n - 1)``, ``token_size`` fits between the two, and
+    ``output_size`` is 1 to ``image_size``.
     """
 
     image_size: int = 32
@@ -40,6 +42,9 @@ class ConvMAEConfig:
     token_size: int | None = None
     """Side of a token in pixels, a multiple of ``patch_size`` that divides ``image_size``; ``None``: that of a patch.
     Where few tokens are hidden, maps finer than the tokens restore better."""
+    output_size: int | None = None
+    """Side in pixels to which the output is shrunk before it gets the size of the input again; ``None``: it is not. The
+    details that this removes are made up, and their texture can act as a trigger."""
     widths: tuple[int, ...] = (128, 192, 256)
     """Channels at each scale, the finest (the patches) first; each scale has half the side of the one before."""
     encoder_blocks: tuple[int, ...] = (3, 3, 3)
@@ -71,6 +76,8 @@ class ConvMAEConfig:
                 f"token_size must be a multiple of patch_size = {self.patch_size} that divides image_size = "
                 f"{self.image_size}, got {self.token_size}"
             )
+        if self.output_size is not None and not 1 <= self.output_size <= self.image_size:
+            raise ConfigError(f"output_size must be 1 to image_size = {self.image_size}, got {self.output_size}")
 
     @property
     def grid(self) -> int:
@@ -200,7 +207,9 @@ class ConvMAE(nn.Module):
         for up, skip, blocks in reversed(list(zip(self.up, skips, self.decoder, strict=True))):
             x = blocks(up(x) + skip)
         # (B, 3 p p, h, h) -> (B, 3, S, S)
-        return F.pixel_shuffle(self.head(x).float(), self.config.patch_size) * self.std + self.mean
+        output = F.pixel_shuffle(self.head(x).float(), self.config.patch_size) * self.std + self.mean
+        side = self.config.output_size
+        return output if side is None else resize(resize(output, side, side), *output.shape[-2:])
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:

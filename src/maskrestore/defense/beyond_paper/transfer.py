@@ -48,7 +48,8 @@ __all__ = [
 CLOUD_GRIDS = (20, 12, 4)
 """Number of colours along a side, for each cloud; the most informative cloud comes first. They differ because a
 classifier may have one label for all smooth clouds and another for all fine ones, and a cloud that has the original
-label anyway tests nothing. Chosen on images of 32 x 32; larger images have not been measured."""
+label anyway tests nothing. Chosen on images of 32 x 32. With seven times finer clouds
+photographs lost more clean accuracy."""
 TURNS = 3
 """Number of copies of the purified image: mirrored, turned by 90 degrees, turned by 180 degrees."""
 
