@@ -103,7 +103,10 @@ def _authors(case: Case) -> Run:
             for part in images.split(AUTHORS_BATCH):
                 asked = CountingClassifier(classifier)
                 schedule = authors_schedule.AuthorsSchedule(
-                    network=case.network, classifier=asked, config=case.profiles["paper"], generator=generator
+                    network=case.network if case.authors is None else case.authors,
+                    classifier=asked,
+                    config=case.profiles["paper"],
+                    generator=generator,
                 )
                 labels.append(schedule.purify(part)[1])
                 queries.append(torch.full((len(part),), asked.queries // len(part)))

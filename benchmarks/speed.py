@@ -123,7 +123,10 @@ def measure(case: Case, names: Sequence[str], repeats: int) -> dict[str, Any]:
         "undefended": rates_of(case.truth, case.classifier()(case.images)),
         "seconds_per_image": {name: [round(value / count, 5) for value in found] for name, found in seconds.items()},
         "matmul_gflops": {precision: [round(rate) for rate in found] for precision, found in rates.items()},
-        **{name: summary(case, outcome) for name, outcome in outcomes.items()},
+        **{
+            name: summary(case, outcome, None if name == AUTHORS and case.authors is not None else case.truth)
+            for name, outcome in outcomes.items()
+        },
     }
     for name in [name for name in names if name != AUTHORS]:
         if case.truth is not None:
@@ -135,12 +138,12 @@ def measure(case: Case, names: Sequence[str], repeats: int) -> dict[str, Any]:
     return row
 
 
-def summary(case: Case, outcome: Outcome) -> dict[str, Any]:
-    """The cost of a contender and the rates of its answers."""
+def summary(case: Case, outcome: Outcome, truth: Truth | None) -> dict[str, Any]:
+    """The cost of a contender and the rates of its answers, if their truth is known."""
     found: dict[str, Any] = {
         "queries_per_image": round(float(outcome.queries.double().mean()), 2),
         "passes_per_image": round(outcome.passes.total() / len(case.images), 2),
-        "rates": rates_of(case.truth, outcome.labels),
+        "rates": rates_of(truth, outcome.labels),
     }
     if case.truth is not None and not case.truth.triggered.all():
         found["queries_median_clean"] = statistics.median(outcome.queries[~case.truth.triggered].tolist())

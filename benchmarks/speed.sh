@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures the timings of docs/development/performance.md, the records in benchmarks/results/speed. Needs an otherwise idle machine for hours, most of
-# them for the authors' schedule. Without an argument it runs all parts; the argument base, large, tiny, growth, busy or precision runs one.
+# them for the authors' schedule. Without an argument it runs all parts; the argument base, large, photo, tiny, growth, busy or precision runs one.
 # KIND, for example "amx", becomes part of the names of the records. DEVICE=cuda runs on a GPU. INT8=1 also times int8, on CPUs with VNNI.
 # precision needs MASKRESTORE_DATA, and trains its victim if it is not in the cache.
 set -euo pipefail
@@ -23,6 +23,10 @@ for case in base large; do
     "${measure[@]}" --cases $case --batches "${batches[@]}" --repeats 2 --contenders authors exact $int8 --out "$results/$case$kind.json"
   fi
 done
+if [[ $what == photo || $what == all ]]; then
+  "${measure[@]}" --cases photo --batches "${batches[@]:0:2}" --repeats 3 --contenders authors exact default-exact default-fast \
+    --out "$results/photo$kind.json"
+fi
 if [[ $what == tiny || $what == all ]]; then
   for case in tiny-conv tiny-vit; do
     "${measure[@]}" --cases $case --contenders authors exact fast default-exact default-fast $int8 ${INT8:+default-fast-int8} \

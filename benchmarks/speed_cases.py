@@ -1,10 +1,11 @@
 """The cases of ``benchmarks.speed``: a network, a classifier, images and the settings of each profile.
 
-``tiny-conv`` is the packaged restorer with the packaged victim, on street signs that neither was trained on, some of
-them with the trigger of the victim. Real labels are needed there, because they decide which passes a schedule leaves
-out. In the other cases weights and images are random. The classifier runs, but its labels are replaced by synthetic
-ones, which differ for one restoration in ten: a random network gives all noise the same label, and no refinement would
-run.
+``tiny-conv`` and ``photo`` are the packaged restorers with the packaged victims, on street signs of 32 x 32 and
+224 x 224 that neither was trained on, some of them with the trigger of the victim. Real labels are needed there,
+because they decide which passes a schedule leaves out. In ``photo`` the authors' schedule has a ViT-B with random
+weights, as in their experiments at that size; its time does not depend on labels, and its labels mean nothing. In the
+other cases weights and images are random. The classifier runs, but its labels are replaced by synthetic ones, which
+differ for one restoration in ten: a random network gives all noise the same label, and no refinement would run.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from maskrestore.lab.data.signs import load_signs
 from maskrestore.lab.measure.run import choose_images, triggered_images
 from maskrestore.lab.victims import ResNet18, load_packaged_victim
 from maskrestore.mae.checkpoints.loading import load_network
+from maskrestore.mae.choice import packaged_restorer
 from maskrestore.mae.restorer import RestorerPrecision
 from maskrestore.mae.vit import ViTMAE
 from maskrestore.mae.vit_config import VIT_PRESETS
@@ -30,8 +32,9 @@ from maskrestore.types import Classifier
 
 __all__ = ["CASES", "Case", "Truth", "make_case"]
 
-CASES = ("tiny-conv", "tiny-vit", "base", "large")
-VICTIM = "signs-badnets"
+CASES = ("tiny-conv", "tiny-vit", "base", "large", "photo")
+_SIGNS = {"tiny-conv": ("signs-badnets", 32), "photo": ("signs-224-badnets", 224)}
+"""Packaged victim and side of its images."""
 SUSPICIOUS = 10
 """L of the refinement of S_i on noise, which is set by the threshold of candidates."""
 
@@ -61,6 +64,8 @@ class Case:
     clock: Clock
     truth: Truth | None = None
     """None if labels are synthetic."""
+    authors: nn.Module | None = None
+    """The network of the authors' schedule, if it is another one."""
 
     @property
     def device(self) -> str:
@@ -88,26 +93,28 @@ class _SyntheticClassifier(ModuleClassifier):
 def make_case(name: str, count: int, clock: Clock, *, triggered_share: float = 0.1) -> Case:
     """Make a case by its name. count: images per call. triggered_share: of the street signs, in [0, 1]."""
     torch.manual_seed(0)
-    return _signs(count, clock, triggered_share) if name == "tiny-conv" else _random(name, count, clock)
+    return _signs(name, count, clock, triggered_share) if name in _SIGNS else _random(name, count, clock)
 
 
-def _signs(count: int, clock: Clock, triggered_share: float) -> Case:
-    packaged = load_packaged_victim(VICTIM)
-    signs = load_signs("test", count=count)
-    images, triggered = signs.images.float() / 255, torch.zeros(count, dtype=torch.bool)
+def _signs(name: str, count: int, clock: Clock, triggered_share: float) -> Case:
+    victim, side = _SIGNS[name]
+    packaged = load_packaged_victim(victim)
+    signs = load_signs("test", count=count, size=side)
+    images, triggered = signs.images[:].float() / 255, torch.zeros(count, dtype=torch.bool)
     eligible = packaged.attack.eligible(signs.labels)
     chosen = min(round(triggered_share * count), int(eligible.sum()))
     if chosen:
         triggered[choose_images(signs.labels, chosen, 0, eligible)] = True
         images[triggered] = triggered_images(signs.images[triggered], packaged.attack)
     return Case(
-        name="tiny-conv",
-        network=load_network("mae-tiny-32").to(clock.device).eval(),
+        name=name,
+        network=load_network(packaged_restorer(side, side)).to(clock.device).eval(),
         module=packaged.network,
         images=images,
         profiles=PROFILES,
         clock=clock,
         truth=Truth(labels=signs.labels, wanted=packaged.attack.poisoned_label(signs.labels), triggered=triggered),
+        authors=ViTMAE(VIT_PRESETS["base"]).to(clock.device).eval() if name == "photo" else None,
     )
 
 
