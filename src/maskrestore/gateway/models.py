@@ -187,7 +187,8 @@ class ModelSlot:
                 raise
             reason = str(error)
         if (reason is None) != (self.reason is None):
-            _LOG.warning("model %s is %s", self.name, "ready" if reason is None else f"not ready: {reason}")
+            level = logging.INFO if reason is None else logging.WARNING
+            _LOG.log(level, "model %s is %s", self.name, "ready" if reason is None else f"not ready: {reason}")
         self.reason = reason
 
     def close(self) -> None:
