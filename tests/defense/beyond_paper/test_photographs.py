@@ -11,8 +11,9 @@ from torch import Tensor
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.defense import BDMAE
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, for_attempt, needs_coarse_test
-from maskrestore.defense.beyond_paper.transfer import CLOUD_GRIDS, Attempt, transfer_test
-from maskrestore.defense.oracle import Oracle, run
+from maskrestore.defense.beyond_paper.squares import SquaresConfig, hide_squares
+from maskrestore.defense.beyond_paper.transfer import CLOUD_GRIDS, Attempt, TransferTestConfig, transfer_test
+from maskrestore.defense.oracle import Oracle, Restore, run
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.defense.restoration import RestorationConfig
 from maskrestore.defense.state import State
@@ -44,7 +45,15 @@ def test_large_regions_of_photographs_are_tested() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_restored": ()}, {"max_restored": (0.1, 2.0)}, {"cells": 0}, {"small_region": -0.1}]
+    "wrong",
+    [
+        {"max_restored": ()},
+        {"max_restored": (0.1, 2.0)},
+        {"cells": 0},
+        {"small_region": -0.1},
+        {"square_side": 0.0},
+        {"square_count": 0},
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="photographs"):
@@ -106,6 +115,38 @@ def test_an_object_is_told_from_a_trigger_by_its_coarse_picture() -> None:
     # The coarse picture takes the place of a cloud.
     assert believed(striped(), stripes, config) == ([True, True], [CLOUDS] * 2)
     assert believed(bright(), brightness, config) == ([False, False], [1, 1])
+
+
+def test_a_single_larger_square_is_tried_in_photographs() -> None:
+    image_scores = torch.zeros(1, 8, 8)
+    image_scores[0, :4, :4] = 0.9
+    image_scores[0, 4:, 4:] = 0.8
+    for side, shown in ((SIDE, [16]), (32, [16, 16])):  # tokens of 8 x 8 that each square restores
+        images, asked = torch.full((1, 3, side, side), 0.3), list[Tensor]()
+        state = State(images, [Stream(0, images[0])], MeanRestorer(8), Oracle(1, 100))
+        state.begin(torch.tensor([0]))
+
+        rounds = hide_squares(
+            state,
+            torch.tensor([0]),
+            image_scores,
+            torch.tensor([1.0]),
+            config=SquaresConfig(count=2, side=0.4375),
+            test=TransferTestConfig(),
+            photographs=PhotographsConfig(),
+        )
+        request = next(rounds)
+        answers = torch.zeros(1, dtype=torch.int64)  # the label never changes: no square is accepted
+        try:
+            while True:
+                if isinstance(request, Restore):
+                    asked.append(request.hidden)
+                    request = rounds.send(images)
+                else:
+                    request = rounds.send(answers)
+        except StopIteration:
+            pass
+        assert [int(hidden.sum()) for hidden in asked] == shown
 
 
 @pytest.mark.parametrize("profile", ["default", "fast"])

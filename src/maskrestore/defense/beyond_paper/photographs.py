@@ -6,7 +6,8 @@ And a region with the object gives its label to clouds, as a trigger does, so th
 mistakes it for one. So for images of more than 64 x 64 pixels
 
 1. the attempts restore the tokens with the highest scores only;
-2. a large region whose restoration changes the label is shown coarsely, in its place in the image. An object is still
+2. only the least restorable square is tried, and it is a little larger (``squares.py``);
+3. a large region whose restoration changes the label is shown coarsely, in its place in the image. An object is still
    recognised; the pattern of a trigger is gone. If the image keeps its label, the restoration is not accepted.
 
 The coarse picture takes the place of the last cloud, so an image needs no more queries. Small regions rarely hold an
@@ -40,6 +41,10 @@ class PhotographsConfig:
 
     max_restored: tuple[float, ...] = (0.03, 0.1)
     """For each attempt, in place of ``restoration.max_restored``; the last one also for all further attempts."""
+    square_side: float = 0.5
+    """In place of ``squares.side``. A faint pattern works on if the part of it that a smaller square leaves does."""
+    square_count: int = 1
+    """In place of ``squares.count``: the least restorable square only."""
     cells: int = 75
     """Places along a side of the coarse picture, whose details are lost."""
     small_region: float = 0.05
@@ -49,6 +54,8 @@ class PhotographsConfig:
         check_types(self)
         shares = len(self.max_restored) > 0 and all(0 < share <= 1 for share in self.max_restored)
         check(shares, "photographs.max_restored", "one or more in (0, 1]", self.max_restored)
+        check(0 < self.square_side <= 1, "photographs.square_side", "in (0, 1]", self.square_side)
+        check(self.square_count >= 1, "photographs.square_count", "at least 1", self.square_count)
         check(self.cells >= 1, "photographs.cells", "at least 1", self.cells)
         check(0 <= self.small_region <= 1, "photographs.small_region", "in [0, 1]", self.small_region)
 
