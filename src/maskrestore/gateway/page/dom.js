@@ -29,7 +29,7 @@ function set(made, attributes) {
 export function printable(text) {
   const all = Array.from(String(text));
   const short = all.length > LONGEST ? [...all.slice(0, LONGEST), "…"] : all;
-  return short.join("").replace(/\p{C}/gu, (one) => `\\u{${one.codePointAt(0).toString(16)}}`);
+  return short.join("").replace(/\p{C}/gu, (one) => `\\u${one.codePointAt(0).toString(16).padStart(4, "0")}`);
 }
 
 export function classLabel(label, name) {
