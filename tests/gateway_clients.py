@@ -11,6 +11,8 @@ from gateway_runner import Running
 TROJAN = PatchTriggerClassifier(target=6)
 CLEAN = plain_images(2, seed=4)
 MARKED = TROJAN.stamp(CLEAN)
+WITHIN = {"classifier": "gateway_clients:TROJAN", "class_count": 8}
+"""The model in the process of the gateway."""
 
 
 def png(image: torch.Tensor) -> bytes:
@@ -20,8 +22,6 @@ def png(image: torch.Tensor) -> bytes:
 
 
 def send(running: Running, *images: torch.Tensor, key: str | None = None) -> None:
-    """What a client does, in one request."""
-    batch = torch.stack(images)
-    entry = {"name": "image", "datatype": "FP32", "shape": list(batch.shape), "data": batch.flatten().tolist()}
-    headers = {} if key is None else {"X-API-Key": key}
-    running.client.post("/v2/models/colours/infer", json={"inputs": [entry]}, headers=headers)
+    """What clients do, one after the other."""
+    for image in images:
+        running.client.post("/v1/purify", content=png(image), headers={} if key is None else {"X-API-Key": key})

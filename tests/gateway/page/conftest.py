@@ -25,32 +25,36 @@ def backdoor(server: Server) -> Server:
 
 
 @pytest.fixture(scope="module")  # no longer: the browser's event loop is that of this thread
-def browser() -> Iterator[Any]:
+def window() -> Iterator[Any]:
+    """A page for all tests: each opened one costs half a second. Gateways, and so keys, have origins of their own."""
     playwright = pytest.importorskip("playwright.sync_api")
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("Chromium is not installed")
     with playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
+        yield opened.new_page()
         opened.close()
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Open]:
-    """Opens the page: ``visit(gateway, color_scheme="dark", ...)``. A script that fails fails the test."""
-    contexts, failures = [], []
+def visit(window: Any) -> Iterator[Open]:
+    """Opens the page of a gateway: ``visit(gateway, width=390, color_scheme="dark")``. A script that fails fails."""
+    failures: list[str] = []
 
-    def opened(running: Running, **settings: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings})
-        contexts.append(context)
-        context.set_default_timeout(10_000)
-        page = context.new_page()
-        page.on("pageerror", lambda error: failures.append(str(error)))
-        page.goto(running.address)
-        return page
+    def note(error: object) -> None:
+        failures.append(str(error))
 
+    def opened(running: Running, *, width: int = 1280, **media: Any) -> Any:
+        window.set_viewport_size({"width": width, "height": 900})
+        window.emulate_media(**{"color_scheme": "light", "reduced_motion": "no-preference", **media})
+        window.goto(running.address)
+        return window
+
+    window.set_default_timeout(10_000)
+    window.on("pageerror", note)
     yield opened
-    for context in contexts:
-        context.close()
+    window.unroute_all()
+    window.goto("about:blank")  # ends its streams
+    window.remove_listener("pageerror", note)
     assert failures == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from faulty_server import Server, says
-from gateway_clients import CLEAN, MARKED, png, send
+from gateway_clients import CLEAN, MARKED, WITHIN, png, send
 from gateway_runner import Running
 from maskrestore.gateway.access import new_key
 from maskrestore.gateway.decisions import KeptDecision
@@ -63,8 +63,8 @@ def drop(page: Any, content: bytes, name: str) -> None:
     )
 
 
-def test_decisions_arrive_live_with_their_pictures(backdoor: Server, gateway: Start, visit: Visit) -> None:
-    running = gateway({"classes": ["black", *NAMES[1:6], "the target", "white"]})
+def test_decisions_arrive_live_with_their_pictures(gateway: Start, visit: Visit) -> None:
+    running = gateway(WITHIN | {"classes": ["black", *NAMES[1:6], "the target", "white"]})
     page = visit(running)
     page.get_by_text("No picture has come yet").wait_for()
     assert "may have a backdoor" in page.locator(".lead").inner_text()
@@ -124,8 +124,8 @@ def test_filters_and_errors(backdoor: Server, gateway: Start, visit: Visit) -> N
     assert all("label changed" in text for text in rows.all_inner_texts())
 
 
-def test_doubtful_is_offered_where_suspicion_is_known(backdoor: Server, gateway: Start, visit: Visit) -> None:
-    running = gateway()
+def test_doubtful_is_offered_where_suspicion_is_known(gateway: Start, visit: Visit) -> None:
+    running = gateway(WITHIN)
     send(running, MARKED[0])
     page = visit(running)
     first = running.client.get("/v1/decisions").json()
@@ -138,8 +138,8 @@ def test_doubtful_is_offered_where_suspicion_is_known(backdoor: Server, gateway:
     expect(page.locator("#doubtful input")).to_be_checked()
 
 
-def test_a_dropped_picture_shows_every_stage(backdoor: Server, gateway: Start, visit: Visit) -> None:
-    page = visit(gateway())
+def test_a_dropped_picture_shows_every_stage(gateway: Start, visit: Visit) -> None:
+    page = visit(gateway(WITHIN))
     page.locator("#live", has_text="live").wait_for()
     drop(page, png(MARKED[0]), "sign.png")
     result = page.get_by_role("article", name="Result")
@@ -158,8 +158,8 @@ def test_a_dropped_picture_shows_every_stage(backdoor: Server, gateway: Start, v
     assert result.count() == 0
 
 
-def test_hostile_names_stay_text(backdoor: Server, gateway: Start, visit: Visit) -> None:
-    running = gateway({"classes": NAMES})
+def test_hostile_names_stay_text(gateway: Start, visit: Visit) -> None:
+    running = gateway(WITHIN | {"classes": NAMES})
     send(running, MARKED[0])
     page = visit(running)
     page.locator("#rows li").wait_for()
@@ -183,10 +183,10 @@ def test_hostile_names_stay_text(backdoor: Server, gateway: Start, visit: Visit)
     assert running.client.get("/page/../gateway.py").status_code == 404
 
 
-def test_the_page_asks_for_the_key_and_says_if_it_is_wrong(backdoor: Server, gateway: Start, visit: Visit) -> None:
+def test_the_page_asks_for_the_key_and_says_if_it_is_wrong(gateway: Start, visit: Visit) -> None:
     shop, boss = new_key(), new_key()
     running = gateway(
-        tenants={"shop": {"key_hash": digest_of_key(shop)}}, operator={"key_hash": digest_of_key(boss)}
+        WITHIN, tenants={"shop": {"key_hash": digest_of_key(shop)}}, operator={"key_hash": digest_of_key(boss)}
     )  # fmt: skip
     send(running, MARKED[0], key=shop)
     page = visit(running)
@@ -212,8 +212,8 @@ def test_the_page_asks_for_the_key_and_says_if_it_is_wrong(backdoor: Server, gat
     assert not page.locator("#rows li").first.is_visible()
 
 
-def test_everything_can_be_done_with_the_keyboard(backdoor: Server, gateway: Start, visit: Visit) -> None:
-    running = gateway()
+def test_everything_can_be_done_with_the_keyboard(gateway: Start, visit: Visit) -> None:
+    running = gateway(WITHIN)
     send(running, CLEAN[0], MARKED[0])
     page = visit(running)
     page.locator("#rows li").first.wait_for()
@@ -251,12 +251,9 @@ def test_everything_can_be_done_with_the_keyboard(backdoor: Server, gateway: Sta
     expect(page.locator("#rows li")).to_have_count(2)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_and_the_contrast(backdoor: Server, gateway: Start, visit: Visit, scheme: str) -> None:
+def test_a_phone_and_the_contrast(backdoor: Server, gateway: Start, visit: Visit) -> None:
     running = gateway({"classes": [f"{name} {'x' * 80} {'a long name ' * 9}" for name in NAMES]})
-    page = visit(
-        running, color_scheme=scheme, viewport={"width": 390, "height": 844}, is_mobile=True, reduced_motion="reduce"
-    )
+    page = visit(running, width=390, reduced_motion="reduce")
     page.locator("#live", has_text="live").wait_for()
     backdoor.faults = [says(500, b'{"error": "' + b"e" * 200 + b'"}')]
     send(running, CLEAN[1])
@@ -275,15 +272,16 @@ def test_a_phone_and_the_contrast(backdoor: Server, gateway: Start, visit: Visit
     assert wide == []
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.evaluate("document.getAnimations().length") == 0
-    backdrop = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert backdrop == {"light": "rgb(246, 247, 249)", "dark": "rgb(18, 21, 26)"}[scheme]
-    contrasts = page.evaluate(CONTRAST)
-    assert len(contrasts) > 60
-    assert [one for one in contrasts if one[0] < 4.5] == []
+    for scheme, backdrop in (("light", "rgb(246, 247, 249)"), ("dark", "rgb(18, 21, 26)")):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == backdrop
+        contrasts = page.evaluate(CONTRAST)
+        assert len(contrasts) > 60
+        assert [one for one in contrasts if one[0] < 4.5] == []
 
 
-def test_everything_has_a_name(backdoor: Server, gateway: Start, visit: Visit) -> None:
-    running = gateway()
+def test_everything_has_a_name(gateway: Start, visit: Visit) -> None:
+    running = gateway(WITHIN)
     page = visit(running)
     page.locator("#live", has_text="live").wait_for()
     send(running, MARKED[0])
@@ -299,8 +297,8 @@ def test_everything_has_a_name(backdoor: Server, gateway: Start, visit: Visit) -
     assert page.evaluate("document.documentElement.lang") == "en"
 
 
-def test_the_list_is_bounded_and_older_ones_can_be_had(backdoor: Server, gateway: Start, visit: Visit) -> None:
-    running = gateway(decisions={"recent": 3})
+def test_the_list_is_bounded_and_older_ones_can_be_had(gateway: Start, visit: Visit) -> None:
+    running = gateway(WITHIN, decisions={"recent": 3})
     send(running, CLEAN[0])
     (first,) = running.client.get("/v1/decisions").json()["decisions"]
 
@@ -330,9 +328,9 @@ def test_the_list_is_bounded_and_older_ones_can_be_had(backdoor: Server, gateway
 
 
 def test_the_page_says_when_the_gateway_is_gone_and_comes_back(
-    backdoor: Server, gateway: Start, visit: Visit
+    gateway: Start, visit: Visit
 ) -> None:  # fmt: skip
-    running = gateway()
+    running = gateway(WITHIN)
     page = visit(running)
     page.locator("#live", has_text="live").wait_for()
     page.route("**/v1/**", lambda route: route.abort())
