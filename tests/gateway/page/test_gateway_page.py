@@ -97,6 +97,9 @@ def test_decisions_arrive_live_with_their_pictures(gateway: Start, visit: Visit)
     figures = page.locator(".chart .figure").all_inner_texts()
     bucket = running.client.get("/v1/statistics").json()["buckets"][0]
     assert (figures[0], figures[3]) == ("2", f"{bucket['queries']} queries")
+    boxes = [page.locator(name).bounding_box() for name in ("#figures", "#decisions")]
+    assert boxes[1]["x"] + boxes[1]["width"] < boxes[0]["x"], "side by side"
+    assert row.bounding_box()["y"] < 700
     page.get_by_text("Show the cost as money").click()
     page.get_by_label("Price of 1,000 queries").fill("500")
     page.locator(".chart .figure", has_text=f"{bucket['queries'] / 2:.2f}").wait_for()

@@ -30,7 +30,7 @@ export async function draw() {
   const money = (value) => ((value * price) / 1000).toLocaleString("en", { maximumFractionDigits: 2, minimumFractionDigits: 2 });
   const each = (value) => (pictures ? value / pictures : 0);
   const begin = Date.now() - minutes * 60_000;
-  const place = (one) => ((new Date(one.time) - begin) / (minutes * 60_000)) * PIECES;
+  const place = (one) => Math.floor(((new Date(one.time) - begin) / (minutes * 60_000)) * PIECES);
   byId("charts").replaceChildren(
     chart("Pictures", count(pictures), `${count(total("changed"))} changed, ${counted(total("errors"), "error")}`, buckets, place, [
       ["calm", (one) => one.decisions], ["note", (one) => one.changed + one.errors], ["bad", (one) => one.errors],
