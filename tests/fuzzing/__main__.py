@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fuzzing import answers, commands, models, pictures
+from fuzzing import answers, commands, models, pictures, requests
 from fuzzing.guard import Outcome
 
 PARTS: dict[str, Callable[[float, int], Outcome]] = {
@@ -18,6 +18,7 @@ PARTS: dict[str, Callable[[float, int], Outcome]] = {
     "commands": commands.fuzz,
     "answers": answers.fuzz,
     "models": models.fuzz,
+    "requests": requests.fuzz,
 }
 """Each takes seconds and a seed."""
 

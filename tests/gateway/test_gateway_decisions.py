@@ -2,10 +2,6 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -244,33 +240,3 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         DecisionStore(DecisionsConfig(path=tmp_path / "d.sqlite"))
     with pytest.raises(ConfigError, match="cannot be kept"):
         DecisionStore(DecisionsConfig(path=tmp_path / "no" / "folder"))
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from test_gateway_decisions import *
-store = DecisionStore(DecisionsConfig(path=Path(sys.argv[1])))
-while True:
-    one = decision()
-    store.add([KeptDecision(decision=one)], {"t": 1})
-    print(one.id, flush=True)
-"""
-
-
-def test_kill_9_loses_no_decision_that_was_acknowledged(tmp_path: Path) -> None:
-    path = tmp_path / "d.sqlite"
-    tests = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests / "gateway"), *sys.path])}
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True, env=environment
-    ) as writer:
-        assert writer.stdout is not None
-        told = [writer.stdout.readline().strip() for _ in range(50)]
-        writer.send_signal(signal.SIGKILL)
-        told += writer.stdout.read().split()
-    store = DecisionStore(DecisionsConfig(path=path))
-    kept = {one.id for one in store.page(Filters(), before=None, limit=100_000)}
-    assert len(told) >= 50
-    assert set(told) <= kept
-    assert store.spent_today() == {"t": len(kept)}

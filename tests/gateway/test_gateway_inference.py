@@ -211,6 +211,7 @@ HOSTILE: dict[str, tuple[bytes, dict[str, str], int]] = {
     ),
     "an unknown output": (json.dumps(question(plain_images(1), outputs=[{"name": "x"}])).encode(), {}, 400),
     "outputs without names": (json.dumps(question(plain_images(1), outputs=[{}])).encode(), {}, 400),
+    "half a character": (changed(datatype="\ud800"), {}, 400),
     "another datatype": (changed(datatype="INT8"), {}, 400),
     "a datatype that is none": (changed(datatype=["FP32"]), {}, 400),
     "texts as numbers": (changed(data=["a"] * 768), {}, 400),
@@ -284,3 +285,13 @@ def test_an_upstream_that_lies_is_an_error_and_no_label(server: Server, gateway:
     (decision,) = running.client.get("/v1/decisions").json()["decisions"]
     assert "NaN" in decision["error"]
     assert found.headers["Maskrestore-Decision"] == decision["id"]
+
+
+def test_names_of_classes_from_the_upstream_are_told_whatever_they_hold(server: Server, gateway: Start) -> None:
+    server.metadata["outputs"][0].update(datatype="BYTES", shape=[-1])
+    server.answer = lambda _: output("BYTES", [1], ["<b>\ud800\n"])
+    running = gateway()
+    found = running.client.post(INFER, json=question(plain_images(1)))
+    assert found.status_code == 200, found.text
+    (decision,) = running.client.get("/v1/decisions").json()["decisions"]
+    assert decision["label_name"] == "<b>\\ud800\\n"

@@ -21,6 +21,7 @@ from maskrestore.errors import MaskRestoreError
 from maskrestore.gateway import decision_routes, inference_routes, purify_routes
 from maskrestore.gateway.errors import RESPONSES, RefusedError, described
 from maskrestore.gateway.gateway import Gateway
+from maskrestore.gateway.page_routes import mount_page
 from maskrestore.gateway.service import new_id
 from maskrestore.runtime.environment import own_version
 
@@ -60,6 +61,7 @@ def make_app(gateway: Gateway) -> FastAPI:
     app.state.gateway = gateway
     for routes in (inference_routes, purify_routes, decision_routes):
         app.include_router(routes.router)
+    mount_page(app)
     app.add_exception_handler(MaskRestoreError, _refused)
     app.add_exception_handler(ValueError, _refused)  # of messages that do not keep to the protocol
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -78,7 +80,9 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         request.app.state.gateway.metrics.unhandled()
         logging.getLogger(__name__).error("a request failed", exc_info=error)
     if status == 401:
-        headers["WWW-Authenticate"] = 'Basic realm="maskrestore"'
+        # Of a person at the address, a browser asks for the key; of the page, the page does.
+        asked = request.headers.get("sec-fetch-mode", "navigate") == "navigate"
+        headers["WWW-Authenticate"] = f'{"Basic" if asked else "Bearer"} realm="maskrestore"'
     decisions = getattr(request.state, "decisions", None)
     if decisions:
         headers["Maskrestore-Decision"] = " ".join(decisions)

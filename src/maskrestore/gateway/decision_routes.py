@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
@@ -20,7 +21,8 @@ from maskrestore.gateway.gateway import Gateway
 from maskrestore.gateway.inference_routes import caller_of, labelled
 from maskrestore.gateway.pictures import content_of, pictures_of_file
 from maskrestore.gateway.purify_routes import FILE_BODY
-from maskrestore.gateway.records import Decision, DecisionPage, DecisionWithMaps, Replay, Statistics, Status
+from maskrestore.gateway.records import Decision, DecisionPage, DecisionWithMaps, Replay, Stage, Statistics, Status
+from maskrestore.gateway.stages import evidence_of, stages_of
 from maskrestore.reporting.pictures import png_bytes
 
 __all__ = ["router"]
@@ -121,6 +123,19 @@ async def decision_with_maps(request: Request, decision: str) -> DecisionWithMap
     return DecisionWithMaps(**kept.decision.model_dump(), maps=maps)
 
 
+@router.get("/v1/decisions/{decision}/stages", summary="Pictures of the stages of a decision")
+async def stages(request: Request, decision: str) -> list[Stage]:
+    """As ``POST /v1/purify?stages=true`` had them; without the pictures themselves if they are not kept."""
+    kept = await _kept(request, decision)
+    if not kept.maps:  # it failed
+        return []
+    store = request.app.state.gateway.store
+    pictures = {name: await asyncio.to_thread(store.picture, decision, name) for name in ("before", "after")}
+    pictures = {name: found for name, found in pictures.items() if found is not None}
+    kept = dataclasses.replace(kept, pictures=pictures)
+    return await asyncio.to_thread(stages_of, evidence_of(kept), pictured=len(pictures) == 2)
+
+
 @router.get(
     "/v1/decisions/{decision}/{name}.png",
     summary="A picture of a decision",
@@ -133,7 +148,7 @@ async def picture(request: Request, decision: str, name: Literal["before", "afte
     if found is None:
         raise RefusedError(404, "this picture is not kept")
     content = await asyncio.to_thread(png_bytes, found)
-    return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+    return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
 
 
 @router.post("/v1/decisions/{decision}/replay", summary="Make a decision again", openapi_extra=FILE_BODY)

@@ -7,6 +7,7 @@ from typing import Any
 
 from maskrestore.classifiers.open_inference_messages import MessageError
 from maskrestore.errors import ClassifierError, InvalidImageError, MaskRestoreError, QueryBudgetError, RetryLater
+from maskrestore.reporting import printable
 
 __all__ = ["RESPONSES", "OverloadedError", "RefusedError", "described"]
 
@@ -45,13 +46,14 @@ def described(error: BaseException) -> tuple[int, str, dict[str, str]]:
 
     Clients are told what they can change. What a model said, and where it is, is in the decision, for the operator.
     """
+    words = printable(str(error))  # it may quote what no answer can hold, such as half a character
     match error:
         case RefusedError():
-            return error.status, str(error), _retry_after(error.retry_after)
+            return error.status, words, _retry_after(error.retry_after)
         case MessageError() | InvalidImageError():
-            return 400, str(error), {}
+            return 400, words, {}
         case QueryBudgetError():
-            return 429, str(error), {}
+            return 429, words, {}
         case RetryLater():
             return 503, "the model cannot be reached or is busy", _retry_after(error.seconds or 1)
         case ClassifierError():

@@ -19,6 +19,7 @@ from maskrestore.gateway.metrics import Metrics
 from maskrestore.gateway.models import ModelSlot, ShieldedModel
 from maskrestore.gateway.records import ModelStatus, Status
 from maskrestore.gateway.service import Service
+from maskrestore.reporting import printable
 from maskrestore.runtime.environment import own_version
 from maskrestore.types import Restorer, RestorerChoice
 
@@ -188,6 +189,6 @@ def _status(slot: ModelSlot) -> ModelStatus:
         working=0 if model is None else model.scheduler.working,
         answers="" if model is None else model.interface.answer,
         input=[int(axis) for axis in shape],
-        classes=None if model is None or model.classes is None else list(model.classes),
+        classes=None if model is None or model.classes is None else list(map(printable, model.classes)),
         profile=slot.config.profile, max_queries=0 if model is None else model.max_queries,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from maskrestore.gateway.upstream import PatientUpstream
 from maskrestore.imaging.views import View
 from maskrestore.jobs.identity import classifier_identity, settings_digest
 from maskrestore.mae.choice import restorer_for
+from maskrestore.reporting import printable
 from maskrestore.types import Classifier, Restorer, RestorerChoice
 
 __all__ = ["ModelSlot", "ShieldedModel"]
@@ -114,7 +115,7 @@ class ShieldedModel:
     def class_name(self, label: int | None) -> str | None:
         """The name of a label, if it is known."""
         names = self.classes
-        return None if names is None or label is None or not 0 <= label < len(names) else names[label]
+        return None if names is None or label is None or not 0 <= label < len(names) else printable(names[label])
 
     def restorer_name(self, picture: Tensor) -> str | None:
         """The name of the restorer of a picture ``(C, H, W)``, if it has one."""
@@ -148,7 +149,7 @@ class ShieldedModel:
             try:
                 self.server.check_ready()
             except ClassifierError as error:
-                return str(error)
+                return printable(str(error))
         return None
 
     def close(self) -> None:
@@ -185,7 +186,7 @@ class ModelSlot:
         except ClassifierError as error:
             if not self.config.is_address:
                 raise
-            reason = str(error)
+            reason = printable(str(error))
         if (reason is None) != (self.reason is None):
             level = logging.INFO if reason is None else logging.WARNING
             _LOG.log(level, "model %s is %s", self.name, "ready" if reason is None else f"not ready: {reason}")

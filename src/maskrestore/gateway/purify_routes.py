@@ -14,13 +14,12 @@ from torch import Tensor
 from maskrestore.gateway.bodies import image_in, read_body
 from maskrestore.gateway.gateway import Gateway
 from maskrestore.gateway.inference_routes import caller_of, labelled
-from maskrestore.gateway.models import ShieldedModel
 from maskrestore.gateway.pictures import pictures_of_file
 from maskrestore.gateway.records import Purified, Stage
 from maskrestore.gateway.service import Outcome
+from maskrestore.gateway.stages import stages_of
 from maskrestore.imaging.codec import as_picture
-from maskrestore.reporting.entries import columns_for, entries_from
-from maskrestore.reporting.pictures import data_uri
+from maskrestore.reporting.entries import entries_from
 
 __all__ = ["FILE_BODY", "router"]
 
@@ -59,7 +58,7 @@ async def purify(request: Request, model: ModelName = None, png: bool = False, s
         caller = caller_of(request, tenant, None)
         (outcome,) = await gateway.service.purify(found, [picture], caller, gateway.access)
         labelled(request, [outcome])
-        shown = await asyncio.to_thread(_stages, found, picture, outcome) if stages else []
+        shown = await asyncio.to_thread(_stages, picture, outcome) if stages else []
         image = await asyncio.to_thread(_png, outcome) if png else None
     return Purified(decision=outcome.decision, stages=shown, png=image)
 
@@ -72,17 +71,9 @@ def _png(outcome: Outcome) -> str | None:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _stages(model: ShieldedModel, picture: Tensor, outcome: Outcome) -> list[Stage]:
+def _stages(picture: Tensor, outcome: Outcome) -> list[Stage]:
     if outcome.purification is None:
         return []
-    entries = entries_from(picture[None], outcome.purification, names=["picture"])
-    evidence = entries[0].evidence
-    assert evidence is not None
-    shown = []
-    for column in columns_for(entries):
-        drawn = column.draw(evidence)
-        if drawn is not None:
-            shown.append(
-                Stage(title=column.title, meaning=column.meaning, caption=drawn[1], picture=data_uri(drawn[0]))
-            )
-    return shown
+    (entry,) = entries_from(picture[None], outcome.purification, names=["picture"])
+    assert entry.evidence is not None
+    return stages_of(entry.evidence)

@@ -12,6 +12,8 @@ password and any name (a browser asks for it). Errors are ``{"error": "..."}`` w
                                                   ``data:`` a :class:`Decision`. The same filters. With the header
                                                   ``Last-Event-ID`` it begins behind that one
 ``GET /v1/decisions/ID``                          a :class:`DecisionWithMaps`
+``GET /v1/decisions/ID/stages``                   a list of :class:`Stage`, without the pictures themselves if they
+                                                  are not kept
 ``GET /v1/decisions/ID/{before,after,removed}.png``  a picture of at most 224 pixels a side; 404 if it is not kept:
                                                   ``Decision.pictures`` says which are
 ``POST /v1/decisions/ID/replay``                  body as for ``POST /v1/purify`` -> a :class:`Replay`; 409 for

@@ -24,6 +24,7 @@ from maskrestore.gateway.pictures import content_of
 from maskrestore.gateway.records import Decision
 from maskrestore.gateway.scheduler import Purified
 from maskrestore.jobs.result_files import answer
+from maskrestore.reporting import printable
 from maskrestore.reporting.pictures import thumbnail
 from maskrestore.runtime.environment import own_version
 from maskrestore.types import Purification
@@ -257,7 +258,7 @@ def _outcome(
         **model.identity, "version": own_version(),
     }  # fmt: skip
     if isinstance(found, Exception):
-        told = f"{type(found).__name__}: {' '.join(str(found).split())}"
+        told = printable(f"{type(found).__name__}: {' '.join(str(found).split())}")
         known = isinstance(found, MaskRestoreError)
         if not known:
             _LOG.error("a picture could not be purified", exc_info=found)
