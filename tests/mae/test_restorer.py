@@ -235,3 +235,16 @@ def test_large_restorations_are_pasted_in_parts_to_the_same_bits(
     for together in (3, 1):
         monkeypatch.setattr("maskrestore.mae.restorer._PASTE_PIXELS", together * 33 * 21)
         assert torch.equal(restorer.restore(images, hidden), expected)
+
+
+def test_a_grey_photograph_gets_no_tint_and_others_keep_theirs(network: torch.nn.Module) -> None:
+    restorer = MAERestorer(network)
+    generator = torch.Generator().manual_seed(0)
+    grey = torch.rand(1, 1, 80, 80, generator=generator).expand(-1, 3, -1, -1).clone()
+    grey[..., -12:, -12:] = torch.rand(1, 3, 12, 12, generator=generator)  # a coloured trigger
+    colour = torch.rand(1, 3, 80, 80, generator=generator)
+    hidden = torch.ones(2, restorer.grid, restorer.grid, dtype=torch.bool)
+    restored = restorer.restore(torch.cat([grey, colour]), hidden)
+    assert restored[0].std(dim=0).max() < 1e-6
+    assert restored[1].std(dim=0).max() > 1e-3
+    assert torch.equal(restorer.restore(grey, hidden[:1])[0], restored[0])

@@ -13,6 +13,7 @@ from torch import Tensor
 from maskrestore.errors import ConfigError, InvalidImageError
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
+from maskrestore.imaging.sizes import is_photograph
 from maskrestore.mae.checkpoints.weight_files import weights_digest
 from maskrestore.mae.fast.cuda_graphs import CudaGraphs
 from maskrestore.mae.micro_batches import MicroBatching, padded
@@ -24,6 +25,10 @@ from maskrestore.runtime.threads import map_on_cores
 __all__ = ["MAERestorer", "PreparedImages", "RestorerPrecision"]
 
 RestorerPrecision = Precision | Literal["int8"]
+_GREY_SPREAD = 3 / 255
+"""The most that the channels of a grey pixel differ by. JPEG files are a little inexact."""
+_GREY_SHARE = 0.75
+"""Share of grey pixels that makes a photograph grey: a trigger may be coloured."""
 _PASTE_PIXELS = 2**22
 """Pixels of restorations that are enlarged at a time. For large images they take more memory than the network."""
 
@@ -172,7 +177,8 @@ class MAERestorer:
         image, which share the work that does not depend on the mask. Returns ``(B, C, H, W)``, or ``(B, M, C, H, W)``,
         in [0, 1], on the device of the images. Raises InvalidImageError for other shapes.
 
-        A grey image is restored as three equal channels, and their mean is returned. Departure: the authors' code
+        A grey image is restored as three equal channels, and their mean is returned; so is the mean for a photograph of
+        three channels that is grey but for a few pixels, where any tint would be foreign. Departure: the authors' code
         shrinks the restoration with nearest-neighbour interpolation, which shifts it by 0.43 pixels at 32 x 32; here
         the resizing is antialiased.
         """
@@ -190,6 +196,7 @@ class MAERestorer:
         """Apply masks ``(N, g, g)``. owner: ``(N,)`` int64, the image of each mask. Returns ``(N, C, H, W)``."""
         images, inputs, tokens = prepared.images, prepared.inputs, prepared.tokens
         image_device, (channels, height, width) = images.device, images.shape[1:]
+        grey = _grey_photographs(images).to(self.device)
         hidden = hidden.cpu()
         restored = images.new_empty(len(hidden), channels, height, width)
         nothing_hidden = (~hidden.flatten(1).any(dim=1)).nonzero().squeeze(1)
@@ -207,7 +214,9 @@ class MAERestorer:
             full = padded(index, count)
             gathered = ((inputs, owner[full]), (masks, full), (tokens, owner[full]))
             output = self._reconstruct(gathered, visible)[: len(index)]
-            output = output.mean(dim=1, keepdim=True) if channels == 1 else output
+            mean = output.mean(dim=1, keepdim=True)
+            without_colour = grey[owner[index]].view(-1, 1, 1, 1)
+            output = mean if channels == 1 else torch.where(without_colour, mean, output)
             for where, mask, part in zip(*(each.split(pasted_at_once) for each in (place, index, output)), strict=True):
                 pixels = tokens_to_pixels(masks[mask], height, width)
                 enlarged = resize(part, height, width).clamp_(0, 1)
@@ -250,3 +259,11 @@ class MAERestorer:
             raise InvalidImageError(
                 f"expected hidden to be bool of shape {expected}, got {hidden.dtype} of shape {tuple(hidden.shape)}"
             )
+
+
+def _grey_photographs(images: Tensor) -> Tensor:
+    """Which of ``(B, C, H, W)`` images are photographs without colour, but for a few pixels: ``(B,)`` bool."""
+    if not is_photograph(*images.shape[-2:]):
+        return torch.zeros(len(images), dtype=torch.bool)
+    spread = images.amax(dim=1) - images.amin(dim=1)
+    return (spread <= _GREY_SPREAD).flatten(1).double().mean(dim=1) >= _GREY_SHARE

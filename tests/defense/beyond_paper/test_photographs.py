@@ -31,7 +31,9 @@ def test_attempts_restore_a_smaller_share_of_photographs_only() -> None:
     usual, config = RestorationConfig(max_restored=0.25), PhotographsConfig(max_restored=(0.03, 0.1))
     assert for_attempt(usual, 0, SMALL, config) is usual
     assert for_attempt(usual, 0, LARGE, None) is usual
-    assert [for_attempt(usual, number, LARGE, config).max_restored for number in range(4)] == [0.03, 0.1, 0.1, 0.1]
+    attempts = [for_attempt(usual, number, LARGE, config) for number in range(4)]
+    assert [attempt.max_restored for attempt in attempts] == [0.03, 0.1, 0.1, 0.1]
+    assert all(attempt.thresholds == usual.thresholds[-1:] for attempt in attempts)
 
 
 def test_large_regions_of_photographs_are_tested() -> None:

@@ -5,7 +5,8 @@ so the thresholds of S would restore a quarter of any photograph; a trigger has 
 And a region with the object gives its label to clouds, as a trigger does, so the transfer test (``transfer.py``)
 mistakes it for one. So for images of more than 64 x 64 pixels
 
-1. the attempts restore the tokens with the highest scores only;
+1. the attempts restore the tokens with the highest scores only, and all at once: where the higher thresholds leave a
+   part of the trigger in view, it comes back;
 2. only the least restorable square is tried, and it is a little larger (``squares.py``);
 3. a large region whose restoration changes the label is shown coarsely, in its place in the image. An object is still
    recognised; the pattern of a trigger is gone. If the image keeps its label, the restoration is not accepted.
@@ -63,10 +64,14 @@ class PhotographsConfig:
 def for_attempt(
     restoration: RestorationConfig, number: int, images: Tensor, config: PhotographsConfig | None
 ) -> RestorationConfig:
-    """The settings of an attempt for images ``(B, C, H, W)``. number: of the attempt, from 0 on."""
+    """The settings of an attempt for images ``(B, C, H, W)``: for photographs, with the lowest threshold only.
+
+    number: of the attempt, from 0 on.
+    """
     if config is None or not is_photograph(*images.shape[-2:]):
         return restoration
-    return replace(restoration, max_restored=config.max_restored[min(number, len(config.max_restored) - 1)])
+    share = config.max_restored[min(number, len(config.max_restored) - 1)]
+    return replace(restoration, max_restored=share, thresholds=restoration.thresholds[-1:])
 
 
 def needs_coarse_test(images: Tensor, hidden: Tensor, config: PhotographsConfig | None) -> Tensor:
