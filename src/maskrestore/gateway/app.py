@@ -81,8 +81,8 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         logging.getLogger(__name__).error("a request failed", exc_info=error)
     if status == 401:
         # Of a person at the address, a browser asks for the key; of the page, the page does.
-        asked = request.headers.get("sec-fetch-mode", "navigate") == "navigate"
-        headers["WWW-Authenticate"] = f'{"Basic" if asked else "Bearer"} realm="maskrestore"'
+        kind = "Bearer" if "x-requested-with" in request.headers else "Basic"
+        headers["WWW-Authenticate"] = f'{kind} realm="maskrestore"'
     decisions = getattr(request.state, "decisions", None)
     if decisions:
         headers["Maskrestore-Decision"] = " ".join(decisions)

@@ -13,6 +13,8 @@ from gateway_clients import TROJAN
 from gateway_runner import Running
 
 Open = Callable[..., Any]
+OTHER_NAME = "--host-resolver-rules=MAP gateway.test 127.0.0.1"
+"""Unlike the loopback's, a name without HTTPS is no secure context to browsers."""
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def window() -> Iterator[Any]:
     if program is None:
         pytest.skip("Chromium is not installed")
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", OTHER_NAME])
         yield opened.new_page()
         opened.close()
 
@@ -45,10 +47,10 @@ def visit(window: Any) -> Iterator[Open]:
     def note(error: object) -> None:
         failures.append(str(error))
 
-    def opened(running: Running, *, width: int = 1280, **media: Any) -> Any:
+    def opened(running: Running, *, width: int = 1280, host: str = "127.0.0.1", **media: Any) -> Any:
         window.set_viewport_size({"width": width, "height": 900})
         window.emulate_media(**{"color_scheme": "light", "reduced_motion": "no-preference", **media})
-        window.goto(running.address)
+        window.goto(running.address.replace("127.0.0.1", host))
         return window
 
     window.set_default_timeout(10_000)

@@ -9,8 +9,9 @@ import pytest
 
 from faulty_server import Server, says
 from gateway_clients import CLEAN, MARKED, WITHIN, png, send
-from gateway_runner import Running
+from gateway_runner import Running, running_gateway
 from maskrestore.gateway.access import new_key
+from maskrestore.gateway.config import GatewayConfig
 from maskrestore.gateway.decisions import KeptDecision
 from maskrestore.gateway.records import Decision
 from maskrestore.gateway.service import new_id
@@ -141,6 +142,23 @@ def test_doubtful_is_offered_where_suspicion_is_known(gateway: Start, visit: Vis
     expect(page.locator("#doubtful input")).to_be_checked()
 
 
+def test_models_can_be_told_apart(visit: Visit) -> None:
+    config = GatewayConfig.model_validate({"models": {"first": WITHIN, "second": WITHIN}})
+    with running_gateway(config) as running:
+        page = visit(running)
+        page.get_by_text("No picture has come yet").wait_for()
+        assert page.locator("#command").inner_text().endswith("/v1/purify?model=first'")
+        page.locator("#try-model-name").select_option("second")
+        drop(page, png(CLEAN[0]), "a.png")
+        row = page.locator("#rows li", has_text="second")
+        row.wait_for()
+        page.locator("#only-model-name").select_option("first")
+        page.get_by_text("No decision is like that").wait_for()
+        page.locator("#only-model-name").select_option("second")
+        row.wait_for()
+        page.goto("about:blank")
+
+
 def test_a_dropped_picture_shows_every_stage(gateway: Start, visit: Visit) -> None:
     page = visit(gateway(WITHIN))
     page.locator("#live", has_text="live").wait_for()
@@ -192,7 +210,9 @@ def test_the_page_asks_for_the_key_and_says_if_it_is_wrong(gateway: Start, visit
         WITHIN, tenants={"shop": {"key_hash": digest_of_key(shop)}}, operator={"key_hash": digest_of_key(boss)}
     )  # fmt: skip
     send(running, MARKED[0], key=shop)
-    page = visit(running)
+    kinds: set[str] = set()
+    page = visit(running, host="gateway.test")
+    page.on("response", lambda answer: kinds.add(answer.headers.get("www-authenticate", "")))
     field = page.get_by_label("Key", exact=True)
     field.wait_for()
     assert not page.get_by_text("Decisions", exact=True).is_visible()
@@ -213,6 +233,7 @@ def test_the_page_asks_for_the_key_and_says_if_it_is_wrong(gateway: Start, visit
     page.get_by_role("button", name="Forget the key").click()
     field.wait_for()
     assert not page.locator("#rows li").first.is_visible()
+    assert kinds == {"", 'Bearer realm="maskrestore"'}, "the browser itself does not ask"
 
 
 def test_everything_can_be_done_with_the_keyboard(gateway: Start, visit: Visit) -> None:

@@ -17,9 +17,12 @@ async function enter() {
   try {
     showStatus(await json("v1/status"));
   } catch (error) {
-    if (error.status !== 401) return setTimeout(enter, LOOK);
-    return ask(refusal);
+    if (error.status === 401) return ask(refusal);
+    byId("trouble").hidden = false;
+    byId("trouble").textContent = `${printable(told(error))}; trying again`;
+    return setTimeout(enter, LOOK);
   }
+  byId("trouble").hidden = true;
   inside = true;
   byId("entrance").hidden = true;
   byId("inside").hidden = false;
@@ -97,6 +100,7 @@ byId("key-form").addEventListener("submit", (event) => {
   enter();
 });
 byId("forget").addEventListener("click", () => ask(""));
+byId("copy").hidden = !navigator.clipboard; // browsers have it with HTTPS and on the loopback only
 byId("copy").addEventListener("click", async () => {
   await navigator.clipboard.writeText(byId("command").textContent);
   byId("copy").textContent = "Copied";

@@ -10,6 +10,7 @@ const PAGE = 50;
 const AGAIN = 2000;
 const TOGETHER = 100; // new rows at most every so many milliseconds
 const PICTURES = { before: "as it came", after: "purified", removed: "removed" };
+const DESCRIBED = { before: "The picture as it came", after: "The purified picture", removed: "What was removed" };
 
 const rows = new Map(); // id -> row
 let arrived = []; // not shown yet, the newest first
@@ -194,7 +195,7 @@ async function load(one, frames, made) {
       if (!rows.has(one.id)) return URL.revokeObjectURL(source);
       made.sources.push(source);
       frame.classList.remove("none");
-      frame.replaceChildren(framed(source, `The picture ${PICTURES[name]}`));
+      frame.replaceChildren(framed(source, DESCRIBED[name]));
     } catch (error) {
       frame.textContent = error.status === 404 ? "not kept" : "?";
     }
