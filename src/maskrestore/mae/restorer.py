@@ -47,6 +47,8 @@ class PreparedImages:
     """``(B, 3, S, S)``: the images resized for the network, on its device."""
     tokens: Tensor
     """``(B, ...)``: the network's ``embed`` of ``inputs``, on its device."""
+    grey: Tensor
+    """``(B,)`` bool, on its device: photographs of three channels that are restored without colour."""
     rows: Tensor
     """``(R,)`` int64, on the CPU: the selected images."""
 
@@ -64,6 +66,7 @@ class PreparedImages:
             torch.cat([part.images for part in parts]),
             torch.cat([part.inputs for part in parts]),
             torch.cat([part.tokens for part in parts]),
+            torch.cat([part.grey for part in parts]),
             torch.cat([part.rows + start for part, start in zip(parts, starts, strict=True)]),
         )
 
@@ -166,7 +169,9 @@ class MAERestorer:
             with deterministic_convolutions(self.device):
                 parts = [self.network.embed(inputs[padded(group, count)])[: len(group)] for group in groups]
             tokens = torch.cat(parts)
-        return PreparedImages(images, inputs, tokens, torch.arange(len(images)))
+        return PreparedImages(
+            images, inputs, tokens, _grey_photographs(images).to(self.device), torch.arange(len(images))
+        )
 
     @torch.inference_mode()
     def restore(self, images: Tensor | PreparedImages, hidden: Tensor) -> Tensor:
@@ -196,7 +201,7 @@ class MAERestorer:
         """Apply masks ``(N, g, g)``. owner: ``(N,)`` int64, the image of each mask. Returns ``(N, C, H, W)``."""
         images, inputs, tokens = prepared.images, prepared.inputs, prepared.tokens
         image_device, (channels, height, width) = images.device, images.shape[1:]
-        grey = _grey_photographs(images).to(self.device)
+        grey = prepared.grey if prepared.grey.any() else None
         hidden = hidden.cpu()
         restored = images.new_empty(len(hidden), channels, height, width)
         nothing_hidden = (~hidden.flatten(1).any(dim=1)).nonzero().squeeze(1)
@@ -214,9 +219,11 @@ class MAERestorer:
             full = padded(index, count)
             gathered = ((inputs, owner[full]), (masks, full), (tokens, owner[full]))
             output = self._reconstruct(gathered, visible)[: len(index)]
-            mean = output.mean(dim=1, keepdim=True)
-            without_colour = grey[owner[index]].view(-1, 1, 1, 1)
-            output = mean if channels == 1 else torch.where(without_colour, mean, output)
+            if channels == 1:
+                output = output.mean(dim=1, keepdim=True)
+            elif grey is not None:
+                without_colour = grey[owner[index]].view(-1, 1, 1, 1)
+                output = torch.where(without_colour, output.mean(dim=1, keepdim=True), output)
             for where, mask, part in zip(*(each.split(pasted_at_once) for each in (place, index, output)), strict=True):
                 pixels = tokens_to_pixels(masks[mask], height, width)
                 enlarged = resize(part, height, width).clamp_(0, 1)
@@ -263,7 +270,7 @@ class MAERestorer:
 
 def _grey_photographs(images: Tensor) -> Tensor:
     """Which of ``(B, C, H, W)`` images are photographs without colour, but for a few pixels: ``(B,)`` bool."""
-    if not is_photograph(*images.shape[-2:]):
+    if images.shape[1] == 1 or not is_photograph(*images.shape[-2:]):
         return torch.zeros(len(images), dtype=torch.bool)
     spread = images.amax(dim=1) - images.amin(dim=1)
     return (spread <= _GREY_SPREAD).flatten(1).double().mean(dim=1) >= _GREY_SHARE
