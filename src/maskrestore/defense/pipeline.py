@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from maskrestore.defense.state import State
 from maskrestore.defense.streams import Key, Stream
 from maskrestore.errors import ClassifierError, ConfigError
 from maskrestore.imaging.inputs import as_batch
+from maskrestore.imaging.sizes import is_photograph
 from maskrestore.mae.choice import restorer_for
 from maskrestore.runtime.threads import map_on_cores
 from maskrestore.types import Restorer, RestorerChoice, StreamResult
@@ -42,6 +43,8 @@ _JOIN = 0.02
 
 def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
     """Purify the images of a state, each on its own. masked_pixels: as for :func:`score`."""
+    if not is_photograph(*state.images.shape[-2:]):
+        config = replace(config, photographs=None)
     if config.restoration.single_query:
         yield from _purify_in_one_query(state, config, masked_pixels=masked_pixels)
         return
@@ -79,7 +82,7 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
     tried = torch.zeros_like(scores, dtype=torch.bool)
     for number, lowered in enumerate(config.restoration.attempts):
         where = (~state.settled[rows]).nonzero().squeeze(1)
-        restoration = for_attempt(config.restoration, number, state.images, config.photographs)
+        restoration = for_attempt(config.restoration, number, config.photographs)
         levels = adaptive_masks(scores[where] + lowered, restoration)  # (R, K, g, g)
         hidden = levels[:, -1]
         # Skip images with nothing to restore, or with the same tokens as in the last attempt.

@@ -22,16 +22,14 @@ from maskrestore.errors import ConfigError
 from maskrestore.types import Classifier
 
 SIDE = 96
-SMALL, LARGE = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, SIDE, SIDE)
 CLOUDS = len(CLOUD_GRIDS)
 TARGET = 9
 
 
 def test_attempts_restore_a_smaller_share_of_photographs_only() -> None:
     usual, config = RestorationConfig(max_restored=0.25), PhotographsConfig(max_restored=(0.03, 0.1))
-    assert for_attempt(usual, 0, SMALL, config) is usual
-    assert for_attempt(usual, 0, LARGE, None) is usual
-    attempts = [for_attempt(usual, number, LARGE, config) for number in range(4)]
+    assert for_attempt(usual, 0, None) is usual
+    attempts = [for_attempt(usual, number, config) for number in range(4)]
     assert [attempt.max_restored for attempt in attempts] == [0.03, 0.1, 0.1, 0.1]
     assert all(attempt.thresholds == usual.thresholds[-1:] for attempt in attempts)
 
@@ -41,9 +39,8 @@ def test_large_regions_of_photographs_are_tested() -> None:
     hidden[1, 0, :5] = True  # 5 %
     hidden[2, 0, :6] = True
     config = PhotographsConfig(small_region=0.05)
-    assert needs_coarse_test(LARGE, hidden, config).tolist() == [False, False, True]
-    assert not needs_coarse_test(SMALL, hidden, config).any()
-    assert not needs_coarse_test(LARGE, hidden, None).any()
+    assert needs_coarse_test(hidden, config).tolist() == [False, False, True]
+    assert not needs_coarse_test(hidden, None).any()
 
 
 @pytest.mark.parametrize(
@@ -123,8 +120,8 @@ def test_a_single_larger_square_is_tried_in_photographs() -> None:
     image_scores = torch.zeros(1, 8, 8)
     image_scores[0, :4, :4] = 0.9
     image_scores[0, 4:, 4:] = 0.8
-    for side, shown in ((SIDE, [16]), (32, [16, 16])):  # tokens of 8 x 8 that each square restores
-        images, asked = torch.full((1, 3, side, side), 0.3), list[Tensor]()
+    for photographs, shown in ((PhotographsConfig(), [16]), (None, [16, 16])):  # tokens that each square restores
+        images, asked = torch.full((1, 3, SIDE, SIDE), 0.3), list[Tensor]()
         state = State(images, [Stream(0, images[0])], MeanRestorer(8), Oracle(1, 100))
         state.begin(torch.tensor([0]))
 
@@ -135,7 +132,7 @@ def test_a_single_larger_square_is_tried_in_photographs() -> None:
             torch.tensor([1.0]),
             config=SquaresConfig(count=2, side=0.4375),
             test=TransferTestConfig(),
-            photographs=PhotographsConfig(),
+            photographs=photographs,
         )
         request = next(rounds)
         answers = torch.zeros(1, dtype=torch.int64)  # the label never changes: no square is accepted

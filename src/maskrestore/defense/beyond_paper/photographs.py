@@ -29,7 +29,6 @@ from maskrestore.defense.restoration import RestorationConfig
 from maskrestore.defense.state import State
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
-from maskrestore.imaging.sizes import is_photograph
 from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.settings import check, check_types
 
@@ -61,22 +60,20 @@ class PhotographsConfig:
         check(0 <= self.small_region <= 1, "photographs.small_region", "in [0, 1]", self.small_region)
 
 
-def for_attempt(
-    restoration: RestorationConfig, number: int, images: Tensor, config: PhotographsConfig | None
-) -> RestorationConfig:
-    """The settings of an attempt for images ``(B, C, H, W)``: for photographs, with the lowest threshold only.
+def for_attempt(restoration: RestorationConfig, number: int, config: PhotographsConfig | None) -> RestorationConfig:
+    """The settings of an attempt: for photographs, with the lowest threshold only.
 
-    number: of the attempt, from 0 on.
+    number: of the attempt, from 0 on. config: ``None`` for small images, here and below.
     """
-    if config is None or not is_photograph(*images.shape[-2:]):
+    if config is None:
         return restoration
     share = config.max_restored[min(number, len(config.max_restored) - 1)]
     return replace(restoration, max_restored=share, thresholds=restoration.thresholds[-1:])
 
 
-def needs_coarse_test(images: Tensor, hidden: Tensor, config: PhotographsConfig | None) -> Tensor:
-    """Which regions ``(R, g, g)`` of images ``(B, C, H, W)`` are large regions of photographs: ``(R,)`` bool."""
-    if config is None or not is_photograph(*images.shape[-2:]):
+def needs_coarse_test(hidden: Tensor, config: PhotographsConfig | None) -> Tensor:
+    """Which regions ``(R, g, g)`` are large regions of photographs: ``(R,)`` bool."""
+    if config is None:
         return torch.zeros(len(hidden), dtype=torch.bool)
     return hidden.flatten(1).double().mean(dim=1) > config.small_region
 

@@ -20,7 +20,6 @@ from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
 from maskrestore.defense.beyond_paper.transfer import TransferTestConfig, check_cloud_grids, try_restoration
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
-from maskrestore.imaging.sizes import is_photograph
 from maskrestore.runtime.settings import check, check_types
 
 __all__ = ["SquaresConfig", "hide_squares", "least_restorable_squares", "square_masks", "square_scores"]
@@ -79,7 +78,7 @@ def hide_squares(
     image_scores: ``(R, g, g)``, S_i; changed: ``(R,)``, the share of random masks that changed the label. test,
     photographs: as for :func:`try_restoration`.
     """
-    if photographs is not None and is_photograph(*state.images.shape[-2:]):
+    if photographs is not None:
         config = replace(config, side=photographs.square_side, count=photographs.square_count)
     hidden = least_restorable_squares(image_scores, config.count, max(1, round(config.side * state.grid)))
     suspicious = square_scores(image_scores, hidden, changed, config.label_weight) >= config.threshold  # (R, K)

@@ -147,7 +147,7 @@ def transfer_test(
     """
     found = torch.zeros_like(rows, dtype=torch.bool)
     changed = state.original[rows] != attempt.labels
-    large = needs_coarse_test(state.images, attempt.hidden, photographs if len(grids) > 1 else None)
+    large = needs_coarse_test(attempt.hidden, photographs if len(grids) > 1 else None)
     usual, tested = ((changed & chosen).nonzero().squeeze(1) for chosen in (~large, large))
     if photographs is not None and len(tested):
         tested = tested[~(yield from shows_object(state, rows[tested], attempt.hidden[tested], photographs.cells))]
