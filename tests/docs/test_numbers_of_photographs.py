@@ -54,3 +54,14 @@ def test_defenses_are_those_of_the_records() -> None:
         shown = " | ".join(map(in_per_cent, (default.before, paper.after, default.after)))
         assert f"| {dataset}, {attack} | {count} | {shown} |" in page
         assert not any(one.environment.commit.endswith("+dirty") for one in ours.values())
+
+
+def test_the_demo_of_large_signs_is_that_of_its_record() -> None:
+    record = json.loads((RESULTS / "demo-224.json").read_text())
+    assert record["dataset"] == "signs-224"
+    clean, triggered = record["after"]["ca"], record["after"]["ba"]
+    assert clean["successes"] == clean["trials"]
+    sentence = (
+        f"Of {triggered['trials']} signs with the flower, {triggered['successes']} get their true label, and all "
+    )
+    assert f"{sentence}{clean['trials']} without it keep theirs." in (ROOT / PAGES[0]).read_text(encoding="utf-8")
