@@ -47,17 +47,25 @@ def free_port() -> int:
         return port
 
 
+def environment_with(requirement: str, variable: str) -> Path:
+    """The programs of an environment with a package, made with pip if there is none. Skips without such a folder.
+
+    variable: of the environment, names its folder.
+    """
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"set {variable} to a folder for an environment with {requirement}")
+    programs = Path(folder) / "bin"
+    if not (programs / "python").exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([programs / "python", "-m", "pip", "install", "--quiet", requirement], check=True)
+    return programs
+
+
 @pytest.fixture(scope="session")
 def mlserver_python() -> Path:
     """The interpreter of the environment."""
-    folder = os.environ.get("MASKRESTORE_TEST_MLSERVER")
-    if not folder:
-        pytest.skip("set MASKRESTORE_TEST_MLSERVER to a folder for an environment with MLServer")
-    found = Path(folder) / "bin/python"
-    if not found.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([found, "-m", "pip", "install", "--quiet", "mlserver>=1.7"], check=True)
-    return found
+    return environment_with("mlserver>=1.7", "MASKRESTORE_TEST_MLSERVER") / "python"
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,7 @@
 """
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 
 from fakes import colour_labels, plain_images
 from gateway_runner import Running
+from mlserver_runner import environment_with
 
 CLIENT = """
 import json, sys
@@ -65,13 +64,7 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 
 @pytest.mark.mlserver
 def test_the_description_is_true_of_every_answer(gateway: Callable[..., Running], tmp_path: Path) -> None:
-    folder = os.environ.get("MASKRESTORE_TEST_SCHEMATHESIS")
-    if not folder:
-        pytest.skip("set MASKRESTORE_TEST_SCHEMATHESIS to a folder for an environment with schemathesis")
-    program = Path(folder) / "bin/schemathesis"
-    if not program.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([Path(folder) / "bin/python", "-m", "pip", "install", "--quiet", "schemathesis>=4"], check=True)
+    program = environment_with("schemathesis>=4", "MASKRESTORE_TEST_SCHEMATHESIS") / "schemathesis"
     running = gateway()
     # The stream of decisions does not end by itself.
     options = ["--max-examples", "10", "--exclude-path", "/v1/decisions/stream", "--checks", CHECKS, "--no-color"]
