@@ -1,0 +1,91 @@
+"""Compose the stages of the paper: what is restored, asked and decided about images that are purified together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
+from maskrestore.defense.beyond_paper.photographs import for_attempt
+from maskrestore.defense.beyond_paper.squares import hide_squares
+from maskrestore.defense.beyond_paper.transfer import try_restoration
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.oracle import Rounds
+from maskrestore.defense.refinement import refine
+from maskrestore.defense.restoration import adaptive_masks, restore_levels
+from maskrestore.defense.scores import combined_scores, score
+from maskrestore.defense.state import State
+from maskrestore.imaging.sizes import is_photograph
+
+__all__ = ["purify_cohort"]
+
+
+def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
+    """Purify the images of a state, each on its own. masked_pixels: as for :func:`score`."""
+    if not is_photograph(*state.images.shape[-2:]):
+        config = replace(config, photographs=None)
+    if config.restoration.single_query:
+        yield from _purify_in_one_query(state, config, masked_pixels=masked_pixels)
+        return
+    state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
+    if config.group_testing is not None:
+        yield from settle_by_groups(state, config.group_testing)
+    rows = state.open_rows
+    if not len(rows):
+        return
+    answers = yield from score(state, rows, config.masks, config.scores, masked_pixels=masked_pixels)
+    s_i, s_l = answers.image_scores, answers.label_scores
+    state.keep_maps(rows, initial_image_scores=s_i, initial_label_scores=s_l)
+    if config.refinement is not None:
+        s_i, s_l = yield from refine(state, rows, s_i, s_l, config.refinement)
+    scores = combined_scores(s_i, s_l, answers, config.masks, config.scores)
+    state.keep_maps(rows, scores=scores, image_scores=s_i, label_scores=s_l)
+    yield from _restore_what_scores_high(state, rows, scores, config)
+    if config.squares is not None and config.transfer_test is not None and config.masks.max_queries:
+        yield from hide_squares(
+            state,
+            rows,
+            answers.image_scores,
+            answers.changed,
+            config=config.squares,
+            test=config.transfer_test,
+            photographs=config.photographs,
+        )
+
+
+def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config: BDMAEConfig) -> Rounds[None]:
+    """Restore tokens with high scores and query again, attempt by attempt, until a restoration is accepted (4.4).
+
+    If none is accepted, the image and its label stay unchanged.
+    """
+    tried = torch.zeros_like(scores, dtype=torch.bool)
+    for number, lowered in enumerate(config.restoration.attempts):
+        where = (~state.settled[rows]).nonzero().squeeze(1)
+        restoration = for_attempt(config.restoration, number, config.photographs)
+        levels = adaptive_masks(scores[where] + lowered, restoration)  # (R, K, g, g)
+        hidden = levels[:, -1]
+        # Skip images with nothing to restore, or with the same tokens as in the last attempt.
+        fresh = (hidden != tried[where]).flatten(1).any(dim=1)
+        tried[where] = hidden
+        if fresh.any():
+            asked = rows[where[fresh]]
+            restored = yield from restore_levels(state, asked, levels[fresh])
+            first = number == 0
+            yield from try_restoration(
+                state, asked, restored, hidden[fresh], config.transfer_test, first=first, photographs=config.photographs
+            )
+
+
+def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
+    """Choose the tokens by S_i alone, and use the only query for the restored image."""
+    rows = state.all_rows
+    answers = yield from score(state, rows, config.masks, config.scores, masked_pixels=masked_pixels)
+    scores = answers.image_scores
+    levels = adaptive_masks(scores, config.restoration)
+    purified = yield from restore_levels(state, rows, levels)
+    labels = yield from state.oracle.ask(rows, purified)
+    state.begin(labels)
+    state.keep_maps(rows, scores=scores, image_scores=scores, initial_image_scores=scores)
+    state.settle(rows, purified, levels[:, -1], labels)
