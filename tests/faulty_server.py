@@ -39,6 +39,8 @@ class Server(ThreadingHTTPServer):
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.connections: set[Any] = set()
+        self.hung_up: list[float] = []
+        """When clients gave up, by ``time.monotonic``, see :func:`waits_for_the_end`."""
         self.busy = self.most_busy = 0
         self.lock = threading.Lock()
 
@@ -174,6 +176,23 @@ def drips(handler: Handler) -> bool:
         handler.wfile.write(b" ")
         handler.wfile.flush()
         time.sleep(0.05)
+    return True
+
+
+def drips_headers(handler: Handler) -> bool:
+    """As :func:`drips`, before there is anything of a reply."""
+    for one in b"HTTP/1.1 200 OK\r\n" + b"X-Padding: 1\r\n" * 100:
+        handler.wfile.write(bytes([one]))
+        handler.wfile.flush()
+        time.sleep(0.05)
+    return True
+
+
+def waits_for_the_end(handler: Handler) -> bool:
+    """Answers nothing, and notes when the client hangs up."""
+    handler.rfile.read(1)
+    handler.server.hung_up.append(time.monotonic())
+    handler.close_connection = True
     return True
 
 

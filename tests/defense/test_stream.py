@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fakes import MeanRestorer, PatchTriggerClassifier, plain_images
 from maskrestore import BDMAE, PROFILES, MAERestorer, ModuleClassifier, Purification, StreamItem, StreamResult
+from maskrestore.classifiers import as_classifier
 from maskrestore.defense.oracle import Budget
 from maskrestore.errors import ClassifierError, ClassifierOutputError, ConfigError, InvalidImageError, QueryBudgetError
 
@@ -315,3 +316,20 @@ def test_asked_about_apart_an_error_costs_its_own_image() -> None:
     assert "not this size" in str(results[2].error)
     assert results[0].error is None
     assert results[1].error is None
+
+
+def test_asked_about_apart_images_may_have_a_classifier_of_their_own() -> None:
+    image = mixed_images(1)
+    defense = BDMAE(MeanRestorer(), "fast")
+    results: dict[object, StreamResult] = {}
+    with ThreadPoolExecutor(2) as threads:
+        pipeline = defense.pipeline(TRIGGER, apart=threads)
+        pipeline.submit([0], image)
+        pipeline.submit([1], image, as_classifier(lambda pictures: torch.full((len(pictures),), 9)))
+        while len(pipeline):
+            results |= {one.id: one for one in pipeline.step()}
+    assert_same(results[0].result, defense.purify(image, TRIGGER))
+    assert results[1].result is not None
+    assert results[1].result.labels.tolist() == [9]
+    with pytest.raises(ConfigError, match="asked about apart"):
+        defense.pipeline(TRIGGER).submit([0], image, TRIGGER)

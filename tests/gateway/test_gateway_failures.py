@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fakes import MeanRestorer, colour_labels, plain_images
-from faulty_server import Server, cut_off, drips, hangs_up, says, slow
+from faulty_server import Server, cut_off, drips, hangs_up, says, slow, waits_for_the_end
 from gateway_runner import Running
 from maskrestore.gateway.config import GatewayConfig
 
@@ -159,6 +159,61 @@ def test_the_time_of_a_request_is_a_limit(server: Server, gateway: Start) -> Non
     assert by_parameter.status_code == 504, "microseconds, as Triton's clients send them"
     assert [one["status"] for one in decisions(running)] == [504, 504]
     until(idle)
+
+
+@pytest.mark.parametrize("model", [{}, {"on_failure": {"deadline": "fail-open"}}, {"scores": "upstream"}])
+def test_no_question_outlives_its_request(server: Server, gateway: Start, model: dict[str, Any]) -> None:
+    running = gateway({"timeout": 5.0, **model})
+    if model.get("scores") == "upstream":
+        assert ask(running).status_code == 200
+        server.faults = [None] * (server.asked - 1) + [waits_for_the_end]  # the question for the scores
+    else:
+        server.faults = [waits_for_the_end]
+    started, asked = time.monotonic(), server.asked
+    assert ask(running, **{"Maskrestore-Timeout": "0.6"}).status_code == 504
+    sent = server.asked - asked
+    until(lambda: len(server.hung_up) == (sent if not model.get("scores") else 1), 2.0)
+    assert max(server.hung_up) - started < 0.9
+    time.sleep(0.2)
+    assert server.asked == asked + sent
+    server.faults = []
+    assert ask(running).status_code == 200
+
+
+def test_questions_are_asked_again_within_the_time_of_their_request_only(server: Server, gateway: Start) -> None:
+    running = gateway({"patience": 60.0, "breaker_failures": 1000})
+    server.faults = [says(503, b"", Retry_After="0")]
+    assert ask(running, **{"Maskrestore-Timeout": "0.5"}).status_code == 503, "before a wait that would be too long"
+    asked = server.asked
+    assert asked > 1
+    time.sleep(0.5)
+    assert server.asked == asked
+
+
+def test_impatient_clients_do_not_open_the_breaker(server: Server, gateway: Start) -> None:
+    running = gateway({"breaker_failures": 2})
+    server.faults = [slow(0.2)]
+    for _ in range(3):
+        assert ask(running, **{"Maskrestore-Timeout": "0.1"}).status_code == 504
+        until(lambda: not running.client.get("/v1/status").json()["models"][0]["working"])
+    server.faults = []
+    assert ask(running).status_code == 200
+
+
+def test_a_client_that_has_gone_asks_nothing_more(server: Server, gateway: Start) -> None:
+    running = gateway({"concurrency": 2})
+    image = plain_images(1)
+    server.faults = [None, slow(0.3)]
+    body = json.dumps(question(image)).encode()
+    address = urlsplit(running.address)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        until(lambda: server.asked == 2)
+    until(lambda: not running.client.get("/v1/status").json()["models"][0]["working"])
+    until(lambda: not server.busy)
+    time.sleep(0.1)
+    assert server.asked <= 3, "the round has more questions"
 
 
 def test_fail_open_at_the_end_of_the_time(server: Server, gateway: Start) -> None:

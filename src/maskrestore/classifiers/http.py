@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -236,15 +238,19 @@ class HttpClassifier:
         return later
 
     def answers(
-        self, pictures: Iterable[Tensor], *, at_a_time: int | None = None
+        self, pictures: Iterable[Tensor], *, at_a_time: int | None = None, until: float = math.inf
     ) -> Iterator[tuple[int, Tensor | Exception]]:
-        """Ask about pictures ``(1, C, H, W)``, ``concurrency`` at a time or fewer; see ``StreamingClassifier``."""
+        """Ask about pictures ``(1, C, H, W)``, ``concurrency`` at a time or fewer; see ``StreamingClassifier``.
+
+        until: when nobody waits for answers any more, by ``time.monotonic``. Requests end then.
+        """
+        label = functools.partial(self._label, until=until)
         most = min(self.concurrency, at_a_time or self.concurrency)
         numbered, flying = enumerate(pictures), dict[Future[Tensor], int]()
         try:
             while True:
                 while len(flying) < most and (taken := next(numbered, None)) is not None:
-                    flying[self._workers().submit(self._label, taken[1])] = taken[0]
+                    flying[self._workers().submit(label, taken[1])] = taken[0]
                 if not flying:
                     return
                 for future in wait(flying, return_when=FIRST_COMPLETED).done:
@@ -299,26 +305,28 @@ class HttpClassifier:
         except ClassifierOutputError as error:
             raise ClassifierError(f"{address}: not the metadata of a model: {error}") from None
 
-    def _label(self, picture: Tensor) -> Tensor:
+    def _label(self, picture: Tensor, until: float) -> Tensor:
         """The label ``(1,)`` of one picture ``(1, C, H, W)``."""
         if self._body is not None:
             sized, headers = self._sized(picture), {"Content-Type": self._body.content_type}
             self._count()
-            reply = self._transport.send("POST", self.address, self._body(sized[0]), headers)
+            reply = self._transport.send("POST", self.address, self._body(sized[0]), headers, until=until)
             return self._number(self._path(reply.content))
-        reply = self._asked(picture)
+        reply = self._asked(picture, until)
         assert self.served is not None
         return self._number(read_reply(reply.content, reply.headers.get(BINARY_HEADER), self.served.output))
 
-    def outputs(self, picture: Tensor) -> dict[str, MessageTensor]:
+    def outputs(self, picture: Tensor, *, until: float = math.inf) -> dict[str, MessageTensor]:
         """The whole answer about one picture ``(1, C, H, W)``: for those who hand it on, and not for the defense.
+
+        until: as for :meth:`answers`.
 
         Raises what a call raises, but does not wait; and ConfigError for another endpoint than of the Open Inference
         Protocol.
         """
         if self.served is None:
             raise ConfigError(f"{self.address} is no address of the Open Inference Protocol; only its labels are known")
-        reply = self._asked(picture, everything=True)
+        reply = self._asked(picture, until, everything=True)
         return read_outputs(reply.content, reply.headers.get(BINARY_HEADER))
 
     def check_ready(self) -> None:
@@ -329,12 +337,12 @@ class HttpClassifier:
         if self.served is not None:
             self._transport.send("GET", f"{self._place}/ready")
 
-    def _asked(self, picture: Tensor, *, everything: bool = False) -> Reply:
+    def _asked(self, picture: Tensor, until: float, *, everything: bool = False) -> Reply:
         assert self.served is not None
         model = dataclasses.replace(self.served, output=None) if everything else self.served
         content, headers = question(model, self._tensor(self._sized(picture), model.input))
         self._count()
-        return self._transport.send("POST", f"{self._place}/infer", content, headers)
+        return self._transport.send("POST", f"{self._place}/infer", content, headers, until=until)
 
     def _sized(self, picture: Tensor) -> Tensor:
         batch = as_batch(picture)

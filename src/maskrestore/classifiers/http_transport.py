@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import string
@@ -16,7 +17,7 @@ from urllib.request import getproxies_environment
 from maskrestore.classifiers.retrying import LATER_STATUSES, retry_after
 from maskrestore.errors import ClassifierError, ClassifierOutputError, ConfigError, MissingDependencyError, RetryLater
 
-__all__ = ["Reply", "Transport", "Unanswered", "parsed_json"]
+__all__ = ["Reply", "TimeOver", "Transport", "Unanswered", "parsed_json"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Reply:
 
 class Unanswered(RetryLater):
     """A request was sent and no answer arrived. The server may have done the work, and may charge for it."""
+
+
+class TimeOver(Unanswered):
+    """No answer arrived while somebody waited for it, which was for less time than the server may take."""
 
 
 class Transport:
@@ -50,7 +55,8 @@ class Transport:
     ) -> None:
         """address: of the server. headers: names, and values. In both, ``$NAME`` is a variable of the environment.
 
-        timeout: seconds for a whole answer. most_bytes: of a reply. Raises ConfigError for what is no address or no
+        timeout: seconds for a whole answer, from the request on; connect_timeout: of it, until there is a connection.
+        most_bytes: of a reply. Raises ConfigError for what is no address or no
         header, and for a variable that does not exist.
         """
         for name, value in (("timeout", timeout), ("connect_timeout", connect_timeout)):
@@ -86,27 +92,56 @@ class Transport:
         self._begin()
 
     def send(
-        self, method: str, address: str, content: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        address: str,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        until: float = math.inf,
     ) -> Reply:
         """Send a request and return the reply, if its status is 200 to 299.
 
+        until: when nobody waits for the reply any more, by ``time.monotonic``; nothing is sent after it.
+
         Raises RetryLater if no connection could be opened or the server asks for it, Unanswered if no answer arrived,
-        and ClassifierError for everything else. A server that has never been reached is an error, too, since its
-        address may be wrong.
+        TimeOver if that is due to ``until``, and ClassifierError for everything else. A server that has never been
+        reached is an error, too, since its address may be wrong.
         """
-        httpx = _httpx()
-        client = self._opened()
+        httpx, client = _httpx(), self._opened()
+        from maskrestore.classifiers.http_deadlines import ending  # noqa: PLC0415 - an optional extra
+
+        now = time.monotonic()
+        left = until - now
+        if left <= 0:
+            raise TimeOver(None, f"{address}: not asked, since nobody waits for an answer any more")
+        full_address = _expanded(address, "the address")
         try:
-            with client.stream(method, _expanded(address, "the address"), content=content, headers=headers) as response:
+            with (
+                ending(now + min(self._timeout, left)),
+                client.stream(method, full_address, content=content, headers=headers) as response,
+            ):
                 self._reached = True
                 return self._read(response, address)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            message = self._clean(f"{address}: no connection: {error or type(error).__name__}{_way_out(str(error))}")
-            raise (RetryLater(None, message) if self._reached else ClassifierError(message)) from None
-        except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            raise Unanswered(None, self._clean(f"{address}: no answer: {error or type(error).__name__}")) from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise ClassifierError(self._clean(f"{address}: {type(error).__name__}: {error}")) from None
+            raise self._failure(error, address, left) from None
+
+    def _failure(self, error: Exception, address: str, left: float) -> ClassifierError:
+        """What a failed request means. left: seconds that somebody waited for it, at most."""
+        httpx = _httpx()
+        connecting = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+        limit = min(self._connect_timeout, self._timeout) if connecting else self._timeout
+        why = str(error) or type(error).__name__
+        if isinstance(error, httpx.TimeoutException) and left < limit:
+            return TimeOver(None, f"{address}: no answer in the {left:.3g} s that the request had left")
+        if connecting:
+            message = self._clean(f"{address}: no connection: {why}{_way_out(why)}")
+            return RetryLater(None, message) if self._reached else ClassifierError(message)
+        if isinstance(error, httpx.TimeoutException):
+            return Unanswered(None, f"{address}: no answer: it took longer than {limit:g} s")
+        if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
+            return Unanswered(None, self._clean(f"{address}: no answer: {why}"))
+        return ClassifierError(self._clean(f"{address}: {type(error).__name__}: {error}"))
 
     def close(self) -> None:
         """Close the connections. A later request opens new ones."""
@@ -117,6 +152,8 @@ class Transport:
 
     def _opened(self) -> Any:
         httpx = _httpx()
+        from maskrestore.classifiers.http_deadlines import end_requests_of  # noqa: PLC0415 - an optional extra
+
         with self._lock:
             # A child process must not write into the connections of its parent.
             if self._client is None or self._process != os.getpid():
@@ -127,6 +164,7 @@ class Transport:
                     limits=httpx.Limits(max_connections=self._connections),
                     follow_redirects=False,
                 )
+                end_requests_of(self._client)
             return self._client
 
     def _read(self, response: Any, address: str) -> Reply:
@@ -155,7 +193,6 @@ class Transport:
         coding = response.headers.get("content-encoding", "identity")
         if coding.lower() != "identity":
             raise ClassifierError(f"{address}: the reply is compressed ({coding[:40]}), which was not asked for")
-        end = time.monotonic() + self._timeout
         parts, size = [], 0
         try:
             for part in response.iter_raw():
@@ -163,8 +200,6 @@ class Transport:
                 size += len(part)
                 if size > self._most_bytes:
                     raise ClassifierError(f"{address}: the reply has more than {self._most_bytes} bytes")
-                if time.monotonic() > end:
-                    raise Unanswered(None, f"{address}: the reply took longer than {self._timeout:g} s")
         except _httpx().RemoteProtocolError as error:
             raise ClassifierError(self._clean(f"{address}: the reply was cut off: {error}")) from None
         return b"".join(parts)

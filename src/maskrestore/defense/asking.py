@@ -64,9 +64,9 @@ class Asker:
         self._together = not isinstance(classifier, StreamingClassifier)
         self._is_slow = False
 
-    def twin(self) -> Asker:
-        """Another one that asks the same classifier within the same budget, for another thread."""
-        return Asker(self._classifier, self._budget, self._how)
+    def twin(self, classifier: Classifier | None = None) -> Asker:
+        """Another one within the same budget, for another thread. classifier: ``None`` for the same."""
+        return Asker(classifier or self._classifier, self._budget, self._how)
 
     def ask(self, pictures: Tensor, owners: Sequence[int], lost: set[int]) -> tuple[Tensor, dict[int, Exception]]:
         """Ask about ``(N, C, H, W)`` pictures.

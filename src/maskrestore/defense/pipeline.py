@@ -26,7 +26,7 @@ from maskrestore.errors import ClassifierError, ConfigError
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.mae.choice import restorer_for
 from maskrestore.runtime.threads import map_on_cores
-from maskrestore.types import Restorer, RestorerChoice, StreamResult
+from maskrestore.types import Classifier, Restorer, RestorerChoice, StreamResult
 
 __all__ = ["Pipeline"]
 
@@ -41,6 +41,8 @@ class _Cohort:
     ids: Sequence[Hashable]
     state: State
     rounds: Rounds[None]
+    classifier: Classifier | None
+    """Asked about them; ``None`` for that of the pipeline."""
     request: Request | None = None
     """The request that they wait for; ``None`` at the end."""
     gone: Tensor = field(init=False)
@@ -102,13 +104,17 @@ class Pipeline:
         """Number of images that have joined and not left."""
         return sum(int((~cohort.gone).sum()) for cohort in self._cohorts)
 
-    def submit(self, ids: Sequence[Hashable], images: object) -> None:
+    def submit(self, ids: Sequence[Hashable], images: object, classifier: Classifier | None = None) -> None:
         """Add ``B`` images of one size. Their first round is the next step.
 
-        ids: ``B`` ids for their results. images: whatever :func:`maskrestore.imaging.inputs.as_batch` takes. Raises
-        InvalidImageError, ConfigError for another number of ids, and what the restorer raises for images that it cannot
-        take.
+        ids: ``B`` ids for their results. images: whatever :func:`maskrestore.imaging.inputs.as_batch` takes.
+        classifier: asked about these images, in a pipeline that asks about images apart; ``None``: its own.
+
+        Raises InvalidImageError, ConfigError for another number of ids and for a classifier where all images are asked
+        about together, and what the restorer raises for images that it cannot take.
         """
+        if classifier is not None and self._apart is None:
+            raise ConfigError("images have a classifier of their own only if they are asked about apart")
         images = as_batch(images)
         if len(ids) != len(images):
             raise ConfigError(f"expected an id for each of {len(images)} images, got {len(ids)} ids")
@@ -119,7 +125,7 @@ class Pipeline:
         height, width = images.shape[-2:]
         restorer = restorer_for(self._restorer, (height, width))
         state = State(images.to(self._device), streams, restorer, oracle)
-        cohort = _Cohort(ids, state, purify_cohort(state, self._config, masked_pixels=self._masked_pixels))
+        cohort = _Cohort(ids, state, purify_cohort(state, self._config, masked_pixels=self._masked_pixels), classifier)
         cohort.advance(None)
         self._cohorts.append(cohort)
 
@@ -166,7 +172,9 @@ class Pipeline:
         for cohort in asking:
             if cohort.flying is None and isinstance(cohort.request, Ask):
                 owners, pictures = cohort.request.rows.tolist(), cohort.request.pictures
-                cohort.flying = pool.submit(self._asker.twin().ask, pictures, owners, set(cohort.errors))
+                cohort.flying = pool.submit(
+                    self._asker.twin(cohort.classifier).ask, pictures, owners, set(cohort.errors)
+                )
         flying = [cohort.flying for cohort in asking if cohort.flying is not None]
         if wait_for_one:
             wait(flying, timeout=_JOIN, return_when=FIRST_COMPLETED)
@@ -264,7 +272,7 @@ class Pipeline:
         if len(cohort.ids) == 1:
             return settled + [StreamResult(id=cohort.ids[row], error=error) for row in lost]
         for row in lost:
-            self.submit([cohort.ids[row]], cohort.state.images[row])
+            self.submit([cohort.ids[row]], cohort.state.images[row], cohort.classifier)
         return settled
 
 

@@ -50,7 +50,8 @@ class FailurePolicies(_Frozen):
     overload: Policy = "fail-closed"
     """The queue is full: 429 with the time to wait."""
     deadline: Policy = "fail-closed"
-    """The time of the request is over: 504. The plain label has to arrive in what ``grace`` leaves."""
+    """The time of the request is over: 504. With ``fail-open``, half of it is for the plain
+    label."""
     defense: Policy = "fail-closed"
     """The purification itself fails: 503."""
 

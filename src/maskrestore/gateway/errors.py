@@ -9,7 +9,7 @@ from maskrestore.classifiers.open_inference_messages import MessageError
 from maskrestore.errors import ClassifierError, InvalidImageError, MaskRestoreError, QueryBudgetError, RetryLater
 from maskrestore.reporting import printable
 
-__all__ = ["RESPONSES", "OverloadedError", "RefusedError", "described"]
+__all__ = ["RESPONSES", "OverloadedError", "RefusedError", "TimeOverError", "described"]
 
 _STATUSES = {
     400: "the request is not what is expected", 401: "no valid key", 403: "not for this key", 404: "there is none",
@@ -39,6 +39,13 @@ class OverloadedError(RefusedError):
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(429, message, retry_after=retry_after)
+
+
+class TimeOverError(RefusedError):
+    """The time of a request is over."""
+
+    def __init__(self) -> None:
+        super().__init__(504, "the time of the request is over")
 
 
 def described(error: BaseException) -> tuple[int, str, dict[str, str]]:

@@ -14,9 +14,10 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import Request
 
+from maskrestore.classifiers.http_transport import TimeOver
 from maskrestore.classifiers.open_inference_messages import BINARY_HEADER
 from maskrestore.gateway.bodies import gone, read_body
-from maskrestore.gateway.errors import RefusedError
+from maskrestore.gateway.errors import RefusedError, TimeOverError
 from maskrestore.gateway.gateway import Gateway
 from maskrestore.gateway.models import ShieldedModel
 from maskrestore.gateway.protocol import read_question, write_answer
@@ -172,10 +173,11 @@ async def _outputs(
         raise RefusedError(503, "the upstream's own scores are answered for purified pictures only")
     try:
         left = max(0.0, caller.deadline - time.monotonic())
-        asked = asyncio.get_running_loop().run_in_executor(model.threads, model.upstream_outputs, pictures)
+        ask = functools.partial(model.upstream_outputs, pictures, caller.deadline)
+        asked = asyncio.get_running_loop().run_in_executor(model.threads, ask)
         return await asyncio.wait_for(asked, left)
-    except TimeoutError:
-        raise RefusedError(504, "the time of the request is over") from None
+    except (TimeoutError, TimeOver):
+        raise TimeOverError() from None
 
 
 def _check_version(model: ShieldedModel, version: str | None) -> None:

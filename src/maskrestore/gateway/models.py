@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,9 +20,9 @@ from maskrestore.defense.streams import Key, key_fingerprint
 from maskrestore.errors import ClassifierError, ClassifierOutputError, ConfigError
 from maskrestore.gateway.config import LimitsConfig, ModelConfig
 from maskrestore.gateway.interface import Interface, interface_of
-from maskrestore.gateway.queues import FairQueue
+from maskrestore.gateway.queues import FairQueue, QueuedPicture
 from maskrestore.gateway.scheduler import Scheduler
-from maskrestore.gateway.upstream import PatientUpstream
+from maskrestore.gateway.upstream import PatientUpstream, Questions
 from maskrestore.imaging.views import View
 from maskrestore.jobs.identity import classifier_identity, settings_digest
 from maskrestore.mae.choice import restorer_for
@@ -77,12 +78,12 @@ class ShieldedModel:
         if size is not None:
             self.view = View(height=size[0], width=size[1], convention=config.resize, crop_share=config.crop_share)
         self._loaded = classifier
-        self._asked: Classifier = classifier
+        self._upstream: PatientUpstream | None = None
         self.threads: ThreadPoolExecutor | None = None
         """For everything that waits for the upstream; ``None`` for a model in this process."""
         if self.server is not None:
             self.threads = ThreadPoolExecutor(_ASKING_THREADS, thread_name_prefix=f"questions to {name}")
-            self._asked = PatientUpstream(
+            self._upstream = PatientUpstream(
                 self.server,
                 patience=config.patience,
                 failures=config.breaker_failures,
@@ -94,12 +95,11 @@ class ShieldedModel:
             bounds = dataclasses.replace(bounds, images=config.places)
         self.scheduler = Scheduler(
             name,
-            lambda: self.defense.pipeline(self._asked, apart=self.threads),
+            lambda: self.defense.pipeline(self._asked(), apart=self.threads),
             FairQueue(limits.queue, limits.queue_pixels),
             bounds,
             companions=config.companions,
-            apart=self.threads is not None,
-            before_round=self._before_round,
+            asked=None if self._upstream is None else self._asked_about,
         )
 
     @property
@@ -110,7 +110,7 @@ class ShieldedModel:
     @property
     def retries(self) -> int:
         """Questions to the upstream that were asked again."""
-        return self._asked.retries if isinstance(self._asked, PatientUpstream) else 0
+        return 0 if self._upstream is None else self._upstream.retries
 
     def class_name(self, label: int | None) -> str | None:
         """The name of a label, if it is known."""
@@ -121,17 +121,21 @@ class ShieldedModel:
         """The name of the restorer of a picture ``(C, H, W)``, if it has one."""
         return getattr(restorer_for(self.defense.restorer, (picture.shape[-2], picture.shape[-1])), "name", None)
 
-    def plain_labels(self, images: Sequence[Tensor]) -> list[int]:
-        """The model's labels of pictures as they are, without any shield. Raises what the model's adapter raises."""
-        return [int(self._asked(image[None])[0]) for image in images]
+    def plain_labels(self, images: Sequence[Tensor], until: float) -> list[int]:
+        """The model's labels of pictures as they are, without any shield. Raises what the model's adapter raises.
 
-    def upstream_outputs(self, pictures: Sequence[Tensor]) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
+        until: when nobody waits for them any more, by ``time.monotonic``.
+        """
+        return [int(self._asked(until)(image[None])[0]) for image in images]
+
+    def upstream_outputs(self, pictures: Sequence[Tensor], until: float) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
         """The upstream's whole answers about pictures ``(C, H, W)``: datatypes and values of its outputs by name.
 
-        Raises ClassifierError, and ClassifierOutputError for answers that do not belong together.
+        until: as for :meth:`plain_labels`. Raises ClassifierError, and ClassifierOutputError for answers that do not
+        belong together.
         """
         assert self.server is not None
-        answers = [self.server.outputs(picture[None]) for picture in pictures]
+        answers = [self.server.outputs(picture[None], until=until) for picture in pictures]
         joined = {}
         for name, first in answers[0].items():
             try:
@@ -143,7 +147,7 @@ class ShieldedModel:
 
     def check(self) -> str | None:
         """Why the model is not ready, or None. Asks the upstream."""
-        if isinstance(self._asked, PatientUpstream) and self._asked.is_left_alone:
+        if self._upstream is not None and self._upstream.left_alone:
             return "the upstream failed too often, and is left alone for a while"
         if self.server is not None:
             try:
@@ -160,9 +164,12 @@ class ShieldedModel:
         if self.server is not None:
             self.server.close()
 
-    def _before_round(self, until: float) -> None:
-        if isinstance(self._asked, PatientUpstream):
-            self._asked.until = until
+    def _asked(self, until: float = math.inf) -> Classifier:
+        return self._loaded if self._upstream is None else Questions(self._upstream, until)
+
+    def _asked_about(self, picture: QueuedPicture) -> Classifier:
+        assert self._upstream is not None
+        return Questions(self._upstream, picture.deadline, lambda: not picture.future.cancelled())
 
 
 class ModelSlot:

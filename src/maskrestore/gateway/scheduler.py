@@ -3,10 +3,10 @@
 Pictures join between two rounds and leave when they are settled, so a picture never waits for the end of another. The
 result of each is the same bits as alone.
 
-**What a slow upstream does to others.** It is asked about each picture in a thread of its own (``apart``), and no
+**What a slow upstream does to others.** It is asked about each picture in a thread of its own (``asked``), and no
 picture gets more than half of the connections. So a picture whose answers are late, or that waits to ask again, holds
-no other while connections are free; two such pictures can take all of them, until ``timeout``. Pictures of other models
-have another thread and other connections. A model in this process answers all questions of a round at once.
+no other while connections are free; two such pictures can take all of them, until their deadline. Pictures of other
+models have another thread and other connections. A model in this process answers all questions of a round at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from maskrestore.defense.batching import Limits
 from maskrestore.defense.pipeline import Pipeline
 from maskrestore.gateway.errors import OverloadedError
 from maskrestore.gateway.queues import FairQueue, QueuedPicture
-from maskrestore.types import Purification, StreamResult
+from maskrestore.types import Classifier, Purification, StreamResult
 
 __all__ = ["Purified", "Scheduler"]
 
@@ -60,17 +60,16 @@ class Scheduler:
         limits: Limits,
         *,
         companions: float = 0.0,
-        apart: bool = False,
-        before_round: Callable[[float], None] = lambda _: None,
+        asked: Callable[[QueuedPicture], Classifier] | None = None,
     ) -> None:
         """pipeline: makes one; again after a failure inside it. limits: pictures in the pipeline at a time.
 
-        companions: seconds that the first picture waits for others. apart: whether the pipeline asks about images that
-        joined together in a thread of their own: then each joins alone. before_round: is told until when anybody waits.
+        companions: seconds that the first picture waits for others. asked: the classifier that is asked about a
+        picture, if the pipeline asks about images that joined together in a thread of their own: then each joins alone.
         """
-        self._apart = apart
+        self._asked = asked
         self._make, self._pipeline = pipeline, pipeline()
-        self._queue, self._limits, self._companions, self._before_round = queue, limits, companions, before_round
+        self._queue, self._limits, self._companions = queue, limits, companions
         self._working: dict[int, QueuedPicture] = {}
         self._ids = itertools.count()
         self._changed = threading.Condition()
@@ -153,7 +152,6 @@ class Scheduler:
                 del self._working[number]
         if not self._working:
             return
-        self._before_round(max(picture.deadline for picture in self._working.values()))
         for result in self._pipeline.step():
             assert isinstance(result.id, int)
             self._deliver(self._working.pop(result.id), result)
@@ -162,12 +160,13 @@ class Scheduler:
         """Give pictures to the pipeline, those of one size together."""
         groups: dict[object, list[QueuedPicture]] = {}
         for picture in joining:
-            groups.setdefault(picture if self._apart else picture.image.shape, []).append(picture)
+            groups.setdefault(picture if self._asked else picture.image.shape, []).append(picture)
         now = time.monotonic()
         for group in groups.values():
             numbers = [next(self._ids) for _ in group]
+            classifier = self._asked(group[0]) if self._asked else None
             try:
-                self._pipeline.submit(numbers, torch.stack([one.image for one in group]))
+                self._pipeline.submit(numbers, torch.stack([one.image for one in group]), classifier)
             except Exception as error:
                 for picture in group:
                     _finish(picture, error)

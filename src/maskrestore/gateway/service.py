@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
+from maskrestore.classifiers.http_transport import TimeOver
 from maskrestore.errors import ClassifierError, InvalidImageError, MaskRestoreError
 from maskrestore.gateway.access import Access
 from maskrestore.gateway.config import FailurePolicies, Policy
 from maskrestore.gateway.decisions import DecisionStore, KeptDecision, iso
-from maskrestore.gateway.errors import OverloadedError, RefusedError, described
+from maskrestore.gateway.errors import OverloadedError, RefusedError, TimeOverError, described
 from maskrestore.gateway.metrics import Metrics
 from maskrestore.gateway.models import ShieldedModel
 from maskrestore.gateway.pictures import content_of
@@ -139,7 +140,7 @@ class Service:
         if not open_places:
             return labels
         failed = [pictures[place] for place in open_places]
-        asked = asyncio.get_running_loop().run_in_executor(model.threads, model.plain_labels, failed)
+        asked = asyncio.get_running_loop().run_in_executor(model.threads, model.plain_labels, failed, caller.deadline)
         try:
             answers = await asyncio.wait_for(asked, max(0.0, caller.deadline - time.monotonic()))
         except (MaskRestoreError, TimeoutError) as error:
@@ -207,7 +208,7 @@ async def _until_done(futures: Sequence[Future[Purified]], deadline: float, call
         await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if gone is not None and gone.done():
             return RefusedError(499, "the client went away")
-        return RefusedError(504, "the time of the request is over")
+        return TimeOverError()
     finally:
         all_done.cancel()
         for future in futures:
@@ -223,6 +224,8 @@ def _result(future: Future[Purified]) -> Purified | Exception | None:
     error = future.exception()
     if error is None:
         return future.result()
+    if isinstance(error, TimeOver):
+        return TimeOverError()
     return error if isinstance(error, Exception) else RuntimeError(str(error))
 
 
@@ -230,9 +233,9 @@ def _policy(policies: FailurePolicies, error: Exception) -> Policy:
     match error:
         case OverloadedError():
             return policies.overload
-        case RefusedError():
-            return policies.deadline if error.status == 504 else "fail-closed"
-        case InvalidImageError():
+        case TimeOverError():
+            return policies.deadline
+        case RefusedError() | InvalidImageError():
             return "fail-closed"
         case ClassifierError():
             return policies.upstream

@@ -3,47 +3,72 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from circuitbreaker import CircuitBreaker
 from torch import Tensor
 
 from maskrestore.classifiers import HttpClassifier
+from maskrestore.classifiers.http_transport import TimeOver
 from maskrestore.classifiers.retrying import Waits, longer
 from maskrestore.errors import RetryLater
 
-__all__ = ["PatientUpstream"]
+__all__ = ["PatientUpstream", "Questions"]
 
 
 class PatientUpstream:
-    """Asks a server, and asks again where the answer is "later".
+    """A server, the breaker that leaves it alone while it is down, and how long a round waits for it.
 
-    Waits grow at random (full jitter), or are as long as the server says. The questions of a round
-    wait together, for ``patience`` seconds at most and never beyond the time until which somebody waits for an answer.
     If the server cannot be reached, times out or says "later" so often in a row as the breaker allows, nothing is asked
     for a while.
-
-    It is asked by several threads, each about one picture and those made of it. None of them gets more than half of the
-    connections, so that late answers about one picture leave some for the others.
     """
 
     def __init__(self, server: HttpClassifier, *, patience: float, failures: int, seconds: float) -> None:
-        """failures, seconds: of the breaker."""
-        self.server = server
-        self.until = float("inf")
-        """When nobody waits for an answer any more, by ``time.monotonic``."""
+        """patience: as in the configuration. failures, seconds: of the breaker."""
+        self.server, self.patience = server, patience
         self.retries = 0
         """Questions that were asked again."""
-        self._at_a_time = max(1, server.concurrency // 2)
-        self._patience = patience
         self._breaker = CircuitBreaker(failures, seconds, RetryLater)
 
     @property
-    def is_left_alone(self) -> bool:
-        """Whether the breaker is open."""
-        return bool(self._breaker.opened)
+    def left_alone(self) -> float:
+        """Seconds for which nothing is asked, 0 if it may be."""
+        return max(1.0, float(self._breaker.open_remaining)) if self._breaker.opened else 0.0
+
+    def noted(self, answer: Tensor | Exception) -> Tensor | Exception:
+        """The answer, which the breaker has counted."""
+
+        def outcome() -> Tensor:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        try:
+            return self._breaker.call(outcome)  # type: ignore[no-any-return]
+        except Exception as error:
+            return error
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Asks an upstream about one picture and those made of it, while somebody waits for the answers.
+
+    Where the answer is "later" it asks again. Waits grow at random (full jitter), or are as long as the server says.
+    The questions of a round wait together, for ``patience`` seconds at most. When the time is over, all requests end.
+
+    Each picture is asked about in a thread of its own. None of them gets more than half of the connections, so that
+    late answers about one picture leave some for the others.
+    """
+
+    upstream: PatientUpstream
+    until: float = math.inf
+    """When nobody waits for an answer any more, by ``time.monotonic``."""
+    is_wanted: Callable[[], bool] = lambda: True
+    """Whether somebody still waits: the client may have gone."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1]. Raises what the server's adapter raises."""
@@ -56,42 +81,42 @@ class PatientUpstream:
 
     def answers(self, pictures: Iterable[Tensor]) -> Iterator[tuple[int, Tensor | Exception]]:
         """Ask about pictures ``(1, C, H, W)``; see :class:`~maskrestore.types.StreamingClassifier`."""
-        waits = Waits(self._patience)
-        waiting = dict(enumerate(pictures))
-        while waiting:
-            if self.is_left_alone:
-                left = max(1.0, float(self._breaker.open_remaining))
-                for place in waiting:
-                    yield place, RetryLater(left, f"the upstream failed too often, and is left alone for {left:.0f} s")
+        upstream, waits = self.upstream, Waits(self.upstream.patience)
+        asking: Iterator[tuple[int, Tensor]] = enumerate(pictures)
+        while True:
+            if seconds := upstream.left_alone:
+                later = RetryLater(seconds, f"the upstream failed too often, and is left alone for {seconds:.0f} s")
+                yield from ((place, later) for place, _ in asking)
                 return
-            later: dict[int, RetryLater] = {}
-            places = list(waiting)
-            for number, answer in self.server.answers(waiting.values(), at_a_time=self._at_a_time):
-                place = places[number]
-                noted = self._noted(answer)
-                if isinstance(noted, RetryLater):
-                    later[place] = noted
+            late: dict[int, tuple[Tensor, RetryLater]] = {}
+            for place, picture, answer in self._asked(asking):
+                if isinstance(answer, RetryLater):
+                    late[place] = picture, answer
                 else:
-                    yield place, noted
-            if not later:
+                    yield place, answer
+            if not late:
                 return
-            seconds = waits.seconds(functools.reduce(longer, later.values()))
-            if seconds is None or time.monotonic() + seconds > self.until:
-                yield from later.items()
+            wait = waits.seconds(functools.reduce(longer, (error for _, error in late.values())))
+            if wait is None or not self.is_wanted() or time.monotonic() + wait > self.until:
+                yield from ((place, error) for place, (_, error) in late.items())
                 return
-            waits.wait(seconds)
-            waiting = {place: waiting[place] for place in later}
-            self.retries += len(waiting)
+            waits.wait(wait)
+            upstream.retries += len(late)
+            asking = iter([(place, picture) for place, (picture, _) in late.items()])
 
-    def _noted(self, answer: Tensor | Exception) -> Tensor | Exception:
-        """The answer, which the breaker has counted."""
+    def _asked(self, asking: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor, Tensor | Exception]]:
+        """Ask about pictures, which come with their places, once."""
+        server = self.upstream.server
+        sent: list[tuple[int, Tensor]] = []
 
-        def outcome() -> Tensor:
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
+        def pictures() -> Iterator[Tensor]:
+            while self.is_wanted() and (taken := next(asking, None)) is not None:
+                sent.append(taken)
+                yield taken[1]
 
-        try:
-            return self._breaker.call(outcome)  # type: ignore[no-any-return]
-        except Exception as error:
-            return error
+        at_a_time = max(1, server.concurrency // 2)
+        for number, answer in server.answers(pictures(), at_a_time=at_a_time, until=self.until):
+            # That a client wants its answer sooner is no failure of the upstream.
+            yield *sent[number], answer if isinstance(answer, TimeOver) else self.upstream.noted(answer)
+        for place, picture in asking:
+            yield place, picture, TimeOver(None, "nobody waits for the answer any more")
