@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
-from maskrestore.defense.beyond_paper.photographs import for_attempt
+from maskrestore.defense.beyond_paper.photographs import masks_of_attempt
 from maskrestore.defense.beyond_paper.squares import hide_squares
 from maskrestore.defense.beyond_paper.transfer import try_restoration
 from maskrestore.defense.config import BDMAEConfig
@@ -61,10 +61,9 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
     If none is accepted, the image and its label stay unchanged.
     """
     tried = torch.zeros_like(scores, dtype=torch.bool)
-    for number, lowered in enumerate(config.restoration.attempts):
+    for number in range(len(config.restoration.attempts)):
         where = (~state.settled[rows]).nonzero().squeeze(1)
-        restoration = for_attempt(config.restoration, number, config.photographs)
-        levels = adaptive_masks(scores[where] + lowered, restoration)  # (R, K, g, g)
+        levels = masks_of_attempt(scores[where], config.restoration, number, config.photographs)  # (R, K, g, g)
         hidden = levels[:, -1]
         # Skip images with nothing to restore, or with the same tokens as in the last attempt.
         fresh = (hidden != tried[where]).flatten(1).any(dim=1)

@@ -25,22 +25,24 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.oracle import Rounds
-from maskrestore.defense.restoration import RestorationConfig
+from maskrestore.defense.restoration import RestorationConfig, adaptive_masks
 from maskrestore.defense.state import State
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
 from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["PhotographsConfig", "for_attempt", "needs_coarse_test", "shows_object"]
+__all__ = ["PhotographsConfig", "masks_of_attempt", "needs_coarse_test", "shows_object"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhotographsConfig:
     """What is different for images of more than 64 x 64 pixels. Raises ConfigError."""
 
-    max_restored: tuple[float, ...] = (0.03, 0.1)
-    """For each attempt, in place of ``restoration.max_restored``; the last one also for all further attempts."""
+    max_restored: float = 0.03
+    """In the first attempt, in place of ``restoration.max_restored``."""
+    block: int = 3
+    """Tokens along a side of the block around the highest score, which further attempts restore."""
     square_side: float = 0.5
     """In place of ``squares.side``. A faint pattern works on if the part of it that a smaller square leaves does."""
     square_count: int = 1
@@ -52,23 +54,43 @@ class PhotographsConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        shares = len(self.max_restored) > 0 and all(0 < share <= 1 for share in self.max_restored)
-        check(shares, "photographs.max_restored", "one or more in (0, 1]", self.max_restored)
+        check(0 < self.max_restored <= 1, "photographs.max_restored", "in (0, 1]", self.max_restored)
+        odd = self.block >= 1 and self.block % 2 == 1
+        check(odd, "photographs.block", "odd and at least 1", self.block)
         check(0 < self.square_side <= 1, "photographs.square_side", "in (0, 1]", self.square_side)
         check(self.square_count >= 1, "photographs.square_count", "at least 1", self.square_count)
         check(self.cells >= 1, "photographs.cells", "at least 1", self.cells)
         check(0 <= self.small_region <= 1, "photographs.small_region", "in [0, 1]", self.small_region)
 
 
-def for_attempt(restoration: RestorationConfig, number: int, config: PhotographsConfig | None) -> RestorationConfig:
-    """The settings of an attempt: for photographs, with the lowest threshold only.
+def masks_of_attempt(
+    scores: Tensor, restoration: RestorationConfig, number: int, config: PhotographsConfig | None
+) -> Tensor:
+    """The tokens that an attempt hides, for each threshold. Of photographs there is one threshold, the lowest.
 
-    number: of the attempt, from 0 on. config: ``None`` for small images, here and below.
+    scores: ``(R, g, g)``. number: of the attempt, from 0 on. config: ``None`` for small images, here and below.
+    Returns ``(R, K, g, g)`` bool, nested, as :func:`adaptive_masks` does.
     """
     if config is None:
-        return restoration
-    share = config.max_restored[min(number, len(config.max_restored) - 1)]
-    return replace(restoration, max_restored=share, thresholds=restoration.thresholds[-1:])
+        return adaptive_masks(scores + restoration.attempts[number], restoration)
+    if number == 0:
+        few = replace(restoration, max_restored=config.max_restored, thresholds=restoration.thresholds[-1:])
+        return adaptive_masks(scores + restoration.attempts[number], few)
+    if number == 2:
+        few = replace(restoration, max_restored=0.1, thresholds=restoration.thresholds[-1:])
+        return adaptive_masks(scores + restoration.attempts[number], few)
+    return block_around_highest(scores, config.block).unsqueeze(1)
+
+
+def block_around_highest(scores: Tensor, side: int) -> Tensor:
+    """The tokens around the highest score ``(R, g, g)``, up to ``side // 2`` away: ``(R, g, g)`` bool."""
+    grid = scores.shape[-1]
+    highest = scores.flatten(1).argmax(dim=1)
+    places = torch.arange(grid)
+    rows, columns = (
+        (places - (centre.unsqueeze(1))).abs() <= side // 2 for centre in (highest // grid, highest % grid)
+    )
+    return rows.unsqueeze(2) & columns.unsqueeze(1)
 
 
 def needs_coarse_test(hidden: Tensor, config: PhotographsConfig | None) -> Tensor:
