@@ -10,12 +10,12 @@ from torch import Tensor
 
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.defense import BDMAE
-from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, for_attempt, needs_coarse_test
+from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, masks_of_attempt, needs_coarse_test
 from maskrestore.defense.beyond_paper.squares import SquaresConfig, hide_squares
 from maskrestore.defense.beyond_paper.transfer import CLOUD_GRIDS, Attempt, TransferTestConfig, transfer_test
 from maskrestore.defense.oracle import Oracle, Restore, run
 from maskrestore.defense.profiles import PROFILES
-from maskrestore.defense.restoration import RestorationConfig
+from maskrestore.defense.restoration import RestorationConfig, adaptive_masks
 from maskrestore.defense.state import State
 from maskrestore.defense.streams import Stream
 from maskrestore.errors import ConfigError
@@ -27,11 +27,25 @@ TARGET = 9
 
 
 def test_attempts_restore_a_smaller_share_of_photographs_only() -> None:
-    usual, config = RestorationConfig(max_restored=0.25), PhotographsConfig(max_restored=(0.03, 0.1))
-    assert for_attempt(usual, 0, None) is usual
-    attempts = [for_attempt(usual, number, config) for number in range(4)]
-    assert [attempt.max_restored for attempt in attempts] == [0.03, 0.1, 0.1, 0.1]
-    assert all(attempt.thresholds == usual.thresholds[-1:] for attempt in attempts)
+    usual, config = RestorationConfig(max_restored=0.25, attempts=(0.0, 0.2)), PhotographsConfig(max_restored=0.03)
+    scores = torch.rand(3, 14, 14, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(masks_of_attempt(scores, usual, 1, None), adaptive_masks(scores + 0.2, usual))
+    hidden = masks_of_attempt(scores, usual, 1, config)
+    assert hidden.shape == (3, 1, 14, 14)
+    counts = hidden.flatten(1).sum(dim=1)
+    assert ((counts > 0) & (counts <= 5)).all()  # 3 % of 196
+    assert (scores[hidden[:, 0]].min() > scores[~hidden[:, 0]].max() - 0.02).all()
+
+
+def test_the_first_attempt_on_photographs_restores_the_block_around_the_highest_score() -> None:
+    scores = torch.zeros(3, 14, 14)
+    scores[0, 5, 6] = scores[1, 0, 13] = scores[2, 13, 4] = 0.9
+    hidden = masks_of_attempt(scores, RestorationConfig(), 0, PhotographsConfig(block=3))
+    expected = torch.zeros(3, 1, 14, 14, dtype=torch.bool)
+    expected[0, 0, 4:7, 5:8] = True
+    expected[1, 0, :2, 12:] = True
+    expected[2, 0, 12:, 3:6] = True
+    assert torch.equal(hidden, expected)
 
 
 def test_large_regions_of_photographs_are_tested() -> None:
@@ -46,8 +60,10 @@ def test_large_regions_of_photographs_are_tested() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"max_restored": ()},
-        {"max_restored": (0.1, 2.0)},
+        {"block": 2},
+        {"block": 0},
+        {"max_restored": 2.0},
+        {"square_margin": -0.1},
         {"cells": 0},
         {"small_region": -0.1},
         {"square_side": 0.0},
@@ -116,11 +132,16 @@ def test_an_object_is_told_from_a_trigger_by_its_coarse_picture() -> None:
     assert believed(bright(), brightness, config) == ([False, False], [1, 1])
 
 
-def test_a_single_larger_square_is_tried_in_photographs() -> None:
+def test_squares_of_photographs_are_larger_and_nearly_as_suspicious_as_the_first() -> None:
     image_scores = torch.zeros(1, 8, 8)
     image_scores[0, :4, :4] = 0.9
     image_scores[0, 4:, 4:] = 0.8
-    for photographs, shown in ((PhotographsConfig(), [16]), (None, [16, 16])):  # tokens that each square restores
+    # tokens that each square restores; the second one scores a little less
+    for photographs, shown in (
+        (PhotographsConfig(square_margin=0.02), [16]),
+        (PhotographsConfig(square_margin=0.1), [16, 16]),
+        (None, [9, 9]),
+    ):
         images, asked = torch.full((1, 3, SIDE, SIDE), 0.3), list[Tensor]()
         state = State(images, [Stream(0, images[0])], MeanRestorer(8), Oracle(1, 100))
         state.begin(torch.tensor([0]))
@@ -130,7 +151,7 @@ def test_a_single_larger_square_is_tried_in_photographs() -> None:
             torch.tensor([0]),
             image_scores,
             torch.tensor([1.0]),
-            config=SquaresConfig(count=2, side=0.4375),
+            config=SquaresConfig(count=2, side=0.375),
             test=TransferTestConfig(),
             photographs=photographs,
         )

@@ -5,9 +5,11 @@ so the thresholds of S would restore a quarter of any photograph; a trigger has 
 And a region with the object gives its label to clouds, as a trigger does, so the transfer test (``transfer.py``)
 mistakes it for one. So for images of more than 64 x 64 pixels
 
-1. the attempts restore the tokens with the highest scores only, and all at once: where the higher thresholds leave a
-   part of the trigger in view, it comes back;
-2. only the least restorable square is tried, and it is a little larger (``squares.py``);
+1. the first attempt restores the tokens around the highest score, which a trigger has, and nothing of the object; the
+   second one the few tokens with the highest scores. Both use one mask: where higher thresholds leave a part of the
+   trigger in view, it comes back;
+2. squares are a little larger (``squares.py``). The second one is tried only if it is restored nearly as badly as the
+   first, as all squares are that cover most of a faint trigger;
 3. a large region whose restoration changes the label is shown coarsely, in its place in the image. An object is still
    recognised; the pattern of a trigger is gone. If the image keeps its label, the restoration is not accepted.
 
@@ -39,14 +41,16 @@ __all__ = ["PhotographsConfig", "masks_of_attempt", "needs_coarse_test", "shows_
 class PhotographsConfig:
     """What is different for images of more than 64 x 64 pixels. Raises ConfigError."""
 
-    max_restored: float = 0.03
-    """In the first attempt, in place of ``restoration.max_restored``."""
     block: int = 3
-    """Tokens along a side of the block around the highest score, which further attempts restore."""
+    """Tokens along a side of the block around the highest score, which the first attempt restores. Odd."""
+    max_restored: float = 0.03
+    """In further attempts, in place of ``restoration.max_restored``."""
     square_side: float = 0.5
     """In place of ``squares.side``. A faint pattern works on if the part of it that a smaller square leaves does."""
-    square_count: int = 1
-    """In place of ``squares.count``: the least restorable square only."""
+    square_count: int = 2
+    """In place of ``squares.count``, if that is not less."""
+    square_margin: float = 0.02
+    """Squares whose score is lower than the highest by more than this are not tried."""
     cells: int = 75
     """Places along a side of the coarse picture, whose details are lost."""
     small_region: float = 0.05
@@ -59,6 +63,7 @@ class PhotographsConfig:
         check(odd, "photographs.block", "odd and at least 1", self.block)
         check(0 < self.square_side <= 1, "photographs.square_side", "in (0, 1]", self.square_side)
         check(self.square_count >= 1, "photographs.square_count", "at least 1", self.square_count)
+        check(self.square_margin >= 0, "photographs.square_margin", "at least 0", self.square_margin)
         check(self.cells >= 1, "photographs.cells", "at least 1", self.cells)
         check(0 <= self.small_region <= 1, "photographs.small_region", "in [0, 1]", self.small_region)
 
@@ -66,30 +71,24 @@ class PhotographsConfig:
 def masks_of_attempt(
     scores: Tensor, restoration: RestorationConfig, number: int, config: PhotographsConfig | None
 ) -> Tensor:
-    """The tokens that an attempt hides, for each threshold. Of photographs there is one threshold, the lowest.
+    """The tokens that an attempt hides, for each threshold: ``(R, K, g, g)`` bool, nested. K is 1 for photographs.
 
     scores: ``(R, g, g)``. number: of the attempt, from 0 on. config: ``None`` for small images, here and below.
-    Returns ``(R, K, g, g)`` bool, nested, as :func:`adaptive_masks` does.
     """
     if config is None:
         return adaptive_masks(scores + restoration.attempts[number], restoration)
     if number == 0:
-        few = replace(restoration, max_restored=config.max_restored, thresholds=restoration.thresholds[-1:])
-        return adaptive_masks(scores + restoration.attempts[number], few)
-    if number == 2:
-        few = replace(restoration, max_restored=0.1, thresholds=restoration.thresholds[-1:])
-        return adaptive_masks(scores + restoration.attempts[number], few)
-    return block_around_highest(scores, config.block).unsqueeze(1)
+        return block_around_highest(scores, config.block).unsqueeze(1)
+    few = replace(restoration, max_restored=config.max_restored, thresholds=restoration.thresholds[-1:])
+    return adaptive_masks(scores + restoration.attempts[number], few)
 
 
 def block_around_highest(scores: Tensor, side: int) -> Tensor:
-    """The tokens around the highest score ``(R, g, g)``, up to ``side // 2`` away: ``(R, g, g)`` bool."""
+    """The tokens around the highest of the scores ``(R, g, g)``, up to ``side // 2`` away: ``(R, g, g)`` bool."""
     grid = scores.shape[-1]
-    highest = scores.flatten(1).argmax(dim=1)
-    places = torch.arange(grid)
-    rows, columns = (
-        (places - (centre.unsqueeze(1))).abs() <= side // 2 for centre in (highest // grid, highest % grid)
-    )
+    highest = scores.flatten(1).argmax(dim=1, keepdim=True)
+    token = torch.arange(grid)
+    rows, columns = ((token - place).abs() <= side // 2 for place in (highest // grid, highest % grid))
     return rows.unsqueeze(2) & columns.unsqueeze(1)
 
 

@@ -79,9 +79,12 @@ def hide_squares(
     photographs: as for :func:`try_restoration`.
     """
     if photographs is not None:
-        config = replace(config, side=photographs.square_side, count=photographs.square_count)
+        config = replace(config, side=photographs.square_side, count=min(config.count, photographs.square_count))
     hidden = least_restorable_squares(image_scores, config.count, max(1, round(config.side * state.grid)))
-    suspicious = square_scores(image_scores, hidden, changed, config.label_weight) >= config.threshold  # (R, K)
+    scores = square_scores(image_scores, hidden, changed, config.label_weight)  # (R, K)
+    suspicious = scores >= config.threshold
+    if photographs is not None:
+        suspicious &= scores >= scores[:, :1] - photographs.square_margin
     for number in range(config.count):
         affordable = state.oracle.queries[rows] + config.price <= config.query_limit
         ask = suspicious[:, number] & affordable & ~state.settled[rows]
