@@ -13,6 +13,7 @@ import uvicorn
 from fakes import MeanRestorer
 from maskrestore.gateway.app import make_app
 from maskrestore.gateway.config import GatewayConfig
+from maskrestore.gateway.connections import connections_with
 from maskrestore.gateway.gateway import Gateway
 
 KEY = b"a key of the tests"
@@ -34,9 +35,12 @@ class Running:
 @contextmanager
 def running_gateway(config: GatewayConfig, restorer: Any = None, **more: Any) -> Iterator[Running]:
     gateway = Gateway(config, MeanRestorer() if restorer is None else restorer, key=KEY, **more)
-    server = uvicorn.Server(
-        uvicorn.Config(make_app(gateway), host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=20)
-    )
+    protocol, connections = connections_with(config.limits.connection_timeout), config.limits.connections
+    settings = uvicorn.Config(
+        make_app(gateway), host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=20, http=protocol,
+        limit_concurrency=connections,
+    )  # fmt: skip
+    server = uvicorn.Server(settings)
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def run() -> None:

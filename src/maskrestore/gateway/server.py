@@ -19,6 +19,7 @@ from maskrestore.defense.streams import Key
 from maskrestore.errors import ConfigError
 from maskrestore.gateway.app import make_app
 from maskrestore.gateway.config import GatewayConfig
+from maskrestore.gateway.connections import connections_with
 from maskrestore.gateway.gateway import Gateway
 from maskrestore.mae.choice import load_restorer
 
@@ -60,7 +61,7 @@ def serve(
         make_app(gateway), host=where.host, port=where.port, log_config=None, access_log=False, server_header=False,
         ssl_certfile=where.tls_certificate, ssl_keyfile=where.tls_key,
         proxy_headers=where.proxies is not None, forwarded_allow_ips=where.proxies,
-        limit_concurrency=config.limits.connections,
+        http=connections_with(config.limits.connection_timeout), limit_concurrency=config.limits.connections,
         timeout_graceful_shutdown=round(config.limits.timeout) + _MORE_SECONDS,
     )  # fmt: skip
     with suppress(KeyboardInterrupt):  # the server hands on the signal that ended it
