@@ -295,3 +295,34 @@ def test_names_of_classes_from_the_upstream_are_told_whatever_they_hold(server: 
     assert found.status_code == 200, found.text
     (decision,) = running.client.get("/v1/decisions").json()["decisions"]
     assert decision["label_name"] == "<b>\\ud800\\n"
+
+
+def test_metadata_of_the_upstream_are_handed_on_whatever_they_hold(server: Server, gateway: Start) -> None:
+    server.metadata |= {"versions": 5, "platform": "half a character: \ud800"}
+    server.metadata["outputs"][0] |= {"name": "\ud800", "parameters": {"unit": "\ud800"}}
+    running = gateway()
+    found = running.client.get("/v2/models/colours")
+    assert found.status_code == 200, found.text
+    assert found.json()["platform"] == "half a character: \ud800"
+    assert (found.json()["versions"], found.json()["outputs"][0]["name"]) == ([], "\ud800")
+    assert running.client.get("/v1/status").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [({"scale": float("nan")}, "a number that is none"), ({"shape": [-1, 10**9]}, "1000000000 scores")],
+)
+def test_metadata_that_cannot_be_are_said(server: Server, gateway: Start, extra: dict[str, Any], words: str) -> None:
+    server.metadata["outputs"][0] |= extra
+    running = gateway()
+    assert running.client.get("/v2/models/colours").status_code == 503
+    assert words in running.client.get("/v1/status").json()["models"][0]["reason"]
+
+
+def test_one_hot_scores_of_many_classes_take_little_memory(server: Server, gateway: Start) -> None:
+    server.metadata["outputs"][0]["shape"] = [-1, 1_000_000]
+    running = gateway()
+    model = running.gateway.slots["colours"].model
+    assert model is not None
+    rows = model.interface.encode([3, 999_999], None)  # a square of a million would not fit anywhere
+    assert (rows.shape, rows.sum(axis=1).tolist(), rows.argmax(axis=1).tolist()) == ((2, 10**6), [1, 1], [3, 999_999])

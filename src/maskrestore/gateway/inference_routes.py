@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import Request
 
 from maskrestore.classifiers.http_transport import TimeOver
-from maskrestore.classifiers.open_inference_messages import BINARY_HEADER
+from maskrestore.classifiers.open_inference_messages import BINARY_HEADER, json_bytes
 from maskrestore.gateway.bodies import gone, read_body
 from maskrestore.gateway.errors import RefusedError, TimeOverError
 from maskrestore.gateway.gateway import Gateway
@@ -71,12 +71,13 @@ async def ready(request: Request) -> JSONResponse:
 
 
 @router.get("/models/{model}/versions/{version}", include_in_schema=False)
-@router.get("/models/{model}", summary="Metadata of a model")
-async def metadata(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+@router.get("/models/{model}", summary="Metadata of a model", response_model=dict[str, Any])
+async def metadata(request: Request, model: str, version: str | None = None) -> Response:
     """What clients send and get; ``parameters.scores`` says how labels are told."""
     with request.app.state.gateway.using(model) as found:
         _check_version(found, version)
-        return dict(found.interface.metadata)
+        # Texts of the upstream may hold half a character; then so does the answer, as an escape sequence.
+        return Response(json_bytes(found.interface.metadata), media_type="application/json")
 
 
 @router.get("/models/{model}/versions/{version}/ready", include_in_schema=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from maskrestore.classifiers import HttpClassifier, OnnxClassifier
 from maskrestore.classifiers.normalisation import Normalisation
 from maskrestore.classifiers.onnx_inputs import OnnxInput
 from maskrestore.classifiers.open_inference import datatype_of
-from maskrestore.errors import ConfigError
+from maskrestore.errors import ClassifierError, ConfigError
 from maskrestore.gateway.config import ModelConfig
 from maskrestore.runtime.environment import own_version
 from maskrestore.types import Classifier
 
 __all__ = ["Interface", "interface_of"]
 
+_MOST_CLASSES = 2**20
 Answer = Literal["labels", "names", "one-hot", "upstream"]
 
 
@@ -53,7 +55,7 @@ class Interface:
         inputs = [{"name": self.input.name, "datatype": self.datatype, "shape": self._input_shape()}]
         return {
             "name": self.name,
-            "versions": list(self.declared.get("versions") or []),
+            "versions": versions if isinstance(versions := self.declared.get("versions"), list) else [],
             "platform": str(self.declared.get("platform") or "maskrestore"),
             "inputs": list(self.declared.get("inputs") or inputs),
             "outputs": outputs,
@@ -79,7 +81,8 @@ class Interface:
         far = [label for label in labels if not 0 <= label < width]
         if far:
             raise ConfigError(f"the model answered {far[0]}, and its scores have {width} places; is class_count right?")
-        rows: np.ndarray[Any, Any] = np.eye(width, dtype=dtype)[np.array(labels)]
+        rows: np.ndarray[Any, Any] = np.zeros((count, width), dtype)
+        rows[np.arange(count), labels] = 1
         return rows.reshape(count, *self.answer_shape)
 
     def _input_shape(self) -> list[int]:
@@ -97,12 +100,14 @@ class Interface:
 def interface_of(name: str, classifier: Classifier, config: ModelConfig) -> Interface:
     """What the clients of a model send and get.
 
-    classifier: of ``config``. Raises ConfigError if something is unclear that the configuration must say.
+    classifier: of ``config``. Raises ConfigError if something is unclear that the configuration must say, and
+    ClassifierError for metadata that cannot be.
     """
     declared: Mapping[str, Any] = {}
     if isinstance(classifier, HttpClassifier) and classifier.served is not None:
         declared, served = classifier.metadata, classifier.served
         taken, datatype, output = served.input, served.datatype, served.output or "output-0"
+        _check_metadata(declared, config.classifier)
         entry = next((one for one in declared.get("outputs") or [] if one.get("name") == output), None)
         answer_type = entry["datatype"] if entry else "FP32"
         shape = [int(axis) for axis in entry["shape"]] if entry else [-1, -1]
@@ -153,6 +158,8 @@ def _answer(
     if known and width not in (None, known[0]):
         raise ConfigError(f"{name}: the model has {known[0]} scores, the configuration says {width} classes")
     width = known[0] if known else width
+    if width is not None and width > _MOST_CLASSES:
+        raise ClassifierError(f"{name}: the model says that it has {width} scores; expected at most {_MOST_CLASSES}")
     if width is None:
         raise ConfigError(
             f"{name}: the model does not say how many scores it answers with; say class_count (--class-count), or "
@@ -161,6 +168,14 @@ def _answer(
     axes = [1] * max(1, len(trailing))
     axes[free[0] if free else 0] = width
     return "one-hot", datatype, tuple(axes)
+
+
+def _check_metadata(declared: Mapping[str, Any], address: str) -> None:
+    """Raise ClassifierError for what no answer to a client can hold."""
+    try:
+        json.dumps(declared, allow_nan=False)
+    except ValueError:
+        raise ClassifierError(f"{address}: the metadata of the model hold a number that is none in JSON") from None
 
 
 def _plain_input(classifier: Classifier, config: ModelConfig) -> OnnxInput:
