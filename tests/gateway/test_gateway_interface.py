@@ -114,5 +114,38 @@ def test_modules_and_functions_answer_with_labels_or_with_as_many_scores_as_conf
         scores.encode([3], None)
     sized = interface(ModuleClassifier(Scores(), input_size=(8, 9)))
     assert sized.metadata["inputs"][0]["shape"] == [-1, -1, 8, 9]
-    with pytest.raises(ConfigError, match="only an upstream of the Open Inference Protocol"):
-        interface(ModuleClassifier(Scores()), scores="upstream")
+
+
+SCORES = Scores()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "module", "torchscript"])
+def test_a_model_in_the_process_hands_on_its_own_scores(tmp_path: Path, kind: str) -> None:
+    images = plain_images(3)
+    classifier, name = "test_gateway_interface:SCORES", "input-0"
+    if kind == "onnx":
+        classifier, name = str(means_model(tmp_path / "a.onnx", ["N", 3, 16, 16])), "picture"
+    elif kind == "torchscript":
+        classifier = str(tmp_path / "a.pt")
+        torch.jit.script(Scores()).save(classifier)
+    with gateway(classifier=classifier, scores="upstream", **({} if kind == "onnx" else {"class_count": 3})) as running:
+        described = running.client.get("/v2/models/m").json()
+        assert described["outputs"] == [{"name": "scores", "datatype": "FP32", "shape": [-1, 3]}]
+        found = ask(running, images.numpy(), "FP32", name).json()["outputs"]
+        assert [one["name"] for one in found] == ["scores"]
+        scores = torch.tensor(found[0]["data"]).reshape(found[0]["shape"])
+        # These pictures stay as they are.
+        assert torch.allclose(scores, images.mean(dim=(2, 3)), atol=1e-6)
+        (decision, *_) = running.client.get("/v1/decisions").json()["decisions"]
+        assert decision["changed"] is False
+        alone = torch.tensor(ask(running, images[1:2].numpy(), "FP32", name).json()["outputs"][0]["data"])
+        assert torch.equal(alone, scores[1]), "the same bits as among others"
+
+
+def test_who_has_labels_only_has_no_scores_to_hand_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there are no scores to hand on"):
+        interface(lambda images: images[:, 0, 0, 0].long(), scores="upstream")
+    labels = means_model(tmp_path / "a.onnx", ["N", 3, 16, 16], labels=True)
+    with gateway(classifier=str(labels), scores="upstream") as running:
+        found = ask(running, plain_images(2).numpy(), "FP32").json()["outputs"]
+        assert found[0]["datatype"] == "INT64", "its own answer"

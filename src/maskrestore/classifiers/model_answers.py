@@ -73,6 +73,19 @@ class ModelAnswers:
             return self._of_names(list(part), count)  # type: ignore[call-overload]
         return self._of_tensor(as_tensor(part), count)
 
+    def scores(self, answer: object, count: int) -> Tensor:
+        """The scores themselves, ``(count, ...)`` as the model answers them; for those who hand them on.
+
+        Raises ClassifierOutputError if there are none.
+        """
+        part = _part(answer, self.output, count)
+        if _is_listed(part, Mapping | str | bytes):
+            raise ClassifierOutputError(f"expected scores in a tensor, got {_described(part)}")
+        found = as_tensor(part)
+        if not found.is_floating_point() or found.ndim < 1 or len(found) != count:
+            raise ClassifierOutputError(f"expected scores of {count} images, got {_described(found)}")
+        return found.clone()
+
     def _of_tensor(self, found: Tensor, count: int) -> tuple[Tensor, Tensor]:
         values = _without_empty_axes(found, count)
         kind = f"{found.dtype} of shape {tuple(found.shape)}"

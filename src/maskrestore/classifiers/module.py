@@ -31,7 +31,7 @@ from maskrestore.classifiers.normalisation import (
     fixed_chunks,
 )
 from maskrestore.errors import ConfigError
-from maskrestore.imaging.inputs import check_pixels, unchecked_batch
+from maskrestore.imaging.inputs import as_batch, check_pixels, unchecked_batch
 from maskrestore.imaging.resize import resize
 from maskrestore.runtime.precision import Precision, autocast, resolve_precision
 
@@ -158,6 +158,21 @@ class ModuleClassifier:
         labels = torch.cat([labels[:count] for (labels, _), count in parts])
         return checked_labels(labels, torch.stack([holds_nan for (_, holds_nan), _ in parts]))
 
+    def scores(self, images: Tensor) -> Tensor:
+        """The module's scores ``(B, ...)`` float32 of images ``(B, C, H, W)`` in [0, 1], on the CPU.
+
+        For those who hand them on, and not for the defense. Raises what a call raises, and ClassifierOutputError for a
+        module that answers with labels.
+        """
+        batch = as_batch(images)
+        self(batch[:1])  # chooses how it runs
+        with torch.no_grad(), autocast(self.device, self.precision), _evaluating(self._runs):
+            parts = [
+                self._read.scores(self._answer(chunk), len(chunk))[:count].float().cpu()
+                for chunk, count in fixed_chunks(batch, self.micro_batch)
+            ]
+        return torch.cat(parts)
+
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the copy that runs; files are read again, and TorchScript has a format of its own."""
         state = dict(self.__dict__)
@@ -179,9 +194,11 @@ class ModuleClassifier:
             self._runs = self._private_copy()
 
     def _labels(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self._read(self._answer(images), len(images))
+
+    def _answer(self, images: Tensor) -> Any:
         assert self._memory_format is not None
-        inputs = self._inputs(images).contiguous(memory_format=self._memory_format)
-        return self._read(self._runs(inputs), len(images))
+        return self._runs(self._inputs(images).contiguous(memory_format=self._memory_format))
 
     def _inputs(self, images: Tensor) -> Tensor:
         sized = images if self.input_size is None else resize(images, *self.input_size)

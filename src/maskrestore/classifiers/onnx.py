@@ -28,7 +28,13 @@ from maskrestore.classifiers.normalisation import (
 )
 from maskrestore.classifiers.onnx_inputs import OnnxInput, picture_input, pixel_rules
 from maskrestore.classifiers.onnx_outputs import answer_names, classes_in_file, one_score
-from maskrestore.errors import ClassifierError, ConfigError, InvalidImageError, MissingDependencyError
+from maskrestore.errors import (
+    ClassifierError,
+    ClassifierOutputError,
+    ConfigError,
+    InvalidImageError,
+    MissingDependencyError,
+)
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.imaging.resize import resize
 
@@ -167,6 +173,25 @@ class OnnxClassifier:
         that is neither scores nor labels or holds NaN, ClassifierError if the model fails, and ConfigError if it works
         with several layouts and none is named.
         """
+        batch = self._checked(images)
+        return torch.cat([self._labels(chunk)[:count] for chunk, count in fixed_chunks(batch, self.micro_batch)])
+
+    def scores(self, images: Tensor) -> np.ndarray[Any, Any]:
+        """What the output that is read holds, ``(B, ...)``, about images ``(B, C, H, W)`` in [0, 1].
+
+        For those who hand it on, and not for the defense. Raises what a call raises, and ClassifierOutputError if it is
+        no tensor of numbers with a row for each image.
+        """
+        parts = []
+        for chunk, count in fixed_chunks(self._checked(images), self.micro_batch):
+            answer, *_ = self._run(chunk)
+            if not isinstance(answer, np.ndarray) or answer.dtype.kind not in "biuf" or len(answer) != len(chunk):
+                raise ClassifierOutputError(f"{self.path}: the output {self.output!r} has no row for each image")
+            parts.append(answer[:count])
+        return np.concatenate(parts)
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """Images that the model takes, once its layout is known."""
         batch = as_batch(images)
         if self.channels not in (None, batch.shape[1]):
             hint = "; --grey reads grey files as such, convert colour files to grey first" if self.channels == 1 else ""
@@ -176,7 +201,7 @@ class OnnxClassifier:
         if not self._settled:
             with _TRIAL:
                 self._settle(batch)
-        return torch.cat([self._labels(chunk)[:count] for chunk, count in fixed_chunks(batch, self.micro_batch)])
+        return batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the session, which is opened again from the same file."""
@@ -240,12 +265,15 @@ class OnnxClassifier:
         ((layout, self._read),) = works.items()
         return layout
 
-    def _labels(self, images: Tensor, layout: Layout | None = None) -> Tensor:
+    def _run(self, images: Tensor, layout: Layout | None = None) -> list[Any]:
         inputs = self._inputs(images, layout or self.layout or "chw")
         try:
-            answer, *names = self._session.run(self._outputs, {self._taken.name: inputs})
+            return list(self._session.run(self._outputs, {self._taken.name: inputs}))
         except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise ClassifierError(f"{self.path}: the model failed: {error}") from error
+
+    def _labels(self, images: Tensor, layout: Layout | None = None) -> Tensor:
+        answer, *names = self._run(images, layout)
         if names and self._read.classes is None:
             self._read(names[0], len(images))  # learns the names
         labels, holds_nan = self._read(answer, len(images))

@@ -63,7 +63,7 @@ def serve(
         Literal["one-hot", "upstream", "labels"],
         typer.Option(
             help="What clients get where the model answers with scores: 1 for the label and 0 for the others, the "
-            "upstream's own scores for the purified picture (one more query), or labels."
+            "model's own scores for the purified picture (`upstream`: one more query), or labels."
         ),
     ] = "one-hot",
     class_count: Annotated[

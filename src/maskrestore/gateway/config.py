@@ -89,8 +89,8 @@ class ModelConfig(_Frozen):
     most_bytes: Count = 2**24
     """Of an answer of the upstream."""
     scores: Literal["one-hot", "upstream", "labels"] = "one-hot"
-    """What clients get where the model answers with scores: 1 for the label and 0 for the others; the upstream's own
-    for the purified picture, with one more query; or labels."""
+    """What clients get where the model answers with scores: 1 for the label and 0 for the others; the model's own
+    for the purified picture, with one more query (``upstream``); or labels."""
     class_count: Annotated[int, Field(ge=2)] | None = None
     """Of one-hot scores, where the model does not say it."""
     profile: str = "fast"

@@ -171,7 +171,7 @@ async def _outputs(
         return {interface.output: (interface.answer_type, interface.encode(labels, model.classes))}
     pictures = [one.purification.images[0] for one in outcomes if one.purification is not None]
     if len(pictures) < len(outcomes):
-        raise RefusedError(503, "the upstream's own scores are answered for purified pictures only")
+        raise RefusedError(503, "the model's own scores are answered for purified pictures only")
     try:
         left = max(0.0, caller.deadline - time.monotonic())
         ask = functools.partial(model.upstream_outputs, pictures, caller.deadline)

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from maskrestore.classifiers import HttpClassifier, OnnxClassifier
+from maskrestore.classifiers import HttpClassifier, ModuleClassifier, OnnxClassifier
 from maskrestore.classifiers.normalisation import Normalisation
-from maskrestore.classifiers.onnx_inputs import OnnxInput
+from maskrestore.classifiers.onnx_inputs import FLOATS, INTEGERS, OnnxInput
 from maskrestore.classifiers.open_inference import datatype_of
 from maskrestore.errors import ClassifierError, ConfigError
 from maskrestore.gateway.config import ModelConfig
@@ -38,7 +38,7 @@ class Interface:
     output: str
     answer: Answer
     """``labels``: a number for each picture. ``names``: a text. ``one-hot``: a row of scores. ``upstream``: what
-    the upstream answers about the purified picture."""
+    the model itself answers about the purified picture."""
     answer_type: str
     """Datatype of the output."""
     answer_shape: tuple[int, ...]
@@ -119,7 +119,7 @@ def interface_of(name: str, classifier: Classifier, config: ModelConfig) -> Inte
         shape = [axis if isinstance(axis, int) else -1 for axis in axes] or [-1]
     else:
         taken, datatype = _plain_input(classifier, config), "FP32"
-        scores = config.class_count is not None and config.scores == "one-hot"
+        scores = (config.class_count is not None and config.scores == "one-hot") or config.scores == "upstream"
         output, answer_type, shape = ("scores", "FP32", [-1, -1]) if scores else ("label", "INT64", [-1])
     if len(taken.layouts) > 1:
         raise ConfigError(f"{name}: the channels may be the first or the last axis; say which with layout = chw or hwc")
@@ -138,11 +138,13 @@ def _answer(
 ) -> tuple[Answer, str, tuple[int, ...]]:
     """How labels are told: the kind of answer, its datatype, and its axes behind that of the pictures."""
     if config.scores == "upstream":
-        if not (isinstance(classifier, HttpClassifier) and classifier.served is not None):
+        if not _has_scores(classifier):
             raise ConfigError(
-                f"{name}: only an upstream of the Open Inference Protocol has scores of its own to hand on; use "
-                "scores = one-hot or labels"
+                f"{name}: there are no scores to hand on: functions and addresses of other protocols answer with "
+                "labels only; use scores = one-hot or labels (--scores)"
             )
+        if isinstance(classifier, ModuleClassifier) and config.class_count is not None:
+            trailing = [config.class_count]
         return "upstream", datatype, tuple(trailing)
     if datatype == "BYTES":
         return "names", "BYTES", tuple(1 for _ in trailing)
@@ -168,6 +170,15 @@ def _answer(
     axes = [1] * max(1, len(trailing))
     axes[free[0] if free else 0] = width
     return "one-hot", datatype, tuple(axes)
+
+
+def _has_scores(classifier: Classifier) -> bool:
+    """Whether a model has an answer of its own that can be handed on."""
+    if isinstance(classifier, OnnxClassifier):
+        return classifier.declared_answer[0] in {*FLOATS, *INTEGERS}
+    return isinstance(classifier, ModuleClassifier) or (
+        isinstance(classifier, HttpClassifier) and classifier.served is not None
+    )
 
 
 def _check_metadata(declared: Mapping[str, Any], address: str) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from maskrestore.classifiers import HttpClassifier, load_classifier
+from maskrestore.classifiers import HttpClassifier, ModuleClassifier, OnnxClassifier, load_classifier
 from maskrestore.defense.batching import ON_CPU, ON_GPU
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.streams import Key, key_fingerprint
@@ -63,7 +64,7 @@ class ShieldedModel:
             self.server.keep_classes(classes_file)
         self.defense = BDMAE(restorer, config.defense_config(), key=key)
         self.max_queries = self.defense.config.max_queries
-        """The most queries for a picture, with the one for the upstream's own scores."""
+        """The most queries for a picture, with the one for the model's own scores."""
         if self.interface.answer == "upstream":
             self.max_queries += 1
         options = config.model_dump(mode="json", include=_OF_IDENTITY)
@@ -129,12 +130,17 @@ class ShieldedModel:
         return [int(self._asked(until)(image[None])[0]) for image in images]
 
     def upstream_outputs(self, pictures: Sequence[Tensor], until: float) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
-        """The upstream's whole answers about pictures ``(C, H, W)``: datatypes and values of its outputs by name.
+        """The model's own answers about pictures ``(C, H, W)``: datatypes and values of its outputs by name.
+
+        Of an upstream all outputs, of a model in this process the one that is read.
 
         until: as for :meth:`plain_labels`. Raises ClassifierError, and ClassifierOutputError for answers that do not
         belong together.
         """
-        assert self.server is not None
+        if self.server is None:
+            assert isinstance(self._loaded, OnnxClassifier | ModuleClassifier)
+            scores = np.asarray(self._loaded.scores(torch.stack(list(pictures))))
+            return {self.interface.output: (self.interface.answer_type, scores)}
         answers = [self.server.outputs(picture[None], until=until) for picture in pictures]
         joined = {}
         for name, first in answers[0].items():
