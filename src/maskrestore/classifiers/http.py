@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import Context, copy_context
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -238,13 +238,24 @@ class HttpClassifier:
         return later
 
     def answers(
-        self, pictures: Iterable[Tensor], *, at_a_time: int | None = None, until: float = math.inf
+        self,
+        pictures: Iterable[Tensor],
+        *,
+        at_a_time: int | None = None,
+        until: float = math.inf,
+        context: Context | None = None,
     ) -> Iterator[tuple[int, Tensor | Exception]]:
         """Ask about pictures ``(1, C, H, W)``, ``concurrency`` at a time or fewer; see ``StreamingClassifier``.
 
-        until: when nobody waits for answers any more, by ``time.monotonic``. Requests end then.
+        until: when nobody waits for answers any more, by ``time.monotonic``. Requests end then. context: in which they
+        are sent, for tracing; ``None``: that of the caller.
         """
-        label = functools.partial(self._label, until=until)
+        context = copy_context() if context is None else context
+
+        def label(picture: Tensor) -> Tensor:
+            # Copied: a context can be entered by one thread at a time.
+            return context.copy().run(self._label, picture, until)
+
         most = min(self.concurrency, at_a_time or self.concurrency)
         numbered, flying = enumerate(pictures), dict[Future[Tensor], int]()
         try:

@@ -71,6 +71,7 @@ def make_app(gateway: Gateway) -> FastAPI:
         # Without keys, a page of another site must not reach the loopback under a name of its own.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK)
     app.add_middleware(_Observed, gateway=gateway)
+    gateway.tracing.observe(app)
     return app
 
 

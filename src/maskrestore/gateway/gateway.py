@@ -19,6 +19,7 @@ from maskrestore.gateway.metrics import Metrics
 from maskrestore.gateway.models import ModelSlot, ShieldedModel
 from maskrestore.gateway.records import ModelStatus, Status
 from maskrestore.gateway.service import Service
+from maskrestore.gateway.tracing import Tracing, tracing_of_environment
 from maskrestore.reporting import printable
 from maskrestore.runtime.environment import own_version
 from maskrestore.types import Restorer, RestorerChoice
@@ -41,10 +42,12 @@ class Gateway:
         *,
         key: Key,
         read_config: Callable[[], GatewayConfig] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """Load the models. One whose upstream does not answer is loaded later.
 
-        key: the operator's secret. read_config: reads the configuration again. Raises ConfigError and ClassifierError.
+        key: the operator's secret. read_config: reads the configuration again. tracing: ``None``: as the environment
+        says. Raises ConfigError and ClassifierError.
         """
         self.config, self._restorer, self._key, self._read_config = config, restorer, key, read_config
         self._store = DecisionStore(config.decisions)
@@ -52,7 +55,8 @@ class Gateway:
         self.access = Access(config, self._ledger)
         self.metrics = Metrics()
         keeps = config.decisions.pictures != "off" or config.decisions.recent > 0
-        self.service = Service(self._store, self.metrics, keeps_pictures=keeps)
+        self.tracing = tracing_of_environment() if tracing is None else tracing
+        self.service = Service(self._store, self.metrics, self.tracing, keeps_pictures=keeps)
         self.draining = False
         self._using: Counter[ModelSlot] = Counter()
         self._closing: set[asyncio.Task[None]] = set()
@@ -140,6 +144,7 @@ class Gateway:
         self.draining = True
         await asyncio.gather(*(self._close(slot) for slot in self.slots.values()), *self._closing)
         self._store.close()
+        self.tracing.close()
 
     async def _close(self, slot: ModelSlot) -> None:
         while self._using[slot]:

@@ -7,6 +7,7 @@ import functools
 import math
 import time
 from collections.abc import Sequence
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,7 @@ async def _outputs(
         raise RefusedError(503, "the model's own scores are answered for purified pictures only")
     try:
         left = max(0.0, caller.deadline - time.monotonic())
-        ask = functools.partial(model.upstream_outputs, pictures, caller.deadline)
+        ask = functools.partial(copy_context().run, model.upstream_outputs, pictures, caller.deadline)
         asked = asyncio.get_running_loop().run_in_executor(model.threads, ask)
         return await asyncio.wait_for(asked, left)
     except (TimeoutError, TimeOver):

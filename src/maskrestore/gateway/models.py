@@ -175,7 +175,7 @@ class ShieldedModel:
 
     def _asked_about(self, picture: QueuedPicture) -> Classifier:
         assert self._upstream is not None
-        return Questions(self._upstream, picture.deadline, lambda: not picture.future.cancelled())
+        return Questions(self._upstream, picture.deadline, lambda: not picture.future.cancelled(), picture.context)
 
 
 class ModelSlot:

@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ class QueuedPicture:
     """When nobody waits for it any more, by ``time.monotonic``."""
     accepted: float
     begun: float = 0.0
+    context: Context = field(default_factory=copy_context)
+    """Of the request, such as its trace; questions are asked in it."""
     future: Future[Purified] = field(default_factory=Future)
 
     @property

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,7 @@ from maskrestore.gateway.models import ShieldedModel
 from maskrestore.gateway.pictures import content_of
 from maskrestore.gateway.records import Decision
 from maskrestore.gateway.scheduler import Purified
+from maskrestore.gateway.tracing import Tracing
 from maskrestore.jobs.result_files import answer
 from maskrestore.reporting import printable
 from maskrestore.reporting.pictures import thumbnail
@@ -62,9 +65,9 @@ class Outcome:
 class Service:
     """Purifies pictures and keeps a decision of each."""
 
-    def __init__(self, store: DecisionStore, metrics: Metrics, *, keeps_pictures: bool) -> None:
+    def __init__(self, store: DecisionStore, metrics: Metrics, tracing: Tracing, *, keeps_pictures: bool) -> None:
         """keeps_pictures: whether the store can show any."""
-        self.store, self.metrics = store, metrics
+        self.store, self.metrics, self._tracing = store, metrics, tracing
         self._keeps_pictures = keeps_pictures
         self._listeners: set[asyncio.Queue[Decision]] = set()
 
@@ -92,7 +95,9 @@ class Service:
         spent = reserved
         try:
             started, accepted = time.time(), time.monotonic()
-            found = await self._purified(model, pictures, caller)
+            with self._tracing.span("purify", model=model.name, pictures=len(pictures)):
+                found = await self._purified(model, pictures, caller)
+                self._trace(found, started)
             labels = await self._plain_labels(model, pictures, found, policies, caller)
             seconds = time.monotonic() - accepted
             outcomes = [
@@ -105,6 +110,14 @@ class Service:
         if keep:
             await self._keep(outcomes, pictures, {caller.tenant: spent})
         return outcomes
+
+    def _trace(self, found: Sequence[Purified | Exception], started: float) -> None:
+        """Spans of what became of each picture."""
+        for place, one in enumerate(found):
+            if isinstance(one, Purified):
+                self._tracing.past("queue", started, one.waited, place=place)
+                queries = int(one.purification.queries[0])
+                self._tracing.past("rounds", started + one.waited, one.worked, place=place, queries=queries)
 
     async def _purified(
         self, model: ShieldedModel, pictures: Sequence[Tensor], caller: Caller
@@ -140,7 +153,8 @@ class Service:
         if not open_places:
             return labels
         failed = [pictures[place] for place in open_places]
-        asked = asyncio.get_running_loop().run_in_executor(model.threads, model.plain_labels, failed, caller.deadline)
+        ask = functools.partial(copy_context().run, model.plain_labels, failed, caller.deadline)
+        asked = asyncio.get_running_loop().run_in_executor(model.threads, ask)
         try:
             answers = await asyncio.wait_for(asked, max(0.0, caller.deadline - time.monotonic()))
         except (MaskRestoreError, TimeoutError) as error:

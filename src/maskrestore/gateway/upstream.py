@@ -6,7 +6,8 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 
 import torch
 from circuitbreaker import CircuitBreaker
@@ -69,6 +70,8 @@ class Questions:
     """When nobody waits for an answer any more, by ``time.monotonic``."""
     is_wanted: Callable[[], bool] = lambda: True
     """Whether somebody still waits: the client may have gone."""
+    context: Context = field(default_factory=copy_context)
+    """In which requests are sent."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1]. Raises what the server's adapter raises."""
@@ -115,7 +118,7 @@ class Questions:
                 yield taken[1]
 
         at_a_time = max(1, server.concurrency // 2)
-        for number, answer in server.answers(pictures(), at_a_time=at_a_time, until=self.until):
+        for number, answer in server.answers(pictures(), at_a_time=at_a_time, until=self.until, context=self.context):
             # That a client wants its answer sooner is no failure of the upstream.
             yield *sent[number], answer if isinstance(answer, TimeOver) else self.upstream.noted(answer)
         for place, picture in asking:
