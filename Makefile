@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
+PEERS := $(CURDIR)/.venv-peers
 # Percent of lines and branches. A part of the tests reaches this; raise it to what a whole run prints.
 COVERAGE_FLOOR := 56
 PINNED := $(addprefix --constraint ,$(CONSTRAINTS))
 
-.PHONY: demo test check fuzz format docs coverage lowest wheel hooks clean
+.PHONY: demo test peers check fuzz format docs coverage lowest wheel hooks clean
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@command -v $(PYTHON) >/dev/null || { echo "maskrestore needs Python 3.11 or newer; set PYTHON=/path/to/python"; exit 1; }
@@ -23,6 +24,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The tests with real peers: MLServer, tritonclient, schemathesis, in environments of their own that pip makes.
+peers: $(STAMP)
+	MASKRESTORE_TEST_MLSERVER=$(PEERS)/mlserver MASKRESTORE_TEST_SCHEMATHESIS=$(PEERS)/schemathesis \
+		$(BIN)/python -m pytest -m mlserver
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -68,4 +74,4 @@ hooks: $(STAMP)
 	$(BIN)/pre-commit install
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist site src/*.egg-info demo-report .coverage
+	rm -rf $(VENV) $(LOWEST) $(PEERS) build dist site src/*.egg-info demo-report .coverage

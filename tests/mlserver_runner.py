@@ -56,9 +56,11 @@ def environment_with(requirement: str, variable: str) -> Path:
     if not folder:
         pytest.skip(f"set {variable} to a folder for an environment with {requirement}")
     programs = Path(folder) / "bin"
-    if not (programs / "python").exists():
+    done = Path(folder) / ".installed"  # not there if pip was stopped half-way
+    if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         subprocess.run([programs / "python", "-m", "pip", "install", "--quiet", requirement], check=True)
+        done.touch()
     return programs
 
 

@@ -111,3 +111,14 @@ def test_a_client_that_does_not_take_its_answer_is_cut_off(gateway: Start) -> No
                 ended = True
         assert ended
     assert running.client.get("/v2/health/live").status_code == 200
+
+
+def test_the_log_has_the_address_of_the_client(gateway: Start, caplog: pytest.LogCaptureFixture) -> None:
+    running = gateway()
+    with caplog.at_level("INFO", logger="maskrestore.gateway.requests"):
+        assert running.client.get("/v1/status").status_code == 200
+        end = time.monotonic() + 5
+        while not (records := [one for one in caplog.records if one.name == "maskrestore.gateway.requests"]):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert records[-1].__dict__["client"] == "127.0.0.1"

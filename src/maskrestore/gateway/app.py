@@ -142,6 +142,4 @@ class _Observed:
             words = {"request": identity, "route": route, "status": status, "seconds": round(seconds, 4)}
             client = scope["client"][0] if scope.get("client") else None
             level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
-            _LOG.log(
-                level, "request", extra={**words, "method": scope["method"], "client": client[0] if client else None}
-            )
+            _LOG.log(level, "request", extra={**words, "method": scope["method"], "client": client})
