@@ -4,7 +4,12 @@
 """
 
 import json
+import os
+import re
+import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +17,7 @@ import pytest
 
 from fakes import colour_labels, plain_images
 from gateway_runner import Running
-from mlserver_runner import environment_with
+from mlserver_runner import environment_with, free_port
 
 CLIENT = """
 import json, sys
@@ -57,6 +62,53 @@ def test_tritonclient_before_the_gateway_before_mlserver(
     assert in_bytes == in_json == colour_labels(images).tolist()
     assert "[400]" in refused
     assert "priority" in refused
+
+
+GUIDE = Path(__file__).parents[2] / "docs/guides/gateway.md"
+
+
+@pytest.mark.mlserver
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_five_commands_of_the_guide_shield_a_running_server(host: str, tmp_path: Path) -> None:
+    section = GUIDE.read_text().partition("## From a running server to a shielded one")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) == 5
+    port, image = free_port(), plain_images(1)
+    upstream = ("http://localhost:8000/v2/models/signs", f"{host}/colours")
+    install, key, serve, ask, look = (
+        line.replace(*upstream).replace("models/signs", "models/colours").replace(":8080", f":{port}") for line in lines
+    )
+    assert install == "pip install 'maskrestore[gateway]'", "the environment of the tests has it"
+    entry = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.flatten().tolist()}
+    (tmp_path / "request.json").write_text(json.dumps({"inputs": [entry]}))
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    sources = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PATH": programs, "PYTHONPATH": sources}
+
+    def run(command: str) -> str:
+        return subprocess.run(
+            command, shell=True, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True, timeout=60
+        ).stdout  # fmt: skip
+
+    run(key)
+    with (tmp_path / "log").open("w") as log:
+        gateway = subprocess.Popen(
+            f"exec {serve} --port {port}", shell=True, cwd=tmp_path, env=environment, stdout=log, stderr=log
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + 60
+        while not run(f"curl -s http://localhost:{port}/v2/health/ready || true").startswith('{"ready":true'):
+            assert gateway.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        (scores,) = json.loads(run(ask))["outputs"]
+        label = int(colour_labels(image))
+        assert scores["data"].index(1.0) == label
+        (decision,) = json.loads(run(look))["decisions"]
+        assert (decision["label"], decision["shielded"]) == (label, True)
+    finally:
+        gateway.terminate()
+        assert gateway.wait(30) == 0, (tmp_path / "log").read_text()
 
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"

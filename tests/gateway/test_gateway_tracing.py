@@ -1,5 +1,6 @@
 """Traces: off unless the environment asks for them; then a request, its queue, its rounds and its questions are one."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -127,6 +128,20 @@ def test_the_standard_variables_decide(variables: dict[str, str], on: bool, monk
     if found._provider is not None:
         assert found._provider.resource.attributes["service.name"] == "maskrestore"
     found.close()
+
+
+def test_spans_reach_a_collector(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.host)
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "my gateway")
+    server.faults = [says(200, b"", "application/x-protobuf")]
+    found = tracing_of_environment()
+    with found.span("purify", pictures=2):
+        pass
+    found.close()
+    (body,) = server.bodies
+    body = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
+    assert b"maskrestore.purify" in body
+    assert b"my gateway" in body
 
 
 def test_without_a_wish_nothing_of_opentelemetry_is_loaded() -> None:
