@@ -93,6 +93,9 @@ def kept(folder: Path) -> list[Any]:
 
 def test_answers_reloading_and_a_graceful_end(tmp_path: Path) -> None:
     with program(tmp_path) as running:
+        assert running.process.stdout is not None
+        told = running.process.stdout.readline()
+        assert told == f"colours: {running.address}/v2/models/colours\n", "the port that 0 has become"
         found = running.ask(IMAGES[:4])
         assert found.status_code == 200, found.text
         expected = BDMAE("mae-tiny-32", "fast", key="a secret").purify(IMAGES[:4], colour_labels)

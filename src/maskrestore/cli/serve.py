@@ -93,7 +93,7 @@ def serve(
         typer.Option(help="Which pictures are kept with their decisions, reduced to 224 pixels a side."),
     ] = "off",
     host: Annotated[str, typer.Option(help="Address to listen on. Others than the loopback need keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8080,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file with the certificate, for HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,
     proxies: Annotated[
@@ -160,12 +160,14 @@ def serve(
         }  # fmt: skip
         found = checked_config(values, "command line")
     where = Listening(host=host, port=port, tls_certificate=tls_certificate, tls_key=tls_key, proxies=proxies)
-    scheme = "http" if tls_certificate is None else "https"
-    for each in found.models:
-        out.print(f"{each}: {scheme}://{host}:{port}/v2/models/{each}", soft_wrap=True, highlight=False)
+
+    def told(address: str) -> None:
+        for each in found.models:
+            out.print(f"{each}: {address}/v2/models/{each}", soft_wrap=True, highlight=False)
+
     if not found.tenants:
         say("note: there are no keys, so the gateway listens on the loopback only, and everyone there may use it")
-    run(found, where, key=key, read_config=None if config is None else lambda: read_config(config))
+    run(found, where, key=key, read_config=None if config is None else lambda: read_config(config), told=told)
 
 
 def _model_settings(model: ClassifierOptions) -> dict[str, Any]:

@@ -43,11 +43,17 @@ class Listening:
 
 
 def serve(
-    config: GatewayConfig, where: Listening, *, key: Key, read_config: Callable[[], GatewayConfig] | None = None
+    config: GatewayConfig,
+    where: Listening,
+    *,
+    key: Key,
+    read_config: Callable[[], GatewayConfig] | None = None,
+    told: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT. Then no more are accepted, and those that are get their answers.
 
-    SIGHUP reads the configuration again. key: the operator's secret. Raises ConfigError, and what loading raises.
+    SIGHUP reads the configuration again. key: the operator's secret. told: is told the address, ``http://host:port``,
+    once requests are answered. Raises ConfigError, and what loading raises.
     """
     if not config.tenants and not _is_loopback(where.host):
         raise ConfigError(
@@ -65,7 +71,7 @@ def serve(
         timeout_graceful_shutdown=round(config.limits.timeout) + _MORE_SECONDS,
     )  # fmt: skip
     with suppress(KeyboardInterrupt):  # the server hands on the signal that ended it
-        asyncio.run(_run(_Server(settings, gateway), gateway))
+        asyncio.run(_run(_Server(settings, gateway), gateway, told))
 
 
 class _Server(uvicorn.Server):
@@ -80,7 +86,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-async def _run(server: uvicorn.Server, gateway: Gateway) -> None:
+async def _run(server: uvicorn.Server, gateway: Gateway, told: Callable[[str], None]) -> None:
     tasks: set[asyncio.Task[bool]] = set()
 
     def reload() -> None:
@@ -89,18 +95,20 @@ async def _run(server: uvicorn.Server, gateway: Gateway) -> None:
         task.add_done_callback(tasks.discard)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-    saying = asyncio.create_task(_say_where(server))
+    saying = asyncio.create_task(_say_where(server, told))
     await server.serve()
     saying.cancel()
 
 
-async def _say_where(server: uvicorn.Server) -> None:
+async def _say_where(server: uvicorn.Server, told: Callable[[str], None]) -> None:
     while not server.started:
         await asyncio.sleep(0.01)
     host, port = server.servers[0].sockets[0].getsockname()[:2]
     scheme = "https" if server.config.is_ssl else "http"
     shown = f"[{host}]" if ":" in host else host
-    _LOG.info("listening", extra={"address": f"{scheme}://{shown}:{port}"})
+    address = f"{scheme}://{shown}:{port}"
+    _LOG.info("listening", extra={"address": address})
+    told(address)
 
 
 def _is_loopback(host: str) -> bool:
