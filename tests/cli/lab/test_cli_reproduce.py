@@ -23,16 +23,16 @@ def toy(tmp_path, monkeypatch):
 def test_a_table_is_measured_and_written(invoke, toy, tmp_path):
     result = invoke("reproduce", "table2", "--scale", "smoke")
     assert result.exit_code == 0, result.output
-    assert "48 measured of 48 cells" in result.stderr
+    assert "84 measured of 84 cells" in result.stderr
     folder = tmp_path / "runs/reproduce/smoke"
-    assert len(read_records(folder)) == 48
+    assert len(read_records(folder)) == 84
     assert {path.name for path in (folder / "tables").iterdir()} == {"table2.md", "table2.csv", "table2.tex"}
-    assert "48 kept of 48 cells" in invoke("reproduce", "table2", "--scale", "smoke").stderr
+    assert "84 kept of 84 cells" in invoke("reproduce", "table2", "--scale", "smoke").stderr
 
 
 def test_the_cells_of_some_defenses_only(invoke, toy, tmp_path):
     arguments = ("reproduce", "table2", "--scale", "smoke", "--out", "o", "--only", "blur-weak", "--only", "bdmae")
-    assert "4 measured of 4 cells" in invoke(*arguments).stderr
+    assert "8 measured of 8 cells" in invoke(*arguments).stderr
     assert {record.defense.name for record in read_records(tmp_path / "o")} == {"blur-weak", "bdmae"}
     assert "| Blur (Weak) |" in (tmp_path / "o/tables/table2.md").read_text()
     result = invoke(*arguments, "--only", "bdmea")
@@ -60,7 +60,7 @@ def test_records_of_another_revision_are_kept_and_named(invoke, toy, tmp_path):
     earlier = dataclasses.replace(record.environment, commit="0123abc")
     cell_records(tmp_path / "o").append(dataclasses.replace(record, environment=earlier))
     result = invoke(*arguments)
-    assert "2 kept of 2 cells" in result.stderr
+    assert "4 kept of 4 cells" in result.stderr
     assert "0123abc (1)" in result.stderr
 
 
@@ -78,7 +78,7 @@ def test_a_figure_that_cannot_be_drawn_does_not_stop_the_tables(invoke, toy, tmp
 def test_the_plan_measures_nothing(invoke, toy, tmp_path):
     result = invoke("reproduce", "table2", "tableA5", "--plan", "--out", "o")
     assert result.exit_code == 0, result.output
-    for words in ("table2", "288", "tableA5", "together", "hours left"):
+    for words in ("table2", "504", "tableA5", "together", "hours left"):
         assert words in result.stdout
     assert not (tmp_path / "o").exists()
 

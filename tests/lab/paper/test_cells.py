@@ -4,6 +4,7 @@ import pytest
 
 from maskrestore.errors import ConfigError, UnknownNameError
 from maskrestore.lab.attacks import make_attack
+from maskrestore.lab.data import dataset_spec
 from maskrestore.lab.measure.defenses import DEFENSES
 from maskrestore.lab.measure.record_files import read_records
 from maskrestore.lab.paper.catalogue import EXPERIMENTS
@@ -44,7 +45,8 @@ def test_every_cell_can_be_built(name, scale):
         assert one.victim.digest()
         assert one.config is not None
     for case in {one.case for one in cells}:
-        assert make_attack(case.attack, num_classes=10, mode=case.mode).name == case.attack
+        size = dataset_spec(case.dataset).image_size
+        assert make_attack(case.attack, num_classes=10, image_size=size, mode=case.mode).name == case.attack
 
 
 def test_all_tables_and_figures_of_the_paper_are_there():
@@ -75,6 +77,9 @@ def test_photographs_have_their_own_victims_and_a_stand_in():
 
 def test_local_is_what_fits_two_cores():
     cells = cells_of(EXPERIMENTS["table2"], LOCAL)
+    large = [one for one in cells if dataset_spec(one.case.dataset).photographs]
+    assert {one.count for one in large} == {200, 300}
+    cells = [one for one in cells if one not in large]
     assert {one.victim.width for one in cells} == {32}
     assert {one.victim.init for one in cells} == {"clean"}
     counts = {one.variant.defense: one.count for one in cells}
@@ -173,12 +178,13 @@ def test_februus_looks_at_a_layer_that_the_network_has():
         layer = Variant(defense="februus-xgradcam").config(name).layer
         assert target_layer(ARCHITECTURES[name](10, width=4), layer) is not None
     chosen = {
-        (case.architecture, dict(variant.settings)["layer"])
+        (case.architecture, variant.config(case.architecture).layer)
         for grid in EXPERIMENTS.values()
         for case, variant in grid.entries()
         if "layer" in dict(variant.settings)
     }
-    assert chosen == {("resnet18", "stages.3")}
+    # Networks without stages have the last feature map only.
+    assert chosen == {("resnet18", "stages.3"), ("efficientnet-lite0", None)}
     assert target_layer(ARCHITECTURES["resnet18"](10, width=4), "stages.3") is not None
 
 

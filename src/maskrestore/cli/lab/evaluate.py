@@ -38,6 +38,7 @@ from maskrestore.lab.measure.defenses import (
     default_config,
     make_defense,
     restorer_of,
+    with_cam_layer,
 )
 from maskrestore.lab.measure.record_files import cell_records
 from maskrestore.lab.measure.run import evaluate as run_evaluation
@@ -115,18 +116,19 @@ def evaluate(
         maskrestore evaluate --attack corners --defense bdmae-paper --set scores.label_score=contrast
     """
     key = read_key(key_file, warn_without=False)
+    victims = [
+        victim_config(dataset, None if name == CLEAN else name, target, victim_settings or []) for name in attack
+    ]
     defenses = _defenses(
         defense,
         settings or [],
         dataset=dataset,
+        architecture=victims[0].architecture,
         restorer=restorer_of(restorer, dataset),
         device=device,
         key=key,
         max_queries=max_queries,
     )
-    victims = [
-        victim_config(dataset, None if name == CLEAN else name, target, victim_settings or []) for name in attack
-    ]
     test = load_dataset(dataset, "test", folder=data)
     test = test if pictures is None else test.named(pictures)
     records = cell_records(out_path)
@@ -159,6 +161,7 @@ def _defenses(
     settings: list[str],
     *,
     dataset: str,
+    architecture: str,
     restorer: str,
     device: str,
     key: bytes | int,
@@ -168,7 +171,7 @@ def _defenses(
 
     Raises UnknownNameError or ConfigError for an invalid name, setting or option.
     """
-    configs = {name: default_config(name) for name in names}
+    configs = {name: with_cam_layer(default_config(name), architecture) for name in names}
     load = functools.cache(lambda: named_restorer(restorer, device=device))  # all defenses share the weights
 
     def changed(config: DefenseConfig) -> DefenseConfig:

@@ -36,6 +36,7 @@ __all__ = [
     "make_defense",
     "restorer_of",
     "settings_in_force",
+    "with_cam_layer",
 ]
 
 
@@ -99,6 +100,22 @@ def default_config(name: str) -> DefenseConfig:
     if name not in DEFENSES:
         raise UnknownNameError("defense", name, DEFENSES)
     return DEFENSES[name]
+
+
+_CAM_LAYERS: dict[str, str | None] = {
+    "conv6": "stages.2",
+    "vgg16": "stages.2",
+    **dict.fromkeys(("efficientnet-lite0", "efficientnet-lite2", "resnet50-pretrained", "vit-small")),
+}
+"""Februus's layer in networks without four ``stages``: maps of 8x8 positions for images of 32 pixels, or with ``None``
+the last feature map."""
+
+
+def with_cam_layer(config: Any, architecture: str) -> Any:
+    """Return settings whose ``layer`` is one that the architecture has. Settings without a layer stay the same."""
+    if architecture not in _CAM_LAYERS or not hasattr(config, "layer"):
+        return config
+    return dataclasses.replace(config, layer=_CAM_LAYERS[architecture])
 
 
 def restorer_of(name: str, dataset: str) -> str:

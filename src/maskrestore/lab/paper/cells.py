@@ -19,6 +19,7 @@ from maskrestore.lab.measure.defenses import (
     default_config,
     restorer_of,
     settings_in_force,
+    with_cam_layer,
 )
 from maskrestore.lab.victims import VictimConfig
 from maskrestore.mae.checkpoints.loading import packaged_digest
@@ -82,18 +83,10 @@ class Variant:
     def config(self, architecture: str = "resnet18") -> DefenseConfig | Any:
         """The settings of the defense. Raises UnknownNameError for a name or a setting that does not exist."""
         standard: Any = DETECTORS[self.defense] if self.detects else default_config(self.defense)
-        names = {field.name for field in dataclasses.fields(standard)}
-        layer = {"layer": _CAM_LAYERS[architecture]} if "layer" in names and architecture in _CAM_LAYERS else {}
-        return with_settings(standard, {**layer, **dict(self.settings)})
-
-
-_CAM_LAYERS: dict[str, str | None] = {
-    "conv6": "stages.2",
-    "vgg16": "stages.2",
-    **dict.fromkeys(("efficientnet-lite0", "efficientnet-lite2", "resnet50-pretrained", "vit-small")),
-}
-"""Februus's layer in networks without four ``stages``: maps of 8x8 positions for images of 32 pixels, or with ``None``
-the last feature map."""
+        usual = with_cam_layer(standard, architecture)
+        # Without stages there is only the last feature map to choose, so rows for several stages share a cell.
+        single = usual is not standard and usual.layer is None
+        return with_settings(usual, {name: value for name, value in self.settings if not (single and name == "layer")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +105,8 @@ class Scale:
     """Width of the victims; 64 is the full network."""
     init: Literal["clean", "scratch"]
     """Whether attacked victims are fine-tuned from a clean one or trained from scratch."""
+    images_large: int | None
+    """``images`` for photographs."""
     repeats: int
     """Number of repeats, each with another target class, victim and test images (paper, appendix B.1)."""
     repeats_large: int
@@ -124,11 +119,12 @@ class Scale:
     """Whether cells of a victim share cached restorations and labels (``restoration_cache.py``). This changes only the
     measured time and memory."""
 
-    def count(self, defense: str) -> int | None:
+    def count(self, defense: str, dataset: str) -> int | None:
         """Return the number of clean test images for ``defense``, and of triggered ones; ``None`` for all."""
+        images = self.images_large if dataset_spec(dataset).photographs else self.images
         if defense not in self.slow:
-            return self.images
-        return self.slow_images if self.images is None else min(self.images, self.slow_images)
+            return images
+        return self.slow_images if images is None else min(images, self.slow_images)
 
     def repeats_of(self, dataset: str) -> int:
         """Return the number of repeats for a data set."""
@@ -201,7 +197,7 @@ class Cell:
     @property
     def count(self) -> int | None:
         """The number of clean test images, and of triggered ones; ``None`` for all."""
-        return self.scale.count(self.variant.defense)
+        return self.scale.count(self.variant.defense, self.case.dataset)
 
     @property
     def diffuses(self) -> bool:

@@ -35,6 +35,7 @@ SCALES: dict[str, Scale] = {
     "smoke": Scale(
         images=4,
         slow_images=2,
+        images_large=4,
         curve_images=2,
         slow=_DIFFUSION | _ONE_BY_ONE,
         width=8,
@@ -48,6 +49,7 @@ SCALES: dict[str, Scale] = {
     "local": Scale(
         images=500,
         slow_images=200,
+        images_large=300,
         curve_images=100,
         slow=_DIFFUSION | _ONE_BY_ONE,
         width=32,
@@ -59,6 +61,7 @@ SCALES: dict[str, Scale] = {
     "full": Scale(
         images=None,
         slow_images=500,
+        images_large=None,
         curve_images=500,
         slow=_DIFFUSION,
         width=64,
