@@ -152,8 +152,10 @@ def test_the_image_is_pinned_to_a_version_of_python_that_is_tested_and_installs_
     assert all(f"Programming Language :: Python :: {one}" in project["classifiers"] for one in bases)
     extras = re.findall(r"/source\[([\w,]+)\]", CONTAINER)[0].split(",")
     assert set(extras) <= set(project["optional-dependencies"])
-    for line in re.findall(r"^COPY (?!--from)(.*)$", CONTAINER, re.MULTILINE):
-        assert all((ROOT / one).exists() for one in line.split()[:-1])
+    sent = set(re.findall(r"^!(\S+)$", (DEPLOY / "Containerfile.dockerignore").read_text(), re.MULTILINE))
+    copied = re.findall(r"^COPY (?!--from)(.*)$", CONTAINER, re.MULTILINE)
+    assert {one for line in copied for one in line.split()[:-1]} == sent
+    assert all((ROOT / one).exists() for one in sent)
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
