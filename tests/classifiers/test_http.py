@@ -252,6 +252,22 @@ def test_names_are_numbered_as_they_come_and_mean_the_same_later(server: Server,
         HttpClassifier(server.address).keep_classes(tmp_path / "classes.json")
 
 
+def test_names_have_the_same_number_for_all_who_share_their_file(server: Server, tmp_path) -> None:
+    server.metadata["outputs"] = [{"name": "scores", "datatype": "BYTES", "shape": [-1, 1]}]
+    with (
+        HttpClassifier(server.address, concurrency=1) as first,
+        HttpClassifier(server.address, concurrency=1) as second,
+    ):
+        for one in (first, second):
+            one.keep_classes(tmp_path / "classes.json", shared=True)
+        for one, name, number in (
+            (first, "dog", 0), (second, "cat", 1), (first, "cat", 1), (second, "cow", 2), (second, "dog", 0),
+        ):  # fmt: skip
+            server.faults = [says_json(output("BYTES", [1, 1], [name]))]
+            assert one(PICTURES[:1]).tolist() == [number], name
+    assert json.loads((tmp_path / "classes.json").read_text()) == ["dog", "cat", "cow"]
+
+
 @pytest.mark.parametrize("metadata", [None, [], "text", {"inputs": 5}, {"inputs": [{"name": "a"}]}, {"inputs": [1]}])
 def test_metadata_of_another_form_are_refused(server: Server, metadata) -> None:
     server.metadata = metadata

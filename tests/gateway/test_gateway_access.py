@@ -100,13 +100,24 @@ def test_budgets_count_queries_and_survive_a_restart(gateway: Start, tmp_path: A
 
 def test_reservations_are_given_back() -> None:
     ledger = Ledger({})
-    ledger.reserve("a", 40, 60)
+    ledger.admit("a", 1, 40, rate=None, most=60)
     with pytest.raises(RefusedError, match="20 of 60"):
-        ledger.reserve("a", 40, 60)
+        ledger.admit("a", 1, 40, rate=None, most=60)
     ledger.settle("a", 40, 5)
-    ledger.reserve("a", 55, 60)
+    ledger.admit("a", 1, 55, rate=None, most=60)
     with pytest.raises(RefusedError, match="0 of 60"):
-        ledger.reserve("a", 1, 60)
+        ledger.admit("a", 1, 1, rate=None, most=60)
+
+
+def test_what_a_worker_had_reserved_when_it_ended_counts_as_spent() -> None:
+    ledger = Ledger({"a": 10})
+    ledger.admit("a", 1, 20, rate=None, most=60, worker=1)
+    ledger.admit("a", 1, 20, rate=None, most=60, worker=2)
+    ledger.abandon(1)
+    ledger.settle("a", 20, 0, worker=2)
+    with pytest.raises(RefusedError, match="30 of 60"):
+        ledger.admit("a", 1, 31, rate=None, most=60, worker=2)
+    ledger.admit("a", 1, 30, rate=None, most=60, worker=2)
 
 
 def test_a_key_may_be_for_some_models_only(gateway: Start) -> None:

@@ -22,8 +22,8 @@ from maskrestore import BDMAE
 from maskrestore.errors import ConfigError
 from maskrestore.gateway.config import DecisionsConfig
 from maskrestore.gateway.decisions import DecisionStore, Filters, KeptDecision, iso
+from maskrestore.gateway.ids import new_id
 from maskrestore.gateway.records import Decision
-from maskrestore.gateway.service import new_id
 
 Start = Callable[..., Running]
 INFER = "/v2/models/colours/infer"

@@ -1,15 +1,8 @@
 """The program itself: ``maskrestore serve`` as a process with a model in it, and its signals."""
 
-import json
-import os
-import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +11,12 @@ import pytest
 import torch
 
 from fakes import colour_labels, plain_images
+from gateway_program import program
 from maskrestore import BDMAE
 from maskrestore.gateway.config import DecisionsConfig
 from maskrestore.gateway.decisions import DecisionStore, Filters
 from maskrestore.gateway.pictures import content_of
 
-MODEL = """
-import torch
-
-def colours(images):
-    bright = images.double().mean(dim=(2, 3)) > 0.5
-    return (bright.long() << torch.arange(3)).sum(dim=1)
-"""
 CONFIG = """
 restorer = "mae-tiny-32"
 [models.colours]
@@ -41,48 +28,6 @@ path = "decisions.sqlite"
 IMAGES = plain_images(24, size=32)
 
 
-class Program:
-    def __init__(self, process: subprocess.Popen[str], address: str, log: Path) -> None:
-        self.process, self.address, self.log = process, address, log
-
-    def ask(self, images: torch.Tensor, model: str = "colours") -> httpx.Response:
-        entry = {"name": "input-0", "datatype": "FP32", "shape": list(images.shape), "data": images.flatten().tolist()}
-        url = f"{self.address}/v2/models/{model}/infer"
-        return httpx.post(url, json={"inputs": [entry]}, timeout=60, trust_env=False)
-
-
-@contextmanager
-def program(folder: Path) -> Iterator[Program]:
-    (folder / "toy_colours.py").write_text(MODEL)
-    if not (folder / "gateway.toml").exists():
-        (folder / "gateway.toml").write_text(CONFIG)
-    log = folder / "log"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([p for p in sys.path if p]),
-        "MASKRESTORE_KEY": "a secret",
-    }
-    command = [sys.executable, "-m", "maskrestore", "serve", "--config", "gateway.toml", "--port", "0"]
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=file, text=True
-        )  # fmt: skip
-    try:
-        end = time.monotonic() + 60
-        while not (found := re.search(r'"address": "(http://\S+)"', log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        yield Program(process, found[1], log)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def lines(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-
-
 def kept(folder: Path) -> list[Any]:
     store = DecisionStore(DecisionsConfig(path=folder / "decisions.sqlite"))
     try:
@@ -92,7 +37,7 @@ def kept(folder: Path) -> list[Any]:
 
 
 def test_answers_reloading_and_a_graceful_end(tmp_path: Path) -> None:
-    with program(tmp_path) as running:
+    with program(tmp_path, CONFIG) as running:
         assert running.process.stdout is not None
         told = running.process.stdout.readline()
         assert told == f"colours: {running.address}/v2/models/colours\n", "the port that 0 has become"
@@ -126,13 +71,13 @@ def test_answers_reloading_and_a_graceful_end(tmp_path: Path) -> None:
     told = [one.headers["Maskrestore-Decision"] for one in good if one.status_code == 200]
     pictures = {content_of(one) for one in IMAGES[8:20]}
     assert {one.id for one in by_id.values() if one.content in pictures} == set(told), "each decision was answered"
-    requests = [line for line in lines(running.log) if line["message"] == "request"]
+    requests = [line for line in running.lines() if line["message"] == "request"]
     assert {"time", "level", "request", "route", "status", "seconds"} <= requests[0].keys()
     assert "a secret" not in running.log.read_text()
 
 
 def test_kill_9_during_load_and_a_new_start(tmp_path: Path) -> None:
-    with program(tmp_path) as running, ThreadPoolExecutor(8) as pool:
+    with program(tmp_path, CONFIG) as running, ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(running.ask, IMAGES[[place]]) for place in range(len(IMAGES))]
         while sum(one.done() for one in asked) < 4:
             time.sleep(0.005)
@@ -147,7 +92,7 @@ def test_kill_9_during_load_and_a_new_start(tmp_path: Path) -> None:
             assert int(scores.argmax()) == int(colour_labels(image[None]))
     told = {one.headers["Maskrestore-Decision"] for one in good}
     assert told <= {one.id for one in kept(tmp_path)}
-    with program(tmp_path) as running:
+    with program(tmp_path, CONFIG) as running:
         found = running.ask(IMAGES[:1])
         assert found.status_code == 200
         assert found.headers["Maskrestore-Decision"] > max(told)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from maskrestore.errors import ClassifierOutputError, ConfigError
 from maskrestore.runtime.files import write_text_atomically
+from maskrestore.runtime.locks import open_locked
 
 __all__ = ["ClassNames", "unknown_class"]
 
@@ -34,6 +36,7 @@ class ClassNames:
             raise ConfigError(f"each class needs a name of its own, got {len(self._names)} with repetitions")
         self._closed = known is not None
         self._path: Path | None = None
+        self._shared = False
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -48,11 +51,11 @@ class ClassNames:
         """The names so far, in the order of their numbers."""
         return tuple(self._names)
 
-    def keep(self, path: Path) -> None:
+    def keep(self, path: Path, *, shared: bool = False) -> None:
         """Read the names from a JSON file, if there is one, and write each new name there from now on.
 
-        So labels mean the same in a later run. Raises ConfigError if the file holds something else, or if its names
-        contradict those that are known.
+        So labels mean the same in a later run and, if the file is shared, in other processes at the same time. Raises
+        ConfigError if the file holds something else, or if its names contradict those that are known.
         """
         if self._closed:
             return
@@ -62,7 +65,7 @@ class ClassNames:
                 raise ConfigError(f"{path} holds other labels for the same classes; use another folder for the results")
             self._names = max(kept, self._names, key=len)
             self._numbers = {name: number for number, name in enumerate(self._names)}
-            self._path = path
+            self._path, self._shared = path, shared
 
     def number(self, name: str) -> int:
         """The label of a class. Raises ClassifierOutputError for a text that is none."""
@@ -82,8 +85,19 @@ class ClassNames:
             raise ClassifierOutputError(
                 f"the classifier has answered with {_MOST} different texts; is that a label? At last {name[:60]!r}"
             )
-        if self._path is not None:
-            write_text_atomically(self._path, json.dumps([*self._names, name], ensure_ascii=False, indent=1) + "\n")
+        if self._path is None:
+            self._append(name)
+            return
+        with open_locked(self._path) if self._shared else nullcontext():
+            if self._shared:
+                for other in _read(self._path)[len(self._names) :]:
+                    self._append(other)
+            if name not in self._numbers:
+                names = [*self._names, name]
+                write_text_atomically(self._path, json.dumps(names, ensure_ascii=False, indent=1) + "\n")
+                self._append(name)
+
+    def _append(self, name: str) -> None:
         self._numbers[name] = len(self._names)
         self._names.append(name)
 
@@ -98,7 +112,7 @@ def unknown_class(name: str, classes: Sequence[str]) -> ClassifierOutputError:
 
 def _read(path: Path) -> list[str]:
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
+        names = json.loads(path.read_text(encoding="utf-8") or "[]")  # empty while another process creates it
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:

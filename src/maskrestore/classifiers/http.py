@@ -187,12 +187,12 @@ class HttpClassifier:
         """Names of the classes in the order of their labels, those that are known so far; None for numbers."""
         return self._names.names or self._read.classes
 
-    def keep_classes(self, path: Path) -> None:
+    def keep_classes(self, path: Path, *, shared: bool = False) -> None:
         """Read the names of classes from a JSON file, and write new ones there, so that labels keep their meaning.
 
-        Raises ConfigError if the file holds something else.
+        shared: with other processes at the same time. Raises ConfigError if the file holds something else.
         """
-        self._names.keep(path)
+        self._names.keep(path, shared=shared)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].

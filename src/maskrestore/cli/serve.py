@@ -94,6 +94,10 @@ def serve(
     ] = "off",
     host: Annotated[str, typer.Option(help="Address to listen on. Others than the loopback need keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8080,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that answer requests and share the cores. [default: 1, or as in the file]"),
+    ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file with the certificate, for HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,
     proxies: Annotated[
@@ -159,6 +163,8 @@ def serve(
             "decisions": {"path": decisions, "pictures": pictures},
         }  # fmt: skip
         found = checked_config(values, "command line")
+    if workers is not None:
+        found = found.model_copy(update={"workers": workers})
     where = Listening(host=host, port=port, tls_certificate=tls_certificate, tls_key=tls_key, proxies=proxies)
 
     def told(address: str) -> None:

@@ -7,7 +7,7 @@ import binascii
 import secrets
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -33,33 +33,56 @@ def new_key() -> str:
 
 
 class Ledger:
-    """Queries of tenants: spent today, and reserved by pictures that are not finished. Safe for several threads."""
+    """What tenants have used: pictures for their rates, and queries of today, spent or reserved by pictures that are
+    not finished. Safe for several threads. Several workers have one in common.
+    """
 
     def __init__(self, spent: Mapping[str, int]) -> None:
         """spent: today, before."""
         self._lock = threading.Lock()
         self._day, self._spent = today(), Counter(spent)
-        self._reserved: Counter[str] = Counter()
-        self.rates = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._reserved: dict[int, Counter[str]] = defaultdict(Counter)
+        self._rates = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    def reserve(self, tenant: str, queries: int, most: int | None) -> None:
-        """Reserve queries. Raises RefusedError, reserving none, if that would exceed the budget of the day."""
+    def admit(
+        self,
+        tenant: str,
+        pictures: int,
+        queries: int,
+        *,
+        rate: RateLimitItem | None,
+        most: int | None,
+        worker: int = 0,
+    ) -> None:
+        """Count pictures against a rate, and reserve queries; most: of the day.
+
+        Raises RefusedError, reserving none, if that would exceed one of them.
+        """
+        if rate is not None and not self._rates.hit(rate, tenant, cost=pictures):
+            reset = self._rates.get_window_stats(rate, tenant).reset_time
+            raise RefusedError(429, f"the rate is {rate}", retry_after=max(1.0, reset - time.time()))
         with self._lock:
             if self._day != today():
                 self._day, self._spent = today(), Counter()
-            left = None if most is None else most - self._spent[tenant] - self._reserved[tenant]
+            reserved = sum(one[tenant] for one in self._reserved.values())
+            left = None if most is None else most - self._spent[tenant] - reserved
             if left is not None and queries > left:
                 raise RefusedError(
                     429, f"{max(0, left)} of {most} queries are left today, and this may take {queries}",
                     retry_after=_until_midnight(),
                 )  # fmt: skip
-            self._reserved[tenant] += queries
+            self._reserved[worker][tenant] += queries
 
-    def settle(self, tenant: str, reserved: int, spent: int) -> None:
+    def settle(self, tenant: str, reserved: int, spent: int, worker: int = 0) -> None:
         """Replace a reservation by what was spent."""
         with self._lock:
-            self._reserved[tenant] -= reserved
+            self._reserved[worker][tenant] -= reserved
             self._spent[tenant] += spent
+
+    def abandon(self, worker: int) -> None:
+        """A worker has ended: what it had reserved counts as spent, since its questions may have been asked."""
+        with self._lock:
+            self._spent.update(self._reserved.pop(worker, Counter()))
 
 
 class Access:
@@ -109,13 +132,10 @@ class Access:
         """Count pictures against the rate of a tenant, and reserve their queries. Raises RefusedError."""
         config = self._configs.get(tenant)
         rate = self._rates.get(tenant)
-        if rate is not None:
-            if pictures > rate.amount:
-                raise RefusedError(413, f"{pictures} pictures in a request, and the rate is {rate}")
-            if not self._ledger.rates.hit(rate, tenant, cost=pictures):
-                reset = self._ledger.rates.get_window_stats(rate, tenant).reset_time
-                raise RefusedError(429, f"the rate is {rate}", retry_after=max(1.0, reset - time.time()))
-        self._ledger.reserve(tenant, queries, None if config is None else config.queries_per_day)
+        if rate is not None and pictures > rate.amount:
+            raise RefusedError(413, f"{pictures} pictures in a request, and the rate is {rate}")
+        most = None if config is None else config.queries_per_day
+        self._ledger.admit(tenant, pictures, queries, rate=rate, most=most)
 
     def settle(self, tenant: str, reserved: int, spent: int) -> None:
         """Replace a reservation by what was spent."""

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -21,8 +21,8 @@ from maskrestore.errors import MaskRestoreError
 from maskrestore.gateway import decision_routes, inference_routes, purify_routes
 from maskrestore.gateway.errors import RESPONSES, RefusedError, described
 from maskrestore.gateway.gateway import Gateway
+from maskrestore.gateway.ids import new_id
 from maskrestore.gateway.page_routes import mount_page
-from maskrestore.gateway.service import new_id
 from maskrestore.runtime.environment import own_version
 
 __all__ = ["make_app"]
@@ -45,13 +45,12 @@ def make_app(gateway: Gateway) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # For decoding, decisions and health checks; what asks an upstream has threads of its own.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
-        tasks = [asyncio.create_task(gateway.watch()), asyncio.create_task(gateway.prune())]
+        tasks = [asyncio.create_task(one) for one in gateway.tasks()]
         yield
         gateway.draining = True
         for task in tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
         await gateway.close()
 
     app = FastAPI(

@@ -201,6 +201,8 @@ class GatewayConfig(_Frozen):
     operator: OperatorConfig | None = None
     limits: LimitsConfig = LimitsConfig()
     decisions: DecisionsConfig = DecisionsConfig()
+    workers: Count = 1
+    """Processes that answer requests. They share the cores."""
     restorer: str = DEFAULT_RESTORER
     restorer_precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     device: str = "cpu"

@@ -186,14 +186,14 @@ async def statistics(request: Request, minutes: Annotated[float, Query(gt=0, le=
 async def status(request: Request) -> Status:
     """For the page."""
     gateway: Gateway = request.app.state.gateway
-    return gateway.status
+    return gateway.status()
 
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
 async def metrics(request: Request) -> Response:
     """In Prometheus' text format."""
     gateway: Gateway = request.app.state.gateway
-    return Response(gateway.metrics.text(gateway.slots.values()), media_type=CONTENT_TYPE_LATEST)
+    return Response(gateway.metrics.text(gateway.models()), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _kept(request: Request, decision: str) -> KeptDecision:

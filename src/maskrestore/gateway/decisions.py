@@ -7,7 +7,6 @@ import json
 import sqlite3
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from maskrestore.errors import ConfigError
+from maskrestore.gateway.board import Board
 from maskrestore.gateway.config import DecisionsConfig
 from maskrestore.gateway.records import Bucket, Decision
 from maskrestore.reporting.pictures import Picture, difference
@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS spent (tenant TEXT, day TEXT, queries INT, PRIMARY KE
 _VERSION = 1
 _DELETED_AT_ONCE = 500
 _BUCKETS = 60
+_SHOWN = ["before", "after", "removed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,11 @@ class KeptDecision:
     """``(g, g)`` each."""
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     """``before`` and ``after``, reduced to 224 pixels a side."""
+
+    @property
+    def shown(self) -> Decision:
+        """The decision as it is shown at first: with its pictures, if there are any."""
+        return self.decision.model_copy(update={"pictures": _SHOWN if self.pictures else []})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +93,11 @@ class Filters:
 class DecisionStore:
     """The decisions of a gateway. Safe for use by several threads."""
 
-    def __init__(self, config: DecisionsConfig) -> None:
-        """Open or create the file. Raises ConfigError if it cannot be used."""
+    def __init__(self, config: DecisionsConfig, board: Board | None = None) -> None:
+        """Open or create the file. board: shows decisions besides. Raises ConfigError if the file cannot be used."""
         self._config = config
         self._lock = threading.Lock()
-        self._recent: OrderedDict[str, Mapping[str, Picture]] = OrderedDict()
+        self._board = Board(config.recent) if board is None else board
         self._db = _opened(config.path)
 
     def add(self, kept: Sequence[KeptDecision], spent: Mapping[str, int]) -> None:
@@ -107,10 +113,7 @@ class DecisionStore:
                 "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET queries = queries + excluded.queries",
                 [(tenant, day, queries) for tenant, queries in spent.items() if queries],
             )
-        with self._lock:
-            self._recent.update({one.decision.id: one.pictures for one in kept if one.pictures})
-            while len(self._recent) > self._config.recent:
-                self._recent.popitem(last=False)
+        self._board.add([one.shown for one in kept], {one.decision.id: one.pictures for one in kept if one.pictures})
 
     def spent_today(self) -> dict[str, int]:
         """Queries of each tenant since midnight (UTC)."""
@@ -125,15 +128,16 @@ class DecisionStore:
             ).fetchone()
         if row is None:
             return None
-        return KeptDecision(decision=self._decision(row[0], row[1]), maps=_unpacked(row[2]))
+        (decision,) = self._decisions([row[:2]])
+        return KeptDecision(decision=decision, maps=_unpacked(row[2]))
 
     def picture(self, one: str, name: str) -> Picture | None:
         """``before``, ``after`` or ``removed`` of a decision, if it is kept."""
-        with self._lock:
-            found = self._recent.get(one)
-            if found is None:
+        found = self._board.pictures(one)
+        if not found:
+            with self._lock:
                 row = self._db.execute("SELECT pictures FROM decisions WHERE id = ?", [one]).fetchone()
-                found = _unpacked(row[0]) if row and row[0] else {}
+            found = _unpacked(row[0]) if row and row[0] else {}
         if name == "removed" and found:
             return difference(found["before"], found["after"])
         return found.get(name)
@@ -149,7 +153,7 @@ class DecisionStore:
         query = f"SELECT record, pictures IS NOT NULL FROM decisions WHERE {where} ORDER BY id {order} LIMIT ?"
         with self._lock:
             rows = self._db.execute(query, [*values, limit]).fetchall()
-        return [self._decision(*row) for row in rows]
+        return self._decisions(rows)
 
     def statistics(self, minutes: float) -> list[Bucket]:
         """The last minutes in at most 60 pieces."""
@@ -205,10 +209,14 @@ class DecisionStore:
             _packed(kept.pictures) if keep and kept.pictures else None,
         )  # fmt: skip
 
-    def _decision(self, record: str, kept: int) -> Decision:
-        values = json.loads(record)
-        pictures = ["before", "after", "removed"] if kept or values["id"] in self._recent else []
-        return Decision.model_validate(values | {"pictures": pictures})
+    def _decisions(self, rows: Sequence[tuple[str, bool]]) -> list[Decision]:
+        """Records, and whether the file has their pictures -> decisions."""
+        found = [(json.loads(record), kept) for record, kept in rows]
+        pictured = self._board.pictured([values["id"] for values, _ in found])
+        return [
+            Decision.model_validate(values | {"pictures": _SHOWN if kept or values["id"] in pictured else []})
+            for values, kept in found
+        ]
 
 
 def iso(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -32,6 +33,9 @@ class RefusedError(MaskRestoreError):
     def __init__(self, status: int, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status, self.retry_after = status, retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:  # workers get it from another process
+        return functools.partial(RefusedError, retry_after=self.retry_after), (self.status, str(self))
 
 
 class OverloadedError(RefusedError):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from maskrestore.defense.streams import Key
 from maskrestore.errors import MaskRestoreError
 from maskrestore.gateway.access import Access, Ledger
+from maskrestore.gateway.board import merged
 from maskrestore.gateway.config import GatewayConfig
 from maskrestore.gateway.decisions import DecisionStore
 from maskrestore.gateway.errors import RefusedError
@@ -19,6 +21,7 @@ from maskrestore.gateway.metrics import Metrics
 from maskrestore.gateway.models import ModelSlot, ShieldedModel
 from maskrestore.gateway.records import ModelStatus, Status
 from maskrestore.gateway.service import Service
+from maskrestore.gateway.shared import Shared
 from maskrestore.gateway.tracing import Tracing, tracing_of_environment
 from maskrestore.reporting import printable
 from maskrestore.runtime.environment import own_version
@@ -43,20 +46,22 @@ class Gateway:
         key: Key,
         read_config: Callable[[], GatewayConfig] | None = None,
         tracing: Tracing | None = None,
+        shared: Shared | None = None,
     ) -> None:
         """Load the models. One whose upstream does not answer is loaded later.
 
         key: the operator's secret. read_config: reads the configuration again. tracing: ``None``: as the environment
-        says. Raises ConfigError and ClassifierError.
+        says. shared: what this worker has in common with others. Raises ConfigError and ClassifierError.
         """
         self.config, self._restorer, self._key, self._read_config = config, restorer, key, read_config
-        self._store = DecisionStore(config.decisions)
-        self._ledger = Ledger(self._store.spent_today())
+        self._shared, board = shared, None if shared is None else shared.board
+        self._store = DecisionStore(config.decisions, board)
+        self._ledger = Ledger(self._store.spent_today()) if shared is None else shared.ledger
         self.access = Access(config, self._ledger)
-        self.metrics = Metrics()
+        self.metrics = Metrics(None if shared is None else shared.folder)
         keeps = config.decisions.pictures != "off" or config.decisions.recent > 0
         self.tracing = tracing_of_environment() if tracing is None else tracing
-        self.service = Service(self._store, self.metrics, self.tracing, keeps_pictures=keeps)
+        self.service = Service(self._store, self.metrics, self.tracing, keeps_pictures=keeps, common=board)
         self.draining = False
         self._using: Counter[ModelSlot] = Counter()
         self._closing: set[asyncio.Task[None]] = set()
@@ -72,13 +77,24 @@ class Gateway:
         """Whether all models are ready, and the gateway is not about to end."""
         return not self.draining and all(slot.reason is None for slot in self.slots.values())
 
-    @property
+    def models(self) -> list[ModelStatus]:
+        """The models now, with the queues of all workers; those of others are as old as their last ``watch``."""
+        self.metrics.retries(self.slots.values())
+        own = [_status(slot) for slot in self.slots.values()]
+        return own if self._shared is None else merged(own, self._shared.board.report(self._shared.worker, own))
+
     def status(self) -> Status:
         """The gateway now, for people."""
         return Status(
             version=own_version(), ready=self.ready, draining=self.draining, keys=self.access.has_keys,
-            models=[_status(slot) for slot in self.slots.values()], kept_pictures=self.config.decisions.pictures,
+            models=self.models(), kept_pictures=self.config.decisions.pictures,
         )  # fmt: skip
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on beside the requests; none of it returns."""
+        if self._shared is None:
+            return [self._watch(), self._prune()]
+        return [self._watch(), self.service.relay(), *([self._prune()] if self._shared.worker == 0 else [])]
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[ShieldedModel]:
@@ -98,14 +114,16 @@ class Gateway:
         finally:
             self._using[slot] -= 1
 
-    async def watch(self) -> None:
-        """Look now and then whether models are ready; does not return."""
+    async def _watch(self) -> None:
+        """Look now and then whether models are ready, and tell other workers."""
         while True:
             await asyncio.gather(*map(_refresh, self.slots.values()))
+            if self._shared is not None:
+                self.models()
             await asyncio.sleep(_CHECK_SECONDS)
 
-    async def prune(self) -> None:
-        """Delete old decisions now and then; does not return."""
+    async def _prune(self) -> None:
+        """Delete old decisions now and then."""
         while True:
             try:
                 await asyncio.to_thread(self._store.prune)
@@ -114,16 +132,24 @@ class Gateway:
             await asyncio.sleep(_PRUNE_SECONDS)
 
     async def reload(self) -> bool:
-        """Read the configuration again and use it from now on; returns whether it did.
-
-        Requests that have begun keep what they began with. A configuration with an error changes nothing, and the log
-        says what it is. The address, the decisions, the restorer and the key stay until the next start.
-        """
+        """Read the configuration again and ``use`` it; returns whether it did, else the log says why not."""
         if self._read_config is None:
             _LOG.warning("there is no configuration file to read again")
             return False
         try:
             config = await asyncio.to_thread(self._read_config)
+        except (MaskRestoreError, OSError) as error:
+            _LOG.error("the configuration stays as it was: %s", error)
+            return False
+        return await self.use(config)
+
+    async def use(self, config: GatewayConfig) -> bool:
+        """Use a configuration from now on; returns whether it does.
+
+        Requests that have begun keep what they began with. A configuration with an error changes nothing, and the log
+        says what it is. The address, the decisions, the restorer and the key stay until the next start.
+        """
+        try:
             access = Access(config, self._ledger)
             slots = await asyncio.to_thread(self._loaded, config)
         except (MaskRestoreError, OSError) as error:

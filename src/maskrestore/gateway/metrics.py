@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from weakref import WeakKeyDictionary
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest, values
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from maskrestore.gateway.models import ModelSlot
-from maskrestore.gateway.records import Decision
+from maskrestore.gateway.models import ModelSlot, ShieldedModel
+from maskrestore.gateway.records import Decision, ModelStatus
 from maskrestore.runtime.environment import own_version
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "count_for_worker"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -20,9 +24,10 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 class Metrics:
     """The metrics of a gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        """folder: where several workers keep their counts; see :func:`count_for_worker`."""
+        self._folder = None if folder is None else str(folder)
         self._registry = CollectorRegistry()
-        Info("maskrestore_build", "Version", registry=self._registry).info({"version": own_version()})
         self._requests = self._counter("requests", "Answered requests", "route", "status")
         self._request_seconds = self._histogram("request_seconds", "From the first byte to the answer", "route")
         self._pictures = self._counter(
@@ -33,6 +38,8 @@ class Metrics:
         self._waited = self._histogram("queue_seconds", "In the queue", "model")
         self._refused = self._counter("refused", "Requests that were not begun", "status")
         self._errors = self._counter("unhandled_errors", "Errors inside the gateway")
+        self._retries = self._counter("upstream_retries", "Questions that were asked again", "model")
+        self._known_retries: WeakKeyDictionary[ShieldedModel, int] = WeakKeyDictionary()
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answered request."""
@@ -59,12 +66,24 @@ class Metrics:
         self._picture_seconds.labels(one.model).observe(one.seconds)
         self._waited.labels(one.model).observe(one.waited)
 
-    def text(self, slots: Iterable[ModelSlot]) -> bytes:
-        """All of them in Prometheus' text format, with those that are read now."""
-        now = _Now(list(slots))
-        own = CollectorRegistry()
-        own.register(now)
-        return generate_latest(self._registry) + generate_latest(own)
+    def retries(self, slots: Iterable[ModelSlot]) -> None:
+        """Count the questions to upstreams that were asked again since the last call."""
+        for slot in slots:
+            if slot.model is not None:
+                now = slot.model.retries
+                self._retries.labels(slot.name).inc(now - self._known_retries.get(slot.model, 0))
+                self._known_retries[slot.model] = now
+
+    def text(self, models: Sequence[ModelStatus]) -> bytes:
+        """All of them in Prometheus' text format, with how models are now."""
+        now = CollectorRegistry()
+        now.register(_Now(models))
+        Info("maskrestore_build", "Version", registry=now).info({"version": own_version()})
+        counted = self._registry
+        if self._folder is not None:
+            counted = CollectorRegistry()
+            MultiProcessCollector(counted, self._folder)  # type: ignore[no-untyped-call]
+        return generate_latest(counted) + generate_latest(now)
 
     def _counter(self, name: str, words: str, *labels: str) -> Counter:
         return Counter(f"maskrestore_{name}", words, labels, registry=self._registry)
@@ -74,22 +93,26 @@ class Metrics:
 
 
 class _Now(Collector):
-    """What models are like at the moment."""
+    """How models are at the moment."""
 
-    def __init__(self, slots: list[ModelSlot]) -> None:
-        self._slots = slots
+    def __init__(self, models: Sequence[ModelStatus]) -> None:
+        self._models = models
 
-    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily]:
         ready = GaugeMetricFamily("maskrestore_ready", "Whether the model is ready", labels=["model"])
         waiting = GaugeMetricFamily("maskrestore_waiting_pictures", "Pictures in the queue", labels=["model"])
         working = GaugeMetricFamily("maskrestore_working_pictures", "Pictures that are purified", labels=["model"])
-        retries = CounterMetricFamily(
-            "maskrestore_upstream_retries", "Questions that were asked again", labels=["model"]
-        )
-        for slot in self._slots:
-            ready.add_metric([slot.name], float(slot.reason is None))
-            if slot.model is not None:
-                waiting.add_metric([slot.name], slot.model.scheduler.waiting)
-                working.add_metric([slot.name], slot.model.scheduler.working)
-                retries.add_metric([slot.name], slot.model.retries)
-        yield from (ready, waiting, working, retries)
+        for one in self._models:
+            ready.add_metric([one.name], float(one.ready))
+            waiting.add_metric([one.name], one.waiting)
+            working.add_metric([one.name], one.working)
+        yield from (ready, waiting, working)
+
+
+def count_for_worker(worker: int, folder: Path) -> None:
+    """Let a worker keep its counts in files of a folder, where other workers read them. Call it before ``Metrics``.
+
+    They are named by the worker's number, not by its process: what replaces it goes on counting where it ended.
+    """
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]

@@ -61,7 +61,7 @@ class ShieldedModel:
         self.interface: Interface = interface_of(name, classifier, config)
         self.server = classifier if isinstance(classifier, HttpClassifier) else None
         if self.server is not None and classes_file is not None:
-            self.server.keep_classes(classes_file)
+            self.server.keep_classes(classes_file, shared=True)
         self.defense = BDMAE(restorer, config.defense_config(), key=key)
         self.max_queries = self.defense.config.max_queries
         """The most queries for a picture, with the one for the model's own scores."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -18,9 +17,11 @@ from torch import Tensor
 from maskrestore.classifiers.http_transport import TimeOver
 from maskrestore.errors import ClassifierError, InvalidImageError, MaskRestoreError
 from maskrestore.gateway.access import Access
+from maskrestore.gateway.board import Board
 from maskrestore.gateway.config import FailurePolicies, Policy
 from maskrestore.gateway.decisions import DecisionStore, KeptDecision, iso
 from maskrestore.gateway.errors import OverloadedError, RefusedError, TimeOverError, described
+from maskrestore.gateway.ids import new_id
 from maskrestore.gateway.metrics import Metrics
 from maskrestore.gateway.models import ShieldedModel
 from maskrestore.gateway.pictures import content_of
@@ -33,9 +34,11 @@ from maskrestore.reporting.pictures import thumbnail
 from maskrestore.runtime.environment import own_version
 from maskrestore.types import Purification
 
-__all__ = ["Caller", "Outcome", "Service", "new_id"]
+__all__ = ["Caller", "Outcome", "Service"]
 
 _LOG = logging.getLogger(__name__)
+_WAIT = 1.0
+"""Seconds that a look at what other workers decided takes at most."""
 _MAPS = ("hidden", "scores", "image_scores", "label_scores", "initial_image_scores", "initial_label_scores")
 
 
@@ -65,9 +68,17 @@ class Outcome:
 class Service:
     """Purifies pictures and keeps a decision of each."""
 
-    def __init__(self, store: DecisionStore, metrics: Metrics, tracing: Tracing, *, keeps_pictures: bool) -> None:
-        """keeps_pictures: whether the store can show any."""
-        self.store, self.metrics, self._tracing = store, metrics, tracing
+    def __init__(
+        self,
+        store: DecisionStore,
+        metrics: Metrics,
+        tracing: Tracing,
+        *,
+        keeps_pictures: bool,
+        common: Board | None = None,
+    ) -> None:
+        """keeps_pictures: whether the store can show any. common: where the decisions of all workers appear."""
+        self.store, self.metrics, self._tracing, self._common = store, metrics, tracing, common
         self._keeps_pictures = keeps_pictures
         self._listeners: set[asyncio.Queue[Decision]] = set()
 
@@ -80,6 +91,26 @@ class Service:
     def forget(self, queue: asyncio.Queue[Decision]) -> None:
         """End what ``listen`` began."""
         self._listeners.discard(queue)
+
+    async def relay(self) -> None:
+        """Tell those who listen here of the decisions of all workers; does not return."""
+        assert self._common is not None
+        number = None
+        while True:
+            try:
+                number, decisions = await asyncio.to_thread(self._common.since, number, _WAIT)
+            except (OSError, EOFError) as error:
+                _LOG.warning("decisions of other workers are not known: %s", error)
+                await asyncio.sleep(_WAIT)
+            else:
+                self._tell(decisions)
+
+    def _tell(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            for queue in self._listeners:
+                if queue.full():
+                    queue.get_nowait()
+                queue.put_nowait(decision)
 
     async def purify(
         self, model: ShieldedModel, pictures: Sequence[Tensor], caller: Caller, access: Access, *, keep: bool = True
@@ -171,14 +202,10 @@ class Service:
         except Exception:
             _LOG.exception("decisions cannot be kept")
             raise RefusedError(503, "the decision cannot be kept, so there is no answer", retry_after=10) from None
-        shown = ["before", "after", "removed"]
         for one in kept:
-            decision = one.decision.model_copy(update={"pictures": shown if one.pictures else []})
-            self.metrics.decision(decision)
-            for queue in self._listeners:
-                if queue.full():
-                    queue.get_nowait()
-                queue.put_nowait(decision)
+            self.metrics.decision(one.decision)
+        if self._common is None:
+            self._tell(one.shown for one in kept)
 
     def _kept(
         self, outcomes: Sequence[Outcome], pictures: Sequence[Tensor], spent: Mapping[str, int]
@@ -194,18 +221,6 @@ class Service:
             kept.append(KeptDecision(decision=outcome.decision, maps=maps, pictures=shown))
         self.store.add(kept, spent)
         return kept
-
-
-_ID_LOCK = threading.Lock()
-_latest = 0
-
-
-def new_id() -> str:
-    """A text for a decision or a request; later ones are larger."""
-    global _latest  # noqa: PLW0603 - one clock for the process
-    with _ID_LOCK:
-        _latest = max(_latest + 1, time.time_ns() // 1000)
-        return f"{_latest:014x}"
 
 
 async def _until_done(futures: Sequence[Future[Purified]], deadline: float, caller: Caller) -> RefusedError:

@@ -13,8 +13,8 @@ from gateway_runner import Running, running_gateway
 from maskrestore.gateway.access import new_key
 from maskrestore.gateway.config import GatewayConfig
 from maskrestore.gateway.decisions import KeptDecision
+from maskrestore.gateway.ids import new_id
 from maskrestore.gateway.records import Decision
-from maskrestore.gateway.service import new_id
 from maskrestore.runtime.digests import digest_of_key
 
 Start = Callable[..., Running]
