@@ -160,14 +160,22 @@ class Supervisor:
         pause, has_begun = 0.0, False
         while not self._ending.is_set():
             given = Work(number=number, config=self._config, where=self._where, key=self._key, folder=folder)
-            worker = self._workers[number] = _Worker(given, bound)
+            try:
+                worker = self._workers[number] = _Worker(given, bound)
+            except OSError as error:  # no memory is left, say
+                if not has_begun:
+                    raise
+                _LOG.error("a worker cannot be started: %s", error)
+                await self._wait(_LONGEST_PAUSE)
+                continue
             told = {"worker": number, "pid": worker.process.pid}
             try:
                 await worker.begun
             except MaskRestoreError as error:
-                if not has_begun and not self._ending.is_set():
-                    raise
-                _LOG.error("a worker cannot begin: %s", error, extra=told)
+                if not self._ending.is_set():
+                    if not has_begun:
+                        raise
+                    _LOG.error("a worker cannot begin: %s", error, extra=told)
             else:
                 has_begun = True
                 _LOG.info("a worker has begun", extra=told)
@@ -180,8 +188,12 @@ class Supervisor:
             _LOG.error("a worker has ended, and is replaced", extra={**told, "exit": worker.process.exitcode})
             sick = time.monotonic() - worker.started < _HEALTHY_SECONDS
             pause = min(_LONGEST_PAUSE, 2 * pause + 0.5) if sick else 0.0
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), pause)
+            await self._wait(pause)
+
+    async def _wait(self, seconds: float) -> None:
+        """So long, or until the end."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ending.wait(), seconds)
 
     def _say_begun(self, bound: socket.socket) -> None:
         all_begun = all(one.begun.done() and not one.begun.exception() for one in self._workers.values())
