@@ -25,9 +25,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-# The tests with real peers: MLServer, tritonclient, schemathesis, in environments of their own that pip makes.
+# The tests with real peers: MLServer, tritonclient, schemathesis, moto's S3, in environments of their own that pip makes.
 peers: $(STAMP)
 	MASKRESTORE_TEST_MLSERVER=$(PEERS)/mlserver MASKRESTORE_TEST_SCHEMATHESIS=$(PEERS)/schemathesis \
+		MASKRESTORE_TEST_MOTO=$(PEERS)/moto \
 		$(BIN)/python -m pytest -m mlserver
 
 check: $(STAMP)

@@ -82,7 +82,7 @@ def records() -> str:
 
         | entry | meaning |
         |---|---|
-        | `file` | name of the image, relative to the folder |
+        | `file` | name of the image, relative to the source; of a shard, its name and the row or the member |
         | `content` | digest of the file, to notice that it has changed |
         | `output`, `maps` | where the purified image and its maps are |
         | `original_label` | the classifier's label of the image as it came; null with a single query |

@@ -16,9 +16,10 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 OPTIONAL = {
-    **dict.fromkeys(("pyarrow", "matplotlib", "diffusers", "transformers", "efficientnet_lite_pytorch"), "lab"),
+    **dict.fromkeys(("matplotlib", "diffusers", "transformers", "efficientnet_lite_pytorch"), "lab"),
     **dict.fromkeys(("onnxruntime", "onnx"), "onnx"),
     **dict.fromkeys(("skimage", "yaml"), "test"),
+    **dict.fromkeys(("pyarrow", "fsspec"), "sources"),
     "huggingface_hub": "hub",
     "pillow_heif": "heic",
     **dict.fromkeys(("httpx", "jmespath"), "http"),

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -644,3 +646,24 @@ def test_an_unknown_choice_is_a_plain_sentence(purify):
     assert result.exit_code == 2
     assert "'quick' is not one of 'default'" in result.stderr
     assert "Value error" not in result.stderr
+
+
+def test_a_parquet_file_is_a_source(purify, invoke, photos, tmp_path):
+    files = sorted(photos.rglob("*.png"))
+    cells = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    pq.write_table(pa.table({"image": cells, "mask": cells}), tmp_path / "a.parquet")
+    result = purify(source=tmp_path / "a.parquet")
+    assert result.exit_code == 2
+    assert "several columns of images: image, mask; choose one with --image-column" in " ".join(result.stderr.split())
+    result = purify("--image-column", "image", source=tmp_path / "a.parquet")
+    assert result.exit_code == 0, result.stderr
+    assert f"{len(files)} images purified" in result.stdout
+    names = [json.loads(line)["file"] for line in (tmp_path / "out/records.jsonl").read_text().splitlines()]
+    assert names == [f"a.parquet/{row:09}" for row in range(len(files))]
+    assert "Purified images of a.parquet" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_source_behind_a_url_is_told_from_a_path(purify):
+    result = purify(source="memory://nowhere")
+    assert result.exit_code == 1
+    assert "memory://nowhere: expected images, found nothing" in result.stderr

@@ -94,7 +94,7 @@ def test_results_that_were_written_are_recorded_when_a_later_one_cannot_be(
 def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, tmp_path):
     # Reading and writing files takes long and keeps nothing in memory.
     read = DecodedImage(pixels=torch.zeros(3, 1, 1), bits=8)
-    monkeypatch.setattr("maskrestore.jobs.folder_run.read_image_file", lambda *values, **options: read)
+    monkeypatch.setattr("maskrestore.jobs.folder_job.read_image_stream", lambda *values, **options: read)
     for name in ("result_files.write_png", "result_files.np.savez_compressed"):
         monkeypatch.setattr(f"maskrestore.jobs.{name}", lambda *values, **options: None)
     # pathlib puts all names into Python's table of strings, which grows by megabytes at a time.

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from maskrestore.jobs.image_records import ImageRecords
+from maskrestore.jobs.sources import Found
 
 
 def test_the_last_record_of_an_image_counts_and_others_are_kept(tmp_path):
@@ -12,7 +13,7 @@ def test_the_last_record_of_an_image_counts_and_others_are_kept(tmp_path):
         "".join(json.dumps(line) + "\n" for line in lines)
         + 'null\n[]\nnonsense\n{"file": 3}\n{"file": "a.png"}\n{"file": "b.png", "output": [1]}\n{"fi'
     )
-    records = ImageRecords(path, iter([("b.png", None), ("a.png", None), ("a.jpg", None)]))
+    records = ImageRecords(path, map(Found, ("b.png", "a.png", "a.jpg")))
     assert len(records) == 3
     assert list(records.images()) == [("a.jpg", "a.jpg", {}), ("a.png", "a.png", {}), ("b.png", "b", lines[2])]
     assert list(records.records()) == [lines[2]]

@@ -32,6 +32,7 @@ from maskrestore.defense.profiles import PROFILES
 from maskrestore.errors import ConfigError, ImageFileError
 from maskrestore.imaging.views import Convention, View
 from maskrestore.jobs import FolderJob, FolderSummary, purify_folder, write_folder_report
+from maskrestore.jobs.sources.remote_files import is_remote
 from maskrestore.mae.choice import DEFAULT_RESTORER, load_restorer
 from maskrestore.reporting import printable, read_class_names
 from maskrestore.runtime.words import counted
@@ -42,7 +43,14 @@ __all__ = ["purify"]
 
 @with_classifier_options
 def purify(
-    source: Annotated[Path, typer.Argument(metavar="IMAGE_OR_FOLDER", help="An image, or a folder of images.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="An image, a folder of images, parquet files or tar shards of images, or a URL such as "
+            "`s3://bucket/folder`.",
+        ),
+    ],
     *,
     classifier: ClassifierOption,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
@@ -68,6 +76,9 @@ def purify(
     grey: Annotated[
         bool, typer.Option("--grey", help="Read grey images with one channel, for a classifier that expects that.")
     ] = False,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column of images of parquet files, if they have several.")
+    ] = None,
     resize: Annotated[
         Convention | None,
         typer.Option(
@@ -117,7 +128,7 @@ def purify(
         int, typer.Option(min=0, help="Images that the report shows with pictures. Changed labels come first.")
     ] = 30,
 ) -> None:
-    """Purify an image or a folder of images, and label them with the classifier.
+    """Purify an image, or all images of a folder or a data set, and label them with the classifier.
 
     Writes into the folder of `--out`:
 
@@ -157,8 +168,8 @@ def purify(
     # What can fail without a query is tried first, and what takes no time before the networks are loaded.
     names = None if class_names is None else read_class_names(class_names)
     key = read_key(key_file)
-    if not source.exists():
-        raise ImageFileError(f"{source}: expected an image or a folder of images, found nothing")
+    if not is_remote(source) and not Path(source).exists():
+        raise ImageFileError(f"{source}: expected images, found nothing")
     black_box, identity = load_from_options(classifier, model, device=device, classes=names)
     masked_autoencoder = load_restorer(restorer, precision=precision, device=device)
     job = FolderJob(
@@ -169,6 +180,7 @@ def purify(
         classifier_id=identity,
         budget=budget,
         keep_grey=grey,
+        image_column=image_column,
         view=_view(black_box, resize, crop_share),
         full_size=full_size,
         again=again,

@@ -24,8 +24,10 @@ __all__ = [
     "as_picture",
     "decode_image",
     "is_grey",
+    "open_image_file",
     "read_image",
     "read_image_file",
+    "read_image_stream",
     "write_png",
 ]
 
@@ -82,15 +84,26 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey: boo
 
 def read_image_file(path: str | Path, *, max_pixels: int = MAX_PIXELS, keep_grey: bool = False) -> DecodedImage:
     """Do the same as :func:`read_image`, and also say how deep the pixels are and what was lost."""
-    path = Path(path)
+    try:
+        with open_image_file(Path(path)) as stream:
+            return read_image_stream(stream, name=str(path), max_pixels=max_pixels, keep_grey=keep_grey)
+    except OSError as error:
+        raise ImageFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def open_image_file(path: Path) -> BinaryIO:
+    """Open a file to read. Raises ImageFileError for what is no file, OSError if it cannot be opened."""
     if not path.is_file():
         found = "a folder" if path.is_dir() else "a pipe, socket or device" if path.exists() else "no file"
         raise ImageFileError(f"{path}: expected an image file, found {found}")
-    try:
-        with path.open("rb") as stream:
-            return _decode(stream, str(path), max_pixels, keep_grey)
-    except OSError as error:
-        raise ImageFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return path.open("rb")
+
+
+def read_image_stream(
+    stream: BinaryIO, *, name: str = "image", max_pixels: int = MAX_PIXELS, keep_grey: bool = False
+) -> DecodedImage:
+    """Do the same as :func:`decode_image` with a file that is open, which stays open."""
+    return _decode(stream, name, max_pixels, keep_grey)
 
 
 def decode_image(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS, keep_grey: bool = False) -> Tensor:

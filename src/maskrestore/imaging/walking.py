@@ -5,22 +5,42 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from maskrestore.errors import ImageFileError
 from maskrestore.imaging.formats import START, SUFFIXES, format_of, why_unreadable
 
-__all__ = ["UNREADABLE", "find_images", "in_words", "walk_images"]
+__all__ = [
+    "DAMAGED",
+    "HIDDEN",
+    "HIDDEN_FOLDER",
+    "LOCKED",
+    "LOCKED_FOLDER",
+    "NO_PICTURE",
+    "PARQUET",
+    "TAR",
+    "UNREADABLE",
+    "find_images",
+    "in_words",
+    "kind_of_shard",
+    "walk_files",
+    "walk_images",
+    "why_no_picture",
+]
 
-_HIDDEN, _HIDDEN_FOLDER = "hidden file", "hidden folder"
-_NO_PICTURE = "not a picture"
+HIDDEN, HIDDEN_FOLDER = "hidden file", "hidden folder"
+NO_PICTURE = "not a picture"
 _NO_FILE = "pipe, socket or device"
 _LOOP = "link to a folder around it"
 _TWICE = "folder that is read anyway, under another name"
 _BROKEN_LINK = "broken link"
-_LOCKED, _LOCKED_FOLDER = "file that cannot be read", "folder that cannot be read"
-UNREADABLE = frozenset((_LOCKED, _LOCKED_FOLDER, _BROKEN_LINK))
+LOCKED, LOCKED_FOLDER = "file that cannot be read", "folder that cannot be read"
+PARQUET, TAR = "parquet file", "tar file"
+"""Files that may hold pictures: shards of a data set."""
+_COMPRESSED = "compressed tar file, which is not read (decompress it to .tar)"
+DAMAGED = "shard that is damaged or cut off"
+UNREADABLE = frozenset((LOCKED, LOCKED_FOLDER, _BROKEN_LINK, DAMAGED))
 """Reasons that are faults: there may have been pictures."""
 
 _SUFFIXES_OF_EXTRAS = frozenset((".avif", ".heic", ".heif", ".hif"))
@@ -67,19 +87,53 @@ def walk_images(path: str | Path, *, leave_out: Collection[Path] = ()) -> Iterat
     if path.is_file():
         yield path, None
         return
+    counts: Counter[str | None] = Counter()
+    for file, reason in walk_files(path, leave_out=leave_out):
+        counts[reason] += 1
+        yield file, reason
+    if not counts.pop(None, 0):
+        left_out = {reason: count for reason, count in counts.items() if reason is not None}
+        raise ImageFileError(f"{path}: no images in this folder; left out: {in_words(left_out) or 'nothing'}")
+
+
+def walk_files(path: Path, *, leave_out: Collection[Path] = ()) -> Iterator[tuple[Path, str | None]]:
+    """Do the same for a folder, which may hold no picture. Raises ImageFileError if it cannot be read."""
     if not path.is_dir():
         raise ImageFileError(f"{path}: expected an image or a folder of images, found nothing")
     try:
         os.scandir(path).close()
     except OSError as error:
         raise ImageFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    counts: Counter[str | None] = Counter()
     for file, reason in _Walk(path, leave_out).files():
-        counts[reason] += 1
         yield Path(file), reason
-    if not counts.pop(None, 0):
-        left_out = {reason: count for reason, count in counts.items() if reason is not None}
-        raise ImageFileError(f"{path}: no images in this folder; left out: {in_words(left_out) or 'nothing'}")
+
+
+def kind_of_shard(name: str, start: bytes) -> str | None:
+    """What a file is that may hold pictures; ``None`` if it is no such file.
+
+    start: its first :data:`~maskrestore.imaging.formats.START` bytes.
+    """
+    if start.startswith(b"PAR1"):
+        return PARQUET
+    if name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+        return _COMPRESSED
+    return TAR if start[257:262] == b"ustar" or name.lower().endswith(".tar") else None
+
+
+def why_no_picture(name: str, start: Callable[[], bytes]) -> str | None:
+    """The reason to leave out a file; ``None`` for what is a picture, or promises to be one.
+
+    start: reads its first :data:`~maskrestore.imaging.formats.START` bytes, if they matter.
+    """
+    suffix = os.path.splitext(name)[1].lower()
+    promised = suffix in SUFFIXES  # if it is broken, that is an error, which is found when it is read
+    if promised and suffix not in _SUFFIXES_OF_EXTRAS:
+        return None
+    begin = start()
+    kind = format_of(begin)
+    if kind is None:
+        return None if promised else kind_of_shard(name, begin) or NO_PICTURE
+    return why_unreadable(kind)
 
 
 class _Walk:
@@ -125,7 +179,7 @@ class _Walk:
             except FileNotFoundError:  # deleted since its parent was listed
                 continue
             except OSError:
-                yield folder, _LOCKED_FOLDER
+                yield folder, LOCKED_FOLDER
 
     def _sorted(self, entry: os.DirEntry[str], folders: list[str]) -> Iterator[tuple[str, str | None]]:
         """An entry of a folder as picture or left out; another folder is added to ``folders`` or to the links."""
@@ -133,7 +187,7 @@ class _Walk:
             return
         is_folder = entry.is_dir(follow_symlinks=False)
         if entry.name.startswith("."):
-            yield entry.path, _HIDDEN_FOLDER if is_folder else _HIDDEN
+            yield entry.path, HIDDEN_FOLDER if is_folder else HIDDEN
         elif is_folder:
             folders.append(entry.path)
         elif entry.is_symlink() and os.path.isdir(entry.path):
@@ -149,19 +203,17 @@ def _identity(folder: str) -> tuple[int, int]:
 
 def _why_no_picture(entry: os.DirEntry[str]) -> str | None:
     """The reason to leave out what is no folder; ``None`` for what is a picture, or promises to be one."""
-    suffix = os.path.splitext(entry.name)[1].lower()
-    promised = suffix in SUFFIXES  # if it is broken, that is an error, which is found when it is read
+
+    def start() -> bytes:
+        with open(entry.path, "rb", buffering=0) as stream:
+            return stream.read(START)
+
+    promised = os.path.splitext(entry.name)[1].lower() in SUFFIXES
     try:
         if not entry.is_file():
             if not entry.is_symlink():
                 return _NO_FILE
             return None if promised else _BROKEN_LINK
-        if promised and suffix not in _SUFFIXES_OF_EXTRAS:
-            return None
-        with open(entry.path, "rb", buffering=0) as stream:
-            kind = format_of(stream.read(START))
+        return why_no_picture(entry.name, start)
     except OSError:
-        return None if promised else _LOCKED
-    if kind is None:
-        return None if promised else _NO_PICTURE
-    return why_unreadable(kind)
+        return None if promised else LOCKED

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
@@ -17,11 +17,13 @@ from maskrestore.defense.asking import is_local_model
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError
+from maskrestore.imaging.codec import DecodedImage, read_image_stream
 from maskrestore.imaging.views import View
-from maskrestore.imaging.walking import walk_images
 from maskrestore.jobs.identity import settings_digest
 from maskrestore.jobs.image_records import ImageRecords
 from maskrestore.jobs.result_files import RESULT_FILES, RESULT_FOLDERS, check_results_folder
+from maskrestore.jobs.sources import ImageSource
+from maskrestore.jobs.sources.remote_files import is_remote
 from maskrestore.mae.choice import restorer_for
 from maskrestore.types import Restorer
 
@@ -32,8 +34,8 @@ __all__ = ["FolderJob"]
 class FolderJob:
     """Which images to purify, for which classifier, and where the results go."""
 
-    source: Path
-    """An image or a folder of images."""
+    source: str | Path
+    """An image, a folder, parquet files or tar shards, or a URL of one of these. Files are told by their content."""
     out: Path
     """A folder for the results. It is created if it does not exist."""
     defense: BDMAE
@@ -48,6 +50,8 @@ class FolderJob:
     """Read grey images with one channel instead of three."""
     view: View | None = None
     """The size at which the classifier sees pictures: they are purified at it. ``None``: at their own size."""
+    image_column: str | None = None
+    """The column of images of parquet files. ``None``: the only one."""
     full_size: bool = False
     """Also write each picture in full size, with what was restored in the view of it, into ``out/full``."""
     again: bool = False
@@ -83,22 +87,22 @@ class FolderJob:
         """What is purified of a picture ``(C, H, W)``: its view, or the picture."""
         return image if self.view is None else self.view.show(image)
 
-    def name(self, file: Path) -> str:
-        """The name of a file in records: relative to the source, with forward slashes."""
-        return file.name if file == self.source else file.relative_to(self.source).as_posix()
+    @functools.cached_property
+    def images(self) -> ImageSource:
+        """The images of the source."""
+        results = [self.out / name for name in (*RESULT_FOLDERS, *RESULT_FILES)]
+        return ImageSource(self.source, image_column=self.image_column, leave_out=results)
 
-    def file(self, name: str) -> Path:
-        """The file of that name."""
-        return self.source if self.source.is_file() else self.source / name
+    def decode(self, stream: BinaryIO, name: str) -> DecodedImage:
+        """Decode an image of the source. Raises ImageFileError."""
+        return read_image_stream(stream, name=name, keep_grey=self.keep_grey)
 
     def open_records(self) -> ImageRecords:
         """The images of the source, what is left out, and the records so far. The caller closes them.
 
         Raises ImageFileError if there is no image.
         """
-        results = [self.out / name for name in (*RESULT_FOLDERS, *RESULT_FILES)]
-        files = walk_images(self.source, leave_out=results)
-        return ImageRecords(self.out / "records.jsonl", ((self.name(file), reason) for file, reason in files))
+        return ImageRecords(self.out / "records.jsonl", self.images.images())
 
     def open_cache(self) -> AnswerCache | None:
         """The answers that an earlier run left, if they are kept. The caller closes them."""
@@ -112,8 +116,11 @@ class FolderJob:
 
         Raises ConfigError if not, or if they would be written among the images of the source.
         """
-        source, out = self.source.resolve(), self.out.resolve()
-        if source == out or {out / name for name in RESULT_FOLDERS} & {source, *source.parents}:
+        out = self.out.resolve()
+        source = None if is_remote(self.source) else Path(self.source).resolve()
+        if source is not None and (
+            source == out or {out / name for name in RESULT_FOLDERS} & {source, *source.parents}
+        ):
             raise ConfigError(
                 f"results would be written over the images in {self.source}; choose another folder than {out}"
             )

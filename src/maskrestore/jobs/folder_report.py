@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from maskrestore.errors import InvalidImageError
-from maskrestore.imaging.codec import read_image
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords
 from maskrestore.jobs.result_files import load_purification
+from maskrestore.jobs.sources import Found, ImageReader
 from maskrestore.reporting import Evidence, ReportEntry, ReportSummary, entries_from, write_report
 from maskrestore.runtime.settings import flat
 from maskrestore.runtime.words import counted
@@ -52,7 +52,7 @@ def write_folder_report(
     """
     config = job.defense.config
     summary = ReportSummary(
-        title=f"Purified images of {job.source.name}",
+        title=f"Purified images of {job.images.title}",
         description=_SINGLE_QUERY if job.single_query else _DESCRIPTION,
         settings={
             "classifier": job.classifier_id,
@@ -62,7 +62,7 @@ def write_folder_report(
         },
         key_fingerprint=job.key_fingerprint,
     )
-    with closing(job.open_records()) as records:
+    with closing(job.open_records()) as records, job.images.reader() as reader:
         shown = {**summary.settings, **_restorers(job, records)}
         left_out = {
             reason: (count, records.names_left_out(reason, _NAMES_OF_A_REASON))
@@ -75,7 +75,7 @@ def write_folder_report(
             class_names=class_names,
             errors=((one["file"], one["error"]) for one in records.records(job.config_digest) if one["error"]),
             max_detailed=max_detailed,
-            evidence_of=lambda name: _evidence(job, records.record(name)),
+            evidence_of=lambda name: _evidence(job, reader, records.found(name), records.record(name)),
         )
 
 
@@ -97,12 +97,12 @@ def _entry(record: Mapping[str, Any]) -> ReportEntry:
     )
 
 
-def _evidence(job: FolderJob, record: Mapping[str, Any]) -> Evidence | None:
+def _evidence(job: FolderJob, reader: ImageReader, image: Found, record: Mapping[str, Any]) -> Evidence | None:
     """The pictures and maps of an image, ``None`` if its file or its results are gone."""
-    name = record["file"]
     try:
-        original = job.shown(read_image(job.file(name), keep_grey=job.keep_grey))
+        with reader.open(image) as stream:
+            original = job.shown(job.decode(stream, image.name).pixels)
         purification = load_purification(job.out, record, keep_grey=job.keep_grey)
     except (InvalidImageError, OSError):
         return None
-    return entries_from(original[None], purification, names=[name])[0].evidence
+    return entries_from(original[None], purification, names=[image.name])[0].evidence

@@ -8,20 +8,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from maskrestore.classifiers import HttpClassifier
 from maskrestore.defense.asking import Asking
 from maskrestore.defense.oracle import Budget
 from maskrestore.errors import ClassifierStoppedError, InvalidImageError, QueryBudgetError
-from maskrestore.imaging.codec import read_image_file
 from maskrestore.imaging.walking import UNREADABLE
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords, UnwrittenRecordError
 from maskrestore.jobs.recorder import JobFile, Recorder, add_full_size, failure
 from maskrestore.jobs.result_files import make_result_folders
-from maskrestore.runtime.digests import digest_of_file
+from maskrestore.jobs.sources import Found, ImageReader
+from maskrestore.runtime.digests import digest_of_stream
 from maskrestore.runtime.files import write_text_atomically
 from maskrestore.types import Progress, StreamItem
 
@@ -139,6 +138,7 @@ class _Run:
         self.stopped: str | None = None
         """Why no further image is begun."""
         self._job, self._records = job, records
+        self._reader = job.images.reader()
         self._progress = _FilesPassed(progress, len(records))
 
     def purify(self) -> None:
@@ -184,7 +184,8 @@ class _Run:
         )
 
     def close(self) -> None:
-        """Close the cache."""
+        """Close the source and the cache."""
+        self._reader.close()
         if self.cache is not None:
             self.cache.close()
 
@@ -194,10 +195,11 @@ class _Run:
             if self.stopped is not None:
                 return
             try:
-                done = _is_done(self._job, record, self._job.file(name))
-                item = None if done else _read(self._job, name, output, passed)
+                image = self._records.found(name)
+                done = _is_done(self._job, self._reader, image, record)
+                item = None if done else _read(self._job, self._reader, image, output, passed)
                 if done and self._job.full_size:
-                    add_full_size(self._job, self._records, name, output, record)
+                    add_full_size(self._job, self._records, self._reader, output, record)
             except (InvalidImageError, OSError) as error:
                 self._records.add(failure(self._job, name, error))
             else:
@@ -271,22 +273,24 @@ class _FilesPassed:
             self._update(self._passed, self._total, note)
 
 
-def _read(job: FolderJob, name: str, output: str, passed: int) -> StreamItem:
-    file = job.file(name)
-    read = read_image_file(file, keep_grey=job.keep_grey)  # before the digest: it refuses huge files and non-files
+def _read(job: FolderJob, reader: ImageReader, image: Found, output: str, passed: int) -> StreamItem:
+    with reader.open(image) as stream:
+        read = job.decode(stream, image.name)  # before the digest: it refuses huge files
+        content = digest_of_stream(stream)
     make_result_folders(job.out, output, full_size=job.full_size)  # before the query
     pixels = job.shown(read.pixels)
     size = getattr(getattr(job.restorer_for(pixels), "network", None), "image_size", None)
     far_larger = size is not None and max(pixels.shape[-2:]) > _FAR_LARGER * size
     notes = (*read.notes, f"far larger than the restorer's {size} x {size} pixels") if far_larger else read.notes
-    return StreamItem(
-        id=JobFile(name=name, output=output, content=digest_of_file(file), bits=read.bits, notes=notes, passed=passed),
-        image=pixels,
-    )
+    file = JobFile(image=image, output=output, content=content, bits=read.bits, notes=notes, passed=passed)
+    return StreamItem(id=file, image=pixels)
 
 
-def _is_done(job: FolderJob, record: dict[str, Any], file: Path) -> bool:
+def _is_done(job: FolderJob, reader: ImageReader, image: Found, record: dict[str, Any]) -> bool:
     if job.again or record.get("error") is not None or record.get("config_digest") != job.config_digest:
         return False
     written = [job.out / record[entry] for entry in ("output", "maps") if record.get(entry)]
-    return all(path.exists() for path in written) and record.get("content") == digest_of_file(file)
+    if not all(path.exists() for path in written):
+        return False
+    with reader.open(image) as stream:
+        return bool(record.get("content") == digest_of_stream(stream))

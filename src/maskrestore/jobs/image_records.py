@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from maskrestore.jobs.sources import Found
 from maskrestore.runtime.digests import raw_digest
 from maskrestore.runtime.files import replaced_atomically
 
@@ -20,7 +21,7 @@ __all__ = ["ImageRecords", "UnwrittenRecordError"]
 
 _TABLES = """
 PRAGMA journal_mode = OFF;  -- the index does not outlive the process: there is nothing to roll back
-CREATE TABLE images (name BLOB PRIMARY KEY, folded BLOB, stem BLOB) WITHOUT ROWID;  -- folded: in lower case
+CREATE TABLE images (name BLOB PRIMARY KEY, folded BLOB, stem BLOB, place TEXT) WITHOUT ROWID;  -- folded: in lower case
 CREATE TABLE records (name BLOB PRIMARY KEY, line BLOB, output BLOB);
 CREATE TABLE left_out (name BLOB PRIMARY KEY, reason TEXT) WITHOUT ROWID;
 CREATE INDEX folded_names ON images (folded);
@@ -59,21 +60,20 @@ class ImageRecords:
     close; about two megabytes of it are in memory, whatever the number of images.
     """
 
-    def __init__(self, path: Path, files: Iterable[tuple[str, str | None]]) -> None:
+    def __init__(self, path: Path, files: Iterable[Found]) -> None:
         """path: of ``records.jsonl``; may be missing.
 
-        files: names, in any order, with forward slashes: of images, with ``None``, and of what is left out, with the
-        reason.
+        files: images and what is left out, in any order.
         """
         self.purified = 0
         """Number of records added without an error."""
         self._path = path
         self._index = sqlite3.connect("")  # a temporary file of its own
         self._index.executescript(_TABLES)
-        for name, reason in files:
+        for name, reason, place in files:
             if reason is None:
-                row = (name, _folded(name), _folded(_stem(name)))
-                self._index.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?)", tuple(map(os.fsencode, row)))
+                row = map(os.fsencode, (name, _folded(name), _folded(_stem(name))))
+                self._index.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", (*row, json.dumps(place)))
             else:
                 self._index.execute("INSERT OR REPLACE INTO left_out VALUES (?, ?)", (os.fsencode(name), reason))
         if path.exists():
@@ -103,6 +103,13 @@ class ImageRecords:
             name = os.fsdecode(key)
             output = _output(name, name if shared else _stem(name), differs_in_case)
             yield name, output, json.loads(line) if line else {}
+
+    def found(self, name: str) -> Found:
+        """An image of the source, by its name. Raises KeyError if it is not there."""
+        row = self._index.execute("SELECT place FROM images WHERE name = ?", (os.fsencode(name),)).fetchone()
+        if row is None:
+            raise KeyError(f"there is no image {name!r}")
+        return Found(name, place=tuple(json.loads(row[0])))
 
     def record(self, name: str) -> dict[str, Any]:
         """The record of an image. Raises KeyError if it has none."""

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from maskrestore.errors import InvalidImageError
-from maskrestore.imaging.codec import is_grey, read_image, read_image_file, write_png
+from maskrestore.imaging.codec import is_grey, write_png
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords
 from maskrestore.jobs.result_files import answer, load_purification, make_result_folders, save_purification
+from maskrestore.jobs.sources import Found, ImageReader
 from maskrestore.types import Purification, StreamResult
 
 __all__ = ["JobFile", "Recorder", "add_full_size", "failure"]
@@ -39,7 +40,7 @@ _NOT_IN_FULL_SIZE = "could not be written in full size"
 class JobFile:
     """An image that is to be purified."""
 
-    name: str
+    image: Found
     output: str
     """The name of its results."""
     content: str
@@ -65,6 +66,8 @@ class Recorder:
         """Why the job must stop, if it must."""
         self._unwritten = 0
         self._job, self._records, self._passed = job, records, passed
+        # Of its own: in a shard, it would take the other one back from the images that are read ahead.
+        self._reader = job.images.reader()
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self._threads)
         self._pending: deque[tuple[JobFile, Future[_Saved]]] = deque()
@@ -77,6 +80,7 @@ class Recorder:
             self._record(leave=0)
         finally:
             self._pool.shutdown()
+            self._reader.close()
 
     def take(self, result: StreamResult) -> None:
         """Write and record a result, or record its error."""
@@ -85,13 +89,13 @@ class Recorder:
         if result.result is None:
             self._record(leave=0)
             assert result.error is not None
-            self._add(file, _Saved(record=failure(self._job, file.name, result.error)))
+            self._add(file, _Saved(record=failure(self._job, file.image.name, result.error)))
             self.failed += 1
         elif self._threads == 1 or result.result.images[0, 0].numel() < _PARALLEL_WRITE_PIXELS:
             self._record(leave=0)
-            self._add(file, _save(self._job, file, result.result, result.seconds))
+            self._add(file, _save(self._job, self._reader, file, result.result, result.seconds))
         else:
-            saving = self._pool.submit(_save, self._job, file, result.result, result.seconds)
+            saving = self._pool.submit(_save, self._job, self._reader, file, result.result, result.seconds)
             self._pending.append((file, saving))
             self._record(leave=2 * self._threads)
 
@@ -120,24 +124,25 @@ class _Saved:
     """Nor could those of others."""
 
 
-def _save(job: FolderJob, file: JobFile, result: Purification, seconds: float) -> _Saved:
+def _save(job: FolderJob, reader: ImageReader, file: JobFile, result: Purification, seconds: float) -> _Saved:
     """Write the files of a result and make its record, which is to be written after the files."""
     try:
         saved = save_purification(job.out, file.output, result, bits=file.bits, single_query=job.single_query)
         if job.full_size:
-            whole = read_image(job.file(file.name), keep_grey=job.keep_grey)
-            saved |= _save_full_size(job, file.output, whole, result, file.bits)
+            with reader.open(file.image) as stream:
+                whole = job.decode(stream, file.image.name)
+            saved |= _save_full_size(job, file.output, whole.pixels, result, file.bits)
     except (InvalidImageError, OSError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         paid_for = answer(result, single_query=job.single_query)
         return _Saved(
-            record={**failure(job, file.name, error), **paid_for},
+            record={**failure(job, file.image.name, error), **paid_for},
             unwritten=True,
             disk_failed=isinstance(cause, OSError) and cause.errno in _DISK_ERRORS,
         )
     restorer = getattr(job.restorer_for(result.images[0]), "name", None)
     record = {
-        "file": file.name,
+        "file": file.image.name,
         "content": file.content,
         **saved,
         **({} if restorer is None else {"restorer": restorer}),
@@ -149,7 +154,9 @@ def _save(job: FolderJob, file: JobFile, result: Purification, seconds: float) -
     return _Saved(record=record)
 
 
-def add_full_size(job: FolderJob, records: ImageRecords, name: str, output: str, record: dict[str, Any]) -> None:
+def add_full_size(
+    job: FolderJob, records: ImageRecords, reader: ImageReader, output: str, record: dict[str, Any]
+) -> None:
     """Write a picture in full size from the result of an earlier run, if it is not there yet.
 
     If that fails, the record says so and the result stays: it was paid for.
@@ -158,7 +165,8 @@ def add_full_size(job: FolderJob, records: ImageRecords, name: str, output: str,
         return
     notes = [note for note in record.get("notes", ()) if note != _NOT_IN_FULL_SIZE]
     try:
-        whole = read_image_file(job.file(name), keep_grey=job.keep_grey)
+        with reader.open(records.found(record["file"])) as stream:
+            whole = job.decode(stream, record["file"])
         make_result_folders(job.out, output, full_size=True)
         result = load_purification(job.out, record, keep_grey=job.keep_grey)
         added = {**_save_full_size(job, output, whole.pixels, result, whole.bits), "notes": notes}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 __all__ = [
     "Part",
@@ -19,6 +20,7 @@ __all__ = [
     "digest_of_file",
     "digest_of_json",
     "digest_of_key",
+    "digest_of_stream",
     "keyed_digest",
     "raw_digest",
     "sha256_of_json",
@@ -44,7 +46,15 @@ def digest_of_json(value: Any, more: Iterable[Part] = ()) -> str:
 def digest_of_file(path: Path) -> str:
     """Sixteen hex digits of the content of a file, which is read in pieces. Raises OSError if it cannot be read."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, functools.partial(hashlib.blake2b, digest_size=8)).hexdigest()
+        return digest_of_stream(stream)
+
+
+def digest_of_stream(stream: BinaryIO) -> str:
+    """The same of a file that is open, from its beginning."""
+    stream.seek(0)
+    return hashlib.file_digest(
+        cast(io.BufferedReader, stream), functools.partial(hashlib.blake2b, digest_size=8)
+    ).hexdigest()
 
 
 def sha256_of_json(value: Any) -> str:
