@@ -70,9 +70,8 @@ def test_a_diffusion_model_runs_on_the_device_and_its_record_is_the_same_everywh
     for folder in (None, diffusion_model(tmp_path / "model", 1)):
         here, there = (make_resources(diffusion=folder, device=name).defense(cell).entry for name in ("cpu", "cuda"))
         assert here == there
-    (record,) = _defenses(
-        ["zip"], [], dataset="cifar10", restorer="mae-tiny-32", device="cuda", key=0, max_queries=None
-    )
+    asked = {"dataset": "cifar10", "architecture": "resnet18", "restorer": "mae-tiny-32"}
+    (record,) = _defenses(["zip"], [], **asked, device="cuda", key=0, max_queries=None)
     assert record.entry.name == "zip"
     assert devices == ["cpu", "cuda"] * 2 + ["cuda"]
 
