@@ -147,11 +147,7 @@ class ModuleClassifier:
         batch, extremes = unchecked_batch(images, to_cpu=False)
         if not batch.is_cuda:
             check_pixels(batch, extremes)
-        # One autocast context for all chunks, without inference mode, so that its cache casts each weight only once.
-        with torch.no_grad(), autocast(self.device, self.precision), _evaluating(self._runs):
-            if self._memory_format is None:
-                with _TRIAL:
-                    self._settle(batch)
+        with self._running(batch):
             parts = [(self._labels(chunk), count) for chunk, count in fixed_chunks(batch, self.micro_batch)]
         if batch.is_cuda:
             check_pixels(batch, extremes)  # reading the values waits for the GPU, so first queue all work
@@ -165,13 +161,22 @@ class ModuleClassifier:
         module that answers with labels.
         """
         batch = as_batch(images)
-        self(batch[:1])  # chooses how it runs
-        with torch.no_grad(), autocast(self.device, self.precision), _evaluating(self._runs):
+        with self._running(batch):
             parts = [
                 self._read.scores(self._answer(chunk), len(chunk))[:count].float().cpu()
                 for chunk, count in fixed_chunks(batch, self.micro_batch)
             ]
         return torch.cat(parts)
+
+    @contextmanager
+    def _running(self, batch: Tensor) -> Iterator[None]:
+        """Run the module on chunks of the batch."""
+        # One autocast context for all chunks, without inference mode, so that its cache casts each weight only once.
+        with torch.no_grad(), autocast(self.device, self.precision), _evaluating(self._runs):
+            if self._memory_format is None:
+                with _TRIAL:
+                    self._settle(batch)
+            yield
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the copy that runs; files are read again, and TorchScript has a format of its own."""

@@ -21,8 +21,8 @@ from maskrestore.gateway.bodies import gone, read_body
 from maskrestore.gateway.errors import RefusedError, TimeOverError
 from maskrestore.gateway.gateway import Gateway
 from maskrestore.gateway.models import ShieldedModel
+from maskrestore.gateway.outcomes import Caller, Outcome
 from maskrestore.gateway.protocol import read_question, write_answer
-from maskrestore.gateway.service import Caller, Outcome
 from maskrestore.runtime.environment import own_version
 
 __all__ = ["caller_of", "labelled", "router"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging.config
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -17,10 +18,12 @@ from maskrestore.gateway.app import make_app
 from maskrestore.gateway.connections import connections_with
 from maskrestore.gateway.gateway import Gateway
 
-__all__ = ["Listening", "Process", "address_of", "log_as_json"]
+__all__ = ["Listening", "Process", "address_of", "in_background", "log_as_json"]
 
 _MORE_SECONDS = 5
 """For answers, behind the limit of a request, before the gateway ends in any case."""
+
+_BACKGROUND: set[asyncio.Task[Any]] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,13 @@ def address_of(where: Listening, bound: socket.socket) -> str:
     host, port = bound.getsockname()[:2]
     scheme = "http" if where.tls_certificate is None else "https"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def in_background(work: Coroutine[Any, Any, Any]) -> None:
+    """Have the loop do something that nobody waits for. The loop alone would not keep its task until it is done."""
+    task = asyncio.get_running_loop().create_task(work)
+    _BACKGROUND.add(task)
+    task.add_done_callback(_BACKGROUND.discard)
 
 
 def log_as_json() -> None:

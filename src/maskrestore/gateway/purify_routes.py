@@ -14,9 +14,9 @@ from torch import Tensor
 from maskrestore.gateway.bodies import image_in, read_body
 from maskrestore.gateway.gateway import Gateway
 from maskrestore.gateway.inference_routes import caller_of, labelled
+from maskrestore.gateway.outcomes import Outcome
 from maskrestore.gateway.pictures import pictures_of_file
 from maskrestore.gateway.records import Purified, Stage
-from maskrestore.gateway.service import Outcome
 from maskrestore.gateway.stages import stages_of
 from maskrestore.imaging.codec import as_picture
 from maskrestore.reporting.entries import entries_from

@@ -13,7 +13,7 @@ from maskrestore.defense.streams import Key
 from maskrestore.errors import ConfigError
 from maskrestore.gateway.config import GatewayConfig
 from maskrestore.gateway.gateway import Gateway
-from maskrestore.gateway.process import Listening, Process, address_of, log_as_json
+from maskrestore.gateway.process import Listening, Process, address_of, in_background, log_as_json
 from maskrestore.gateway.supervisor import Supervisor
 from maskrestore.mae.choice import load_restorer
 
@@ -66,15 +66,10 @@ def _serve_alone(
 ) -> None:
     restorer = load_restorer(config.restorer, precision=config.restorer_precision, device=config.device)
     gateway = Gateway(config, restorer, key=key, read_config=read_config)
-    reloads: set[asyncio.Task[bool]] = set()
-
-    def reload() -> None:
-        task = asyncio.create_task(gateway.reload())
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
 
     def answering() -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, lambda: in_background(gateway.reload()))
         begun(process.servers[0].sockets[0])
 
     process = Process(gateway, where, answering)

@@ -6,10 +6,9 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -19,50 +18,22 @@ from maskrestore.errors import ClassifierError, InvalidImageError, MaskRestoreEr
 from maskrestore.gateway.access import Access
 from maskrestore.gateway.board import Board
 from maskrestore.gateway.config import FailurePolicies, Policy
-from maskrestore.gateway.decisions import DecisionStore, KeptDecision, iso
-from maskrestore.gateway.errors import OverloadedError, RefusedError, TimeOverError, described
-from maskrestore.gateway.ids import new_id
+from maskrestore.gateway.decisions import DecisionStore, KeptDecision
+from maskrestore.gateway.errors import OverloadedError, RefusedError, TimeOverError
 from maskrestore.gateway.metrics import Metrics
 from maskrestore.gateway.models import ShieldedModel
-from maskrestore.gateway.pictures import content_of
+from maskrestore.gateway.outcomes import Caller, Outcome, outcome_of
 from maskrestore.gateway.records import Decision
 from maskrestore.gateway.scheduler import Purified
 from maskrestore.gateway.tracing import Tracing
-from maskrestore.jobs.result_files import answer
-from maskrestore.reporting import printable
 from maskrestore.reporting.pictures import thumbnail
-from maskrestore.runtime.environment import own_version
-from maskrestore.types import Purification
 
-__all__ = ["Caller", "Outcome", "Service"]
+__all__ = ["Service"]
 
 _LOG = logging.getLogger(__name__)
 _WAIT = 1.0
 """Seconds that a look at what other workers decided takes at most."""
 _MAPS = ("hidden", "scores", "image_scores", "label_scores", "initial_image_scores", "initial_label_scores")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Caller:
-    """Who asks, and for how long."""
-
-    tenant: str
-    request: str
-    """Id of the request."""
-    deadline: float
-    """By ``time.monotonic``."""
-    gone: Callable[[], Awaitable[None]] | None = None
-    """Returns when the client has gone away."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one picture."""
-
-    decision: Decision
-    purification: Purification | None = None
-    error: Exception | None = None
-    """Why it is not purified."""
 
 
 class Service:
@@ -132,7 +103,7 @@ class Service:
             labels = await self._plain_labels(model, pictures, found, policies, caller)
             seconds = time.monotonic() - accepted
             outcomes = [
-                _outcome(model, caller, place, picture=picture, found=one, label=label, times=(started, seconds))
+                outcome_of(model, caller, place, picture=picture, found=one, label=label, times=(started, seconds))
                 for place, (picture, one, label) in enumerate(zip(pictures, found, labels, strict=True))
             ]
             spent = sum(one.decision.queries or 0 for one in outcomes)
@@ -269,51 +240,3 @@ def _policy(policies: FailurePolicies, error: Exception) -> Policy:
         case ClassifierError():
             return policies.upstream
     return policies.defense
-
-
-def _outcome(
-    model: ShieldedModel,
-    caller: Caller,
-    place: int,
-    *,
-    picture: Tensor,
-    found: Purified | Exception,
-    label: int | None,
-    times: tuple[float, float],
-) -> Outcome:
-    """The decision about one picture. label: the plain one, if there is one. times: of acceptance, and since."""
-    started, seconds = times
-    channels, height, width = picture.shape
-    common: dict[str, Any] = {
-        "id": new_id(), "time": iso(started), "model": model.name, "tenant": caller.tenant, "request": caller.request,
-        "place": place, "content": content_of(picture), "channels": channels, "height": height, "width": width,
-        **model.identity, "version": own_version(),
-    }  # fmt: skip
-    if isinstance(found, Exception):
-        told = printable(f"{type(found).__name__}: {' '.join(str(found).split())}")
-        known = isinstance(found, MaskRestoreError)
-        if not known:
-            _LOG.error("a picture could not be purified", exc_info=found)
-        error = found if known else RefusedError(503, "the picture could not be purified", retry_after=1)
-        status = described(error)[0] if label is None else 200
-        # What was sent before it failed is not known: it counts as the most that it may have been.
-        decision = Decision(
-            **common, shielded=False, label=label, label_name=model.class_name(label), error=told, status=status,
-            seconds=seconds, queries=0 if isinstance(found, OverloadedError) else model.max_queries,
-        )  # fmt: skip
-        return Outcome(decision=decision, error=error)
-    result = found.purification
-    paid = answer(result, single_query=model.defense.config.restoration.single_query)
-    if model.interface.answer == "upstream":
-        paid["queries"] += 1
-    original, chosen = paid["original_label"], paid["label"]
-    decision = Decision(
-        **common, **paid, shielded=True,
-        original_name=model.class_name(original), label_name=model.class_name(chosen),
-        changed=None if original is None else original != chosen,
-        restored=None if result.hidden is None else round(float(result.hidden[0].float().mean()), 6),
-        suspicion=None if result.suspicion is None else float(result.suspicion[0]),
-        waited=found.waited, seconds=found.waited + found.worked, result=content_of(result.images[0]),
-        restorer=model.restorer_name(picture),
-    )  # fmt: skip
-    return Outcome(decision=decision, purification=result)

@@ -26,7 +26,7 @@ from maskrestore.gateway.access import Access, Ledger
 from maskrestore.gateway.board import Board
 from maskrestore.gateway.config import GatewayConfig
 from maskrestore.gateway.decisions import DecisionStore
-from maskrestore.gateway.process import Listening
+from maskrestore.gateway.process import Listening, in_background
 from maskrestore.gateway.shared import offered
 from maskrestore.gateway.worker import BEGUN, Work, work
 
@@ -117,14 +117,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
-        reloads: set[asyncio.Task[None]] = set()
-
-        def reload() -> None:
-            task = loop.create_task(self._reload())
-            reloads.add(task)
-            task.add_done_callback(reloads.discard)
-
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGHUP, lambda: in_background(self._reload()))
         with tempfile.TemporaryDirectory(prefix="maskrestore-") as folder:
             self._prepare(Path(folder))
             with offered(self._ledger, self._board, Path(folder)):

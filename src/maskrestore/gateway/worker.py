@@ -20,7 +20,7 @@ from maskrestore.gateway.config import GatewayConfig
 from maskrestore.gateway.gateway import Gateway
 from maskrestore.gateway.ids import take_every
 from maskrestore.gateway.metrics import count_for_worker
-from maskrestore.gateway.process import Listening, Process, log_as_json
+from maskrestore.gateway.process import Listening, Process, in_background, log_as_json
 from maskrestore.gateway.shared import join
 from maskrestore.mae.choice import load_restorer
 
@@ -88,7 +88,6 @@ def _made(given: Work, link: Connection) -> Process:
     config = share_of(given.config)
     restorer = load_restorer(config.restorer, precision=config.restorer_precision, device=config.device)
     gateway = Gateway(config, restorer, key=given.key, shared=join(given.number, given.folder))
-    tasks: set[asyncio.Task[None]] = set()
 
     async def use(new: GatewayConfig) -> None:
         link.send(await gateway.use(share_of(new)))
@@ -100,9 +99,7 @@ def _made(given: Work, link: Connection) -> Process:
             asyncio.get_running_loop().remove_reader(link.fileno())
             process.end()
             return
-        task = asyncio.create_task(use(new))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        in_background(use(new))
 
     def begun() -> None:
         asyncio.get_running_loop().add_reader(link.fileno(), hear)
