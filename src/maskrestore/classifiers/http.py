@@ -16,11 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskrestore.classifiers.answers import checked_labels
-from maskrestore.classifiers.class_names import ClassNames
 from maskrestore.classifiers.http_images import BodyTemplate, LabelPath
+from maskrestore.classifiers.http_labels import LabelReader
 from maskrestore.classifiers.http_transport import Reply, Transport, Unanswered, parsed_json
-from maskrestore.classifiers.model_answers import ModelAnswers
 from maskrestore.classifiers.normalisation import (
     ChannelOrder,
     Channelwise,
@@ -125,8 +123,7 @@ class HttpClassifier:
             connections=concurrency,
             most_bytes=most_bytes,
         )
-        self._names = ClassNames(classes)
-        self._read = ModelAnswers(None, threshold, classes)
+        self._labels_of = LabelReader(threshold, classes)
         model = ModelAddress.of(address)
         self.input_size = checked_size(input_size)
         """``(H, W)`` that pictures are resized to, or None."""
@@ -185,14 +182,14 @@ class HttpClassifier:
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Names of the classes in the order of their labels, those that are known so far; None for numbers."""
-        return self._names.names or self._read.classes
+        return self._labels_of.classes
 
     def keep_classes(self, path: Path, *, shared: bool = False) -> None:
         """Read the names of classes from a JSON file, and write new ones there, so that labels keep their meaning.
 
         shared: with other processes at the same time. Raises ConfigError if the file holds something else.
         """
-        self._names.keep(path, shared=shared)
+        self._labels_of.keep_classes(path, shared=shared)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
@@ -322,10 +319,11 @@ class HttpClassifier:
             sized, headers = self._sized(picture), {"Content-Type": self._body.content_type}
             self._count()
             reply = self._transport.send("POST", self.address, self._body(sized[0]), headers, until=until)
-            return self._number(self._path(reply.content))
+            return self._labels_of(self._path(reply.content))
         reply = self._asked(picture, until)
         assert self.served is not None
-        return self._number(read_reply(reply.content, reply.headers.get(BINARY_HEADER), self.served.output))
+        answer = read_reply(reply.content, reply.headers.get(BINARY_HEADER), self.served.output)
+        return self._labels_of(answer, rows=self.served.input.batch or 1)
 
     def outputs(self, picture: Tensor, *, until: float = math.inf) -> dict[str, MessageTensor]:
         """The whole answer about one picture ``(1, C, H, W)``: for those who hand it on, and not for the defense.
@@ -372,25 +370,6 @@ class HttpClassifier:
                 f"{self.address} takes {taken.channels} channels, got a picture with {picture.shape[1]}"
             )
         return packed(self.normalise(picture), taken)
-
-    def _number(self, value: Any) -> Tensor:
-        """The label of an answer: a number, a name, scores, or a map of scores."""
-        if isinstance(value, str):
-            return torch.tensor([self._names.number(value)])
-        if isinstance(value, np.ndarray) and value.dtype == object:
-            names = value.ravel().tolist()
-            if not names or (len(names) > 1 and len({*names}) > 1):
-                raise ClassifierOutputError(f"expected the name of one class, got {len(names)} texts: {names[:3]}")
-            return torch.tensor([self._names.number(names[0])])
-        if isinstance(value, bool | int):
-            value = [int(value)]
-        elif isinstance(value, float):
-            value = np.array([value])
-        elif isinstance(value, list) and value and all(isinstance(one, int | float) for one in value):
-            value = np.array([value], dtype=None if len(value) == 1 else np.float64)
-        elif isinstance(value, np.ndarray):
-            return checked_labels(*self._read(value, (self.served.input.batch if self.served else None) or 1))[:1]
-        return checked_labels(*self._read(value, 1))
 
     def _workers(self) -> ThreadPoolExecutor:
         with self._lock:

@@ -85,7 +85,7 @@ class Variant:
         standard: Any = DETECTORS[self.defense] if self.detects else default_config(self.defense)
         usual = with_cam_layer(standard, architecture)
         # Without stages there is only the last feature map to choose, so rows for several stages share a cell.
-        single = usual is not standard and usual.layer is None
+        single = getattr(usual, "layer", "") is None
         return with_settings(usual, {name: value for name, value in self.settings if not (single and name == "layer")})
 
 
