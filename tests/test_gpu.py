@@ -27,6 +27,8 @@ from maskrestore.lab.victims import (
 from maskrestore.mae.checkpoints.loading import load_network
 from maskrestore.mae.fast.fused import FusedLayerNorm, can_fuse
 from maskrestore.mae.fast.lowered import LoweredLinear
+from maskrestore.mae.training.augmentation import AUGMENTATIONS
+from maskrestore.mae.training.pretrain import PretrainConfig, pretrain
 from maskrestore.mae.vit import ViTMAE
 from maskrestore.mae.vit_config import VIT_PRESETS
 from maskrestore.runtime.precision import Precision
@@ -188,3 +190,32 @@ def test_victims_train_on_the_gpu_and_load_on_the_cpu(attack: str, settings: dic
     assert record["device"] != "cpu"
     victim_attack(config, tmp_path)
     assert load_victim(config, tmp_path)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_a_restorer_trains_on_the_gpu_as_on_the_cpu(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (64, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    config = PretrainConfig(
+        steps=8,
+        batch_size=16,
+        warmup_steps=4,
+        network={"image_size": 32, "widths": (16, 32), "encoder_blocks": (1, 1), "decoder_blocks": (1,)},
+        source_size=40,
+        augmentation=AUGMENTATIONS["strong"],
+        feature_weight=0.1,
+    )
+    losses = {}
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        extractor = ResNet18(10, width=8).eval().requires_grad_(False)
+        found: list[float] = []
+        pretrain(
+            config,
+            images,
+            tmp_path / device,
+            held_out=images[:, :, :32, :32],
+            features=[extractor],
+            progress=lambda state, found=found: found.extend([state.loss, state.held_out_psnr or 0.0]),  # type: ignore[misc]
+            device=device,
+        )
+        losses[device] = found
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.02)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from maskrestore.cli.options import DataOption, TrainingSetOption
+from maskrestore.cli.options import DataOption, DeviceOption, TrainingSetOption
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import out, progress
 from maskrestore.cli.training_images import HeldOutOption, ImagesArgument, training_images
@@ -55,6 +55,7 @@ def pretrain(
     ] = "light",
     settings: TrainingSetOption = None,
     data: DataOption = None,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Train a masked autoencoder, the network that restores hidden patches, on images without labels.
 
@@ -113,5 +114,6 @@ def pretrain(
             features=[read_feature_extractor(source) for source in features or []],
             card=card,
             progress=show,
+            device=device,
         )
     out.print(f"wrote {weights}; the curve is in {out_dir / 'curve.jsonl'}", soft_wrap=True)

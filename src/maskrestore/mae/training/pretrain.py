@@ -99,14 +99,16 @@ def pretrain(
     features: Sequence[FeatureExtractor] = (),
     card: dict[str, str] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
+    device: str | torch.device = "cpu",
 ) -> Path:
     """Train a masked autoencoder, or resume the training in ``out_dir``; the averaged weights are saved.
 
     images: ``(N, 3, S, S)`` uint8, or of side ``source_size``. held_out: ``(N, 3, S, S)`` uint8. init: a network of the
     same shape whose weights to start from. features: extractors for the feature loss; the steps use them in turn, so
     that the network does not learn the peculiarities of one classifier. They must be given if and only if
-    ``config.feature_weight`` is above 0. card: facts for the metadata of the weights. progress: called every 50 steps
-    and at checkpoints.
+    ``config.feature_weight`` is above 0; nn.Modules among them are moved to the device. card: facts for the metadata of
+    the weights. progress: called every 50 steps and at checkpoints. device: where the network is trained. All devices
+    draw the same random numbers but round differently.
 
     Each checkpoint writes ``state.pt`` (to resume), ``weights.safetensors`` (float16) and a line of ``curve.jsonl`` to
     ``out_dir``. Returns the path of the weights.
@@ -134,7 +136,11 @@ def pretrain(
         decay=lambda step: 0.5 * (1 + math.cos(math.pi * step / config.steps)),
         init=init,
         inputs={"init": weights_digest(init), "features": [weights_digest(extractor) for extractor in features]},
+        device=device,
     )
+    for extractor in features:
+        if isinstance(extractor, nn.Module):
+            extractor.to(device)
     size: int = run.network.image_size
     if config.source_size is not None and config.source_size < size:
         raise ConfigError(f"source_size must be at least image_size = {size}, got {config.source_size}")
@@ -154,15 +160,16 @@ def pretrain(
 def masked_psnr(network: nn.Module, images: Tensor, *, ratio: float = 0.75, seed: int = 0) -> float:
     """PSNR in dB of the hidden pixels, from their mean squared error over all images.
 
-    images: ``(N, 3, S, S)`` uint8. ratio: share of hidden tokens. seed: of the masks.
+    images: ``(N, 3, S, S)`` uint8. ratio: share of hidden tokens. seed: of the masks. Computed where the network is.
     """
     generator = torch.Generator().manual_seed(seed)
     grid: int = network.grid  # type: ignore[assignment]
+    device = next(network.parameters()).device
     squared = count = 0.0
     for batch in images.split(64):
-        clean = batch.float() / 255
-        hidden = random_hidden(len(batch), grid, (ratio, ratio), 0.0, generator)
-        with autocast():
+        clean = batch.to(device).float() / 255
+        hidden = random_hidden(len(batch), grid, (ratio, ratio), 0.0, generator).to(device)
+        with autocast(device):
             output = network(clean, hidden).float().clamp(0, 1)
         weights = tokens_to_pixels(hidden, *clean.shape[-2:])
         squared += ((output - clean) ** 2 * weights).sum().item()
@@ -208,8 +215,9 @@ def _loss(run: Training, images: Tensor, config: PretrainConfig, features: Seque
         run.generator,
         one_ratio=config.family == "vit",
     )
-    hidden = torch.cat([drawn, random_hidden(scattered, run.network.grid, (0.75, 0.75), 0.0, run.generator)])
-    with autocast():
+    others = random_hidden(scattered, run.network.grid, (0.75, 0.75), 0.0, run.generator)
+    hidden = torch.cat([drawn, others]).to(images.device)
+    with autocast(images.device):
         output = run.network(clean, hidden).float()
     error = (output - clean) * 4  # in units of the standard deviation of pixels, about 1/4
     error = error.abs() if config.loss == "l1" else error * error
@@ -224,7 +232,7 @@ def _loss(run: Training, images: Tensor, config: PretrainConfig, features: Seque
 
 def _feature_loss(extractor: FeatureExtractor, restored: Tensor, clean: Tensor) -> Tensor:
     """Mean squared difference of features divided by their variance, summed over stages."""
-    with autocast():
+    with autocast(clean.device):
         with torch.no_grad():
             wanted = extractor.stage_features(clean)
         found = extractor.stage_features(restored)
