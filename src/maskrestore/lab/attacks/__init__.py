@@ -75,6 +75,7 @@ POISONING: dict[str, Poisoning] = {
         for side in (1, 2, 3)
         for colour in ("checkerboard", "color", "white")
     },
+    "corners": Poisoning(small_trigger=True),
     "input-aware": Poisoning(epochs=6),
     "label-consistent": Poisoning(rate=0.5, epochs=2, against_clean=True),
     "sig:clean-label": Poisoning(rate=0.5),

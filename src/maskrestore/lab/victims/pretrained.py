@@ -27,8 +27,6 @@ class PretrainedNetwork(VictimNetwork):
     INPUT_STD: ClassVar[tuple[float, float, float]]
     FIRST_BLOCKS: ClassVar[int]
     """Number of blocks that keep their weights by default: down to 1/16 of the picture's side."""
-    FEW_BLOCKS: ClassVar[int] = 3
-    """The same for triggers of a few pixels: down to 1/4."""
 
     backbone: nn.ModuleList
     """The stem, the blocks and what follows them before pooling."""
