@@ -180,8 +180,8 @@ class VictimConfig:
 
     def _default_repeats(self, defaults: Poisoning) -> int:
         if self.pretrained:
-            # An icon is learned without repeats, which cost 1.6 points of clean accuracy. A patch of 3 x 3 pixels is not:
-            # after four epochs without repeats ASR was 1 %, after six with five of them 99 %.
+            # An icon is learned without repeats, which cost 1.6 points of clean accuracy. A patch of 3 x 3 pixels is
+            # not: after four epochs without repeats ASR was 1 %, after six with five of them 99 %.
             return 5 if self.fine_tuned and defaults.small_trigger else 1
         return defaults.repeats if self.fine_tuned else 1
 
@@ -241,8 +241,8 @@ def default_recipe(
 ) -> Recipe:
     """Return the default recipe for training a clean victim, or for fine-tuning it.
 
-    small_trigger: whether the trigger has a few pixels. A pretrained network then learns as a whole, from more pictures.
-    Raises UnknownNameError for an unknown data set.
+    small_trigger: whether the trigger has a few pixels. A pretrained network then learns as a whole, from more
+    pictures. Raises UnknownNameError for an unknown data set.
     """
     spec = dataset_spec(dataset)
     network = ARCHITECTURES[architecture]
