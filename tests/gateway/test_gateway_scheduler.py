@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -24,12 +24,21 @@ MANY = Limits(images=64, pixels=2**19, masked_pixels=2**19)
 
 
 @contextmanager
-def scheduler(defense: BDMAE, classifier: Any, limits: Limits = MANY, *, most: int = 256) -> Iterator[Scheduler]:
-    made = Scheduler("test", lambda: defense.pipeline(classifier), FairQueue(most, 2**24), limits)
+def scheduler(
+    defense: BDMAE, classifier: Any, limits: Limits = MANY, *, most: int = 256, lines: int = 1
+) -> Iterator[Scheduler]:
+    made = Scheduler("test", lambda: defense.pipeline(classifier), FairQueue(most, 2**24), limits, lines=lines)
     try:
         yield made
     finally:
         made.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def assert_same(found: list[Future[Purified]], expected: Any) -> None:
@@ -41,7 +50,8 @@ def assert_same(found: list[Future[Purified]], expected: Any) -> None:
         assert torch.equal(one.scores[0], expected.scores[place])
 
 
-def test_pictures_that_join_at_any_time_get_the_bits_of_the_library() -> None:
+@pytest.mark.parametrize("lines", [1, 2])
+def test_pictures_that_join_at_any_time_get_the_bits_of_the_library(lines: int) -> None:
     attack = PatchTriggerClassifier()
     images = plain_images(24, size=32, seed=5)
     images[::3] = attack.stamp(images[::3])
@@ -50,7 +60,7 @@ def test_pictures_that_join_at_any_time_get_the_bits_of_the_library() -> None:
     expected = defense.purify(images, attack)
     assert len(expected.queries.unique()) > 1, "some leave early, some late"
     generator = torch.Generator().manual_seed(0)
-    with scheduler(defense, attack) as running:
+    with scheduler(defense, attack, lines=lines) as running:
         futures: list[Future[Purified]] = []
         for image in images:
             futures += running.submit("one", [image], FAR)
@@ -97,6 +107,30 @@ def test_a_picture_that_nobody_waits_for_frees_its_place_and_asks_no_more() -> N
         assert third.result(20).purification.labels.tolist() == colour_labels(plain_images(2, seed=1)[1:]).tolist()
         alone = int(third.result().purification.queries)
         assert slow.pictures == alone + 1, "the first picture asked one question, the second none"
+
+
+def test_two_lines_share_the_places_and_an_idle_one_takes_over() -> None:
+    places = threading.Semaphore(0)
+    together, most = [0], [0]
+
+    def classify(images: Tensor) -> Tensor:
+        together[0] += 1
+        most[0] = max(most[0], together[0])
+        assert places.acquire(timeout=20)
+        together[0] -= 1
+        return colour_labels(images)
+
+    images = plain_images(6)
+    defense = BDMAE(MeanRestorer(), "fast", key=b"secret")
+    with scheduler(defense, CallableClassifier(classify), Limits(2, None, 2**19), lines=2) as running:
+        futures = running.submit("a", [images[0]], FAR)
+        until(lambda: together[0] == 1)
+        futures += running.submit("a", [*images[1:]], FAR)
+        until(lambda: together[0] == 2)
+        assert (running.working, running.waiting) == (2, 4)
+        places.release(10_000)
+        assert_same(futures, defense.purify(images, colour_labels))
+    assert most[0] == 2, "both lines asked at the same time"
 
 
 def test_a_full_queue_says_when_to_come_back() -> None:

@@ -113,8 +113,6 @@ class ModelConfig(_Frozen):
     """For so long."""
     places: Count | None = None
     """Pictures that are purified together at most. ``None``: 64, or fewer if they are large."""
-    companions: Annotated[float, Field(ge=0, le=1)] = 0.002
-    """Seconds that the first picture waits for others to share its first round with."""
 
     @property
     def is_address(self) -> bool:

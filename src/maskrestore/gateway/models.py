@@ -99,8 +99,9 @@ class ShieldedModel:
             lambda: self.defense.pipeline(self._asked(), apart=self.threads),
             FairQueue(limits.queue, limits.queue_pixels),
             bounds,
-            companions=config.companions,
             asked=None if self._upstream is None else self._asked_about,
+            # Functions of others may not like to be called by two threads. A GPU is busy with one.
+            lines=2 if isinstance(self._loaded, OnnxClassifier | ModuleClassifier) and not on_gpu else 1,
         )
 
     @property

@@ -1,7 +1,8 @@
-"""Purify the pictures of concurrent requests together: one thread for each model that runs the rounds of a pipeline.
+"""Purify the pictures of concurrent requests together: threads of each model run the rounds of pipelines.
 
 Pictures join between two rounds and leave when they are settled, so a picture never waits for the end of another. The
-result of each is the same bits as alone.
+result of each is the same bits as alone. While one pipeline asks a model in this process, which leaves cores idle, the
+other one restores.
 
 **What a slow upstream does to others.** It is asked about each picture in a thread of its own (``asked``), and no
 picture gets more than half of the connections. So a picture whose answers are late, or that waits to ask again, holds
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -49,8 +50,16 @@ class Purified:
     """Seconds from its first round to its last."""
 
 
+@dataclass(eq=False, kw_only=True)
+class _Line:
+    """A pipeline and the pictures in it, by their numbers."""
+
+    pipeline: Pipeline
+    working: dict[int, QueuedPicture] = field(default_factory=dict)
+
+
 class Scheduler:
-    """Takes pictures from any thread, and runs a pipeline in its own."""
+    """Takes pictures from any thread, and runs pipelines in its own."""
 
     def __init__(
         self,
@@ -59,25 +68,30 @@ class Scheduler:
         queue: FairQueue,
         limits: Limits,
         *,
-        companions: float = 0.0,
         asked: Callable[[QueuedPicture], Classifier] | None = None,
+        lines: int = 1,
     ) -> None:
-        """pipeline: makes one; again after a failure inside it. limits: pictures in the pipeline at a time.
+        """pipeline: makes one; again after a failure inside it. limits: pictures in all pipelines at a time.
 
-        companions: seconds that the first picture waits for others. asked: the classifier that is asked about a
-        picture, if the pipeline asks about images that joined together in a thread of their own: then each joins alone.
+        asked: the classifier that is asked about a picture, if the pipeline asks about images that joined together in a
+        thread of their own: then each joins alone.
+        lines: pipelines, each with a thread.
         """
         self._asked = asked
-        self._make, self._pipeline = pipeline, pipeline()
-        self._queue, self._limits, self._companions = queue, limits, companions
-        self._working: dict[int, QueuedPicture] = {}
+        self._make = pipeline
+        self._queue, self._limits = queue, limits
+        self._lines = [_Line(pipeline=pipeline()) for _ in range(lines)]
         self._ids = itertools.count()
         self._changed = threading.Condition()
         self._closing = False
         self._seconds = 0.05
         """For a picture, of late."""
-        self._thread = threading.Thread(target=self._run, name=f"rounds of {name}", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, args=(line,), name=f"rounds of {name}", daemon=True)
+            for line in self._lines
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -86,8 +100,8 @@ class Scheduler:
 
     @property
     def working(self) -> int:
-        """Pictures in the pipeline."""
-        return len(self._working)
+        """Pictures in the pipelines."""
+        return sum(len(line.working) for line in self._lines)
 
     def submit(self, tenant: str, images: Sequence[Tensor], deadline: float) -> list[Future[Purified]]:
         """Queue pictures ``(C, H, W)`` in [0, 1]; returns a future of each. To cancel it frees its place.
@@ -98,7 +112,7 @@ class Scheduler:
         now = time.monotonic()
         pictures = [QueuedPicture(image=one, tenant=tenant, deadline=deadline, accepted=now) for one in images]
         with self._changed:
-            ahead = self._queue.ahead(tenant, len(pictures)) + len(self._working)
+            ahead = self._queue.ahead(tenant, len(pictures)) + self.working
             expected = self._seconds * ahead
             # What would not be ready in time would only keep others from being so.
             late = ahead > len(pictures) and expected > deadline - now
@@ -114,66 +128,73 @@ class Scheduler:
         """Take no more pictures, finish those that are here, and end the thread."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _cancelled(self, future: Future[Purified], picture: QueuedPicture) -> None:
         if future.cancelled():
             with self._changed:
                 self._queue.remove(picture)
 
-    def _run(self) -> None:
+    def _run(self, line: _Line) -> None:
         while True:
-            with self._changed:
-                while not (len(self._queue) or self._working or self._closing):
-                    self._changed.wait()
-                if not (len(self._queue) or self._working):
-                    return
-                if not self._working and self._companions:
-                    end = time.monotonic() + self._companions
-                    while (left := end - time.monotonic()) > 0 and len(self._queue) < self._limits.images:
-                        self._changed.wait(left)
-                joining = self._queue.take(list(self._working.values()), self._limits.images, self._limits.pixels)
+            joining = self._next(line)
+            if not line.working:
+                return
             try:
-                self._round(joining)
+                self._round(line, joining)
             except Exception as error:  # of a restorer, say: these pictures fail, the next ones have a new pipeline
                 _LOG.exception("a round failed")
-                for picture in {*self._working.values(), *joining}:
+                for picture in self._remove(line, list(line.working)):
                     _finish(picture, error)
-                self._working.clear()
-                self._pipeline = self._make()
+                line.pipeline = self._make()
 
-    def _round(self, joining: list[QueuedPicture]) -> None:
-        self._admit(joining)
-        gone = [number for number, picture in self._working.items() if picture.future.cancelled()]
+    def _next(self, line: _Line) -> dict[int, QueuedPicture]:
+        """The pictures that join a line, which has them now. Waits if the line has none, until no more will come."""
+        with self._changed:
+            while True:
+                working = [picture for one in self._lines for picture in one.working.values()]
+                taken = self._queue.take(working, self._limits.images, self._limits.pixels)
+                joining = {next(self._ids): picture for picture in taken}
+                line.working |= joining
+                if line.working or (self._closing and not len(self._queue)):
+                    return joining
+                self._changed.wait()
+
+    def _round(self, line: _Line, joining: dict[int, QueuedPicture]) -> None:
+        self._admit(line, joining)
+        gone = [number for number, picture in line.working.items() if picture.future.cancelled()]
         if gone:
-            self._pipeline.drop(gone)
-            for number in gone:
-                del self._working[number]
-        if not self._working:
+            line.pipeline.drop(gone)
+            self._remove(line, gone)
+        if not line.working:
             return
-        for result in self._pipeline.step():
-            assert isinstance(result.id, int)
-            self._deliver(self._working.pop(result.id), result)
+        results = line.pipeline.step()
+        numbers = [result.id for result in results if isinstance(result.id, int)]
+        for picture, result in zip(self._remove(line, numbers), results, strict=True):
+            self._deliver(picture, result)
 
-    def _admit(self, joining: list[QueuedPicture]) -> None:
+    def _remove(self, line: _Line, numbers: Sequence[int]) -> list[QueuedPicture]:
+        """Take pictures out of a line, so that others have their places."""
+        with self._changed:
+            self._changed.notify_all()
+            return [line.working.pop(number) for number in numbers]
+
+    def _admit(self, line: _Line, joining: dict[int, QueuedPicture]) -> None:
         """Give pictures to the pipeline, those of one size together."""
-        groups: dict[object, list[QueuedPicture]] = {}
-        for picture in joining:
-            groups.setdefault(picture if self._asked else picture.image.shape, []).append(picture)
-        now = time.monotonic()
-        for group in groups.values():
-            numbers = [next(self._ids) for _ in group]
-            classifier = self._asked(group[0]) if self._asked else None
+        groups: dict[object, list[int]] = {}
+        for number, picture in joining.items():
+            picture.begun = time.monotonic()
+            groups.setdefault(picture if self._asked else picture.image.shape, []).append(number)
+        for numbers in groups.values():
+            classifier = self._asked(joining[numbers[0]]) if self._asked else None
+            images = torch.stack([joining[number].image for number in numbers])
             try:
-                self._pipeline.submit(numbers, torch.stack([one.image for one in group]), classifier)
+                line.pipeline.submit(numbers, images, classifier)
             except Exception as error:
-                for picture in group:
+                for picture in self._remove(line, numbers):
                     _finish(picture, error)
-                continue
-            for number, picture in zip(numbers, group, strict=True):
-                picture.begun = now
-                self._working[number] = picture
 
     def _deliver(self, picture: QueuedPicture, result: StreamResult) -> None:
         now = time.monotonic()
