@@ -80,8 +80,8 @@ def serving(upstream: str | None) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as name, Path(name, "log").open("w") as log:
         folder = Path(name)
         (folder / "benchmark_model.py").write_text(_MODEL)
-        where = f'upstream = "{upstream}"' if upstream else 'classifier = "benchmark_model:network"'
-        (folder / "gateway.toml").write_text(f"{_CONFIG}{where}\n{_TENANTS}\n")
+        model = upstream or "benchmark_model:network"
+        (folder / "gateway.toml").write_text(f'{_CONFIG}classifier = "{model}"\n{_TENANTS}\n')
         path = os.pathsep.join(filter(None, [str(Path.cwd() / "src"), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "MASKRESTORE_KEY": "benchmark", "PYTHONPATH": path}
         command = [sys.executable, "-m", "maskrestore", "serve", "--config", "gateway.toml", "--port", "0"]
@@ -109,11 +109,11 @@ def mlserver(environment: Path) -> Iterator[str]:
         export(folder / "signs.onnx")
         ports = {kind: free_port() for kind in ("http_port", "grpc_port", "metrics_port")}
         (folder / "settings.json").write_text(json.dumps({"host": "127.0.0.1", "parallel_workers": 0, **ports}))
-        classes = load_packaged_victim("signs-badnets").attack.config.num_classes
+        classes = len(load_packaged_victim("signs-badnets").class_names)
         described = {
             "name": "signs",
             "implementation": "signs_model.Signs",
-            "inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 3, 32, 32]}],
+            "inputs": [{"name": "input-0", "datatype": "FP32", "shape": [-1, 3, 32, 32]}],
             "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, classes]}],
         }
         (folder / "model-settings.json").write_text(json.dumps(described))
