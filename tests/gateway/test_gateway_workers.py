@@ -25,6 +25,7 @@ SHOP, OFTEN, POOR, BOSS = (new_key() for _ in range(4))
 CONFIG = f"""
 restorer = "mae-tiny-32"
 workers = 2
+worker_timeout = 8
 [models.colours]
 classifier = "toy_colours:colours"
 class_count = 8
@@ -32,7 +33,7 @@ class_count = 8
 key_hash = "{digest_of_key(SHOP)}"
 [tenants.often]
 key_hash = "{digest_of_key(OFTEN)}"
-rate = "5/hour"
+rate = "5/year"
 [tenants.poor]
 key_hash = "{digest_of_key(POOR)}"
 queries_per_day = 100
@@ -96,7 +97,7 @@ def test_a_rate_is_for_both_workers_together(two: Two, clients: list[httpx.Clien
     assert ask(two, first, OFTEN, 0, 1, 2).status_code == 200
     refused = ask(two, second, OFTEN, 0, 1, 2)
     assert (refused.status_code, worker_of(refused)) == (429, 1)
-    assert refused.json() == {"error": "the rate is 5 per 1 hour"}
+    assert refused.json() == {"error": "the rate is 5 per 1 year"}
     assert int(refused.headers["Retry-After"]) > 60
     assert ask(two, second, OFTEN, 0, 1).status_code == 200
     assert ask(two, first, OFTEN, 0).status_code == 429
@@ -218,6 +219,18 @@ def test_kill_9_of_a_worker_under_load(two: Two) -> None:
     for client in (first, second):
         assert two.ask(IMAGES[:1], "more", client, **{"X-API-Key": SHOP}).status_code == 200, "the new configuration"
         assert ask(two, client, OFTEN, 0).status_code == 429, "the rate goes on"
+        client.close()
+
+
+def test_a_worker_that_hangs_is_replaced(two: Two) -> None:
+    before = two.pids()
+    os.kill(before[1], signal.SIGSTOP)
+    until(lambda: two.pids()[1] != before[1])
+    assert two.pids()[0] == before[0]
+    (told,) = (line for line in two.lines() if line["message"] == "a worker does not respond, and is killed")
+    assert (told["worker"], told["pid"]) == (1, before[1])
+    for client in two.clients():
+        assert ask(two, client, SHOP, 0).status_code == 200
         client.close()
 
 

@@ -201,6 +201,8 @@ class GatewayConfig(_Frozen):
     decisions: DecisionsConfig = DecisionsConfig()
     workers: Count = 1
     """Processes that answer requests. They share the cores."""
+    worker_timeout: Positive = 30.0
+    """Seconds after which a worker that does not respond is killed and replaced, if there are several."""
     restorer: str = DEFAULT_RESTORER
     restorer_precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     device: str = "cpu"

@@ -28,7 +28,7 @@ from maskrestore.gateway.config import GatewayConfig
 from maskrestore.gateway.decisions import DecisionStore
 from maskrestore.gateway.process import Listening, in_background
 from maskrestore.gateway.shared import offered
-from maskrestore.gateway.worker import BEGUN, Work, work
+from maskrestore.gateway.worker import BEGUN, PULSE_SECONDS, Work, work
 
 __all__ = ["Supervisor"]
 
@@ -37,6 +37,7 @@ _SPAWN = multiprocessing.get_context("spawn")  # a fork would copy threads in an
 _HEALTHY_SECONDS = 10.0
 """A worker that dies sooner is replaced after a pause, which grows with each."""
 _LONGEST_PAUSE = 30.0
+_LOOK = 2 * PULSE_SECONDS
 _STAYING = ("decisions", "workers", "restorer", "restorer_precision")
 """What a new configuration does not change until the next start."""
 
@@ -52,10 +53,21 @@ class _Worker:
         self.ended: asyncio.Future[None] = loop.create_future()
         self._used: asyncio.Future[bool] = loop.create_future()
         self._link, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=work, args=(given, bound, theirs), name=f"worker {given.number}")
+        self._pulse = _SPAWN.RawValue("L", 0)
+        self.process = _SPAWN.Process(
+            target=work, args=(given, bound, theirs, self._pulse), name=f"worker {given.number}"
+        )
         self.process.start()
         theirs.close()
         loop.add_reader(self._link.fileno(), self._hear)
+
+    async def until_ended_or_silent(self, seconds: float) -> None:
+        """Wait until it has ended, or until its loop has done nothing for so long."""
+        # Looks are counted, not time, because this process may have been stopped as well.
+        silent, last = 0, self._pulse.value
+        while not self.ended.done() and silent * _LOOK < seconds:
+            await asyncio.wait([self.ended], timeout=_LOOK)
+            silent, last = (silent + 1 if self._pulse.value == last else 0), self._pulse.value
 
     async def use(self, config: GatewayConfig) -> bool:
         """Give it a configuration; returns whether it uses that now."""
@@ -173,6 +185,10 @@ class Supervisor:
                 has_begun = True
                 _LOG.info("a worker has begun", extra=told)
                 self._say_begun(bound)
+                await worker.until_ended_or_silent(self._config.worker_timeout)
+                if not worker.ended.done():
+                    _LOG.error("a worker does not respond, and is killed", extra=told)
+                    worker.process.kill()
             await worker.ended
             self._board.forget(number)
             self._ledger.abandon(worker.process.pid or 0)

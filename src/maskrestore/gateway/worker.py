@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import multiprocessing
 import shutil
 import signal
@@ -24,10 +25,12 @@ from maskrestore.gateway.process import Listening, Process, in_background, log_a
 from maskrestore.gateway.shared import join
 from maskrestore.mae.choice import load_restorer
 
-__all__ = ["BEGUN", "Work", "share_of", "work"]
+__all__ = ["BEGUN", "PULSE_SECONDS", "Work", "share_of", "work"]
 
 BEGUN = "requests are accepted"
 """What a worker says first."""
+PULSE_SECONDS = 0.5
+"""Between two signs of life."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +47,11 @@ class Work:
     """For the files that belong to all workers."""
 
 
-def work(given: Work, bound: socket.socket, link: Connection) -> None:
+def work(given: Work, bound: socket.socket, link: Connection, pulse: ctypes.c_ulong) -> None:
     """Answer requests until SIGTERM, or until the process that started this one is gone.
 
     bound: the socket that all workers listen on. link: says ``BEGUN``, or the error that it could not begin for; gets
-    configurations, and says of each whether it is used.
+    configurations, and says of each whether it is used. pulse: a number that changes while the loop runs.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a terminal; the configuration comes over the link
@@ -59,7 +62,7 @@ def work(given: Work, bound: socket.socket, link: Connection) -> None:
         take_every(workers, given.number)
         count_for_worker(given.number, given.folder)
         try:
-            process = _made(given, link)
+            process = _made(given, link, pulse)
         except MaskRestoreError as error:
             link.send(error)
             return
@@ -84,7 +87,7 @@ def share_of(config: GatewayConfig) -> GatewayConfig:
     return config.model_copy(update={"limits": limits.model_copy(update=shared), "models": models})
 
 
-def _made(given: Work, link: Connection) -> Process:
+def _made(given: Work, link: Connection, pulse: ctypes.c_ulong) -> Process:
     config = share_of(given.config)
     restorer = load_restorer(config.restorer, precision=config.restorer_precision, device=config.device)
     gateway = Gateway(config, restorer, key=given.key, shared=join(given.number, given.folder))
@@ -101,7 +104,13 @@ def _made(given: Work, link: Connection) -> Process:
             return
         in_background(use(new))
 
+    async def live() -> None:
+        while True:
+            pulse.value += 1
+            await asyncio.sleep(PULSE_SECONDS)
+
     def begun() -> None:
+        in_background(live())
         asyncio.get_running_loop().add_reader(link.fileno(), hear)
         link.send(BEGUN)
 
