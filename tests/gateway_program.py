@@ -66,7 +66,7 @@ def program(folder: Path, config: str, *options: str) -> Iterator[Program]:
 
         def listens() -> bool:
             assert process.poll() is None, log.read_text()
-            found[:] = re.findall(r'"address": "(http://\S+)"', log.read_text())
+            found[:] = re.findall(r'"address": "(https?://\S+)"', log.read_text())
             return bool(found)
 
         until(listens)

@@ -1,8 +1,12 @@
 """``maskrestore serve --workers 2`` as a program: what holds for both workers together, and when one of them dies."""
 
+import gzip
 import itertools
 import os
+import shutil
 import signal
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +19,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from fakes import colour_labels, plain_images
+from faulty_server import Server, says
 from gateway_program import Program, program, until
 from maskrestore.gateway.access import new_key
 from maskrestore.gateway.config import DecisionsConfig
@@ -270,6 +275,30 @@ def test_workers_end_if_the_process_that_started_them_is_killed(tmp_path: Path) 
         one.process.kill()
         until(lambda: not list((tmp_path / "temporary").glob("maskrestore-*")))
         until(lambda: not answers(one.address))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_three_workers_with_tls_and_traces(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("opentelemetry.sdk", reason="needs the extra otel")
+    wanted = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")]
+    subprocess.run(["openssl", *wanted.split(), *files], check=True, capture_output=True)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.host)
+    server.faults = [says(200, b"", "application/x-protobuf")]
+    options = ["--workers", "3", "--tls-certificate", "certificate.pem", "--tls-key", "key.pem"]
+    with program(tmp_path, CONFIG.replace("workers = 2", ""), *options) as one:
+        assert one.address.startswith("https://")
+        trusting = ssl.create_default_context(cafile=str(tmp_path / "certificate.pem"))
+        asked = []
+        for place in range(12):
+            with httpx.Client(timeout=60, trust_env=False, verify=trusting) as client:
+                asked.append(one.ask(IMAGES[[place]], client=client, **{"X-API-Key": SHOP}))
+        assert [label(answer) for answer in asked] == colour_labels(IMAGES[:12]).tolist()
+        assert len({int(answer.headers["Maskrestore-Request"], 16) % 3 for answer in asked}) > 1
+        one.process.send_signal(signal.SIGTERM)
+        assert one.process.wait(60) == 0
+    sent = [gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body for body in server.bodies]
+    assert sum(body.count(b"maskrestore.purify") for body in sent) == 12, "each worker sent its traces before it ended"
 
 
 def answers(address: str) -> bool:
