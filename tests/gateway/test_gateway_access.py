@@ -3,6 +3,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import limits
 import pytest
 
 from fakes import plain_images
@@ -10,7 +11,7 @@ from gateway_runner import Running
 from maskrestore.errors import ConfigError
 from maskrestore.gateway.access import Access, Ledger, new_key
 from maskrestore.gateway.config import GatewayConfig
-from maskrestore.gateway.errors import RefusedError
+from maskrestore.gateway.errors import OverloadedError, RefusedError
 from maskrestore.runtime.digests import digest_of_key
 
 Start = Callable[..., Running]
@@ -96,6 +97,32 @@ def test_budgets_count_queries_and_survive_a_restart(gateway: Start, tmp_path: A
     assert found.status_code == 429
     assert re.search(r"\d+ of 60 queries are left today, and this may take 47", found.text)
     assert 60 - 47 < again.gateway.store.spent_today()["shop"] <= 60
+
+
+def test_what_the_queue_refuses_costs_no_budget(gateway: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = gateway(**keys(queries_per_day=60))
+    model = running.gateway.slots["colours"].model
+    assert model is not None
+
+    def full(*_: object) -> None:
+        raise OverloadedError("many are before these", 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(model.scheduler, "submit", full)
+        for _ in range(3):
+            found = ask(running, SHOP)
+            assert (found.status_code, found.json()["error"]) == (429, "many are before these")
+    assert ask(running, SHOP).status_code == 200
+
+
+def test_what_the_budget_refuses_does_not_count_against_the_rate() -> None:
+    ledger = Ledger({})
+    rate = limits.parse("1/year")
+    with pytest.raises(RefusedError, match="20 of 20"):
+        ledger.admit("a", 1, 40, rate=rate, most=20)
+    ledger.admit("a", 1, 10, rate=rate, most=20)
+    with pytest.raises(RefusedError, match="1 per 1 year"):
+        ledger.admit("a", 1, 10, rate=rate, most=20)
 
 
 def test_reservations_are_given_back() -> None:

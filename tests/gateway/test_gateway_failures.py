@@ -107,6 +107,24 @@ def test_fail_open_answers_with_the_plain_label_and_says_so(server: Server, gate
     assert ask(running).status_code == 503, "there is no plain label either"
 
 
+def test_scores_of_the_upstream_fail_open_too(server: Server, gateway: Start) -> None:
+    running = gateway({"scores": "upstream", "on_failure": {"upstream": "fail-open"}})
+    server.faults = [None, says(500), None]
+    found = ask(running)
+    assert (found.status_code, labels(found)) == (200, [LABEL])
+    assert found.headers["Maskrestore-Shielded"] == "false"
+
+
+def test_the_question_for_the_upstreams_scores_is_asked_again_like_others(server: Server, gateway: Start) -> None:
+    running = gateway({"scores": "upstream", "patience": 5.0})
+    assert ask(running).status_code == 200
+    (decision,) = decisions(running)
+    server.faults = [None] * (decision["queries"] - 1) + [says(503, b"", Retry_After="0"), None]
+    assert (ask(running).status_code, labels(ask(running))) == (200, [LABEL])
+    assert running.gateway.slots["colours"].model is not None
+    assert running.gateway.slots["colours"].model.retries == 1
+
+
 class Broken(MeanRestorer):
     def restore(self, images: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         raise MemoryError("no memory")
@@ -300,6 +318,9 @@ def test_a_full_queue_is_429_or_fails_open(server: Server, gateway: Start) -> No
         found = ask(running)
         assert found.status_code == status, found.text
         assert ("Retry-After" in found.headers) == (status == 429)
+        if status == 200:
+            (decision,) = running.client.get("/v1/decisions?unshielded=true").json()["decisions"]
+            assert decision["queries"] == 1, "the plain label was asked for"
         assert all(one.result(20) for one in (*first, *waiting))
 
 

@@ -285,18 +285,30 @@ def test_three_workers_with_tls_and_traces(tmp_path: Path, server: Server, monke
     subprocess.run(["openssl", *wanted.split(), *files], check=True, capture_output=True)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.host)
     server.faults = [says(200, b"", "application/x-protobuf")]
-    options = ["--workers", "3", "--tls-certificate", "certificate.pem", "--tls-key", "key.pem"]
+    options = [
+        "--workers",
+        "3",
+        "--tls-certificate",
+        "certificate.pem",
+        "--tls-key",
+        "key.pem",
+        "--proxies",
+        "127.0.0.1",
+    ]
     with program(tmp_path, CONFIG.replace("workers = 2", ""), *options) as one:
         assert one.address.startswith("https://")
         trusting = ssl.create_default_context(cafile=str(tmp_path / "certificate.pem"))
         asked = []
         for place in range(12):
             with httpx.Client(timeout=60, trust_env=False, verify=trusting) as client:
-                asked.append(one.ask(IMAGES[[place]], client=client, **{"X-API-Key": SHOP}))
+                headers = {"X-API-Key": SHOP, "X-Forwarded-For": "203.0.113.7"}
+                asked.append(one.ask(IMAGES[[place]], client=client, **headers))
         assert [label(answer) for answer in asked] == colour_labels(IMAGES[:12]).tolist()
         assert len({int(answer.headers["Maskrestore-Request"], 16) % 3 for answer in asked}) > 1
         one.process.send_signal(signal.SIGTERM)
         assert one.process.wait(60) == 0
+        clients = {line["client"] for line in one.lines() if str(line.get("route")).endswith("/infer")}
+        assert clients == {"203.0.113.7"}, "the address that the proxy told"
     sent = [gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body for body in server.bodies]
     assert sum(body.count(b"maskrestore.purify") for body in sent) == 12, "each worker sent its traces before it ended"
 

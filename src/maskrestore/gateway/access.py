@@ -58,9 +58,6 @@ class Ledger:
 
         Raises RefusedError, reserving none, if that would exceed one of them.
         """
-        if rate is not None and not self._rates.hit(rate, tenant, cost=pictures):
-            reset = self._rates.get_window_stats(rate, tenant).reset_time
-            raise RefusedError(429, f"the rate is {rate}", retry_after=max(1.0, reset - time.time()))
         with self._lock:
             if self._day != today():
                 self._day, self._spent = today(), Counter()
@@ -71,6 +68,10 @@ class Ledger:
                     429, f"{max(0, left)} of {most} queries are left today, and this may take {queries}",
                     retry_after=_until_midnight(),
                 )  # fmt: skip
+            # Last, since a request that is refused for another reason does not count.
+            if rate is not None and not self._rates.hit(rate, tenant, cost=pictures):
+                reset = self._rates.get_window_stats(rate, tenant).reset_time
+                raise RefusedError(429, f"the rate is {rate}", retry_after=max(1.0, reset - time.time()))
             self._reserved[worker][tenant] += queries
 
     def settle(self, tenant: str, reserved: int, spent: int, worker: int = 0) -> None:

@@ -116,8 +116,15 @@ class Gateway:
 
     async def _watch(self) -> None:
         """Look now and then whether models are ready, and tell other workers."""
+        looks: dict[ModelSlot, asyncio.Task[None]] = {}
         while True:
-            await asyncio.gather(*map(_refresh, self.slots.values()))
+            for slot in self.slots.values():
+                if slot not in looks or looks[slot].done():
+                    looks[slot] = asyncio.create_task(_refresh(slot))
+            _, late = await asyncio.wait(looks.values(), timeout=_CHECK_SECONDS)
+            looks = {slot: look for slot, look in looks.items() if look in late}
+            for slot in looks:  # the others go on being looked at
+                slot.reason = slot.reason or "its server has not answered yet"
             if self._shared is not None:
                 self.models()
             await asyncio.sleep(_CHECK_SECONDS)

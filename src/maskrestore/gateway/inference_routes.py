@@ -14,6 +14,7 @@ import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import Request
+from torch import Tensor
 
 from maskrestore.classifiers.http_transport import TimeOver
 from maskrestore.classifiers.open_inference_messages import BINARY_HEADER, json_bytes
@@ -123,7 +124,7 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
         caller = caller_of(request, tenant, question.timeout)
         outcomes = await gateway.service.purify(found, question.pictures, caller, gateway.access)
         labelled(request, outcomes)
-        outputs = await _outputs(found, outcomes, caller)
+        outputs = await _outputs(found, outcomes, question.pictures, caller)
     decisions = [one.decision.id for one in outcomes]
     shielded = all(one.decision.shielded for one in outcomes)
     body, headers = write_answer(question, found, outputs, decisions=decisions, shielded=shielded)
@@ -163,19 +164,21 @@ def labelled(request: Request, outcomes: Sequence[Outcome]) -> list[int]:
 
 
 async def _outputs(
-    model: ShieldedModel, outcomes: Sequence[Outcome], caller: Caller
+    model: ShieldedModel, outcomes: Sequence[Outcome], pictures: Sequence[Tensor], caller: Caller
 ) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
     """Datatypes and values of the outputs."""
     interface = model.interface
     if interface.answer != "upstream":
         labels = [one.decision.label or 0 for one in outcomes]
         return {interface.output: (interface.answer_type, interface.encode(labels, model.classes))}
-    pictures = [one.purification.images[0] for one in outcomes if one.purification is not None]
-    if len(pictures) < len(outcomes):
-        raise RefusedError(503, "the model's own scores are answered for purified pictures only")
+    # A picture that could not be purified and has a label anyway is shown as it came.
+    shown = [
+        plain if one.purification is None else one.purification.images[0]
+        for one, plain in zip(outcomes, pictures, strict=True)
+    ]
     try:
         left = max(0.0, caller.deadline - time.monotonic())
-        ask = functools.partial(copy_context().run, model.upstream_outputs, pictures, caller.deadline)
+        ask = functools.partial(copy_context().run, model.upstream_outputs, shown, caller.deadline)
         asked = asyncio.get_running_loop().run_in_executor(model.threads, ask)
         return await asyncio.wait_for(asked, left)
     except (TimeoutError, TimeOver):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,6 +80,7 @@ class ShieldedModel:
         if size is not None:
             self.view = View(height=size[0], width=size[1], convention=config.resize, crop_share=config.crop_share)
         self._loaded = classifier
+        self._alone = threading.Lock()
         self._upstream: PatientUpstream | None = None
         self.threads: ThreadPoolExecutor | None = None
         """For everything that waits for the upstream; ``None`` for a model in this process."""
@@ -100,8 +102,7 @@ class ShieldedModel:
             FairQueue(limits.queue, limits.queue_pixels),
             bounds,
             asked=None if self._upstream is None else self._asked_about,
-            # Functions of others may not like to be called by two threads. A GPU is busy with one.
-            lines=2 if isinstance(self._loaded, OnnxClassifier | ModuleClassifier) and not on_gpu else 1,
+            lines=2 if self._takes_threads and not on_gpu else 1,  # a GPU is busy with one
         )
 
     @property
@@ -142,7 +143,8 @@ class ShieldedModel:
             assert isinstance(self._loaded, OnnxClassifier | ModuleClassifier)
             scores = np.asarray(self._loaded.scores(torch.stack(list(pictures))))
             return {self.interface.output: (self.interface.answer_type, scores)}
-        answers = [self.server.outputs(picture[None], until=until) for picture in pictures]
+        assert self._upstream is not None
+        answers = [self._upstream.outputs(picture[None], until) for picture in pictures]
         joined = {}
         for name, first in answers[0].items():
             try:
@@ -172,7 +174,18 @@ class ShieldedModel:
             self.server.close()
 
     def _asked(self, until: float = math.inf) -> Classifier:
-        return self._loaded if self._upstream is None else Questions(self._upstream, until)
+        if self._upstream is not None:
+            return Questions(self._upstream, until)
+        return self._loaded if self._takes_threads else self._asked_alone
+
+    @property
+    def _takes_threads(self) -> bool:
+        """Whether several threads may ask a model in this process. Functions of others may not like that."""
+        return isinstance(self._loaded, OnnxClassifier | ModuleClassifier)
+
+    def _asked_alone(self, images: Tensor) -> Tensor:
+        with self._alone:
+            return self._loaded(images)
 
     def _asked_about(self, picture: QueuedPicture) -> Classifier:
         assert self._upstream is not None

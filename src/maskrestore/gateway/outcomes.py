@@ -75,10 +75,12 @@ def outcome_of(
             _LOG.error("a picture could not be purified", exc_info=found)
         error = found if known else RefusedError(503, "the picture could not be purified", retry_after=1)
         status = described(error)[0] if label is None else 200
-        # What was sent before it failed is not known: it counts as the most that it may have been.
+        # What was sent before it failed is not known: it counts as the most that it may have been. A picture without a
+        # place costs its plain label.
+        asked = int(label is not None) if isinstance(found, OverloadedError) else model.max_queries
         decision = Decision(
             **common, shielded=False, label=label, label_name=model.class_name(label), error=told, status=status,
-            seconds=seconds, queries=0 if isinstance(found, OverloadedError) else model.max_queries,
+            seconds=seconds, queries=asked,
         )  # fmt: skip
         return Outcome(decision=decision, error=error)
     result = found.purification

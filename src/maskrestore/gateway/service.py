@@ -107,6 +107,9 @@ class Service:
                 for place, (picture, one, label) in enumerate(zip(pictures, found, labels, strict=True))
             ]
             spent = sum(one.decision.queries or 0 for one in outcomes)
+        except OverloadedError:
+            spent = 0  # nothing was asked
+            raise
         finally:
             access.settle(caller.tenant, reserved, spent)
         if keep:

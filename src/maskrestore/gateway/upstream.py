@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskrestore.classifiers import HttpClassifier
 from maskrestore.classifiers.http_transport import TimeOver
+from maskrestore.classifiers.open_inference_messages import MessageTensor
 from maskrestore.classifiers.retrying import Waits, longer
 from maskrestore.errors import RetryLater
 
@@ -39,6 +40,30 @@ class PatientUpstream:
     def left_alone(self) -> float:
         """Seconds for which nothing is asked, 0 if it may be."""
         return max(1.0, float(self._breaker.open_remaining)) if self._breaker.opened else 0.0
+
+    def outputs(self, picture: Tensor, until: float) -> dict[str, MessageTensor]:
+        """All outputs for a picture ``(1, C, H, W)``; asks again where the answer is "later", as for labels.
+
+        until: as for :class:`Questions`. Raises what the server's adapter raises.
+        """
+        waits = Waits(self.patience)
+        while True:
+            if seconds := self.left_alone:
+                raise RetryLater(seconds, f"the upstream failed too often, and is left alone for {seconds:.0f} s")
+            try:
+                found = self.server.outputs(picture, until=until)
+            except TimeOver:
+                raise
+            except RetryLater as error:
+                self.noted(error)
+                wait = waits.seconds(error)
+                if wait is None or time.monotonic() + wait > until:
+                    raise
+                waits.wait(wait)
+                self.retries += 1
+            else:
+                self.noted(torch.empty(0))
+                return found
 
     def noted(self, answer: Tensor | Exception) -> Tensor | Exception:
         """The answer, which the breaker has counted."""
