@@ -34,6 +34,8 @@ _CONFIG = """
 restorer = "mae-tiny-32"
 [limits]
 timeout = 120
+[decisions]
+path = "decisions.sqlite"
 [models.signs]
 """
 _TENANTS = "\n".join(
