@@ -35,7 +35,8 @@ class Running:
 @contextmanager
 def running_gateway(config: GatewayConfig, restorer: Any = None, **more: Any) -> Iterator[Running]:
     gateway = Gateway(config, MeanRestorer() if restorer is None else restorer, key=KEY, **more)
-    protocol, connections = connections_with(config.limits.connection_timeout), config.limits.connections
+    connections = config.limits.connections
+    protocol = connections_with(config.limits.connection_timeout, connections)
     settings = uvicorn.Config(
         make_app(gateway), host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=20, http=protocol,
         limit_concurrency=connections,

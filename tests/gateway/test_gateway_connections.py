@@ -12,6 +12,7 @@ import pytest
 from gateway_runner import Running
 
 Start = Callable[..., Running]
+BEGUN = b"POST /v2/models/colours/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -84,14 +85,40 @@ def test_a_body_behind_its_refusal_does_not_keep_the_connection(gateway: Start) 
         assert time.monotonic() - started < 2
 
 
-def test_idle_connections_are_closed_and_make_room(gateway: Start) -> None:
-    running = gateway(limits={"connection_timeout": 0.5, "connections": 8})
+def test_idle_connections_are_closed_after_a_while(gateway: Start) -> None:
+    running = gateway(limits={"connection_timeout": 0.5})
     with ExitStack() as open_ones:
         idle = [open_ones.enter_context(connected(running)) for _ in range(8)]
-        time.sleep(0.1)
-        assert running.client.get("/v2/health/live").status_code == 503
         assert [one.recv(10) for one in idle] == [b""] * 8
         assert running.client.get("/v2/health/live").status_code == 200
+
+
+def test_connections_that_all_have_a_request_leave_no_place(gateway: Start) -> None:
+    running = gateway(limits={"connections": 8, "body_timeout": 1.0})
+    with ExitStack() as open_ones:
+        busy = [open_ones.enter_context(connected(running)) for _ in range(7)]
+        for one in busy:
+            one.sendall(BEGUN)
+        time.sleep(0.2)
+        assert running.client.get("/v2/health/live").status_code == 503
+        assert [statuses(one, 1) for one in busy] == [[b"408"]] * 7
+    assert running.client.get("/v2/health/live").status_code == 200
+
+
+def test_connections_that_do_nothing_keep_nobody_out(gateway: Start) -> None:
+    running = gateway(limits={"connection_timeout": 60, "connections": 8})
+    with ExitStack() as stack:
+        begun = stack.enter_context(connected(running))
+        begun.sendall(BEGUN)
+        time.sleep(0.2)  # it is read
+        idle = [stack.enter_context(connected(running)) for _ in range(30)]
+        for _ in range(3):
+            with connected(running) as probe:
+                probe.sendall(LIVE + b"\r\n")
+                assert statuses(probe, 1) == [b"200"]
+        assert idle[0].recv(10) == b"", "the one that waited longest was closed"
+        begun.sendall(b"}")
+        assert statuses(begun, 1) == [b"400"], "a request that has begun stays"
 
 
 def test_a_client_that_does_not_take_its_answer_is_cut_off(gateway: Start) -> None:

@@ -170,7 +170,8 @@ class LimitsConfig(_Frozen):
     queue_pixels: Count = 2**24
     """And their pixels."""
     connections: Count = 1024
-    """At a time. They and ``connection_timeout`` stay until the next start."""
+    """At a time; a further one takes the place of one without a request. They and ``connection_timeout`` stay until the
+    next start."""
     connection_timeout: Positive = 10.0
     """Seconds for the headers of a request, from the connection or the last answer on, and for a client to take a part
     of its answer."""

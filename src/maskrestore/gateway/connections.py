@@ -10,23 +10,34 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 __all__ = ["connections_with"]
 
 
-def connections_with(timeout: float) -> type[H11Protocol]:
-    """uvicorn's protocol with a time-out in seconds.
+def connections_with(timeout: float, most: int) -> type[H11Protocol]:
+    """uvicorn's protocol with a time-out in seconds, and for at most so many connections.
 
-    It is for the headers of a request, from the connection or the last answer on, and for a client to take a part of
-    its answer.
+    The time is for the headers of a request, from the connection or the last answer on, and for a client to take a part
+    of its answer. When there are too many connections, the one that has waited longest for a request is closed: those
+    that do nothing keep nobody out, health probes least of all.
     """
-    return type("Connection", (_Connection,), {"timeout": timeout})
+    return type("Connection", (_Connection,), {"timeout": timeout, "most": most})
 
 
 class _Connection(H11Protocol):
     timeout: float
+    most: int
     _head: asyncio.TimerHandle | None = None
     _answer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) >= self.most:
+            self._make_room()
         self._wait_for_a_head()
+
+    def _make_room(self) -> None:
+        waiting = {one._head.when(): one for one in self.connections if isinstance(one, _Connection) and one._head}
+        if waiting:
+            longest = waiting[min(waiting)]
+            longest._head = _without(longest._head)  # it is not chosen again
+            longest.transport.abort()
 
     def handle_events(self) -> None:
         super().handle_events()

@@ -48,7 +48,7 @@ class Process(uvicorn.Server):
             make_app(gateway), host=where.host, port=where.port, log_config=None, access_log=False,
             server_header=False, ssl_certfile=where.tls_certificate, ssl_keyfile=where.tls_key,
             proxy_headers=where.proxies is not None, forwarded_allow_ips=where.proxies,
-            http=connections_with(limits.connection_timeout), limit_concurrency=limits.connections,
+            http=connections_with(limits.connection_timeout, limits.connections), limit_concurrency=limits.connections,
             timeout_graceful_shutdown=round(limits.timeout) + _MORE_SECONDS,
         )  # fmt: skip
         super().__init__(settings)
