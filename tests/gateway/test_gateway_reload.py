@@ -49,6 +49,20 @@ def test_models_and_keys_change_and_what_did_not_change_stays(server: Server, ga
     assert ask(running, **{"X-API-Key": key}).status_code == 404
 
 
+def test_what_holds_from_the_next_start_on_is_said(
+    server: Server, gateway: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = {"models": {"colours": {"classifier": server.address, "patience": 0.0}}}
+    config = {**models, "restorer": "mae-tiny-32", "decisions": {"recent": 7}}
+    running = gateway(read_config=lambda: GatewayConfig.model_validate(config))
+    for _ in range(2):
+        assert running.call(running.gateway.reload())
+        assert [one.getMessage() for one in caplog.records if "next start" in one.getMessage()] == [
+            "changes of these settings hold from the next start on: decisions, restorer"
+        ]
+        caplog.clear()
+
+
 def test_requests_that_have_begun_end_with_what_they_began_with(server: Server, gateway: Start) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +28,9 @@ __all__ = [
     "checked_config",
     "read_config",
 ]
+
+_LOG = logging.getLogger(__name__)
+_OF_THE_START = ("decisions", "workers", "worker_timeout", "restorer", "restorer_precision", "device")
 
 Policy = Literal["fail-closed", "fail-open"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
@@ -207,6 +211,12 @@ class GatewayConfig(_Frozen):
     restorer: str = DEFAULT_RESTORER
     restorer_precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     device: str = "cpu"
+
+    def warn_of_what_waits(self, changed: GatewayConfig) -> None:
+        """Log which changes of this configuration, that of the start, hold from the next start on."""
+        waiting = [name for name in _OF_THE_START if getattr(self, name) != getattr(changed, name)]
+        if waiting:
+            _LOG.warning("changes of these settings hold from the next start on: %s", ", ".join(waiting))
 
     @model_validator(mode="after")
     def _fits(self) -> GatewayConfig:

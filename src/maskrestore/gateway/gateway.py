@@ -54,6 +54,7 @@ class Gateway:
         says. shared: what this worker has in common with others. Raises ConfigError and ClassifierError.
         """
         self.config, self._restorer, self._key, self._read_config = config, restorer, key, read_config
+        self._first = config
         self._shared, board = shared, None if shared is None else shared.board
         self._store = DecisionStore(config.decisions, board)
         self._ledger = Ledger(self._store.spent_today()) if shared is None else shared.ledger
@@ -148,6 +149,7 @@ class Gateway:
         except (MaskRestoreError, OSError) as error:
             _LOG.error("the configuration stays as it was: %s", error)
             return False
+        self._first.warn_of_what_waits(config)
         return await self.use(config)
 
     async def use(self, config: GatewayConfig) -> bool:

@@ -38,7 +38,7 @@ _HEALTHY_SECONDS = 10.0
 """A worker that dies sooner is replaced after a pause, which grows with each."""
 _LONGEST_PAUSE = 30.0
 _LOOK = 2 * PULSE_SECONDS
-_STAYING = ("decisions", "workers", "restorer", "restorer_precision")
+_STAYING = ("decisions", "workers", "worker_timeout", "restorer", "restorer_precision", "device")
 """What a new configuration does not change until the next start."""
 
 
@@ -116,6 +116,7 @@ class Supervisor:
     ) -> None:
         """key: the operator's secret. read_config: reads the configuration again. begun: is called once all answer."""
         self._config, self._where, self._key, self._read_config = config, where, key, read_config
+        self._first = config
         self._workers: dict[int, _Worker] = {}
         self._begun: Callable[[socket.socket], None] | None = begun
         self._ending = asyncio.Event()
@@ -217,6 +218,7 @@ class Supervisor:
                 return
             try:
                 config = await asyncio.to_thread(self._read_config)
+                self._first.warn_of_what_waits(config)
                 config = config.model_copy(update={name: getattr(self._config, name) for name in _STAYING})
                 Access(config, self._ledger)
             except (MaskRestoreError, OSError) as error:
