@@ -45,13 +45,13 @@ def misbehave(case: str) -> str | None:
 
 def test_the_guard_finds_every_fault_and_goes_on():
     cases = ["fine", "raise", "crash", "fine", "hang", "answer", "memory", "fine"]
-    outcome = guarded(misbehave, cases, 60, longest=5)
+    outcome = guarded(misbehave, cases, 60, longest=10)
     assert outcome.tried == len(cases)
     assert [find.case for find in outcome.finds] == ["raise", "crash", "hang", "answer", "memory"]
     raised, crashed, hung, wrong, large = (find.what for find in outcome.finds)
     assert "KeyError: 'lost'" in raised
     assert crashed == "the process died with exit code -11"
-    assert hung == "no end within 5 seconds"
+    assert hung == "no end within 10 seconds"
     assert wrong == "wrong"
     assert large.startswith("took 2.")
     assert guarded(misbehave, cases, 0).tried == 0
