@@ -6,7 +6,7 @@ import pytest
 
 from maskrestore.errors import ConfigError
 from maskrestore.reporting import read_class_names
-from maskrestore.reporting.entries import class_label
+from maskrestore.reporting.names import class_label
 
 NAMES = ["noir", "vert foncé", "青"]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from maskrestore.errors import ConfigError
 from maskrestore.reporting import ReportEntry, entries_from, write_figure
-from maskrestore.reporting.entries import columns_for
+from maskrestore.reporting.columns import columns_for
 from maskrestore.types import Purification
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from maskrestore.classifiers.answers import checked_labels
 from maskrestore.classifiers.model_answers import ModelAnswers
 from maskrestore.classifiers.model_files import load_module_file
+from maskrestore.classifiers.module_copies import copied, device_of, evaluating, moved, tensors
 from maskrestore.classifiers.normalisation import (
     BAKED_IN,
     ChannelOrder,
@@ -109,14 +108,14 @@ class ModuleClassifier:
         self.normalise = Normalisation.of(mean, std, pixel_range or (0.0, 1.0), channel_order or "rgb")
         self.layout: Layout = checked_layout(layout) or "chw"
         self._read = ModelAnswers(output, threshold, classes)
-        self.device = _device_of(module) if device is None else torch.device(device)
+        self.device = device_of(module) if device is None else torch.device(device)
         fixed_batch, fixed_size = _traced(module)
         self.micro_batch = fixed_batch or micro_batch or default_micro_batch(on_cpu=self.device.type == "cpu")
         self._may_shrink = micro_batch is None and self.micro_batch > 1 and not fixed_batch
         self.precision = resolve_precision(precision, self.device)
         self.module = module
         """As it was given."""
-        self._dtype = next((one.dtype for one in _tensors(module) if one.is_floating_point()), torch.float32)
+        self._dtype = next((one.dtype for one in tensors(module) if one.is_floating_point()), torch.float32)
         self.input_size = checked_size(input_size) or (fixed_size if self.layout == "chw" else None)
         self._runs = self._private_copy()
         self._memory_format: torch.memory_format | None = None  # decided by the first call
@@ -172,7 +171,7 @@ class ModuleClassifier:
     def _running(self, batch: Tensor) -> Iterator[None]:
         """Run the module on chunks of the batch."""
         # One autocast context for all chunks, without inference mode, so that its cache casts each weight only once.
-        with torch.no_grad(), autocast(self.device, self.precision), _evaluating(self._runs):
+        with torch.no_grad(), autocast(self.device, self.precision), evaluating(self._runs):
             if self._memory_format is None:
                 with _TRIAL:
                     self._settle(batch)
@@ -230,15 +229,15 @@ class ModuleClassifier:
 
     def _private_copy(self) -> nn.Module:
         try:
-            copied = _copied(self.module)
-            if copied is not self.module:
-                moved = _moved(copied, device=self.device)
+            own = copied(self.module)
+            if own is not self.module:
+                own = moved(own, device=self.device)
                 with suppress(Exception):  # exported programs refuse; each call sets the mode of all parts
-                    moved.eval()
-                return moved
+                    own.eval()
+                return own
             raise TypeError("its copy is itself")
         except Exception as error:  # whatever its author's objects raise
-            if _device_of(self.module) != self.device:
+            if device_of(self.module) != self.device:
                 raise ConfigError(
                     f"the module cannot be copied ({type(error).__name__}: {error}), so it cannot be moved to "
                     f"{self.device}; move it there yourself"
@@ -251,7 +250,7 @@ class ModuleClassifier:
             return torch.contiguous_format
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             expected, _ = self._read(self._runs(inputs.contiguous()), len(inputs))
-            fast = _moved(_copied(self._runs), memory_format=torch.channels_last)
+            fast = moved(copied(self._runs), memory_format=torch.channels_last)
             try:
                 found, _ = self._read(fast(inputs.contiguous(memory_format=torch.channels_last)), len(inputs))
             except Exception:  # the module's own code, in a layout that its author did not think of
@@ -272,52 +271,3 @@ def _traced(module: nn.Module) -> tuple[int | None, tuple[int, int] | None]:
         return None, None
     batch, _, height, width = (axis if type(axis) is int else None for axis in shape)  # others are symbols
     return batch, None if height is None or width is None else (height, width)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """A context in which a module is in evaluation mode; each of its parts gets its own mode back."""
-    training = [one for one in module.modules() if one.training]
-    for one in training:
-        one.training = False
-    try:
-        yield
-    finally:
-        for one in training:
-            one.training = True
-
-
-def _moved(module: nn.Module, **to: Any) -> nn.Module:
-    with warnings.catch_warnings(action="ignore"):  # frozen TorchScript has no gradients, and warns of that
-        return module.to(**to)
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of PyTorch about itself
-        return copy.deepcopy(module, _computed(module))
-
-
-def _computed(module: nn.Module) -> dict[int, Any]:
-    """Copies of the tensors that its parts computed, which ``deepcopy`` refuses, such as weights that were pruned."""
-    attributes = (value for one in module.modules() for value in vars(one).values())
-    return {id(one): one.detach().clone() for one in attributes if isinstance(one, Tensor) and not one.is_leaf}
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return chain(module.parameters(), module.buffers(), _frozen(module))
-
-
-def _frozen(module: nn.Module) -> Iterator[Tensor]:
-    """The constants in a TorchScript: frozen ones have no parameters."""
-    graph: Any = module.graph if isinstance(module, torch.jit.ScriptModule) else None
-    for node in () if graph is None else graph.findAllNodes("prim::Constant"):
-        if node.hasAttribute("value") and node.kindOf("value") == "t":
-            yield node.t("value")
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    """Where its first tensor is. Raises ConfigError for a module whose weights are nowhere."""
-    tensor = next(_tensors(module), None)
-    if tensor is not None and tensor.is_meta:
-        raise ConfigError("the module is on the device meta: it has no weights; load them first")
-    return torch.device("cpu") if tensor is None else tensor.device

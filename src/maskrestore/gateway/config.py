@@ -17,6 +17,7 @@ from maskrestore.imaging.views import Convention
 from maskrestore.mae.choice import DEFAULT_RESTORER
 
 __all__ = [
+    "OF_THE_START",
     "DecisionsConfig",
     "FailurePolicies",
     "GatewayConfig",
@@ -30,7 +31,8 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
-_OF_THE_START = ("decisions", "workers", "worker_timeout", "restorer", "restorer_precision", "device")
+OF_THE_START = ("decisions", "workers", "worker_timeout", "restorer", "restorer_precision", "device")
+"""Settings that a changed configuration does not change until the next start."""
 
 Policy = Literal["fail-closed", "fail-open"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
@@ -214,7 +216,7 @@ class GatewayConfig(_Frozen):
 
     def warn_of_what_waits(self, changed: GatewayConfig) -> None:
         """Log which changes of this configuration, that of the start, hold from the next start on."""
-        waiting = [name for name in _OF_THE_START if getattr(self, name) != getattr(changed, name)]
+        waiting = [name for name in OF_THE_START if getattr(self, name) != getattr(changed, name)]
         if waiting:
             _LOG.warning("changes of these settings hold from the next start on: %s", ", ".join(waiting))
 

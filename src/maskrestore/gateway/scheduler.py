@@ -113,7 +113,7 @@ class Scheduler:
         pictures = [QueuedPicture(image=one, tenant=tenant, deadline=deadline, accepted=now) for one in images]
         with self._changed:
             ahead = self._queue.ahead(tenant, len(pictures)) + self.working
-            expected = self._seconds * ahead
+            expected = self._seconds * ahead / len(self._lines)
             # What would not be ready in time would only keep others from being so.
             late = ahead > len(pictures) and expected > deadline - now
             if late or self._closing or not self._queue.add(pictures):

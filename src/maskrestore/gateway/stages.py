@@ -6,7 +6,8 @@ import numpy as np
 
 from maskrestore.gateway.decisions import KeptDecision
 from maskrestore.gateway.records import Stage
-from maskrestore.reporting.entries import Evidence, ReportEntry, columns_for
+from maskrestore.reporting.columns import columns_for
+from maskrestore.reporting.entries import Evidence, ReportEntry
 from maskrestore.reporting.pictures import data_uri
 
 __all__ = ["evidence_of", "stages_of"]

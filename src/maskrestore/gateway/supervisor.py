@@ -24,7 +24,7 @@ from maskrestore.defense.streams import Key
 from maskrestore.errors import ConfigError, MaskRestoreError
 from maskrestore.gateway.access import Access, Ledger
 from maskrestore.gateway.board import Board
-from maskrestore.gateway.config import GatewayConfig
+from maskrestore.gateway.config import OF_THE_START, GatewayConfig
 from maskrestore.gateway.decisions import DecisionStore
 from maskrestore.gateway.process import Listening, in_background
 from maskrestore.gateway.shared import offered
@@ -38,8 +38,6 @@ _HEALTHY_SECONDS = 10.0
 """A worker that dies sooner is replaced after a pause, which grows with each."""
 _LONGEST_PAUSE = 30.0
 _LOOK = 2 * PULSE_SECONDS
-_STAYING = ("decisions", "workers", "worker_timeout", "restorer", "restorer_precision", "device")
-"""What a new configuration does not change until the next start."""
 
 
 class _Worker:
@@ -219,7 +217,7 @@ class Supervisor:
             try:
                 config = await asyncio.to_thread(self._read_config)
                 self._first.warn_of_what_waits(config)
-                config = config.model_copy(update={name: getattr(self._config, name) for name in _STAYING})
+                config = config.model_copy(update={name: getattr(self._config, name) for name in OF_THE_START})
                 Access(config, self._ledger)
             except (MaskRestoreError, OSError) as error:
                 _LOG.error("the configuration stays as it was: %s", error)

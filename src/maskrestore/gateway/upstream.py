@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from circuitbreaker import CircuitBreaker
@@ -20,6 +21,8 @@ from maskrestore.classifiers.retrying import Waits, longer
 from maskrestore.errors import RetryLater
 
 __all__ = ["PatientUpstream", "Questions"]
+
+Answer = TypeVar("Answer")
 
 
 class PatientUpstream:
@@ -48,8 +51,8 @@ class PatientUpstream:
         """
         waits = Waits(self.patience)
         while True:
-            if seconds := self.left_alone:
-                raise RetryLater(seconds, f"the upstream failed too often, and is left alone for {seconds:.0f} s")
+            if (later := self.later()) is not None:
+                raise later
             try:
                 found = self.server.outputs(picture, until=until)
             except TimeOver:
@@ -62,13 +65,19 @@ class PatientUpstream:
                 waits.wait(wait)
                 self.retries += 1
             else:
-                self.noted(torch.empty(0))
+                self.noted(found)
                 return found
 
-    def noted(self, answer: Tensor | Exception) -> Tensor | Exception:
+    def later(self) -> RetryLater | None:
+        """What is answered while nothing is asked."""
+        seconds = self.left_alone
+        told = f"the upstream failed too often, and is left alone for {seconds:.0f} s"
+        return RetryLater(seconds, told) if seconds else None
+
+    def noted(self, answer: Answer | Exception) -> Answer | Exception:
         """The answer, which the breaker has counted."""
 
-        def outcome() -> Tensor:
+        def outcome() -> Answer:
             if isinstance(answer, Exception):
                 raise answer
             return answer
@@ -112,8 +121,7 @@ class Questions:
         upstream, waits = self.upstream, Waits(self.upstream.patience)
         asking: Iterator[tuple[int, Tensor]] = enumerate(pictures)
         while True:
-            if seconds := upstream.left_alone:
-                later = RetryLater(seconds, f"the upstream failed too often, and is left alone for {seconds:.0f} s")
+            if (later := upstream.later()) is not None:
                 yield from ((place, later) for place, _ in asking)
                 return
             late: dict[int, tuple[Tensor, RetryLater]] = {}

@@ -3,9 +3,10 @@
 Nothing here asks a classifier or computes a result: everything is read from a ``Purification``.
 """
 
-from maskrestore.reporting.entries import Evidence, ReportEntry, entries_from, printable, read_class_names
+from maskrestore.reporting.entries import Evidence, ReportEntry, entries_from
 from maskrestore.reporting.figure import write_figure
 from maskrestore.reporting.html import Metric, ReportSummary, write_report
+from maskrestore.reporting.names import printable, read_class_names
 
 __all__ = [
     "Evidence",

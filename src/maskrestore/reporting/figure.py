@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maskrestore.errors import ConfigError
-from maskrestore.reporting.entries import Column, ReportEntry, class_label, columns_for, printable
+from maskrestore.reporting.columns import Column, columns_for
+from maskrestore.reporting.entries import ReportEntry
+from maskrestore.reporting.names import class_label, printable
 from maskrestore.reporting.pictures import Picture, colourise
 
 __all__ = ["write_figure"]

@@ -14,7 +14,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from maskrestore.errors import ConfigError
-from maskrestore.reporting.entries import Column, Evidence, ReportEntry, class_label, columns_for, printable
+from maskrestore.reporting.columns import Column, columns_for
+from maskrestore.reporting.entries import Evidence, ReportEntry
+from maskrestore.reporting.names import class_label, printable
 from maskrestore.reporting.pictures import data_uri, viridis_css
 from maskrestore.runtime.files import replaced_atomically
 

@@ -13,76 +13,31 @@ from typing import Any
 
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.lab.paper.cells import Case, Variant
-from maskrestore.lab.paper.layouts import Column, Curves, Experiment, Line, Panel, Pictures, Point, Row, Table
-from maskrestore.runtime.settings import setting
+from maskrestore.lab.paper.defense_rows import (
+    BASES,
+    BLACK_BOX,
+    CAMS,
+    COMPARED,
+    FEBRUUS_EACH,
+    FILTERS,
+    HEATS,
+    LATER,
+    LATER_NOTE,
+    LAYER_NOTE,
+    NONE,
+    OURS,
+    PATCHCLEANSER,
+    TRANSFORMS,
+    WHITE_BOX_NOTE,
+    februus,
+    row,
+    variant,
+)
+from maskrestore.lab.paper.layouts import Column, Curves, Experiment, Panel, Pictures, Table
+from maskrestore.lab.paper.sweeps import refinement_steps, sizes, sweeps, threshold_sets, thresholds
 
 __all__ = ["EXPERIMENTS"]
 
-
-def _variant(defense: str, settings: Mapping[str, Any] | None = None) -> Variant:
-    return Variant(defense=defense, settings=tuple((settings or {}).items()))
-
-
-def _row(label: str, defense: str, settings: Mapping[str, Any] | None = None, *, paper: str | None = None) -> Row:
-    return Row(label=label, variants=(_variant(defense, settings),), paper=paper)
-
-
-_NONE = _row("No defense", "none", paper="No defense")
-_OURS = (
-    _row("BDMAE, as in the paper", "bdmae-paper", paper="Ours (Base)"),
-    _row("BDMAE, default", "bdmae", paper="Ours (Base)"),
-)
-_PATCHCLEANSER = (
-    _row("PatchCleanser (Vanilla)", "patchcleanser", paper="PatchCleanser (Vanilla)"),
-    _row("PatchCleanser (Variant)", "patchcleanser-variant", paper="PatchCleanser (Variant)"),
-    _row("PatchCleanser (second round)", "patchcleanser-second-round", paper="PatchCleanser (Variant)"),
-)
-"""The paper's description of its variant is ambiguous, so both readings are measured: see
-``PatchCleanserConfig.fallback``. The second one matches the paper's numbers and will replace the first one when all
-tables have it."""
-_TRANSFORMS = (
-    _row("Blur (Weak)", "blur-weak", paper="Blur (Weak)"),
-    _row("Blur (Strong)", "blur-strong", paper="Blur (Strong)"),
-    _row("ShrinkPad (Weak)", "shrinkpad-weak", paper="ShrinkPad (Weak)"),
-    _row("ShrinkPad (Strong)", "shrinkpad-strong", paper="ShrinkPad (Strong)"),
-)
-_FILTERS = (_row("JPEG", "jpeg"), _row("Median filter", "median"), _row("Gaussian noise (weak)", "noise-weak"))
-_CAMS = {"Februus XGradCAM": "februus-xgradcam", "Februus GradCAM++": "februus-gradcam++"}
-_HEATS = (0.6, 0.7, 0.8)
-_LAYERS: tuple[dict[str, str], ...] = ({}, {"layer": "stages.3"})
-"""Layers of a residual network: ``stages.2``, the default, which finds small triggers on CIFAR-10, and ``stages.3``,
-which finds them on GTSRB."""
-
-
-def _februus(label: str, *heats: float, layers: Iterable[dict[str, str]] = _LAYERS) -> Row:
-    variants = [_variant(_CAMS[label], {"threshold": heat, **layer}) for heat in heats for layer in layers]
-    # Tables of the paper with a row for each threshold have it in the row's name.
-    name = f"{label} ({heats[0]})" if len(heats) == 1 else label
-    return Row(label=f"{name}*", variants=tuple(variants), paper=name)
-
-
-_FEBRUUS_BEST = tuple(_februus(label, *_HEATS) for label in _CAMS)
-_FEBRUUS_EACH = tuple(_februus(label, heat) for label in _CAMS for heat in _HEATS)
-_BLACK_BOX = (_NONE, *_PATCHCLEANSER, *_TRANSFORMS)
-_LATER = (_row("Lite-BD (bicubic)", "lite-bd"), _row("Majority vote", "majority-vote"))
-_LATER_NOTE = (
-    "Lite-BD downscales to three quarters and upscales bicubically, not with its super-resolution network. It does not "
-    "know the attacker's target."
-)
-_COMPARED = (_NONE, *_FEBRUUS_BEST, *_PATCHCLEANSER, *_TRANSFORMS, *_LATER, *_OURS)
-_AS_IN_PAPER = "BDMAE, as in the paper"
-_BASES = (
-    _row(f"{_AS_IN_PAPER}, S_i only (Base-i)", "bdmae-paper", {"scores.label_weight": 0.0}, paper="Ours (Base-i)"),
-    _row(f"{_AS_IN_PAPER}, S_l only (Base-l)", "bdmae-paper", {"scores.label_weight": 1.0}, paper="Ours (Base-l)"),
-)
-_WHITE_BOX_NOTE = (
-    "*: white box. Unless a row names a threshold, the one of 0.6, 0.7 and 0.8 with the best CA + BA is taken for each "
-    "case, as in the paper."
-)
-_LAYER_NOTE = (
-    "Februus uses the layer `stages.2` or `stages.3`: of the measured ones, the one with the best CA + BA for each "
-    "case. The paper chooses one for each architecture."
-)
 
 _NAMES = {"cifar10": "CIFAR-10", "gtsrb": "GTSRB"}
 _BADNETS = tuple(f"badnets:{size}x{size}-{colour}" for size in (1, 2, 3) for colour in ("color", "white"))
@@ -131,18 +86,18 @@ def _photographs(number: int, title: str, sets: Mapping[str, str], attacks: Iter
         for attack in attacks
     )
     # the paper has no rows of Februus there
-    cams = (replace(_februus(label, *_HEATS, layers=[{}]), paper=None) for label in _CAMS)
+    cams = (replace(februus(label, *HEATS, layers=[{}]), paper=None) for label in CAMS)
     return Table(
         title=f"Table A.{number}: triggers on {title}",
         columns=columns,
-        rows=(_NONE, *cams, *_PATCHCLEANSER, *_TRANSFORMS, *_LATER, *_FILTERS, *_OURS),
+        rows=(NONE, *cams, *PATCHCLEANSER, *TRANSFORMS, *LATER, *FILTERS, *OURS),
         notes=(
             *((note,) if note else ()),
-            _WHITE_BOX_NOTE,
+            WHITE_BOX_NOTE,
             "Februus uses the last feature map.",
-            _LATER_NOTE,
+            LATER_NOTE,
             "The paper does not show its icons; those here are drawn.",
-            "The first blocks of the victims keep their pretrained weights.",
+            "The first blocks of victims of icons keep their pretrained weights.",
         ),
     )
 
@@ -178,94 +133,7 @@ _HARD = (
 )
 
 
-def _refinement_steps(steps: float) -> dict[str, Any]:
-    return {"refinement.steps": steps} if steps else {"refinement": None}
-
-
-def _sweep(name: str, values: Iterable[float], case: Case, fixed: Mapping[str, Any]) -> Line:
-    """A line of the paper's profile over one of its settings."""
-
-    def changed(value: float) -> dict[str, Any]:
-        return _refinement_steps(value) if name == "refinement.steps" else {name: value}
-
-    points = (
-        Point(x=value, case=case, variant=_variant("bdmae-paper", {**changed(value), **fixed})) for value in values
-    )
-    return Line(label=case.label, points=tuple(points))
-
-
-def _sweeps(
-    title: str, name: str, values: Iterable[float], cases: Iterable[Case], fixed: Mapping[str, Any] | None = None
-) -> Panel:
-    chosen = tuple(values)
-    lines = tuple(_sweep(name, chosen, case, fixed or {}) for case in cases)
-    return Panel(title=title, x_label=_SYMBOLS[name], lines=lines, standard=float(setting(PROFILES["paper"], name)))
-
-
-_SYMBOLS = {
-    "masks.rounds": "rounds of masks, $N_o$",
-    "refinement.steps": "refinement steps, $N_r$",
-    "refinement.neighbour_bonus": "bonus of neighbours, $u$",
-    "refinement.rate": "refinement rate, $\\beta_0$",
-    "masks.hidden_ratio": "share of tokens hidden",
-    "refinement.candidate_threshold": "threshold of candidates",
-    "restoration.max_restored": "largest share restored",
-    "scores.ssim_window": "side of the SSIM window",
-}
 _ROUNDS, _STEPS = (1, 2, 3, 5, 8), (0, 2, 5, 10, 15, 20)
-_TAUS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
-
-
-def _thresholds(case: Case, *, refined: bool) -> Line:
-    """Return a line of figure 5d: one fixed threshold instead of five, without a limit on the restored share."""
-    points = (
-        Point(
-            x=tau,
-            case=case,
-            variant=_variant(
-                "bdmae-paper",
-                {
-                    "restoration.thresholds": (tau,),
-                    **_refinement_steps(10 if refined else 0),
-                    "restoration.max_restored": 1.0,
-                },
-            ),
-        )
-        for tau in _TAUS
-    )
-    label = f"{case.label}, {'after' if refined else 'before'} refinement"
-    return Line(label=label, points=tuple(points), dashed=not refined)
-
-
-def _threshold_sets(case: Case) -> Line:
-    """Return a line over the paper's five thresholds, all shifted by the same amount."""
-    points = (
-        Point(
-            x=low,
-            case=case,
-            variant=Variant(
-                defense="bdmae-paper",
-                settings=(("restoration.thresholds", tuple(round(low + 0.05 * step, 2) for step in (4, 3, 2, 1, 0))),),
-            ),
-        )
-        for low in (0.2, 0.3, 0.4, 0.5, 0.6)
-    )
-    return Line(label=case.label, points=tuple(points))
-
-
-def _sizes(row: Row) -> Line:
-    """Return a line of figure A.2: a defense over the side of a checkerboard."""
-    points = (
-        Point(
-            x=side,
-            case=Case(dataset="cifar10", attack=f"badnets:{side}x{side}-checkerboard"),
-            variant=row.variants[0],
-        )
-        for side in (1, 2, 3, 5, 7)
-    )
-    return Line(label=row.label, points=tuple(points))
-
-
 _FIXED_TASKS = (_TWO_PIXELS, _CORNERS)
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -273,12 +141,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         title="Table 1: diffusion models",
         columns=_aggregated(_BADNETS),
         rows=(
-            _NONE,
-            _row("DiffPure (DDPM)", "diffpure-ddpm", paper="DiffPure (DDPM)"),
-            _row("DiffPure (SDE)", "diffpure-sde", paper="DiffPure (SDE)"),
-            _row("ZIP", "zip"),
-            _row("SampDetox", "sampdetox"),
-            *_OURS,
+            NONE,
+            row("DiffPure (DDPM)", "diffpure-ddpm", paper="DiffPure (DDPM)"),
+            row("DiffPure (SDE)", "diffpure-sde", paper="DiffPure (SDE)"),
+            row("ZIP", "zip"),
+            row("SampDetox", "sampdetox"),
+            *OURS,
         ),
         unavailable=_LARGE_SETS,
         notes=(
@@ -291,9 +159,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "table2": Table(
         title="Table 2: BadNets",
         columns=(*_aggregated(_BADNETS), *_STAND_INS),
-        rows=_COMPARED,
+        rows=COMPARED,
         unavailable=_LARGE_SETS,
-        notes=("Mean over six BadNets triggers.", _STAND_IN_NOTE, _WHITE_BOX_NOTE, _LAYER_NOTE, _LATER_NOTE),
+        notes=("Mean over six BadNets triggers.", _STAND_IN_NOTE, WHITE_BOX_NOTE, LAYER_NOTE, LATER_NOTE),
     ),
     "table3": Table(
         title="Table 3: harder local attacks",
@@ -306,12 +174,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             _single("CIFAR-10 four corners", "cifar10", "corners"),
             _single("Imagenette Blended", "imagenette", "blended:105x105"),
         ),
-        rows=_COMPARED,
+        rows=COMPARED,
         unavailable=("VGGFace2 Blended", "ImageNet10 Blended"),
         notes=(
-            _WHITE_BOX_NOTE,
-            _LAYER_NOTE,
-            _LATER_NOTE,
+            WHITE_BOX_NOTE,
+            LAYER_NOTE,
+            LATER_NOTE,
             "At the scale `local` the victims of IAB (input-aware) are fine-tuned for six epochs, and their attack "
             "success rate is lower than in the paper: compare the rows without a defense.",
             "Imagenette stands in for ImageNet10. Its trigger has 105 x 105 random pixels, as large a share of the "
@@ -334,38 +202,38 @@ EXPERIMENTS: dict[str, Experiment] = {
             }.items()
         ),
         rows=(
-            _NONE,
-            *(_februus(label, *_HEATS, layers=[{}]) for label in _CAMS),  # not all networks have `stages.3`
-            *_PATCHCLEANSER,
-            *_TRANSFORMS,
-            *_OURS,
+            NONE,
+            *(februus(label, *HEATS, layers=[{}]) for label in CAMS),  # not all networks have `stages.3`
+            *PATCHCLEANSER,
+            *TRANSFORMS,
+            *OURS,
         ),
         unavailable=("VGGFace2",),
         notes=(
             "The paper does not name the trigger; here it is 3x3-white on CIFAR-10.",
-            _WHITE_BOX_NOTE,
+            WHITE_BOX_NOTE,
             "Februus uses `stages.2` of convolutional networks; in other tables also `stages.3` of ResNet-18.",
         ),
     ),
     "tableA2": Table(
         title="Table A.2: clean models",
         columns=_aggregated(("badnets:1x1-color", "badnets:2x2-white", "badnets:3x3-color"), clean_victim=True),
-        rows=(_NONE, *_OURS),
+        rows=(NONE, *OURS),
         unavailable=_LARGE_SETS,
         notes=("BA: accuracy of the clean model on images with a trigger; mean over three triggers.",),
     ),
     "tableA3": Table(
         title="Table A.3: triggers on CIFAR-10",
         columns=_triggers("cifar10"),
-        rows=(_NONE, *_FEBRUUS_EACH, *_PATCHCLEANSER, *_TRANSFORMS, *_BASES, *_OURS),
-        notes=(_LAYER_NOTE, "*: white box."),
+        rows=(NONE, *FEBRUUS_EACH, *PATCHCLEANSER, *TRANSFORMS, *BASES, *OURS),
+        notes=(LAYER_NOTE, "*: white box."),
     ),
     "tableA4": Table(
         title="Table A.4: triggers on GTSRB",
         columns=_triggers("gtsrb"),
-        rows=(_NONE, *_FEBRUUS_EACH, *_PATCHCLEANSER, *_TRANSFORMS, *_BASES, *_OURS),
+        rows=(NONE, *FEBRUUS_EACH, *PATCHCLEANSER, *TRANSFORMS, *BASES, *OURS),
         notes=(
-            _LAYER_NOTE,
+            LAYER_NOTE,
             "*: white box. The paper's rows Base-i and Base-l repeat those of Februus, so they are left out.",
         ),
     ),
@@ -391,33 +259,33 @@ EXPERIMENTS: dict[str, Experiment] = {
             _single("CIFAR-10 IAB", "cifar10", "input-aware", mode="all-to-all"),
             _single("CIFAR-10 3x3-color", "cifar10", "badnets:3x3-color", mode="all-to-all"),
         ),
-        rows=_COMPARED,
+        rows=COMPARED,
         notes=(
             "The review does not name the data set; the accuracy suggests CIFAR-10.",
             "A trigger with a target for each class does not transfer one label to other images. The transfer test of "
             "the default profile then looks for changed labels, in the first attempt only; otherwise it leaves the "
             "image unchanged.",
-            _WHITE_BOX_NOTE,
-            _LAYER_NOTE,
-            _LATER_NOTE,
+            WHITE_BOX_NOTE,
+            LAYER_NOTE,
+            LATER_NOTE,
         ),
     ),
     "global": Table(
         title="Triggers over the whole image",
         columns=_GLOBAL,
-        rows=(*_BLACK_BOX, *_FILTERS, *_LATER, *_OURS),
+        rows=(*BLACK_BOX, *FILTERS, *LATER, *OURS),
         notes=(
             "Requested by reviewers. The paper does not cover such triggers (6, limitations): a defense that searches "
             "for a suspicious region is expected to fail when there is none. BPP is an example of an invisible trigger "
             "that differs between images. The publication of SIG keeps the labels (`sig:clean-label`).",
-            _LATER_NOTE,
+            LATER_NOTE,
         ),
     ),
     "adaptive": Table(
         title="Attacks designed against the method",
         columns=_ADAPTIVE,
-        rows=(*_BLACK_BOX, *_FILTERS, *_LATER, *_OURS),
-        notes=("The paper has no such attacks.", _LATER_NOTE),
+        rows=(*BLACK_BOX, *FILTERS, *LATER, *OURS),
+        notes=("The paper has no such attacks.", LATER_NOTE),
     ),
     "moved": Table(
         title="Triggers that augmentation shifts",
@@ -425,17 +293,17 @@ EXPERIMENTS: dict[str, Experiment] = {
             _single("CIFAR-10 2x2-color", "cifar10", "badnets:2x2-color", augmented_trigger=True),
             _single("GTSRB 3x3-color", "gtsrb", "badnets:3x3-color", augmented_trigger=True),
         ),
-        rows=(*_BLACK_BOX, _row("Horizontal flip", "flip"), _row("Affine", "affine"), *_LATER, *_OURS),
+        rows=(*BLACK_BOX, row("Horizontal flip", "flip"), row("Affine", "affine"), *LATER, *OURS),
         notes=(
             "Poisoned as in the paper's code: the trigger is added before the image is cropped and, on CIFAR-10, "
             "mirrored at random. In all other tables it is added afterwards.",
-            _LATER_NOTE,
+            LATER_NOTE,
         ),
     ),
     "detectors": Table(
         title="Detectors",
         columns=(*_aggregated(_BADNETS), _single("CIFAR-10 LC", "cifar10", "label-consistent"), *_GLOBAL, *_ADAPTIVE),
-        rows=(_row("STRIP", "strip"), _row("SCALE-UP", "scale-up")),
+        rows=(row("STRIP", "strip"), row("SCALE-UP", "scale-up")),
         notes=(
             "AUROC of triggered against clean images. Below 0.5, clean images look more suspicious than triggered "
             "ones.",
@@ -456,19 +324,19 @@ EXPERIMENTS: dict[str, Experiment] = {
         title="Figure 4: topology-aware refinement of S_i",
         kind="refinement",
         cases=(Case(dataset="cifar10", attack="input-aware"), _SIGN_CORNERS),
-        variants=tuple(_variant("bdmae-paper", _refinement_steps(n)) for n in (0, 2, 4, 6, 8, 10)),
+        variants=tuple(variant("bdmae-paper", refinement_steps(n)) for n in (0, 2, 4, 6, 8, 10)),
         images=2,
     ),
     "fig5": Curves(
         title="Figure 5: rounds, refinement steps, fixed thresholds",
         panels=(
-            _sweeps("(a) Base-i", "masks.rounds", _ROUNDS, _TASKS, {"scores.label_weight": 0.0}),
-            _sweeps("(b) Base-l", "masks.rounds", _ROUNDS, _TASKS, {"scores.label_weight": 1.0}),
-            _sweeps("(c) Base", "refinement.steps", _STEPS, _TASKS),
+            sweeps("(a) Base-i", "masks.rounds", _ROUNDS, _TASKS, {"scores.label_weight": 0.0}),
+            sweeps("(b) Base-l", "masks.rounds", _ROUNDS, _TASKS, {"scores.label_weight": 1.0}),
+            sweeps("(c) Base", "refinement.steps", _STEPS, _TASKS),
             Panel(
                 title="(d) one fixed threshold",
                 x_label="threshold",
-                lines=tuple(_thresholds(case, refined=refined) for case in _TASKS for refined in (False, True)),
+                lines=tuple(thresholds(case, refined=refined) for case in _TASKS for refined in (False, True)),
             ),
         ),
         notes=("The paper's panels partly show other tasks. (d) has no limit on the restored share.",),
@@ -476,9 +344,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "figA1": Curves(
         title="Figure A.1: neighbours, rounds, refinement steps",
         panels=(
-            _sweeps("sampling", "refinement.neighbour_bonus", (0.0, 0.25, 0.5, 0.75, 1.0), _HARD),
-            _sweeps("rounds", "masks.rounds", _ROUNDS, _FIXED_TASKS),
-            _sweeps("refinement", "refinement.steps", _STEPS, _FIXED_TASKS),
+            sweeps("sampling", "refinement.neighbour_bonus", (0.0, 0.25, 0.5, 0.75, 1.0), _HARD),
+            sweeps("rounds", "masks.rounds", _ROUNDS, _FIXED_TASKS),
+            sweeps("refinement", "refinement.steps", _STEPS, _FIXED_TASKS),
         ),
         notes=("The paper's centre and right panels show VGGFace2, which is not available here.",),
     ),
@@ -488,7 +356,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             Panel(
                 title="CIFAR-10",
                 x_label="side of the trigger in pixels",
-                lines=tuple(_sizes(row) for row in (_PATCHCLEANSER[0], *_TRANSFORMS[1::2], *_BASES, *_OURS)),
+                lines=tuple(sizes(row) for row in (PATCHCLEANSER[0], *TRANSFORMS[1::2], *BASES, *OURS)),
             ),
         ),
     ),
@@ -503,20 +371,20 @@ EXPERIMENTS: dict[str, Experiment] = {
         title="Figure A.4: transformations on CIFAR-10 with the trigger 2x2-color",
         columns=(_single("CIFAR-10 2x2-color", "cifar10", "badnets:2x2-color"),),
         rows=(
-            _NONE,
-            _row("Gaussian noise (weak)", "noise-weak"),
-            _row("Gaussian noise (strong)", "noise-strong"),
-            _row("Gaussian blur (weak)", "blur-weak"),
-            _row("Gaussian blur (strong)", "blur-strong"),
-            _row("Random contrast", "contrast"),
-            _row("Random gamma", "gamma"),
-            _row("Horizontal flip", "flip"),
-            _row("Down-scale", "downscale"),
-            _row("Affine", "affine"),
-            _row("Median filter", "median"),
-            _row("JPEG", "jpeg"),
-            _row("Majority vote", "majority-vote"),
-            *_OURS,
+            NONE,
+            row("Gaussian noise (weak)", "noise-weak"),
+            row("Gaussian noise (strong)", "noise-strong"),
+            row("Gaussian blur (weak)", "blur-weak"),
+            row("Gaussian blur (strong)", "blur-strong"),
+            row("Random contrast", "contrast"),
+            row("Random gamma", "gamma"),
+            row("Horizontal flip", "flip"),
+            row("Down-scale", "downscale"),
+            row("Affine", "affine"),
+            row("Median filter", "median"),
+            row("JPEG", "jpeg"),
+            row("Majority vote", "majority-vote"),
+            *OURS,
         ),
         notes=(
             "The paper gives no strengths. A flip moves the trigger away from the position where it was learned and "
@@ -547,17 +415,17 @@ EXPERIMENTS: dict[str, Experiment] = {
     "settings": Curves(
         title="Settings that the paper fixes without an ablation",
         panels=(
-            _sweeps("refinement", "refinement.rate", (0.0125, 0.025, 0.05, 0.1, 0.2), _FIXED_TASKS),
-            _sweeps("masks", "masks.hidden_ratio", (0.5, 0.6, 0.7, 0.75, 0.85), _FIXED_TASKS),
-            _sweeps("candidates", "refinement.candidate_threshold", (0.05, 0.1, 0.2, 0.3, 0.4), _FIXED_TASKS),
-            _sweeps("cap", "restoration.max_restored", (0.1, 0.15, 0.25, 0.4, 0.6), _FIXED_TASKS),
+            sweeps("refinement", "refinement.rate", (0.0125, 0.025, 0.05, 0.1, 0.2), _FIXED_TASKS),
+            sweeps("masks", "masks.hidden_ratio", (0.5, 0.6, 0.7, 0.75, 0.85), _FIXED_TASKS),
+            sweeps("candidates", "refinement.candidate_threshold", (0.05, 0.1, 0.2, 0.3, 0.4), _FIXED_TASKS),
+            sweeps("cap", "restoration.max_restored", (0.1, 0.15, 0.25, 0.4, 0.6), _FIXED_TASKS),
             Panel(
                 title="thresholds",
                 x_label="lowest of five thresholds",
-                lines=tuple(_threshold_sets(case) for case in _FIXED_TASKS),
+                lines=tuple(threshold_sets(case) for case in _FIXED_TASKS),
                 standard=PROFILES["paper"].restoration.thresholds[-1],
             ),
-            _sweeps("SSIM", "scores.ssim_window", (3, 5, 7, 11, 15), _FIXED_TASKS),
+            sweeps("SSIM", "scores.ssim_window", (3, 5, 7, 11, 15), _FIXED_TASKS),
         ),
     ),
 }

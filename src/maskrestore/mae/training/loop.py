@@ -83,14 +83,13 @@ class Training:
         PyTorch's global generator. optimizer: makes the optimizer of the given parameters. loss: the loss of this
         training's network for a batch of images. decay: factor of the peak learning rate at a step, on top of the
         warm-up. init: a network of the same shape whose weights to start from. inputs: digests of the weights that the
-        training depends on, by the names that error messages give them. device: where the network is trained;
-        batches of images are copied there.
+        training depends on, by the names that error messages give them. device: where the network is trained.
 
         Raises CheckpointError if ``init`` has another shape, or if ``folder`` holds a training with another
         configuration or other ``inputs``.
         """
         torch.manual_seed(config.seed)  # for the initial weights; a training is the only task of its process
-        self.config, self.images, self.folder, self._device = config, images, folder, device
+        self.config, self.images, self.folder = config, images, folder
         self.network, self.average = (
             build().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for _ in range(2)
@@ -134,7 +133,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * (warm * self._decay(self.step))
         index = torch.randint(len(self.images), (config.batch_size,), generator=self.generator)
-        loss = self._loss(self, self.images[index].to(self._device))
+        loss = self._loss(self, self.images[index])
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)

@@ -132,7 +132,7 @@ def pretrain(
             weight_decay=config.weight_decay,
             fused=True,
         ),
-        loss=lambda run, batch: _loss(run, batch, config, features),
+        loss=lambda run, batch: _loss(run, batch.to(device), config, features),
         decay=lambda step: 0.5 * (1 + math.cos(math.pi * step / config.steps)),
         init=init,
         inputs={"init": weights_digest(init), "features": [weights_digest(extractor) for extractor in features]},
