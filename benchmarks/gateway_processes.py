@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import torch
+from benchmarks.mlserver import running_mlserver
 
 from maskrestore.gateway.access import new_key
 from maskrestore.lab.victims import load_packaged_victim
@@ -105,12 +104,10 @@ def mlserver(environment: Path) -> Iterator[str]:
 
     environment: a virtual environment with ``mlserver`` and ``onnxruntime``.
     """
-    with tempfile.TemporaryDirectory() as name, Path(name, "log").open("w") as log:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "signs_model.py").write_text(_RUNTIME)
         export(folder / "signs.onnx")
-        ports = {kind: free_port() for kind in ("http_port", "grpc_port", "metrics_port")}
-        (folder / "settings.json").write_text(json.dumps({"host": "127.0.0.1", "parallel_workers": 0, **ports}))
         classes = len(load_packaged_victim("signs-badnets").class_names)
         described = {
             "name": "signs",
@@ -119,20 +116,8 @@ def mlserver(environment: Path) -> Iterator[str]:
             "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, classes]}],
         }
         (folder / "model-settings.json").write_text(json.dumps(described))
-        process = subprocess.Popen(
-            [environment.absolute() / "bin" / "mlserver", "start", "."],
-            cwd=folder, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(folder)},
-        )  # fmt: skip
-        address = f"http://127.0.0.1:{ports['http_port']}/v2"
-        try:
-            while not ready(f"{address}/models/signs/ready"):
-                if process.poll() is not None:
-                    raise SystemExit((folder / "log").read_text())
-                time.sleep(0.2)
-            yield f"{address}/models/signs"
-        finally:
-            process.terminate()
-            process.wait()
+        with running_mlserver(folder, environment) as address:
+            yield f"{address}/v2/models/signs"
 
 
 def export(path: Path) -> None:
@@ -142,19 +127,3 @@ def export(path: Path) -> None:
         network, (torch.zeros(1, 3, 32, 32),), path, dynamo=False, input_names=["image"], output_names=["scores"],
         dynamic_axes={"image": {0: "batch"}, "scores": {0: "batch"}},
     )  # fmt: skip
-
-
-def ready(address: str) -> bool:
-    """Whether it answers with 200."""
-    try:
-        return httpx.get(address, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def free_port() -> int:
-    """A port of the loopback that nothing uses."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port

@@ -5,15 +5,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks.mlserver import running_mlserver
 
 MODEL = """
 import numpy as np
@@ -38,13 +36,6 @@ MODELS = {
     "names": {"inputs": [IMAGE], "outputs": [{"name": "names", "datatype": "BYTES", "shape": [-1, 1]}]},
     "silent": {},
 }
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def environment_with(requirement: str, variable: str) -> Path:
@@ -74,29 +65,9 @@ def mlserver_python() -> Path:
 def host(mlserver_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("models")
     (folder / "colours.py").write_text(MODEL)
-    ports = {name: free_port() for name in ("http_port", "grpc_port", "metrics_port")}
-    (folder / "settings.json").write_text(json.dumps({"host": "127.0.0.1", "parallel_workers": 0, **ports}))
     for name, described in MODELS.items():
         (folder / name).mkdir()
         settings = {"name": name, "implementation": "colours.Colours", **described}
         (folder / name / "model-settings.json").write_text(json.dumps(settings))
-    address = f"http://127.0.0.1:{ports['http_port']}"
-    with (folder / "log").open("w") as log:
-        started = subprocess.Popen(
-            [mlserver_python.parent / "mlserver", "start", "."],
-            cwd=folder, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(folder)},
-        )  # fmt: skip
-        try:
-            end = time.monotonic() + 60
-            while True:
-                try:
-                    with urllib.request.urlopen(f"{address}/v2/health/ready", timeout=1):
-                        break
-                except OSError:
-                    assert started.poll() is None, (folder / "log").read_text()
-                    assert time.monotonic() < end, "MLServer did not start in a minute"
-                    time.sleep(0.2)
-            yield f"{address}/v2/models"
-        finally:
-            started.terminate()
-            started.wait(30)
+    with running_mlserver(folder, mlserver_python.parent.parent) as address:
+        yield f"{address}/v2/models"

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ import torch
 
 from fakes import MeanRestorer, colour_labels, plain_images
 from faulty_server import Server, cut_off, drips, hangs_up, says, slow, waits_for_the_end
-from gateway_runner import Running
+from gateway_runner import Running, running_gateway
 from maskrestore.gateway.config import GatewayConfig
+from maskrestore.gateway.models import ModelSlot
 
 Start = Callable[..., Running]
 INFER = "/v2/models/colours/infer"
@@ -287,6 +289,30 @@ def test_readiness_follows_the_upstream(server: Server, gateway: Start) -> None:
     slot.refresh()
     assert running.client.get("/v2/models/colours/ready").status_code == 503
     assert "404" in running.client.get("/v1/status").json()["models"][0]["reason"]
+
+
+def test_a_readiness_check_that_hangs_holds_no_other(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskrestore.gateway.gateway._CHECK_SECONDS", 0.05)
+    answered, refresh = threading.Event(), ModelSlot.refresh
+
+    def hangs(slot: ModelSlot) -> None:
+        assert slot.name != "late" or answered.wait(20)
+        refresh(slot)
+
+    one = {"classifier": server.address, "patience": 0.0}
+    config = GatewayConfig.model_validate({"models": {"colours": one, "late": one}})
+    with running_gateway(config, MeanRestorer()) as running:
+        slots = running.gateway.slots
+        until(lambda: slots["late"].reason is None and slots["colours"].reason is None)
+        monkeypatch.setattr(ModelSlot, "refresh", hangs)
+        until(lambda: slots["late"].reason == "its server has not answered yet")
+        server.metadata, metadata = None, server.metadata
+        until(lambda: "404" in (slots["colours"].reason or ""))
+        server.metadata = metadata
+        until(lambda: slots["colours"].reason is None)
+        assert slots["late"].reason is not None
+        answered.set()
+        until(lambda: slots["late"].reason is None)
 
 
 def test_a_decision_that_cannot_be_kept_is_no_answer(gateway: Start, tmp_path: Any) -> None:

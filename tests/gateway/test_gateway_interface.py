@@ -1,6 +1,9 @@
 """What clients of models in the process send and get, and how their tensors become pictures."""
 
+import math
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 import torch
 from onnx import helper
 
-from fakes import MeanRestorer, plain_images
+from fakes import MeanRestorer, colour_labels, plain_images
 from gateway_runner import Running, running_gateway
 from maskrestore import ModuleClassifier
 from maskrestore.classifiers import as_classifier
@@ -140,6 +143,33 @@ def test_a_model_in_the_process_hands_on_its_own_scores(tmp_path: Path, kind: st
         assert decision["changed"] is False
         alone = torch.tensor(ask(running, images[1:2].numpy(), "FP32", name).json()["outputs"][0]["data"])
         assert torch.equal(alone, scores[1]), "the same bits as among others"
+
+
+class Busy:
+    """A function that says how many threads were in it at a time."""
+
+    def __init__(self) -> None:
+        self.inside = self.most = 0
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.02)
+        self.inside -= 1
+        return colour_labels(images)
+
+
+BUSY = Busy()
+
+
+def test_a_function_is_asked_by_one_thread_at_a_time() -> None:
+    with gateway(classifier="test_gateway_interface:BUSY", class_count=8) as running, ThreadPoolExecutor(4) as pool:
+        model = running.gateway.slots["m"].model
+        assert model is not None
+        plain = [pool.submit(model.plain_labels, [image], math.inf) for image in plain_images(8)]
+        assert ask(running, plain_images(2).numpy(), "FP32", "input-0").status_code == 200
+        assert [one.result()[0] for one in plain] == colour_labels(plain_images(8)).tolist()
+    assert BUSY.most == 1
 
 
 def test_who_has_labels_only_has_no_scores_to_hand_on(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from benchmarks.mlserver import free_port
 
 from fakes import colour_labels, plain_images
 from gateway_runner import Running
-from mlserver_runner import environment_with, free_port
+from mlserver_runner import environment_with
 
 CLIENT = """
 import json, sys

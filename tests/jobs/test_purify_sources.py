@@ -15,6 +15,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 import torch
+from benchmarks.mlserver import free_port
 from test_folder_run import KeepingDefense
 from test_sources import write_tar
 
@@ -22,7 +23,7 @@ from fakes import colour_labels
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.imaging.codec import read_image, write_png
 from maskrestore.jobs import FolderJob, purify_folder, write_folder_report
-from mlserver_runner import environment_with, free_port
+from mlserver_runner import environment_with
 
 COUNT = 12
 
