@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from typing import Any
 
 import pytest
@@ -35,6 +36,18 @@ def test_the_gateway() -> None:
     for name, (key, factor, form) in rows.items():
         cells = " | ".join(form.format(factor * one["summary"][key]) for one in records)
         assert f"| {name} | {cells} |" in PAGE
+
+
+def test_the_memory_of_the_gateway() -> None:
+    soak = record("gateway-soak-amx.json")["soak"]
+    memory = soak["memory_mib"]
+    assert soak["seconds"] == 1800
+    assert len(memory) > 150, "read every ten seconds"
+    thirds = [memory[part * len(memory) // 3 : (part + 1) * len(memory) // 3] for part in range(3)]
+    first, second, third = (f"{statistics.median(one):.0f} MiB in the" for one in thirds)
+    words = " ".join(PAGE.split())
+    assert f"answered {soak['answered']:,} images" in words
+    assert f"{first} first ten minutes, {second} next and {third} last" in words
 
 
 def test_a_large_network_on_a_gpu() -> None:
