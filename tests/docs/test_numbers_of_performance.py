@@ -21,6 +21,18 @@ def record(name: str) -> dict[str, Any]:
     return found
 
 
+def test_photographs() -> None:
+    rows = {row["images"]: row["seconds_per_image"] for row in record("photo-amx.json")["rows"]}
+    assert list(rows) == [1, 8]
+    names = {"authors": "authors", "exact": "`paper`", "default-exact": "`default`", "default-fast": "`fast`"}
+    for contender, name in names.items():
+        cells = []
+        for row in rows.values():
+            ratio = statistics.median(theirs / ours for theirs, ours in zip(row["authors"], row[contender], strict=True))
+            cells.append(f"{statistics.median(row[contender]):#.3g}, {ratio:.1f}")
+        assert f"| {name} | {' | '.join(cells)} |" in PAGE
+
+
 def test_the_gateway() -> None:
     kinds = {"gateway-zen3.json": "in the process", "gateway-mlserver-zen3.json": "MLServer"}
     records = [record(name) for name in kinds]
