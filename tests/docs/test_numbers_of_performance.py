@@ -28,7 +28,8 @@ def test_photographs() -> None:
     for contender, name in names.items():
         cells = []
         for row in rows.values():
-            ratio = statistics.median(theirs / ours for theirs, ours in zip(row["authors"], row[contender], strict=True))
+            pairs = zip(row["authors"], row[contender], strict=True)
+            ratio = statistics.median(theirs / ours for theirs, ours in pairs)
             cells.append(f"{statistics.median(row[contender]):#.3g}, {ratio:.1f}")
         assert f"| {name} | {' | '.join(cells)} |" in PAGE
 
