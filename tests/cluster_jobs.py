@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -88,7 +88,9 @@ def real_job(source: Path, out: Path, key: int = 3, **options) -> FolderJob:
     """A job with the real defense, and few queries."""
     config = replace(PROFILES["fast"])
     defense = BDMAE("mae-tiny-32", config, key=key)
-    return FolderJob(source=source, out=out, defense=defense, classifier=colour_labels, classifier_id="colours", **options)
+    return FolderJob(
+        source=source, out=out, defense=defense, classifier=colour_labels, classifier_id="colours", **options
+    )
 
 
 def results(out: Path) -> dict[str, dict]:

@@ -24,7 +24,7 @@ def test_ray_up_takes_the_file() -> None:
 
 def commands() -> list[list[str]]:
     """The words of the commands of both examples."""
-    comment = UP.partition("maskrestore purify ")[2].partition('"')[0].replace("\\\n#", " ")
+    comment = UP.rpartition("maskrestore purify ")[2].partition('"')[0].replace("\\\n#", " ")
     return [shlex.split(JOB["spec"]["entrypoint"])[2:], shlex.split(comment)]
 
 

@@ -168,7 +168,7 @@ with connect("local"):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     wait_until_quiet(log)
-    finished = [results_of_part for results_of_part in (out / "parts").glob("*.jsonl")]
+    finished = list((out / "parts").glob("*.jsonl"))
     before = questions(log)
     summary = run(functools.partial(logged_job, photos, out, Logged(log=log)))
     assert summary.purified == 24
