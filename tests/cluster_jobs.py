@@ -86,8 +86,7 @@ def logged_job(source: Path, out: Path, classifier: Logged, **options) -> Folder
 
 def real_job(source: Path, out: Path, key: int = 3, **options) -> FolderJob:
     """A job with the real defense, and few queries."""
-    config = replace(PROFILES["fast"])
-    defense = BDMAE("mae-tiny-32", config, key=key)
+    defense = BDMAE("mae-tiny-32", "fast", key=key)
     return FolderJob(
         source=source, out=out, defense=defense, classifier=colour_labels, classifier_id="colours", **options
     )
