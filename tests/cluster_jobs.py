@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fakes import colour_labels
 from maskrestore import BDMAE
+from maskrestore.defense.batching import over_budget
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.imaging.codec import write_png
 from maskrestore.jobs import FolderJob
@@ -39,8 +40,11 @@ class Asking:
 
     def purify_stream(self, items, classifier, *, budget, asking):
         for item in items:
-            images = item.image[None]
+            if not budget.allows(1):
+                yield StreamResult(id=item.id, error=over_budget(budget, 1))
+                continue
             budget.spend(1)
+            images = item.image[None]
             labels = classifier(images)
             result = Purification(images=images, labels=labels, original_labels=labels, queries=torch.ones(1).long())
             yield StreamResult(id=item.id, result=result)

@@ -8,6 +8,7 @@ it dies, the next run finds those files.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import uuid
@@ -21,7 +22,7 @@ from maskrestore.classifiers import HttpClassifier
 from maskrestore.distributed.cluster import cluster_size
 from maskrestore.distributed.ledger import Ledger
 from maskrestore.distributed.parts import Outcome, PartLog, parts_of
-from maskrestore.distributed.shards import Shards
+from maskrestore.distributed.shards import Shards, shard_of
 from maskrestore.distributed.storage import Storage
 from maskrestore.distributed.worker import Orders, Worker
 from maskrestore.errors import ConfigError, MaskRestoreError
@@ -164,8 +165,8 @@ class _Run:
             threads=1,
             workers=workers,
         )
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
         data = ray.data.from_arrow_refs(list(self._blocks())).map(
             Worker,
             fn_constructor_kwargs={"orders": orders, "ledger": self._ledger},
@@ -201,12 +202,11 @@ class _Run:
             yield ray.put(pa.Table.from_pylist(block))
 
     def _known_of(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        written = set(self._storage.names("shards")) if self._plan.shards else set()
+        written = set(self._shards.names()) if self._plan.shards else set()
         entries = _KNOWN if self._plan.shards else _KNOWN + _KNOWN_FILES
 
         def known(record: dict[str, Any]) -> dict[str, Any]:
-            output = record.get("output", "")
-            here = output in written if self._plan.shards else output.startswith("images/")
+            here = shard_of(record) in written if self._plan.shards else record.get("output", "").startswith("images/")
             return {entry: record[entry] for entry in entries} if here and record["error"] is None else {}
 
         return known

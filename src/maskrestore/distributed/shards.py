@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from maskrestore.jobs.image_records import ImageRecords
 from maskrestore.jobs.result_files import load_purification
 from maskrestore.types import Purification
 
-__all__ = ["Shards"]
+__all__ = ["Shards", "shard_of"]
 
 _FOLDER = "shards"
 _FEATURES = {
@@ -34,7 +34,7 @@ _COPIED = ("file", "label", "original_label", "queries", "restored")
 
 
 class Shards:
-    """Parquet files of purified images. The record of an image names its file as ``output``."""
+    """Parquet files of purified images. The ``output`` of a record is the file, ``#`` and a number of its own there."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -53,7 +53,8 @@ class Shards:
             if record["error"] is not None:
                 placed.append(record)
                 continue
-            whole = {**record, "output": name, "maps": name}
+            place = f"{name}#{len(rows)}"
+            whole = {**record, "output": place, "maps": place}
             image, maps = ((folder / record[entry]).read_bytes() for entry in ("output", "maps"))
             placed.append(whole)
             rows.append(
@@ -72,7 +73,7 @@ class Shards:
 
     def load(self, record: dict[str, Any], folder: Path, *, keep_grey: bool) -> Purification:
         """The result of a record, as a batch of one image. folder: to unpack it in. Raises ImageFileError, OSError."""
-        rows = self._rows(record["output"], ["file", "image", "maps"])
+        rows = self._rows(shard_of(record), ["file", "image", "maps"])
         row = next((row for row in rows if row["file"] == record["file"]), None)
         if row is None:
             raise ImageFileError(f"{record['output']}: no result of {record['file']}")
@@ -81,12 +82,16 @@ class Shards:
         (folder / "maps.npz").write_bytes(row["maps"])
         return load_purification(folder, unpacked, keep_grey=keep_grey)
 
+    def names(self) -> Iterator[str]:
+        """The files, in order. Raises OSError."""
+        return self._storage.names(_FOLDER)
+
     def settle(self, records: ImageRecords) -> None:
         """Leave one row for each image: the one that its record names. Raises OSError.
 
         Others are of parts that were written and never recorded, or of images that were purified again.
         """
-        for name in self._storage.names(_FOLDER):
+        for name in self.names():
             shard = self._rows(name, ["file"])
             kept = [row for row, one in enumerate(shard) if _place(records, one["file"]) == name]
             if not kept:
@@ -115,11 +120,16 @@ class Shards:
         return rows
 
 
-def _place(records: ImageRecords, name: str) -> str | None:
+def shard_of(record: Mapping[str, Any]) -> str:
+    """The file that holds the result of a record; empty if there is none."""
+    return str(record.get("output", "")).partition("#")[0]
+
+
+def _place(records: ImageRecords, name: str) -> str:
     try:
-        return records.record(name).get("output")
+        return shard_of(records.record(name))
     except KeyError:
-        return None
+        return ""
 
 
 def _schema() -> Any:
