@@ -23,6 +23,13 @@ _QUICK_TO_NOTICE = {  # that a node does not answer: after some seconds, not aft
     "RAY_health_check_failure_threshold": "4",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32}
+"""What all processes of the cluster know, and nobody else."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The variables of a process of the cluster, which finds the modules of the tests."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **_TOKEN, **more}
 
 
 def can_make_networks() -> bool:
@@ -90,7 +97,10 @@ class Node:
         sizes = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=120000000", "--disable-usage-stats"]
         with (folder / f"node{self.number}.log").open("wb") as log:
             self.process = subprocess.Popen(
-                self.inside(*ray, *whom, *sizes), env={**os.environ, **_QUICK_TO_NOTICE}, stdout=log, stderr=log
+                self.inside(*ray, *whom, *sizes),
+                env=environment(**_QUICK_TO_NOTICE),
+                stdout=log,
+                stderr=log,
             )
 
 
@@ -145,7 +155,9 @@ def _wait_for_nodes(head: Node, count: int, seconds: float = 90.0) -> None:
     found = ""
     while found.strip() != str(count):
         assert time.monotonic() < end, f"{count} nodes did not come up: {found}"
-        asked = subprocess.run(head.inside(sys.executable, "-c", program), capture_output=True, text=True, check=False)
+        asked = subprocess.run(
+            head.inside(sys.executable, "-c", program), env=environment(), capture_output=True, text=True, check=False
+        )
         found = asked.stdout or asked.stderr
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.nodes import PORT, Node, can_make_networks, ray_nodes
+from cluster.nodes import PORT, Node, can_make_networks, environment, ray_nodes
 from cluster_jobs import results, write_photos
 
 COUNT = 48
@@ -27,9 +27,11 @@ import time
 from fakes import colour_labels
 
 def slow(images):
-    time.sleep(0.02 * len(images))
+    time.sleep(0.1 * len(images))
     return colour_labels(images)
 """
+
+ENVIRONMENT = environment(MASKRESTORE_KEY="a key for the tests")
 
 pytestmark = [
     pytest.mark.cluster,
@@ -53,13 +55,15 @@ def words(out: str, *more: str) -> list[str]:
     return [*program, "--profile", "fast", "--precision", "float32", "--out", out, *more]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MASKRESTORE_KEY": "a key for the tests"}
-
-
 def command(out: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        words(out, *more), cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=600
+        words(out, *more),
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
 
 
@@ -68,7 +72,7 @@ def running(head: Node, folder: Path, out: str, *more: str) -> Iterator[subproce
     """The command on the cluster."""
     ray = ["--ray", f"{head.address}:{PORT}", "--part-images", str(PART), *more]
     with subprocess.Popen(
-        head.inside(*words(out, *ray)), cwd=folder, env=environment(), stdout=subprocess.PIPE,
+        head.inside(*words(out, *ray)), cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
         try:
