@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,10 +85,10 @@ def finished_parts(folder: Path, out: str) -> int:
     return len(list((folder / out / "parts").glob("*.jsonl")))
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 180.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it takes too long"
+def wait_for_parts(process: subprocess.Popen[str], folder: Path, out: str, count: int) -> None:
+    """Until so many parts are finished."""
+    while finished_parts(folder, out) < count:
+        assert process.poll() is None, process.communicate()
         time.sleep(0.1)
 
 
@@ -133,7 +133,7 @@ def slow_down(node: Node) -> None:
 @pytest.mark.parametrize("fault", [kill_node, part_and_join, kill_workers, slow_down])
 def test_a_fault_of_a_node_changes_no_record(folder, fault):
     with ray_nodes(3) as nodes, running(nodes[0], folder, fault.__name__) as process:
-        wait_for(lambda: finished_parts(folder, fault.__name__) >= 3)
+        wait_for_parts(process, folder, fault.__name__, 3)
         fault(nodes[2])
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
@@ -142,8 +142,8 @@ def test_a_fault_of_a_node_changes_no_record(folder, fault):
 
 def test_a_command_that_was_killed_goes_on_where_it_stopped(folder):
     with ray_nodes(3) as nodes:
-        with running(nodes[0], folder, "killed"):
-            wait_for(lambda: finished_parts(folder, "killed") >= 4)
+        with running(nodes[0], folder, "killed") as process:
+            wait_for_parts(process, folder, "killed", 4)
         finished = finished_parts(folder, "killed")
         with running(nodes[0], folder, "killed") as process:
             said, _ = process.communicate(timeout=300)

@@ -21,6 +21,7 @@ from typing import Any
 from maskrestore.classifiers import HttpClassifier
 from maskrestore.distributed.cluster import cluster_size
 from maskrestore.distributed.ledger import Ledger
+from maskrestore.distributed.nodes import check_nodes
 from maskrestore.distributed.parts import Outcome, PartLog, parts_of
 from maskrestore.distributed.shards import Shards, shard_of
 from maskrestore.distributed.storage import Storage
@@ -78,7 +79,7 @@ def purify_on_cluster(plan: ClusterJob, job: FolderJob, progress: Progress | Non
     about the images of its last part. For the rest see there.
 
     Raises ImageFileError if there is no image at the source, ConfigError if results cannot be written or the options
-    exclude each other, and MaskRestoreError if Ray gives up.
+    exclude each other or a machine has another maskrestore, and MaskRestoreError if Ray gives up.
     """
     started = time.perf_counter()
     if job.full_size and plan.shards:
@@ -86,6 +87,7 @@ def purify_on_cluster(plan: ClusterJob, job: FolderJob, progress: Progress | Non
     job.check_out()
     storage = Storage(plan.url or job.out)
     storage.check()
+    check_nodes()
     if plan.url is not None and (kept := storage.read("records.jsonl")) is not None:
         (job.out / "records.jsonl").write_bytes(kept)
     with closing(job.open_records()) as records:
