@@ -6,8 +6,9 @@ import pytest
 
 from faulty_server import Server, running
 from mlserver_runner import host, mlserver_python
+from object_store import bucket, s3_server
 
-__all__ = ["host", "mlserver_python"]  # fixtures
+__all__ = ["bucket", "host", "mlserver_python", "s3_server"]  # fixtures
 
 
 @pytest.fixture
