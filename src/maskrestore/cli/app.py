@@ -14,6 +14,7 @@ from maskrestore.cli.inspect import inspect
 from maskrestore.cli.lab.evaluate import evaluate
 from maskrestore.cli.lab.records import records
 from maskrestore.cli.lab.reproduce import reproduce
+from maskrestore.cli.lab.reproduce_workers import RayCommand
 from maskrestore.cli.lab.table import table
 from maskrestore.cli.lab.train_diffusion import train_diffusion
 from maskrestore.cli.lab.train_victim import train_victim
@@ -60,7 +61,7 @@ app.command("purify")(purify)
 app.command("serve")(serve)
 app.command("inspect")(inspect)
 app.command("evaluate")(evaluate)
-app.command("reproduce")(reproduce)
+app.command("reproduce", cls=RayCommand)(reproduce)
 app.command("table")(table)
 app.add_typer(records, name="records")
 app.command("train-victim")(train_victim)

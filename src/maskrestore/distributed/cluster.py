@@ -14,24 +14,39 @@ from typing import Any
 from maskrestore.errors import ConfigError, MissingDependencyError
 from maskrestore.runtime.words import counted
 
-__all__ = ["AUTO", "ClusterSize", "cluster_size", "connect", "load_ray"]
+__all__ = ["AUTO", "ClusterSize", "Node", "cluster_size", "connect", "load_ray"]
 
 AUTO = "auto"
 """The address of whichever cluster is there: see ``connect``."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterSize:
-    """What the machines of a cluster have together, whether it is in use or not."""
+class Node:
+    """What one machine of a cluster has, whether it is in use or not."""
 
-    nodes: int
-    """Number of machines."""
     cpus: int
     """Number of processor cores."""
     gpus: int
 
+
+@dataclass(frozen=True)
+class ClusterSize:
+    """The machines of a cluster."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def cpus(self) -> int:
+        """Processor cores of all machines."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all machines."""
+        return sum(node.gpus for node in self.nodes)
+
     def __str__(self) -> str:
-        return ", ".join((counted(self.nodes, "node"), counted(self.cpus, "core"), counted(self.gpus, "GPU")))
+        return ", ".join((counted(len(self.nodes), "node"), counted(self.cpus, "core"), counted(self.gpus, "GPU")))
 
 
 @contextmanager
@@ -72,14 +87,9 @@ def connect(address: str | None) -> Iterator[None]:
 
 
 def cluster_size() -> ClusterSize:
-    """Return the size of the cluster that this process is connected to."""
-    ray = load_ray()
-    resources = ray.cluster_resources()
-    return ClusterSize(
-        nodes=sum(node["Alive"] for node in ray.nodes()),
-        cpus=int(resources.get("CPU", 0)),
-        gpus=int(resources.get("GPU", 0)),
-    )
+    """Return the machines of the cluster that this process is connected to."""
+    found = [node["Resources"] for node in load_ray().nodes() if node["Alive"]]
+    return ClusterSize(tuple(Node(cpus=int(one.get("CPU", 0)), gpus=int(one.get("GPU", 0))) for one in found))
 
 
 def load_ray() -> Any:
