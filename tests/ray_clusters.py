@@ -9,7 +9,8 @@ from unittest import mock
 
 import pytest
 
-NODE = {"include_dashboard": False, "object_store_memory": 200_000_000}
+NODE = {"object_store_memory": 200_000_000}
+"""Arguments of any node."""
 
 
 @contextmanager
@@ -26,7 +27,9 @@ def small_cluster(*, cpus: int) -> Iterator[Any]:
             os.environ.pop("RAY_ADDRESS", None)
             from ray.cluster_utils import Cluster
 
-            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, **NODE})
+            cluster = Cluster(
+                initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False, **NODE}
+            )
             try:
                 yield cluster
             finally:

@@ -9,19 +9,16 @@ import threading
 import time
 
 import pytest
-
-ray = pytest.importorskip("ray", reason="needs the extra ray")
-
-from ray_clusters import NODE, small_cluster
 from test_pool import Sleepy, alive, without_costs
 from test_run_cells import CASES, cells, states
-from toy_resources import ToyResources
 
 from maskrestore.distributed.cluster import ClusterSize, Node, cluster_size, connect
 from maskrestore.errors import ConfigError
 from maskrestore.lab.runner.ray_pool import Share, share_of
 from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.runner.run_cells import run_cells, run_cells_in_processes, run_cells_on_ray
+from ray_clusters import NODE, small_cluster
+from toy_resources import ToyResources
 
 TWO = Share(workers=2, cores=1, gpus=0)
 on_ray = functools.partial(run_cells_on_ray, share=TWO)
@@ -85,14 +82,14 @@ class Settled(ToyResources):
 
 def test_a_lost_node_fails_its_cell_only(cluster, tmp_path):
     """The second node alone has room for a worker of three cores."""
-    node = cluster.add_node(num_cpus=3, **{**NODE, "include_dashboard": None})
+    node = cluster.add_node(num_cpus=3, **NODE)
     lost = threading.Event()
 
     def lose_the_node():
         while not list(tmp_path.glob("*.pid")):
             time.sleep(0.05)
         cluster.remove_node(node, allow_graceful=False)
-        cluster.add_node(num_cpus=3, **{**NODE, "include_dashboard": None})
+        cluster.add_node(num_cpus=3, **NODE)
         lost.set()
 
     thread = threading.Thread(target=lose_the_node)
@@ -213,6 +210,7 @@ def unreachable():
 
 
 def test_an_address_without_a_cluster_is_said():
+    pytest.importorskip("ray")
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # this process is connected
         message = pool.apply_async(unreachable).get(timeout=120)
     assert message.startswith("no Ray cluster answers at 127.0.0.1:1 (")
