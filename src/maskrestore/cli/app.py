@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from maskrestore import __version__
+from maskrestore.cli.cost import cost
 from maskrestore.cli.demo import demo
 from maskrestore.cli.inspect import inspect
 from maskrestore.cli.lab.evaluate import evaluate
@@ -60,6 +61,7 @@ app.command("demo")(demo)
 app.command("purify")(purify)
 app.command("serve")(serve)
 app.command("inspect")(inspect)
+app.command("cost")(cost)
 app.command("evaluate")(evaluate)
 app.command("reproduce", cls=RayCommand)(reproduce)
 app.command("table")(table)

@@ -190,7 +190,7 @@ class _Actor:
     def __init__(
         self, results: ResultsFolder, make_resources: Callable[[], Resources], threads: int, probe: Path, folder: Path
     ) -> None:
-        """probe: a file in the folder of the results, which all workers must see. folder: where relative paths start."""
+        """probe: a file in the folder of the results, which all workers must see. folder: of relative paths."""
         self._results, self._make_resources, self._threads = results, make_resources, threads
         self._probe, self._folder = probe, folder
 
