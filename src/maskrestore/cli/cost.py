@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from maskrestore.defense.profiles import PROFILES
 from maskrestore.distributed.cost import Demand, Figure, Hours, Unit, Workers, figure_of, hours_of, read_figures
 from maskrestore.errors import ConfigError
 from maskrestore.mae.choice import DEFAULT_RESTORER, packaged_restorer
+from maskrestore.runtime.words import counted
 
 __all__ = ["cost", "cost_rows"]
 
@@ -22,32 +24,49 @@ _USUAL_SIZE = 224
 """Side in pixels of the pictures that the restorer is chosen for, if no size is given."""
 
 
+def _finite(value: float | None) -> float | None:
+    """Return the value of an option. Raises ConfigError if it is infinite or not a number."""
+    if value is not None and not math.isfinite(value):
+        raise ConfigError(f"expected a finite number, got {value}")
+    return value
+
+
 def cost(
     *,
-    images: Annotated[float, typer.Option(min=1, help="Number of images, such as 1e9.")],
+    images: Annotated[float, typer.Option(min=1, max=1e15, callback=_finite, help="Number of images, such as 1e9.")],
     restorer: RestorerOption = DEFAULT_RESTORER,
     profile: ProfileOption = "default",
     cores: Annotated[
         int, typer.Option(min=0, help="Number of processor cores, with a worker on each. With it hours are shown.")
     ] = 0,
     gpus: Annotated[int, typer.Option(min=0, help="Number of GPUs, with a worker on each, beside the cores.")] = 0,
-    price_per_core_hour: Annotated[float | None, typer.Option(min=0, help="In any currency.")] = None,
-    price_per_gpu_hour: Annotated[float | None, typer.Option(min=0, help="In the same currency.")] = None,
-    price_per_query: Annotated[float | None, typer.Option(min=0, help="Of a paid model, in the same currency.")] = None,
+    price_per_core_hour: Annotated[float | None, typer.Option(min=0, callback=_finite, help="In any currency.")] = None,
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option(min=0, callback=_finite, help="In the same currency.")
+    ] = None,
+    price_per_query: Annotated[
+        float | None, typer.Option(min=0, callback=_finite, help="Of a paid model, in the same currency.")
+    ] = None,
     classifier_seconds: Annotated[
         float,
         typer.Option(
             min=0,
+            callback=_finite,
             help="Seconds of a worker for a query of your classifier; the measured figures leave the classifier out.",
         ),
     ] = 0.0,
     triggered: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the images with a trigger. They take more queries.")
+        float,
+        typer.Option(
+            min=0, max=1, callback=_finite, help="Share of the images with a trigger. They take more queries."
+        ),
     ] = 0.1,
     size: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Side in pixels of the pictures that are stored. Default: that of the measured pictures."
+            min=1,
+            max=100_000,
+            help="Side in pixels of the pictures that are stored. Default: that of the measured pictures.",
         ),
     ] = None,
     figures: Annotated[
@@ -79,8 +98,8 @@ def cost(
         if (figure := figure_of(known, name, profile, unit)) is not None
     ]
     units = [kind.figure.unit for kind in kinds]
-    for unit, count, _ in asked:
-        if unit not in units and (count or not units):
+    for unit, count, price in asked:
+        if unit not in units and (count or price is not None or not units):
             raise ConfigError(_not_measured(known, name, profile, unit))
     demand = Demand(images=round(images), triggered=triggered, classifier_seconds=classifier_seconds)
     table = Table("", "arithmetic", "result", title=f"{demand.images:,} images, {name}, profile {profile}")
@@ -100,7 +119,8 @@ def cost_rows(
 ) -> Iterator[tuple[str, str, str]]:
     """Each line of the table: what it is about, the arithmetic, and the result.
 
-    kinds: one or more; if the number of workers of some is known, those work. size: side in pixels of the pictures that are stored; ``None``: of those that were measured.
+    kinds: one or more; if the number of workers of some is known, those work. size: side in pixels of the pictures that
+    are stored; ``None``: of those that were measured.
     """
     working = [kind for kind in kinds if kind.count] or kinds
     hours = hours_of(demand, working)
@@ -125,12 +145,11 @@ def cost_rows(
 def _time_rows(demand: Demand, kinds: Sequence[Workers], hours: Hours) -> Iterator[tuple[str, str, str]]:
     images = f"{demand.images:,} images"
     rates = [_number(demand.images_per_hour(kind.figure)) for kind in kinds]
-    together = " + ".join(
-        f"{kind.count:,} {kind.figure.unit}s x {rate}" for kind, rate in zip(kinds, rates, strict=True)
-    )
+    workers = [counted(kind.count, kind.figure.unit) for kind in kinds]
+    together = " + ".join(f"{several} x {rate}" for several, rate in zip(workers, rates, strict=True))
     if hours.elapsed is not None:
         yield "hours", f"{images} / ({together} an hour)", f"{_number(hours.elapsed)}"
-    for kind, rate, worked in zip(kinds, rates, hours.worked, strict=True):
+    for kind, several, rate, worked in zip(kinds, workers, rates, hours.worked, strict=True):
         unit, taken = kind.figure.unit, kind.figure.at(demand.triggered)
         classifier = f" + {taken.queries:.1f} queries x {demand.classifier_seconds:g} s"
         each = f"{taken.seconds:.3g} s" + (classifier if demand.classifier_seconds else "")
@@ -138,7 +157,7 @@ def _time_rows(demand: Demand, kinds: Sequence[Workers], hours: Hours) -> Iterat
         if hours.elapsed is None:
             yield f"{unit}-hours", f"{images} / {rate}", _number(worked)
         else:
-            yield f"{unit}-hours", f"{_number(hours.elapsed)} hours x {kind.count:,} {unit}s", _number(worked)
+            yield f"{unit}-hours", f"{_number(hours.elapsed)} hours x {several}", _number(worked)
 
 
 def _price(name: str, amount: float, price: float) -> tuple[str, str, str]:
