@@ -32,8 +32,8 @@ def test_a_core_is_measured_and_a_record_of_a_gpu_is_read(monkeypatch: pytest.Mo
     assert core.result.record > 100
     assert (gpu.unit, gpu.machine, gpu.result) == ("GPU", "NVIDIA H200", None)
     (measured,) = gpu.measured
-    assert (measured.images, measured.queries) == (64, 8.48)
-    assert 0.001 < measured.seconds < 0.00156  # the median of the record, less the classifier
+    assert (measured.images, measured.queries, measured.seconds) == (64, 8.48, 0.00156)
+    assert gpu.source.endswith("with the classifier")
 
 
 def test_records_of_processors_are_refused() -> None:
@@ -46,7 +46,7 @@ def test_pictures_of_both_kinds_are_those_of_the_victim() -> None:
     parts = cost_figures.pictures(victim, side, 4)
     assert list(parts) == [0.0, 1.0]
     assert {tuple(images.shape) for images in parts.values()} == {(4, 3, 32, 32)}
-    marked = (parts[1.0][:, :, 14:17, 21:24] - parts[1.0][:1, :, 14:17, 21:24]).abs().amax(dim=(1, 2, 3))
-    plain = (parts[0.0][1:, :, 14:17, 21:24] - parts[0.0][:1, :, 14:17, 21:24]).abs().amax(dim=(1, 2, 3))
+    marked = (parts[1.0][:, :, 21:24, 14:17] - parts[1.0][:1, :, 21:24, 14:17]).abs().amax(dim=(1, 2, 3))
+    plain = (parts[0.0][1:, :, 21:24, 14:17] - parts[0.0][:1, :, 21:24, 14:17]).abs().amax(dim=(1, 2, 3))
     assert marked.max() < 0.01  # all of them show the trigger at its place
     assert plain.min() > 0.05

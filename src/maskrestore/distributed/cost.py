@@ -41,7 +41,7 @@ class Measured:
     images: int
     """Number of images that were measured."""
     seconds: float
-    """Mean for an image, without the time of the classifier."""
+    """Mean for an image, without the time of the classifier unless the source of the figure says so."""
     queries: float
     """Mean for an image."""
 
