@@ -30,10 +30,10 @@ from maskrestore.mae.vit_config import VIT_PRESETS
 from maskrestore.runtime.precision import fast_arithmetic
 from maskrestore.types import Classifier
 
-__all__ = ["CASES", "Case", "Truth", "make_case"]
+__all__ = ["CASES", "SIGNS", "Case", "Truth", "make_case"]
 
 CASES = ("tiny-conv", "tiny-vit", "base", "large", "photo")
-_SIGNS = {"tiny-conv": ("signs-badnets", 32), "photo": ("signs-224-badnets", 224)}
+SIGNS = {"tiny-conv": ("signs-badnets", 32), "photo": ("signs-224-badnets", 224)}
 """Packaged victim and side of its images."""
 SUSPICIOUS = 10
 """L of the refinement of S_i on noise, which is set by the threshold of candidates."""
@@ -93,11 +93,11 @@ class _SyntheticClassifier(ModuleClassifier):
 def make_case(name: str, count: int, clock: Clock, *, triggered_share: float = 0.1) -> Case:
     """Make a case by its name. count: images per call. triggered_share: of the street signs, in [0, 1]."""
     torch.manual_seed(0)
-    return _signs(name, count, clock, triggered_share) if name in _SIGNS else _random(name, count, clock)
+    return _signs(name, count, clock, triggered_share) if name in SIGNS else _random(name, count, clock)
 
 
 def _signs(name: str, count: int, clock: Clock, triggered_share: float) -> Case:
-    victim, side = _SIGNS[name]
+    victim, side = SIGNS[name]
     packaged = load_packaged_victim(victim)
     signs = load_signs("test", count=count, size=side)
     images, triggered = signs.images[:].float() / 255, torch.zeros(count, dtype=torch.bool)

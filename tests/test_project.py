@@ -72,12 +72,12 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 from maskrestore.cli.app import app
 
-for command in ([], ["demo"], ["purify"], ["serve"], ["inspect"], ["pretrain"], ["reproduce"]):
+for command in ([], ["demo"], ["purify"], ["serve"], ["inspect"], ["cost"], ["pretrain"], ["reproduce"]):
     app([*command, "--help"], standalone_mode=False)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage: ") == 7
+    assert done.stdout.count("Usage: ") == 8
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -12,6 +12,8 @@ OPTIONS = {
         *("--classifier", "--mean", "--std", "--out", "--profile", "--restorer", "--key-file"),
         *("--max-queries", "--budget", "--set", "MASKRESTORE_KEY", "records.jsonl"),
     ],
+    "cost": ["--images", "--restorer", "--profile", "--cores", "--price-per-query", "--figures", "cost_figures"],
+    "reproduce": ["--scale", "--jobs", "--ray", "--data"],
     "evaluate": ["--dataset", "--attack", "--defense", "--set", "--out", "--data", "MASKRESTORE_DATA"],
     "train-victim": ["--dataset", "--attack", "--set", "--cache", "MASKRESTORE_CACHE"],
     "pretrain": ["--family", "--steps", "--out", "--set", "weights.safetensors"],

@@ -10,7 +10,7 @@ import pytest
 import typer
 import yaml
 
-from maskrestore.cli.app import app, with_addresses
+from maskrestore.cli.app import app
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UP = (DEPLOY / "ray-cluster.yaml").read_text()
@@ -30,8 +30,10 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands())
 def test_the_command_line_takes_the_commands(words: list[str]) -> None:
-    command = typer.main.get_command(app).commands["purify"]  # type: ignore[attr-defined]
-    given = command.make_context("purify", with_addresses(words)).params
+    group = typer.main.get_command(app)
+    parsed = group.make_context("maskrestore", ["purify", *words])
+    command = group.commands["purify"]  # type: ignore[attr-defined]
+    given = command.make_context("purify", list(parsed._protected_args[1:] + parsed.args)).params
     assert given["ray"] == "auto"
     assert given["key_file"] is not None
 

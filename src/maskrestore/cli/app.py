@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import sys
 import warnings
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from maskrestore import __version__
+from maskrestore.cli.cost import cost
 from maskrestore.cli.demo import demo
 from maskrestore.cli.inspect import inspect
 from maskrestore.cli.lab.evaluate import evaluate
@@ -24,7 +23,7 @@ from maskrestore.cli.purify import purify
 from maskrestore.cli.serve import serve
 from maskrestore.cli.terminal import CommandGroup, warn
 
-__all__ = ["app", "main", "with_addresses"]
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -61,6 +60,7 @@ app.command("demo")(demo)
 app.command("purify")(purify)
 app.command("serve")(serve)
 app.command("inspect")(inspect)
+app.command("cost")(cost)
 app.command("evaluate")(evaluate)
 app.command("reproduce")(reproduce)
 app.command("table")(table)
@@ -77,11 +77,4 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.filterwarnings("ignore", module="PIL")  # about a file that they do not name; records say what was faulty
     warnings.showwarning = lambda message, *_: warn(str(message))  # without the file and line that issued it
-    app(with_addresses(sys.argv[1:]))
-
-
-def with_addresses(words: Sequence[str]) -> list[str]:
-    """The words of a command line, in which ``--ray`` may stand without an address: with ``auto`` behind it."""
-    following = [*words[1:], "--"]
-    pairs = zip(words, following, strict=True)
-    return [word + "=auto" if word == "--ray" and after.startswith("-") else word for word, after in pairs]
+    app()

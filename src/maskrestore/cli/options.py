@@ -100,7 +100,7 @@ RayOption = Annotated[
         "--ray",
         metavar="[ADDRESS]",
         help="Work on a Ray cluster: the one at `HOST:PORT`, or without an address the one that this machine belongs "
-        "to, else several processes of this machine.",
+        "to, else a new one on this machine that ends with the command.",
     ),
 ]
 KeyFileOption = Annotated[

@@ -6,7 +6,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
+from maskrestore.distributed.cluster import AUTO
 from maskrestore.errors import ConfigError, MaskRestoreError
 from maskrestore.types import Progress as ProgressUpdate
 
@@ -39,6 +40,8 @@ out = Console()
 err = Console(stderr=True)
 """Standard error, for progress, notes and errors, so that results can be piped."""
 
+_RAY = "--ray"
+
 _PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress when standard error is not a terminal."""
 
@@ -47,7 +50,17 @@ _SIGN_OF_LIFE = 30.0
 
 
 class CommandGroup(TyperGroup):
-    """Shows maskrestore's own errors, and those of the operating system, as one line and sets the exit status."""
+    """Shows maskrestore's own errors, and those of the operating system, as one line and sets the exit status.
+
+    ``--ray`` may stand without an address: before another option, or at the end.
+    """
+
+    def parse_args(self, ctx: Any, args: Sequence[str]) -> list[str]:
+        """Read the words of a command line."""
+        following = [*args[1:], "--"]
+        pairs = zip(args, following, strict=True)
+        words = [f"{_RAY}={AUTO}" if word == _RAY and after.startswith("-") else word for word, after in pairs]
+        return super().parse_args(ctx, words)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command. Raises typer.Exit with a status other than 0 for an error or an interruption."""

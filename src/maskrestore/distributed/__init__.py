@@ -1,1 +1,1 @@
-"""Work on a cluster of machines, with Ray."""
+"""Work on a cluster of machines, with Ray, and what it costs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,24 +15,42 @@ from typing import Any
 from maskrestore.errors import ConfigError, MissingDependencyError
 from maskrestore.runtime.words import counted
 
-__all__ = ["AUTO", "ClusterSize", "cluster_size", "connect", "load_ray"]
+__all__ = ["AUTO", "ClusterSize", "Node", "cluster_size", "connect", "load_ray"]
 
 AUTO = "auto"
 """The address of whichever cluster is there: see ``connect``."""
 
+_ANSWER_TIME = 10.0
+"""Seconds within which a cluster must take a connection."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterSize:
-    """What the machines of a cluster have together, whether it is in use or not."""
+class Node:
+    """What one machine of a cluster has, whether it is in use or not."""
 
-    nodes: int
-    """Number of machines."""
     cpus: int
     """Number of processor cores."""
     gpus: int
 
+
+@dataclass(frozen=True)
+class ClusterSize:
+    """The machines of a cluster."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def cpus(self) -> int:
+        """Processor cores of all machines."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all machines."""
+        return sum(node.gpus for node in self.nodes)
+
     def __str__(self) -> str:
-        return ", ".join((counted(self.nodes, "node"), counted(self.cpus, "core"), counted(self.gpus, "GPU")))
+        return ", ".join((counted(len(self.nodes), "node"), counted(self.cpus, "core"), counted(self.gpus, "GPU")))
 
 
 @contextmanager
@@ -49,7 +68,10 @@ def connect(address: str | None) -> Iterator[None]:
         yield
         return
     terminate = signal.getsignal(signal.SIGTERM)
+    wanted = os.environ.get("RAY_ADDRESS") if address in (None, AUTO) else address
     try:
+        if wanted and ":" in wanted:
+            _try_port(wanted)
         ray.init(
             address=None if address == AUTO else address,
             include_dashboard=False,
@@ -57,11 +79,10 @@ def connect(address: str | None) -> Iterator[None]:
             log_to_driver=False,
         )
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        named = address if address not in (None, AUTO) else os.environ.get("RAY_ADDRESS") or "this machine"
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"no Ray cluster answers at {named} ({reason}); start one with `ray start --head`, or give the address of "
-            "one that runs, as HOST:PORT"
+            f"no Ray cluster answers at {wanted or 'this machine'} ({reason}); start one with `ray start --head`, or "
+            "give the address of one that runs, as HOST:PORT"
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)  # Ray has put its own handler in its place
@@ -72,14 +93,15 @@ def connect(address: str | None) -> Iterator[None]:
 
 
 def cluster_size() -> ClusterSize:
-    """Return the size of the cluster that this process is connected to."""
-    ray = load_ray()
-    resources = ray.cluster_resources()
-    return ClusterSize(
-        nodes=sum(node["Alive"] for node in ray.nodes()),
-        cpus=int(resources.get("CPU", 0)),
-        gpus=int(resources.get("GPU", 0)),
-    )
+    """Return the machines of the cluster that this process is connected to."""
+    found = [node["Resources"] for node in load_ray().nodes() if node["Alive"]]
+    return ClusterSize(tuple(Node(cpus=int(one.get("CPU", 0)), gpus=int(one.get("GPU", 0))) for one in found))
+
+
+def _try_port(address: str) -> None:
+    """Raise OSError if nothing listens at ``HOST:PORT``: Ray itself tries for minutes. Raises ValueError for others."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_TIME).close()
 
 
 def load_ray() -> Any:

@@ -48,7 +48,8 @@ class Shards:
         import pyarrow.parquet as pq  # noqa: PLC0415
 
         name = f"{_FOLDER}/{part}.parquet"
-        placed, rows = [], []
+        placed: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for record in records:
             if record["error"] is not None:
                 placed.append(record)

@@ -11,7 +11,8 @@ import typer
 
 from maskrestore.cli.lab.reproduce_plan import all_victims, distinct_cells, show_plan
 from maskrestore.cli.lab.reproduce_run import measure_cells, train_victim
-from maskrestore.cli.options import CacheOption, DataOption, DeviceOption, RestorerOption
+from maskrestore.cli.lab.reproduce_workers import chosen_workers
+from maskrestore.cli.options import CacheOption, DataOption, DeviceOption, RayOption, RestorerOption
 from maskrestore.cli.terminal import FAILED, out, say
 from maskrestore.errors import MaskRestoreError, UnknownNameError
 from maskrestore.lab.paper.catalogue import EXPERIMENTS
@@ -49,8 +50,14 @@ def reproduce(
         typer.Option("--out", help="Folder for records, tables and figures. Default: runs/reproduce/SCALE."),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Number of processes that measure and train. They share the processor cores.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of processes that measure and train, which share the processor cores. Default: 1; with --ray "
+            "one for each core of the cluster, or for each GPU with `--device cuda`.",
+        ),
+    ] = None,
+    ray: RayOption = None,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Only print the number of cells, what is missing and the estimated time."),
@@ -96,14 +103,17 @@ def reproduce(
     Each cell (data set, attack, victim, defense, repeat) is one line of `cells.jsonl` or `detections.jsonl` in the
     folder of `--out`. A cell with a record is not measured again, for any table. Cells whose victim is trained come
     first. Several processes share the cells: `--jobs` starts them, and the same command can run in another terminal or
-    on another machine with access to the folder. After Ctrl-C the same command resumes. A cell that fails is recorded
-    in `failures.jsonl`; the others continue.
+    on another machine with access to the folder. `--ray` spreads them over the nodes of a cluster,
+    which must share the folders of `--out`, `--data` and `--cache`. After Ctrl-C the same command resumes. A cell that
+    fails, or whose worker dies, is recorded in `failures.jsonl`; the others continue.
 
     Examples:
 
         maskrestore reproduce table2 --plan
 
         maskrestore reproduce table2 tableA3 fig5 --train --jobs 4
+
+        maskrestore reproduce table2 --train --ray head-node:6379 --out /shared/runs --cache /shared/victims
 
         maskrestore reproduce table2 --only blur-weak --only none --case cifar10
 
@@ -128,10 +138,12 @@ def reproduce(
         known=known or (),
     )
     resources = make()
-    if plan:
-        show_plan(measured, victims, ResultsFolder(folder), resources, jobs)
-        return
-    incomplete = measure_cells(distinct_cells(measured), all_victims(victims), folder, make, jobs=jobs, retry=retry)
+    with chosen_workers(jobs, ray, device) as workers:
+        if plan:
+            show_plan(measured, victims, ResultsFolder(folder), resources, workers)
+            return
+        distinct, needed = distinct_cells(measured), all_victims(victims)
+        incomplete = measure_cells(distinct, needed, folder, make, workers=workers, retry=retry)
     results = ResultsFolder(folder)
     write = functools.partial(
         write_experiment, folder=folder, resources=resources, scale=size, restorer=restorer, report=say

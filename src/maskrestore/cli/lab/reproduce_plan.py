@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from rich.table import Table as Listing
 
+from maskrestore.cli.lab.reproduce_workers import Workers
 from maskrestore.cli.terminal import out, say
 from maskrestore.lab.paper.cells import Cell
 from maskrestore.lab.runner.plan import known_speeds, plan_line
-from maskrestore.lab.runner.pool import available_cores, threads_of_a_worker
 from maskrestore.lab.runner.resources import Resources
 from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.victims import VictimConfig
+from maskrestore.runtime.words import counted
 
 __all__ = ["all_victims", "distinct_cells", "show_plan"]
 
@@ -33,11 +33,9 @@ def show_plan(
     victims: Mapping[str, Sequence[VictimConfig]],
     results: ResultsFolder,
     resources: Resources,
-    jobs: int,
+    workers: Workers,
 ) -> None:
     """Print the numbers of cells and of records, the victims to train, and the estimated time."""
-    threads = threads_of_a_worker(jobs) if jobs > 1 else torch.get_num_threads()
-    cores = min(jobs * threads, max(threads, available_cores()))  # if there are more processes than cores, they share
     speeds = known_speeds(results, resources)
     listing = Listing("name", "cells", "recorded", "failed", "victims to train", "hours left")
     for column in listing.columns[1:]:
@@ -46,10 +44,13 @@ def show_plan(
     together = plan_line(distinct_cells(cells), all_victims(victims), results, resources, speeds)
     for name, line in {**lines, "together": together}.items():
         counts = (line.cells, line.recorded, line.failed, len(line.victims))
-        listing.add_row(name, *map(str, counts), f"{line.core_hours / cores:.1f}")
+        listing.add_row(name, *map(str, counts), f"{line.core_hours / workers.cores:.1f}")
     out.print(listing)
-    each = f"{'each ' if jobs > 1 else ''}with {threads} thread{'s' if threads > 1 else ''}"
-    say(f"hours: for {jobs} process{'es' if jobs > 1 else ''}, {each}, without the training of victims")
+    kind = "process" if workers.share is None else "worker"
+    several = "processes" if workers.share is None else "workers"
+    threads = counted(workers.threads, "thread")
+    shared = f"{workers.count} {several}, each with {threads}" if workers.count > 1 else f"1 {kind}, with {threads}"
+    say(f"hours: for {shared}, without the training of victims")
     if together.guessed:
         say(f"rough estimates, because there are no records from this machine: {', '.join(together.guessed)}")
     if together.victims:

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from maskrestore.cli.lab.reproduce_workers import Workers
 from maskrestore.cli.lab.train_victim import restoration
 from maskrestore.cli.terminal import progress, say
 from maskrestore.lab.paper.cells import Cell
 from maskrestore.lab.runner.executor import Outcome
 from maskrestore.lab.runner.resources import Resources
 from maskrestore.lab.runner.results_folder import ResultsFolder
-from maskrestore.lab.runner.run_cells import run_cells, run_cells_in_processes
+from maskrestore.lab.runner.run_cells import run_cells, run_cells_in_processes, run_cells_on_ray
 from maskrestore.lab.victims import TrainingProgress, VictimConfig, VictimData
 from maskrestore.lab.victims import train_victim as train_network
 from maskrestore.runtime.environment import current_environment
@@ -27,7 +28,7 @@ def measure_cells(
     folder: Path,
     make: Callable[[], Resources],
     *,
-    jobs: int,
+    workers: Workers,
     retry: bool,
 ) -> int:
     """Measure cells and train victims with a progress bar.
@@ -48,12 +49,14 @@ def measure_cells(
                 say(f"failed: {outcome.name}: {outcome.message}")
             show(-1, "")
 
-        if jobs == 1:
-            run_cells(cells, folder, make(), victims=victims, retry=retry, report=report, progress=show)
+        run: Callable[..., object]
+        if workers.share is not None:
+            run = functools.partial(run_cells_on_ray, make_resources=make, share=workers.share)
+        elif workers.count == 1:
+            run = functools.partial(run_cells, resources=make())
         else:
-            run_cells_in_processes(
-                cells, folder, make, jobs=jobs, victims=victims, retry=retry, report=report, progress=show
-            )
+            run = functools.partial(run_cells_in_processes, make_resources=make, jobs=workers.count)
+        run(cells, folder, victims=victims, retry=retry, report=report, progress=show)
     counts = Counter(outcome.state for outcome in done if isinstance(outcome.task, Cell))
     untrained = len(done) - counts.total()
     if cells:

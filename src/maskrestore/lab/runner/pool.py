@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -21,7 +21,7 @@ from maskrestore.lab.runner.executor import Answer, Executor, Task
 from maskrestore.lab.runner.resources import Resources
 from maskrestore.lab.runner.results_folder import ResultsFolder
 
-__all__ = ["Pool", "available_cores", "threads_of_a_worker"]
+__all__ = ["Message", "Pool", "WorkerPool", "available_cores", "threads_of_a_worker"]
 
 _GRACE_PERIOD = 10.0
 """Seconds for a process to end after it was asked to, before it is killed."""
@@ -34,6 +34,32 @@ class _Worker:
     process: Any
     line: Connection
     task: Task | None = None
+
+
+Message = tuple[int, Task, Answer | str]
+"""The number of a worker, its task, and a text on its progress or the answer."""
+
+
+class WorkerPool(Protocol):
+    """Workers with numbers from 0, which do one task after the other. Answers say which worker died."""
+
+    @property
+    def working(self) -> bool:
+        """Whether any worker has a task."""
+        ...
+
+    @property
+    def idle(self) -> list[int]:
+        """The numbers of the workers that can be given a task."""
+        ...
+
+    def give(self, number: int, task: Task) -> None:
+        """Send a task to an idle worker."""
+        ...
+
+    def wait(self, seconds: float) -> list[Message]:
+        """Wait for messages at most ``seconds``."""
+        ...
 
 
 class Pool:
@@ -88,15 +114,15 @@ class Pool:
         with contextlib.suppress(OSError):  # the process has just died; the next `wait` reports it
             worker.line.send(task)
 
-    def wait(self, seconds: float) -> list[tuple[int, Task, Answer | str]]:
-        """Wait for messages at most ``seconds``. Returns worker number, task, and a progress text or the answer."""
+    def wait(self, seconds: float) -> list[Message]:
+        """Wait for messages at most ``seconds``."""
         busy = {worker.line: number for number, worker in self._workers.items() if worker.task is not None}
         if not busy:
             time.sleep(seconds)
             return []
         return [self._receive(busy[line]) for line in wait(list(busy), seconds) if isinstance(line, Connection)]
 
-    def _receive(self, number: int) -> tuple[int, Task, Answer | str]:
+    def _receive(self, number: int) -> Message:
         worker = self._workers[number]
         assert worker.task is not None
         task = worker.task

@@ -1,20 +1,25 @@
-"""Measure cells, in one process or several. Each cell is measured once; failed cells are recorded and skipped."""
+"""Measure cells: in one process, in several, or on a Ray cluster.
+
+Each cell is measured once; failed cells are recorded and skipped.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from maskrestore.lab.paper.cells import Cell
 from maskrestore.lab.runner.executor import Answer, Executor, Outcome, Task
-from maskrestore.lab.runner.pool import Pool
+from maskrestore.lab.runner.pool import Pool, WorkerPool
+from maskrestore.lab.runner.ray_pool import RayPool, Share
 from maskrestore.lab.runner.resources import Resources
 from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.runner.scheduler import WAIT, Scheduler
 from maskrestore.lab.victims import VictimConfig
 
-__all__ = ["run_cells", "run_cells_in_processes"]
+__all__ = ["run_cells", "run_cells_in_processes", "run_cells_on_ray"]
 
 Report = Callable[[Outcome], None]
 """Called with the outcome of each cell, and of each failed training of a victim that no cell needs."""
@@ -72,14 +77,34 @@ def run_cells_in_processes(
         cells, Executor(results=ResultsFolder(folder), resources=make_resources()), victims, retry=retry, report=report
     )
     with Pool(jobs, ResultsFolder(folder), make_resources, start_method) as pool:
-        while run.scheduler or pool.working:
-            for worker in pool.idle:
-                if (task := run.scheduler.next(worker)) is not None:
-                    pool.give(worker, task)
-            for worker, task, message in pool.wait(WAIT):
-                if isinstance(message, Answer):
-                    run.take(task, message)
-                progress(worker, "" if isinstance(message, Answer) else message)
+        run.work_with(pool, progress)
+    return run.outcomes()
+
+
+def run_cells_on_ray(
+    cells: Sequence[Cell],
+    folder: Path,
+    make_resources: Callable[[], Resources],
+    *,
+    share: Share,
+    victims: Sequence[VictimConfig] = (),
+    retry: bool = False,
+    report: Report = lambda _: None,
+    progress: Progress = lambda _, __: None,
+) -> list[Outcome]:
+    """Do the same as ``run_cells`` with workers on the Ray cluster that this process is connected to.
+
+    make_resources: pickled, and called in each worker and in this process. On several machines ``folder``, and the
+    paths in it, must mean the same files everywhere; relative paths start at the folder of this process. share: how
+    many workers at most, and what each of them reserves. A worker that dies (killed, out of memory, its node lost)
+    fails its current task only and is replaced. Raises ConfigError if no worker can start.
+    """
+    run = _Run(
+        cells, Executor(results=ResultsFolder(folder), resources=make_resources()), victims, retry=retry, report=report
+    )
+    needed = dataclasses.replace(share, workers=min(share.workers, run.scheduler.tasks))
+    with RayPool(needed, ResultsFolder(folder), make_resources) as pool:
+        run.work_with(pool, progress)
     return run.outcomes()
 
 
@@ -100,6 +125,17 @@ class _Run:
             else:
                 left.append(cell)
         self.scheduler = Scheduler(left, executor.resources, victims)
+
+    def work_with(self, pool: WorkerPool, progress: Progress) -> None:
+        """Give the remaining tasks to the workers of a pool, until all are done."""
+        while self.scheduler or pool.working:
+            for worker in pool.idle:
+                if (task := self.scheduler.next(worker)) is not None:
+                    pool.give(worker, task)
+            for worker, task, message in pool.wait(WAIT):
+                if isinstance(message, Answer):
+                    self.take(task, message)
+                progress(worker, "" if isinstance(message, Answer) else message)
 
     def take(self, task: Task, answer: Answer) -> None:
         """Process the answer to a task."""

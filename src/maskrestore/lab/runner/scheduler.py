@@ -41,6 +41,11 @@ class Scheduler:
         """Return whether there are cells that are not assigned, or victims that are not trained."""
         return bool(self._cells or self._untrained)
 
+    @property
+    def tasks(self) -> int:
+        """The number of cells that are not assigned and of victims that are not trained."""
+        return sum(map(len, self._cells.values())) + len(self._untrained)
+
     def next(self, worker: int) -> Task | None:
         """Return the next task of a worker, or ``None`` when it must wait for others."""
         ready = [digest for digest in self._cells if digest not in self._untrained]

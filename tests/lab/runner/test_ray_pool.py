@@ -1,0 +1,225 @@
+"""The laboratory on a small Ray cluster: what the pool of processes promises holds here, too."""
+
+import dataclasses
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import pytest
+from test_pool import Sleepy, alive, without_costs
+from test_run_cells import CASES, cells, states
+
+from maskrestore.distributed.cluster import ClusterSize, Node, cluster_size, connect
+from maskrestore.errors import ConfigError
+from maskrestore.lab.runner.ray_pool import Share, share_of
+from maskrestore.lab.runner.results_folder import ResultsFolder
+from maskrestore.lab.runner.run_cells import run_cells, run_cells_in_processes, run_cells_on_ray
+from ray_clusters import NODE, small_cluster
+from toy_resources import ToyResources
+
+TWO = Share(workers=2, cores=1, gpus=0)
+on_ray = functools.partial(run_cells_on_ray, share=TWO)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with small_cluster(cpus=2) as started, connect(started.address):
+        yield started
+
+
+def wait_for_pids(folder, count):
+    """The processes that have left a file with their number, once there are so many."""
+    deadline = time.monotonic() + 60
+    while len(found := list(folder.glob("*.pid"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return [int(path.stem) for path in found]
+
+
+def test_workers_make_the_same_records_as_one_process(cluster, tmp_path):
+    assert str(cluster_size()) == "1 node, 2 cores, 0 GPUs"
+    wanted = cells("none", "blur-weak", "flip", "scale-up", repeats=2)
+    toy = ToyResources(tmp_path, trained=False)
+    notes = []
+    outcomes = on_ray(
+        wanted,
+        tmp_path / "many",
+        functools.partial(toy.make, train=True),
+        progress=lambda worker, text: notes.append((worker, text)),
+    )
+    assert states(outcomes) == ["measured"] * len(wanted)
+    assert [outcome.cell for outcome in outcomes] == wanted
+    run_cells(wanted, tmp_path / "one", toy.make())
+    for cell in wanted:
+        if not cell.variant.detects:
+            many, one = (ResultsFolder(tmp_path / name).record_of(cell) for name in ("many", "one"))
+            assert without_costs(many) == without_costs(one)
+            assert many.environment.threads == 1
+    victims = {one.digest() for cell in wanted for one in (cell.victim, cell.victim.clean())}
+    assert sorted(toy.trainings) == sorted(victims)  # each once
+    assert {worker for worker, _ in notes} <= {0, 1}
+    assert any(text.startswith("training cifar10 clean: 50 %") for _, text in notes)
+    assert not list(tmp_path.rglob("*.lock"))
+    assert not list(tmp_path.rglob("*.shared"))
+    assert states(on_ray(wanted, tmp_path / "many", toy.make)) == ["kept"] * len(wanted)
+
+
+def test_a_worker_that_dies_fails_its_cell_only_as_a_process_does(cluster, tmp_path):
+    toy = ToyResources(tmp_path, deadly=frozenset({"blur-weak"}))
+    wanted = cells("blur-weak", "none", "flip")
+    outcomes = on_ray(wanted, tmp_path / "ray", toy.make)
+    local = run_cells_in_processes(wanted, tmp_path / "local", toy.make, jobs=2, start_method="fork")
+    assert states(outcomes) == states(local) == ["failed", "measured", "measured"] * 2
+    assert "died (ActorDiedError): it was killed, possibly because memory ran out" in outcomes[0].message
+    assert ResultsFolder(tmp_path / "ray").failures.get(outcomes[0].name).error == outcomes[0].message
+    again = on_ray(wanted, tmp_path / "ray", ToyResources(tmp_path).make, retry=True)
+    assert states(again) == ["measured", "kept", "kept"] * 2
+
+
+class Settled(ToyResources):
+    """The defense ``flip`` takes for ever where it comes first, and says on which node that is."""
+
+    def _defense(self, cell):
+        if cell.variant.defense == "flip":
+            import ray
+
+            (self.folder / f"{os.getpid()}.pid").write_text(ray.get_runtime_context().get_node_id())
+            time.sleep(600)
+        return super()._defense(cell)
+
+
+def test_a_lost_node_fails_its_cell_only(cluster, tmp_path):
+    """Only the two added nodes have room for a worker of three cores."""
+    nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=3, **NODE) for _ in range(2))}
+
+    def lose_the_node():
+        wait_for_pids(tmp_path, 1)
+        time.sleep(0.1)  # until it is written
+        (path,) = tmp_path.glob("*.pid")
+        cluster.remove_node(nodes.pop(path.read_text()), allow_graceful=False)
+
+    thread = threading.Thread(target=lose_the_node)
+    thread.start()
+    wanted = cells("flip", "none", cases=CASES[:1])
+    outcomes = on_ray(wanted, tmp_path, Settled(tmp_path).make, share=dataclasses.replace(TWO, workers=1, cores=3))
+    thread.join()
+    (left,) = nodes.values()
+    cluster.remove_node(left)
+    assert states(outcomes) == ["failed", "measured"]
+    assert "its node was lost" in outcomes[0].message
+
+
+def test_training_that_dies_fails_the_cells_of_the_victim(cluster, tmp_path):
+    def kill_the_first():
+        os.kill(wait_for_pids(tmp_path, 1)[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    make = functools.partial(Sleepy(tmp_path, trained=False).make, train=True)
+    outcomes = on_ray(cells(cases=CASES[:1]), tmp_path, make)
+    killer.join()
+    assert states(outcomes) == ["failed", "failed"]
+    assert "training cifar10 clean failed: the worker on" in outcomes[0].message
+
+
+def test_no_worker_is_left_after_an_interruption(cluster, tmp_path):
+    begun = set()
+
+    def interrupt(worker, text):
+        begun.add(worker)
+        if len(begun) == 2:
+            wait_for_pids(tmp_path, 2)  # until both of them train
+            raise KeyboardInterrupt
+
+    make = functools.partial(Sleepy(tmp_path, trained=False).make, train=True)
+    with pytest.raises(KeyboardInterrupt):
+        on_ray(cells(), tmp_path, make, progress=interrupt)
+    children = wait_for_pids(tmp_path, 2)
+    deadline = time.monotonic() + 20
+    while any(map(alive, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def elsewhere(make, here):
+    """Resources that only the process ``here`` can have."""
+    if os.getpid() != here:
+        raise OSError("no such data")
+    return make()
+
+
+def test_workers_that_cannot_start_are_said(cluster, tmp_path):
+    make = functools.partial(elsewhere, ToyResources(tmp_path).make, os.getpid())
+    with (
+        pytest.warns(
+            UserWarning, match=r"a worker could not start and is left out: OSError on the node .*no such data"
+        ),
+        pytest.raises(ConfigError, match="no worker could start on the Ray cluster; the last one: OSError on the node"),
+    ):
+        on_ray(cells(), tmp_path, make)
+    assert not list(tmp_path.rglob("*.shared"))
+
+
+def test_a_relative_folder_means_the_same_to_workers(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcomes = on_ray(
+        cells("none", cases=CASES[:1]),
+        ResultsFolder(tmp_path).path.relative_to(tmp_path) / "results",
+        ToyResources(tmp_path).make,
+    )
+    assert states(outcomes) == ["measured"]
+    assert (tmp_path / "results" / "cells.jsonl").exists()
+
+
+def size(*cpus, gpus=0):
+    return ClusterSize(tuple(Node(cpus=each, gpus=gpus) for each in cpus))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "jobs", "expected"),
+    [
+        (size(8, 8), "cpu", None, (16, 1, 0)),
+        (size(8, 8), "cpu", 4, (4, 4, 0)),
+        (size(8, 8), "cpu", 3, (3, 4, 0)),  # five cores each would leave no room for the third
+        (size(8, 2), "cpu", 2, (2, 4, 0)),
+        (size(2), "cpu", 5, (5, 1, 0)),  # three wait
+        (size(16, 8, gpus=2), "cuda", None, (4, 4, 1)),
+        (size(4, gpus=2), "cuda", 1, (1, 2, 1)),
+    ],
+)
+def test_the_cores_of_a_cluster_are_shared(nodes, device, jobs, expected):
+    share = share_of(nodes, device, jobs)
+    assert (share.workers, share.cores, share.gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "message"),
+    [
+        (size(4), "cuda", r"the cluster has no GPU \(1 node, 4 cores, 0 GPUs\); use --device cpu"),
+        (size(4, gpus=2), "cuda:1", "Ray chooses the GPU of each worker; use --device cuda"),
+        (size(0), "cpu", "has no cores for workers"),
+    ],
+)
+def test_what_a_cluster_lacks_is_said(nodes, device, message):
+    with pytest.raises(ConfigError, match=message):
+        share_of(nodes, device)
+
+
+def unreachable():
+    try:
+        with connect("127.0.0.1:1"):
+            pass
+    except ConfigError as error:
+        return str(error)
+    return "connected"
+
+
+def test_an_address_without_a_cluster_is_said():
+    pytest.importorskip("ray")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # this process is connected
+        message = pool.apply_async(unreachable).get(timeout=120)
+    assert message.startswith("no Ray cluster answers at 127.0.0.1:1 (")
+    assert message.endswith("give the address of one that runs, as HOST:PORT")
