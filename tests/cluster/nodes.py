@@ -16,12 +16,13 @@ from pathlib import Path
 
 NETWORK = "10.77.7"
 PORT = 6399
-_QUICK_TO_NOTICE = {  # that a node does not answer: after some seconds, not after half a minute
+_SETTINGS = {  # that a node does not answer is noticed after some seconds, not after half a minute
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "4",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # else they hardly get on beside another program
 }
 _TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32}
 """What all processes of the cluster know, and nobody else."""
@@ -98,7 +99,7 @@ class Node:
         with (folder / f"node{self.number}.log").open("wb") as log:
             self.process = subprocess.Popen(
                 self.inside(*ray, *whom, *sizes),
-                env=environment(**_QUICK_TO_NOTICE),
+                env=environment(**_SETTINGS),
                 stdout=log,
                 stderr=log,
             )

@@ -1,19 +1,14 @@
-import os
-import sys
-
 import pytest
 
 from maskrestore.distributed.cluster import load_ray
+from ray_clusters import small_cluster
 
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A Ray cluster of two cores on this machine, whose workers find the modules of the tests."""
+    """A Ray cluster of two cores on this machine, which this process is connected to."""
     ray = load_ray()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000
-        )
-    yield ray
-    ray.shutdown()
+    with small_cluster(cpus=2) as started:
+        ray.init(address=started.address, log_to_driver=False)
+        yield ray
+        ray.shutdown()
