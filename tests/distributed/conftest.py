@@ -4,7 +4,7 @@ from maskrestore.distributed.cluster import load_ray
 from ray_clusters import small_cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster():
     """A Ray cluster of two cores on this machine, which this process is connected to."""
     ray = load_ray()
