@@ -211,6 +211,7 @@ def purify(
         if ray is None:
             with progress("purify") as update:
                 summary = purify_folder(job, update)
+            _print_summary(summary)  # also if there is no room for a report
             page = str(write_folder_report(job, **for_report))
         else:
             plan = ClusterJob(
@@ -223,8 +224,8 @@ def purify(
             )
             with connect(ray), progress("purify") as update:
                 summary = purify_on_cluster(plan, job, update)
+            _print_summary(summary)
             page = write_cluster_report(plan, job, **for_report)
-    _print_summary(summary)
     if names is not None and summary.highest_label is not None and summary.highest_label >= len(names):
         warn(
             f"{class_names} names {len(names)} classes, but the classifier answered {summary.highest_label} (from 0 on)"

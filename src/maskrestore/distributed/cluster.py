@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from maskrestore.errors import ConfigError, MissingDependencyError
@@ -22,6 +23,12 @@ AUTO = "auto"
 
 _ANSWER_TIME = 10.0
 """Seconds within which a cluster must take a connection."""
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # of this process, and of a cluster that it starts
+    "RAY_DATA_LOGGING_CONFIG": str(Path(__file__).with_name("ray_logging.yaml")),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +112,9 @@ def _try_port(address: str) -> None:
 
 
 def load_ray() -> Any:
-    """Import Ray, which then sends no usage statistics. Raises MissingDependencyError if it is not installed."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    """Import Ray, which then sends no usage statistics and is quiet. Raises MissingDependencyError."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         import ray  # noqa: PLC0415 - the extra ray
     except ImportError as error:

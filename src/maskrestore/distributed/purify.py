@@ -8,7 +8,6 @@ it dies, the next run finds those files.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import uuid
@@ -167,7 +166,6 @@ class _Run:
             threads=1,
             workers=workers,
         )
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         data = ray.data.from_arrow_refs(list(self._blocks())).map(
             Worker,
