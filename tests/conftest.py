@@ -6,8 +6,9 @@ import pytest
 
 from faulty_server import Server, running
 from mlserver_runner import host, mlserver_python
+from postgres_server import postgres
 
-__all__ = ["host", "mlserver_python"]  # fixtures
+__all__ = ["host", "mlserver_python", "postgres"]  # fixtures
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ OPTIONAL = {
     "pillow_heif": "heic",
     **dict.fromkeys(("httpx", "jmespath"), "http"),
     "fastapi": "gateway",
+    "psycopg": "postgres",
+    "ray": "ray-serve",
 }
 """Packages that a bare install lacks, by the extra that brings them."""
 
