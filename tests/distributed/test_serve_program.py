@@ -1,6 +1,8 @@
 """``maskrestore serve --ray`` as a program: its address, its signals, and what it leaves behind."""
 
 import signal
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,8 +29,16 @@ path = "decisions.sqlite"
 IMAGES = plain_images(16, size=32)
 
 
-def test_answers_reloading_and_a_graceful_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+@pytest.fixture
+def short_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For Ray's sockets, whose paths are limited."""
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield
+
+
+@pytest.mark.usefixtures("short_folder")
+def test_answers_reloading_and_a_graceful_end(tmp_path: Path) -> None:
     options = ["--ray", "local", "--replicas", "1:2", "--port", str(free_port())]
     with program(tmp_path, CONFIG, *options) as running:
         found = running.ask(IMAGES[:4])
