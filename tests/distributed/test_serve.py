@@ -18,7 +18,7 @@ from fakes import plain_images
 from gateway_clients import CLEAN, MARKED, WITHIN, png
 from gateway_program import until
 from gateway_runner import KEY, running_gateway
-from maskrestore.distributed.serve import Replicas, application, check_place, plan_of
+from maskrestore.distributed.serve import app, check_place
 from maskrestore.errors import ConfigError
 from maskrestore.gateway.access import new_key
 from maskrestore.gateway.config import DecisionsConfig, GatewayConfig
@@ -29,7 +29,6 @@ from ray_cluster import SECRET, Cluster, cluster
 
 SHOP, OFTEN, POOR, BOSS = (new_key() for _ in range(4))
 OPERATOR = {"X-API-Key": BOSS}
-TWO = Replicas(least=2, most=2)
 RESULT = ("label", "original_label", "changed", "queries", "restored", "result", "content", "restorer", "classifier",
           "config_digest", "key_fingerprint", "version")  # fmt: skip
 
@@ -45,7 +44,8 @@ class Two:
     def deploy(self, config: GatewayConfig) -> None:
         from ray import serve
 
-        serve.run(application(plan_of(config, None), TWO), name="maskrestore", route_prefix="/")
+        found = app({"config": config.model_dump(mode="json"), "replicas": 2})  # as Serve calls it for its own files
+        serve.run(found, name="maskrestore", route_prefix="/")
 
     def ask(self, image: torch.Tensor, key: str = SHOP, model: str = "signs") -> httpx.Response:
         url = f"{self.cluster.address}/v1/purify?model={model}"

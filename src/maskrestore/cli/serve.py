@@ -112,7 +112,7 @@ def serve(
     ] = None,
     replicas: Annotated[
         str | None,
-        typer.Option(help="With --ray: how many replicas answer, `2`, or `1:8` for as many as needed.  [default: 1]"),
+        typer.Option(help="With --ray: how many replicas answer, `2`, or `1:8` for as many as needed. [default: 1]"),
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file with the certificate, for HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,

@@ -127,7 +127,14 @@ def _deploy(serve: Any, plan: Plan, replicas: Replicas) -> None:
     try:
         serve.run(application(plan, replicas, max_surge_percent=100 * room), name=NAME, route_prefix="/")
     except RuntimeError as error:
-        raise ConfigError(f"Serve cannot start the gateway: {error}") from error
+        raise ConfigError(f"Serve cannot start the gateway: {_reason(serve) or error}") from error
+
+
+def _reason(serve: Any) -> str:
+    """What the last replica that could not start said at last."""
+    deployments = serve.status().applications[NAME].deployments
+    lines = [line for one in deployments.values() for line in one.message.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
 
 
 def _reloaded(serve: Any, plan: Plan, replicas: Replicas, read_config: Callable[[], GatewayConfig]) -> Plan:
