@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fakes import plain_images
+from gateway_program import until
 from gateway_runner import Running
 from maskrestore.errors import ConfigError
 from maskrestore.gateway.access import new_key
@@ -134,7 +135,8 @@ def test_without_the_server_nothing_is_answered_and_later_all_is_as_before(
         assert running.client.get("/v1/decisions", headers={"X-API-Key": BOSS}).status_code == 500
     finally:
         postgres.start()
-    assert ask(running).status_code == ask(free).status_code == 200
+    until(lambda: ask(free).status_code == 200)
+    until(lambda: ask(running).status_code == 200)
     assert running.gateway.store.spent(today())["shop"] == 2 * before
     nowhere = url.replace(f":{postgres.port}/", ":1/")
     with pytest.raises(ConfigError, match="start the server") as caught:
@@ -143,6 +145,28 @@ def test_without_the_server_nothing_is_answered_and_later_all_is_as_before(
     assert "connection" in told
     assert PASSWORD not in told
     assert not any(part in told for part in ("p%40ss", "ss/word", "p@ss"))
+
+
+def test_a_server_that_cannot_be_reached_holds_up_one_request_and_no_other(
+    postgres: PostgresServer, store: DecisionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database: Any = store._db
+    tried = []
+
+    def lost() -> Any:
+        tried.append(time.monotonic())
+        time.sleep(0.3)
+        raise database._psycopg.OperationalError("no answer")
+
+    database._db.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "_connected", lost)
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(store.spent, today()) for _ in range(8)]
+    assert all(isinstance(one.exception(), database._psycopg.OperationalError) for one in asked)
+    assert len(tried) == 1
+    until(lambda: time.monotonic() > database._pause_until)
+    assert store.spent(today()) == {}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,8 +18,10 @@ __all__ = ["Postgres"]
 
 _LOG = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
+_PAUSE = 1.0
+"""Seconds after an attempt to connect that failed: until then all others fail at once, and hold up nothing."""
 _DEFAULTS = {
-    "application_name": "maskrestore", "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5,
+    "application_name": "maskrestore", "connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5,
     "keepalives_count": 3, "tcp_user_timeout": 10_000,
 }  # fmt: skip
 """So a connection to a machine that is gone ends. The address may say otherwise."""
@@ -43,7 +46,7 @@ class Postgres:
             raise MissingDependencyError("psycopg", "postgres") from error
         self._psycopg = psycopg
         self._lock = threading.Lock()
-        self._settings = _settings(url)
+        self._settings, self._pause_until = _settings(url), 0.0
         try:
             self._db = self._connected()
             self._create(schema.format(id='TEXT COLLATE "C"', bytes="BYTEA", table=""))
@@ -104,7 +107,13 @@ class Postgres:
                     if not self._db.closed or not again():
                         raise
                     _LOG.warning("the connection to PostgreSQL broke, and is made again: %s", error)
-            self._db = self._connected()
+            if time.monotonic() < self._pause_until:
+                raise self._psycopg.OperationalError("PostgreSQL could not be reached a moment ago")
+            try:
+                self._db = self._connected()
+            except self._psycopg.Error:
+                self._pause_until = time.monotonic() + _PAUSE
+                raise
             return do(self._db)
 
     def _create(self, schema: str) -> None:
