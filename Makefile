@@ -11,7 +11,7 @@ PEERS := $(CURDIR)/.venv-peers
 COVERAGE_FLOOR := 56
 PINNED := $(addprefix --constraint ,$(CONSTRAINTS))
 
-.PHONY: demo test peers check fuzz format docs coverage lowest wheel hooks clean
+.PHONY: demo test peers cluster check fuzz format docs coverage lowest wheel hooks clean
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@command -v $(PYTHON) >/dev/null || { echo "maskrestore needs Python 3.11 or newer; set PYTHON=/path/to/python"; exit 1; }
@@ -30,6 +30,10 @@ peers: $(STAMP)
 	MASKRESTORE_TEST_MLSERVER=$(PEERS)/mlserver MASKRESTORE_TEST_SCHEMATHESIS=$(PEERS)/schemathesis \
 		MASKRESTORE_TEST_MOTO=$(PEERS)/moto \
 		$(BIN)/python -m pytest -m mlserver
+
+# The tests with several Ray nodes, each in a network namespace of its own. They need root and iproute2.
+cluster: $(STAMP)
+	MASKRESTORE_TEST_CLUSTER=1 $(BIN)/python -m pytest -m cluster
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -6,9 +6,10 @@ import pytest
 
 from faulty_server import Server, running
 from mlserver_runner import host, mlserver_python
+from object_store import bucket, s3_server
 from postgres_server import postgres
 
-__all__ = ["host", "mlserver_python", "postgres"]  # fixtures
+__all__ = ["bucket", "host", "mlserver_python", "postgres", "s3_server"]  # fixtures
 
 
 @pytest.fixture

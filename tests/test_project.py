@@ -25,7 +25,7 @@ OPTIONAL = {
     **dict.fromkeys(("httpx", "jmespath"), "http"),
     "fastapi": "gateway",
     "psycopg": "postgres",
-    "ray": "ray-serve",
+    "ray": "ray",
 }
 """Packages that a bare install lacks, by the extra that brings them."""
 

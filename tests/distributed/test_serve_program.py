@@ -39,7 +39,7 @@ def short_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("short_folder")
 def test_answers_reloading_and_a_graceful_end(tmp_path: Path) -> None:
-    options = ["--ray", "local", "--replicas", "1:2", "--port", str(free_port())]
+    options = ["--ray", "--replicas", "1:2", "--port", str(free_port())]
     with program(tmp_path, CONFIG, *options) as running:
         found = running.ask(IMAGES[:4])
         assert found.status_code == 200, found.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from typing import Any
 
 import pytest
@@ -20,6 +21,19 @@ def record(name: str) -> dict[str, Any]:
     return found
 
 
+def test_photographs() -> None:
+    rows = {row["images"]: row["seconds_per_image"] for row in record("photo-amx.json")["rows"]}
+    assert list(rows) == [1, 8]
+    names = {"authors": "authors", "exact": "`paper`", "default-exact": "`default`", "default-fast": "`fast`"}
+    for contender, name in names.items():
+        cells = []
+        for row in rows.values():
+            pairs = zip(row["authors"], row[contender], strict=True)
+            ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+            cells.append(f"{statistics.median(row[contender]):#.3g}, {ratio:.1f}")
+        assert f"| {name} | {' | '.join(cells)} |" in PAGE
+
+
 def test_the_gateway() -> None:
     kinds = {"gateway-zen3.json": "in the process", "gateway-mlserver-zen3.json": "MLServer"}
     records = [record(name) for name in kinds]
@@ -35,6 +49,18 @@ def test_the_gateway() -> None:
     for name, (key, factor, form) in rows.items():
         cells = " | ".join(form.format(factor * one["summary"][key]) for one in records)
         assert f"| {name} | {cells} |" in PAGE
+
+
+def test_the_memory_of_the_gateway() -> None:
+    soak = record("gateway-soak-amx.json")["soak"]
+    memory = soak["memory_mib"]
+    assert soak["seconds"] == 1800
+    assert len(memory) > 150, "read every ten seconds"
+    thirds = [memory[part * len(memory) // 3 : (part + 1) * len(memory) // 3] for part in range(3)]
+    first, second, third = (f"{statistics.median(one):.0f} MiB in the" for one in thirds)
+    words = " ".join(PAGE.split())
+    assert f"answered {soak['answered']:,} images" in words
+    assert f"{first} first ten minutes, {second} next and {third} last" in words
 
 
 def test_a_large_network_on_a_gpu() -> None:

@@ -111,7 +111,7 @@ def test_a_result_stays_if_its_full_size_cannot_be_written(job, monkeypatch):
     wanted = dataclasses.replace(job, full_size=True)
     with monkeypatch.context() as full_disk:
         full_disk.setattr(
-            "maskrestore.jobs.recorder.write_png", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full"))
+            "maskrestore.jobs.saving.write_png", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full"))
         )
         summary = purify_folder(wanted)
     assert (summary.queries, summary.purified, summary.failed) == (0, 3, 0)

@@ -67,6 +67,10 @@ class ClassNames:
             self._numbers = {name: number for number, name in enumerate(self._names)}
             self._path, self._shared = path, shared
 
+    def close(self) -> None:
+        """Take no new names: where several processes could give one number to two of them."""
+        self._closed = True
+
     def number(self, name: str) -> int:
         """The label of a class. Raises ClassifierOutputError for a text that is none."""
         if len(name) > _LONGEST or not name.strip():
@@ -104,6 +108,8 @@ class ClassNames:
 
 def unknown_class(name: str, classes: Sequence[str]) -> ClassifierOutputError:
     """The error for an answer that is none of the classes."""
+    if not classes:
+        return ClassifierOutputError(f"the classifier answered {name[:60]!r}, a name; give the names of all classes")
     known = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
     return ClassifierOutputError(
         f"the classifier answered {name[:60]!r}, which is none of its {len(classes)} classes: {known}"

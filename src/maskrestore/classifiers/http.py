@@ -191,6 +191,10 @@ class HttpClassifier:
         """
         self._labels_of.keep_classes(path, shared=shared)
 
+    def fix_classes(self) -> None:
+        """Take no new names of classes: where several processes could give one label to two of them."""
+        self._labels_of.fix_classes()
+
     def __call__(self, images: Tensor) -> Tensor:
         """Labels ``(B,)`` int64 of images ``(B, C, H, W)`` in [0, 1].
 

@@ -35,6 +35,10 @@ class LabelReader:
         """As :meth:`~maskrestore.classifiers.http.HttpClassifier.keep_classes`."""
         self._names.keep(path, shared=shared)
 
+    def fix_classes(self) -> None:
+        """As :meth:`~maskrestore.classifiers.http.HttpClassifier.fix_classes`."""
+        self._names.close()
+
     def __call__(self, value: Any, rows: int = 1) -> Tensor:
         """The label ``(1,)`` of an answer: a number, a name, scores, or a map of scores.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 import warnings
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -22,7 +24,7 @@ from maskrestore.cli.purify import purify
 from maskrestore.cli.serve import serve
 from maskrestore.cli.terminal import CommandGroup, warn
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "with_addresses"]
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -75,4 +77,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.filterwarnings("ignore", module="PIL")  # about a file that they do not name; records say what was faulty
     warnings.showwarning = lambda message, *_: warn(str(message))  # without the file and line that issued it
-    app()
+    app(with_addresses(sys.argv[1:]))
+
+
+def with_addresses(words: Sequence[str]) -> list[str]:
+    """The words of a command line, in which ``--ray`` may stand without an address: with ``auto`` behind it."""
+    following = [*words[1:], "--"]
+    pairs = zip(words, following, strict=True)
+    return [word + "=auto" if word == "--ray" and after.startswith("-") else word for word, after in pairs]

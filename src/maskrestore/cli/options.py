@@ -21,6 +21,7 @@ __all__ = [
     "MaxQueriesOption",
     "Profile",
     "ProfileOption",
+    "RayOption",
     "RestorerOption",
     "ScheduleOption",
     "TrainingSetOption",
@@ -92,6 +93,15 @@ DataOption = Annotated[
 CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", envvar="MASKRESTORE_CACHE", help="Folder of trained victims. Default: the user's cache."),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Work on a Ray cluster: the one at `HOST:PORT`, or without an address the one that this machine belongs "
+        "to, else several processes of this machine.",
+    ),
 ]
 KeyFileOption = Annotated[
     Path | None,

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Annotated, Literal
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
 
 import typer
 
-from maskrestore.cli.classifier_options import (
-    ClassifierOption,
-    ClassifierOptions,
-    load_from_options,
-    with_classifier_options,
-)
+from maskrestore.cli.classifier_options import ClassifierOption, ClassifierOptions, with_classifier_options
 from maskrestore.cli.options import (
     DefenseSetOption,
     DeviceOption,
     KeyFileOption,
     MaxQueriesOption,
     ProfileOption,
+    RayOption,
     RestorerOption,
     ScheduleOption,
     read_key,
     scheduled_profile,
 )
 from maskrestore.cli.overrides import with_overrides
+from maskrestore.cli.purify_job import JobOptions
 from maskrestore.cli.terminal import FAILED, command_line, out, progress, say, warn
-from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.beyond_paper.budget import within
 from maskrestore.defense.profiles import PROFILES
+from maskrestore.distributed.cluster import connect
+from maskrestore.distributed.purify import ClusterJob, purify_on_cluster
+from maskrestore.distributed.report import write_cluster_report
 from maskrestore.errors import ConfigError, ImageFileError
-from maskrestore.imaging.views import Convention, View
-from maskrestore.jobs import FolderJob, FolderSummary, purify_folder, write_folder_report
+from maskrestore.imaging.views import Convention
+from maskrestore.jobs import FolderSummary, purify_folder, write_folder_report
 from maskrestore.jobs.sources.remote_files import is_remote
-from maskrestore.mae.choice import DEFAULT_RESTORER, load_restorer
+from maskrestore.mae.choice import DEFAULT_RESTORER
 from maskrestore.reporting import printable, read_class_names
 from maskrestore.runtime.words import counted
-from maskrestore.types import Classifier
 
 __all__ = ["purify"]
 
@@ -53,7 +53,9 @@ def purify(
     ],
     *,
     classifier: ClassifierOption,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    target: Annotated[
+        str, typer.Option("--out", metavar="TARGET", help="Folder for the results; with `--ray`, also a URL of one.")
+    ],
     model: ClassifierOptions,
     profile: ProfileOption = "default",
     settings: DefenseSetOption = None,
@@ -120,6 +122,23 @@ def purify(
             show_default=False,
         ),
     ] = None,
+    ray: RayOption = None,
+    form: Annotated[
+        Literal["files", "parquet"],
+        typer.Option(
+            "--format",
+            help="With `--ray`: a file for each purified image, or rows of parquet files, as the Hugging Face hub has "
+            "them. A URL takes `parquet` only.",
+        ),
+    ] = "files",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="With `--ray`: processes that purify. If not given, one for each core or GPU."),
+    ] = None,
+    part_images: Annotated[
+        int,
+        typer.Option(min=1, help="With `--ray`: images that are recorded together. A worker that dies loses so many."),
+    ] = 64,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Exit with status 1 also if anything in the folder was left out."),
@@ -148,6 +167,9 @@ def purify(
     asks again, for up to ten minutes. After five other errors in a row it stops. What was answered is kept. With
     `--strict` the exit status is also 1 if anything was left out.
 
+    With `--ray` the work is done on all machines of a Ray cluster, or by several processes of this one, with the same
+    results: see the guide. Its machines must share the folders that the command names, or find them behind URLs.
+
     To continue after Ctrl-C, run the same command again. Images that have a result with the same settings and
     the same classifier are not purified again, except with `--again`.
 
@@ -156,6 +178,8 @@ def purify(
         maskrestore purify photos --classifier model.onnx --mean 0.5 --std 0.5 --out cleaned
 
         maskrestore purify stop.png --classifier mypackage.models:signs --profile paper --out cleaned
+
+        maskrestore purify s3://photos/2026 --classifier model.onnx --out s3://cleaned/2026 --format parquet --ray
     """
     profile = scheduled_profile(profile, schedule)
     config = with_overrides(PROFILES[profile], settings or [])
@@ -165,54 +189,49 @@ def purify(
             f"an image may take {config.max_queries} queries, more than --budget {budget}; raise the budget, or give "
             f"each image less with --max-queries {budget}"
         )
+    if ray is None and (form != "files" or is_remote(target)):
+        raise ConfigError("results as parquet files, or behind a URL, are written by the workers of --ray; add it")
     # What can fail without a query is tried first, and what takes no time before the networks are loaded.
     names = None if class_names is None else read_class_names(class_names)
     key = read_key(key_file)
     if not is_remote(source) and not Path(source).exists():
         raise ImageFileError(f"{source}: expected images, found nothing")
-    black_box, identity = load_from_options(classifier, model, device=device, classes=names)
-    masked_autoencoder = load_restorer(restorer, precision=precision, device=device)
-    job = FolderJob(
-        source=source,
-        out=out_dir,
-        defense=BDMAE(masked_autoencoder, config, key=key, chunk_size=batch),
-        classifier=black_box,
-        classifier_id=identity,
-        budget=budget,
-        keep_grey=grey,
-        image_column=image_column,
-        view=_view(black_box, resize, crop_share),
-        full_size=full_size,
-        again=again,
-        answer_cache=answer_cache,
-    )
-    with progress("purify") as update:
-        summary = purify_folder(job, update)
+    options = JobOptions(
+        source=source, classifier=classifier, model=model, config=config, restorer=restorer, precision=precision,
+        device=device, key=key, batch=batch, budget=budget, grey=grey, image_column=image_column, resize=resize,
+        crop_share=crop_share, full_size=full_size, again=again, answer_cache=answer_cache, class_names=names,
+    )  # fmt: skip
+    with TemporaryDirectory(prefix="maskrestore-") as scratch:
+        job = options.make(Path(scratch if is_remote(target) else target))
+        for_report: dict[str, Any] = {
+            "settings": {"restorer": restorer, "profile": profile},
+            "class_names": names or getattr(job.classifier, "classes", None),
+            "max_detailed": report_images,
+        }
+        if ray is None:
+            with progress("purify") as update:
+                summary = purify_folder(job, update)
+            page = str(write_folder_report(job, **for_report))
+        else:
+            plan = ClusterJob(
+                make_job=functools.partial(options.make, job.out),
+                shards=form == "parquet",
+                url=target if is_remote(target) else None,
+                workers=workers,
+                part_images=part_images,
+                environment=options.environment,
+            )
+            with connect(ray), progress("purify") as update:
+                summary = purify_on_cluster(plan, job, update)
+            page = write_cluster_report(plan, job, **for_report)
     _print_summary(summary)
     if names is not None and summary.highest_label is not None and summary.highest_label >= len(names):
         warn(
             f"{class_names} names {len(names)} classes, but the classifier answered {summary.highest_label} (from 0 on)"
         )
-    page = write_folder_report(
-        job,
-        settings={"restorer": restorer, "profile": profile},
-        class_names=names or getattr(black_box, "classes", None),
-        max_detailed=report_images,
-    )
     out.print(f"see {page}", soft_wrap=True, highlight=False)
     if not summary.complete or (strict and summary.left_out):
         raise typer.Exit(FAILED)
-
-
-def _view(classifier: Classifier, resize: Convention | None, crop_share: float | None) -> View | None:
-    """How the classifier sees pictures; ``None`` if it takes them as they are."""
-    size = getattr(classifier, "input_size", None)
-    if size is not None:
-        return View(height=size[0], width=size[1], convention=resize or "crop", crop_share=crop_share or 1.0)
-    for option, value in (("--resize", resize), ("--crop-share", crop_share)):
-        if value is not None:
-            raise ConfigError(f"{option} needs the size of the model's input, which is not known; add --input-size")
-    return None
 
 
 def _print_summary(summary: FolderSummary) -> None:

@@ -15,6 +15,7 @@ from maskrestore.cli.options import (
     KeyFileOption,
     MaxQueriesOption,
     ProfileOption,
+    RayOption,
     RestorerOption,
     read_key,
 )
@@ -102,14 +103,7 @@ def serve(
         int | None,
         typer.Option(min=1, help="Processes that answer requests and share the cores. [default: 1, or as in the file]"),
     ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Run on Ray Serve: on the cluster at this address, `auto` for the one that runs on this machine, "
-            "`local` for one that ends with this command.",
-        ),
-    ] = None,
+    ray: RayOption = None,
     replicas: Annotated[
         str | None,
         typer.Option(help="With --ray: how many replicas answer, `2`, or `1:8` for as many as needed. [default: 1]"),
@@ -149,7 +143,7 @@ def serve(
 
         maskrestore serve --config gateway.toml --host 0.0.0.0
 
-        maskrestore serve --config gateway.toml --ray auto --replicas 1:8
+        maskrestore serve --config gateway.toml --ray --replicas 1:8
     """
     _need_extra()
     from maskrestore.gateway.config import checked_config, read_config  # noqa: PLC0415 - an optional extra

@@ -88,9 +88,8 @@ def purify_chunk(chunk: Chunk, pipeline: Pipeline) -> Iterator[tuple[int, Stream
 
 def over_budget(budget: Budget, max_queries: int) -> QueryBudgetError:
     """The error of an image that is not begun."""
-    left = (budget.limit or 0) - budget.spent
     return QueryBudgetError(
-        f"{left} queries are left of the budget of {budget.limit}, and an image may take {max_queries}"
+        f"{budget.left} queries are left of the budget of {budget.limit}, and an image may take {max_queries}"
     )
 
 

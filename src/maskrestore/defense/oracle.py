@@ -83,6 +83,11 @@ class Budget:
         self.limit = limit
         self.spent = 0
 
+    @property
+    def left(self) -> int | None:
+        """Queries that are left; ``None`` without a limit."""
+        return None if self.limit is None else self.limit - self.spent
+
     def allows(self, queries: int) -> bool:
         """Whether this number of further queries is within the limit."""
         return self.limit is None or self.spent + queries <= self.limit

@@ -1,1 +1,1 @@
-"""The same work on a cluster, by Ray."""
+"""Work on a cluster of machines, with Ray."""

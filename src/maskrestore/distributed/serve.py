@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrestore.defense.streams import Key, key_fingerprint, operator_key
+from maskrestore.distributed.cluster import cluster_size, load_ray
 from maskrestore.errors import ConfigError, MissingDependencyError
 from maskrestore.gateway.access import Access
 from maskrestore.gateway.app import make_app
@@ -27,7 +28,18 @@ from maskrestore.gateway.server import check_open
 from maskrestore.gateway.shared import shared_by
 from maskrestore.mae.choice import load_restorer
 
-__all__ = ["ARGUMENTS", "DEPLOYMENT", "Plan", "Replica", "Replicas", "app", "application", "check_place", "plan_of"]
+__all__ = [
+    "ARGUMENTS",
+    "DEPLOYMENT",
+    "Plan",
+    "Replica",
+    "Replicas",
+    "app",
+    "application",
+    "check_place",
+    "load_serve",
+    "plan_of",
+]
 
 _START_SECONDS = 10.0
 """A replica waits so long for its models before Serve tries another one."""
@@ -151,12 +163,10 @@ class Replica:
 
 def check_place(config: GatewayConfig) -> None:
     """Raises ConfigError if Serve listens where a gateway without keys may not, or if machines share no decisions."""
-    import ray  # noqa: PLC0415 - an optional extra
-    from ray.serve.context import _get_global_client  # noqa: PLC0415
+    from ray.serve.context import _get_global_client  # noqa: PLC0415 - an optional extra
 
-    client = _get_global_client()
-    check_open(config, client.http_config.host or "")
-    machines = sum(one["Alive"] for one in ray.nodes())
+    check_open(config, _get_global_client().http_config.host or "")
+    machines = cluster_size().nodes
     if config.decisions.url is None and machines > 1:
         raise ConfigError(
             f"the cluster has {machines} machines, and decisions in a file are for one; keep them in PostgreSQL: "
@@ -164,16 +174,22 @@ def check_place(config: GatewayConfig) -> None:
         )
 
 
+def load_serve() -> Any:
+    """Import Ray Serve. Raises MissingDependencyError if it is not installed."""
+    load_ray()
+    try:
+        from ray import serve  # noqa: PLC0415 - an optional extra
+    except ImportError as error:  # Ray is there, and what its Serve needs is not
+        raise MissingDependencyError("ray", "ray-serve") from error
+    return serve
+
+
 def application(plan: Plan, replicas: Replicas, **more: Any) -> Any:
     """The gateway as an application of Serve. more: options of its deployment.
 
     Raises MissingDependencyError without the extra ``ray-serve``.
     """
-    try:
-        from ray import serve  # noqa: PLC0415 - an optional extra
-    except ImportError as error:
-        raise MissingDependencyError("ray", "ray-serve") from error
-    limits = plan.config.limits
+    serve, limits = load_serve(), plan.config.limits
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name=DEPLOYMENT,

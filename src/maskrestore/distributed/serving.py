@@ -7,13 +7,15 @@ import os
 import queue
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from maskrestore.distributed.serve import Plan, Replicas, application, check_place, plan_of
-from maskrestore.errors import ConfigError, MaskRestoreError, MissingDependencyError
+from maskrestore.distributed.cluster import connect
+from maskrestore.distributed.nodes import check_nodes
+from maskrestore.distributed.serve import Plan, Replicas, application, check_place, load_serve, plan_of
+from maskrestore.errors import ConfigError, MaskRestoreError
 from maskrestore.gateway.config import GatewayConfig
 from maskrestore.gateway.process import Listening, log_as_json
 from maskrestore.gateway.server import check_open
@@ -29,7 +31,7 @@ def serve_on_ray(
     config: GatewayConfig,
     where: Listening,
     *,
-    address: str,
+    address: str | None,
     replicas: Replicas,
     key_file: Path | None,
     read_config: Callable[[], GatewayConfig] | None = None,
@@ -37,65 +39,61 @@ def serve_on_ray(
 ) -> None:
     """Answer requests until SIGTERM or SIGINT; then those that were accepted get their answers.
 
-    SIGHUP reads the configuration again, and replaces the replicas one after the other. address: of a cluster, ``auto``
-    for the one that runs on this machine, ``local`` for one that ends with this process. told: is told the address of
-    the gateway. Raises ConfigError, and MissingDependencyError without the extra ``ray-serve``.
+    SIGHUP reads the configuration again, and replaces the replicas one after the other. address: as for
+    :func:`~maskrestore.distributed.cluster.connect`. told: is told the address of the gateway. Raises ConfigError, and
+    MissingDependencyError without the extra ``ray-serve``.
     """
     check_open(config, where.host)
     if where.proxies is not None:
         raise ConfigError("--proxies is not for --ray: Serve's proxy does not tell the gateway what other proxies said")
+    serve = load_serve()
     log_as_json()
-    with tempfile.TemporaryDirectory(prefix="maskrestore-") as folder, _cluster(address, replicas) as serve:
-        plan = plan_of(_with_decisions(config, address, Path(folder)), key_file)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # One core more than replicas, for updates: the cores of this machine are shared in any case.
+    cpus = max(os.cpu_count() or 1, replicas.most + 1)
+    with tempfile.TemporaryDirectory(prefix="maskrestore-") as folder, connect(address, cpus=cpus) as new:
+        plan = plan_of(_with_decisions(config, Path(folder)) if new else config, key_file)
+        check_nodes()
         _start(serve, where)
         check_place(plan.config)
-        wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
         try:
-            _deploy(serve, plan, replicas)
-            for number, word in ((signal.SIGTERM, "end"), (signal.SIGINT, "end"), (signal.SIGHUP, "again")):
-                signal.signal(number, lambda *_, word=word: wanted.put(word))
-            scheme = "http" if where.tls_certificate is None else "https"
-            _LOG.info("listening", extra={"address": f"{scheme}://{where.host}:{where.port}"})
-            told(f"{scheme}://{where.host}:{where.port}")
-            for _ in iter(wanted.get, "end"):
-                if read_config is None:
-                    _LOG.warning("there is no configuration file to read again")
-                else:
-                    plan = _reloaded(serve, plan, replicas, read_config)
+            with suppress(KeyboardInterrupt):
+                _deploy(serve, plan, replicas)
+                told(_begun(where))
+                _follow_signals(serve, plan, replicas, read_config)
         finally:
             serve.delete(NAME)
+            if new:
+                serve.shutdown()
 
 
-def _with_decisions(config: GatewayConfig, address: str, folder: Path) -> GatewayConfig:
+def _begun(where: Listening) -> str:
+    """The address, which the log gets."""
+    address = f"{'http' if where.tls_certificate is None else 'https'}://{where.host}:{where.port}"
+    _LOG.info("listening", extra={"address": address})
+    return address
+
+
+def _follow_signals(
+    serve: Any, plan: Plan, replicas: Replicas, read_config: Callable[[], GatewayConfig] | None
+) -> None:
+    """Do what signals say, until one says to end."""
+    wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for number, word in ((signal.SIGTERM, "end"), (signal.SIGINT, "end"), (signal.SIGHUP, "again")):
+        signal.signal(number, lambda *_, word=word: wanted.put(word))
+    for _ in iter(wanted.get, "end"):
+        if read_config is None:
+            _LOG.warning("there is no configuration file to read again")
+        else:
+            plan = _reloaded(serve, plan, replicas, read_config)
+
+
+def _with_decisions(config: GatewayConfig, folder: Path) -> GatewayConfig:
     """For a cluster that ends with this process, a file that does so, too, if there is no other place."""
-    if address != "local" or config.decisions.path is not None or config.decisions.url is not None:
+    if config.decisions.path is not None or config.decisions.url is not None:
         return config
     decisions = config.decisions.model_copy(update={"path": folder / "decisions.sqlite"})
     return config.model_copy(update={"decisions": decisions})
-
-
-@contextmanager
-def _cluster(address: str, replicas: Replicas) -> Iterator[Any]:
-    """Use a cluster meanwhile; gives Serve."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray  # noqa: PLC0415 - an optional extra
-        from ray import serve  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingDependencyError("ray", "ray-serve") from error
-    more: dict[str, Any] = {}
-    if address == "local":  # its replicas share the cores; one more is for updates
-        more = {"num_cpus": max(os.cpu_count() or 1, replicas.most + 1), "include_dashboard": False}
-    try:
-        ray.init(address=address, **more)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"no cluster of Ray at {address}: {error}; `ray start --head` starts one") from error
-    try:
-        yield serve
-        if address == "local":
-            serve.shutdown()
-    finally:
-        ray.shutdown()
 
 
 def _start(serve: Any, where: Listening) -> None:

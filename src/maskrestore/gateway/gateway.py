@@ -227,7 +227,7 @@ class Gateway:
         classes_file = None if path is None else path.with_name(f"{path.name}.{name}.classes.json")
         return {
             "restorer": self._restorer, "key": self._key, "limits": config.limits, "device": config.device,
-            "classes_file": classes_file,
+            "classes_file": classes_file, "fixed_classes": config.decisions.url is not None,
         }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ Calling it again continues where it stopped: images with a result of the same se
 
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.folder_report import write_folder_report
-from maskrestore.jobs.folder_run import FolderSummary, purify_folder
+from maskrestore.jobs.folder_run import purify_folder
+from maskrestore.jobs.summary import FolderSummary
 
 __all__ = ["FolderJob", "FolderSummary", "purify_folder", "write_folder_report"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from maskrestore.jobs.sources import Found, ImageReader
 from maskrestore.reporting import Evidence, ReportEntry, ReportSummary, entries_from, write_report
 from maskrestore.runtime.settings import flat
 from maskrestore.runtime.words import counted
+from maskrestore.types import Purification
 
 __all__ = ["write_folder_report"]
 
@@ -40,13 +41,15 @@ def write_folder_report(
     settings: Mapping[str, object] | None = None,
     class_names: Sequence[str] | None = None,
     max_detailed: int = 30,
+    load: Callable[[dict[str, Any]], Purification] | None = None,
 ) -> Path:
     """Write ``report.html`` into ``job.out`` and return its path.
 
     It shows the results of the settings of ``job``, from all runs. Nothing is computed and the classifier is not asked.
 
     settings: shown before those of the defense, for example ``{"restorer": "mae-tiny-32"}``. class_names: names of the
-    labels, where known. max_detailed: images that are shown with pictures.
+    labels, where known. max_detailed: images that are shown with pictures. load: reads the result of a record, if it is
+    not in ``job.out``; raises InvalidImageError or OSError if it cannot.
 
     Raises ImageFileError if there is no image at the source, ConfigError if ``max_detailed`` is negative.
     """
@@ -75,7 +78,7 @@ def write_folder_report(
             class_names=class_names,
             errors=((one["file"], one["error"]) for one in records.records(job.config_digest) if one["error"]),
             max_detailed=max_detailed,
-            evidence_of=lambda name: _evidence(job, reader, records.found(name), records.record(name)),
+            evidence_of=lambda name: _evidence(job, reader, records.found(name), records.record(name), load),
         )
 
 
@@ -97,12 +100,18 @@ def _entry(record: Mapping[str, Any]) -> ReportEntry:
     )
 
 
-def _evidence(job: FolderJob, reader: ImageReader, image: Found, record: Mapping[str, Any]) -> Evidence | None:
+def _evidence(
+    job: FolderJob,
+    reader: ImageReader,
+    image: Found,
+    record: dict[str, Any],
+    load: Callable[[dict[str, Any]], Purification] | None,
+) -> Evidence | None:
     """The pictures and maps of an image, ``None`` if its file or its results are gone."""
     try:
         with reader.open(image) as stream:
             original = job.shown(job.decode(stream, image.name).pixels)
-        purification = load_purification(job.out, record, keep_grey=job.keep_grey)
+        purification = load(record) if load else load_purification(job.out, record, keep_grey=job.keep_grey)
     except (InvalidImageError, OSError):
         return None
     return entries_from(original[None], purification, names=[image.name])[0].evidence

@@ -4,87 +4,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any
 
 from maskrestore.classifiers import HttpClassifier
 from maskrestore.defense.asking import Asking
 from maskrestore.defense.oracle import Budget
 from maskrestore.errors import ClassifierStoppedError, InvalidImageError, QueryBudgetError
-from maskrestore.imaging.walking import UNREADABLE
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords, UnwrittenRecordError
-from maskrestore.jobs.recorder import JobFile, Recorder, add_full_size, failure
-from maskrestore.jobs.result_files import make_result_folders
-from maskrestore.jobs.sources import Found, ImageReader
-from maskrestore.runtime.digests import digest_of_stream
+from maskrestore.jobs.job_files import is_done, read_job_file
+from maskrestore.jobs.recorder import Recorder
+from maskrestore.jobs.saving import add_full_size, failure
+from maskrestore.jobs.summary import FolderSummary, summary_of
 from maskrestore.runtime.files import write_text_atomically
 from maskrestore.types import Progress, StreamItem
 
-__all__ = ["FolderSummary", "purify_folder"]
+__all__ = ["MAX_FAILURES_AT_START", "keep_classes", "purify_folder"]
 
-_MAX_FAILURES_AT_START = 32
+MAX_FAILURES_AT_START = 32
 """The job stops if the classifier has failed at this many images and has answered about none."""
-
-_FAR_LARGER = 4
-"""How many times as large as the restorer's images an image may be before the record says so."""
-
-_MAX_REPORTED_FAILURES = 20
-"""Failures that a summary quotes; the records hold all of them."""
-
-_NAMES_OF_A_REASON = 3
-"""Names that a summary quotes for each reason to leave something out; the records hold all of them."""
 
 _PROGRESS_STEP = 1000
 """Files between two updates of the progress, among files that are already done."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderSummary:
-    """What a run of a job did, and how many images have a result now."""
-
-    purified: int
-    """Images with a result of these settings, from this run or an earlier one."""
-    reused: int
-    """Those of them from an earlier run."""
-    changed: int | None
-    """Those of them whose label changed; ``None`` for settings with a single query, which do not ask for the label of
-    the original image."""
-    failed: int
-    """Images that could not be read or written, or that the classifier failed at."""
-    failures: tuple[tuple[str, str], ...]
-    """File and error of the first of them."""
-    other_settings: int
-    """Images that only have a result of other settings."""
-    left: int
-    """Images that have neither a result of these settings nor an error."""
-    queries: int
-    """Sent by this run. A query that was sent again, because no answer to it arrived, counts again."""
-    known_answers: int
-    """Questions that earlier runs had got the answer to, and that were not sent again."""
-    kept_answers: int
-    """Answers on disk, which the next run does not ask for again."""
-    seconds: float
-    """Duration of this run."""
-    stopped: str | None
-    """Why the run ended before its last image, if it did."""
-    left_out: Mapping[str, int]
-    """How many files and folders of the source were left out, by reason; see
-    :func:`~maskrestore.imaging.walking.walk_images`."""
-    names_left_out: Mapping[str, tuple[str, ...]]
-    """The first names for each reason."""
-    highest_label: int | None
-    """Of results of these settings; ``None`` if there is none."""
-    notes: Mapping[str, int]
-    """What people should know of results of these settings, and of how many images."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether every image has a result, and everything at the source could be looked at."""
-        return not self.failed and self.stopped is None and not UNREADABLE & self.left_out.keys()
 
 
 def purify_folder(job: FolderJob, progress: Progress | None = None) -> FolderSummary:
@@ -112,14 +54,14 @@ def purify_folder(job: FolderJob, progress: Progress | None = None) -> FolderSum
             run.purify()
             summary = run.summary(time.perf_counter() - started)
         finally:
-            _keep_classes(job)
+            keep_classes(job)
             run.close()
         if run.cache is not None and not summary.failed and not summary.left:
             run.cache.discard()
         return summary
 
 
-def _keep_classes(job: FolderJob) -> None:
+def keep_classes(job: FolderJob) -> None:
     """Write what the labels mean beside the records, for a model that answers with names of classes."""
     names = getattr(job.classifier, "classes", None)
     if names and not isinstance(job.classifier, HttpClassifier):  # which keeps each new name itself
@@ -162,7 +104,7 @@ class _Run:
                 if recorder.stopped is not None:
                     self.stopped = recorder.stopped
                     return
-                if recorder.failed >= _MAX_FAILURES_AT_START and not self._records.purified:
+                if recorder.failed >= MAX_FAILURES_AT_START and not self._records.purified:
                     self.stopped = f"the classifier failed at all of the first {recorder.failed} images"
                     return
         if self.stopped is None:
@@ -170,17 +112,14 @@ class _Run:
 
     def summary(self, seconds: float) -> FolderSummary:
         """What this run did, and how many images have a result now."""
-        left_out = self._records.left_out()
-        names = {reason: tuple(self._records.names_left_out(reason, _NAMES_OF_A_REASON)) for reason in left_out}
-        return FolderSummary(
-            **_counts(self._job, self._records),
+        return summary_of(
+            self._job,
+            self._records,
             queries=self.budget.spent,
             known_answers=0 if self.cache is None else self.cache.found,
             kept_answers=0 if self.cache is None else len(self.cache),
             seconds=seconds,
             stopped=self.stopped,
-            left_out=left_out,
-            names_left_out=names,
         )
 
     def close(self) -> None:
@@ -191,13 +130,13 @@ class _Run:
 
     def _items(self) -> Iterator[StreamItem]:
         """Read images that are not done, each when it is needed; record those that cannot be read."""
-        for passed, (name, output, record) in enumerate(self._in_order(), start=1):
+        for passed, (name, output, record) in enumerate(self._records.images_failed_last(), start=1):
             if self.stopped is not None:
                 return
             try:
                 image = self._records.found(name)
-                done = _is_done(self._job, self._reader, image, record)
-                item = None if done else _read(self._job, self._reader, image, output, passed)
+                done = is_done(self._job, self._reader, image, record)
+                item = None if done else read_job_file(self._job, self._reader, image, output, passed)
                 if done and self._job.full_size:
                     add_full_size(self._job, self._records, self._reader, output, record)
             except (InvalidImageError, OSError) as error:
@@ -207,52 +146,6 @@ class _Run:
                     yield item
                 elif passed % _PROGRESS_STEP == 0:
                     self._progress(passed)
-
-    def _in_order(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Names, outputs and records in the order of their names, but those last that failed in an earlier run.
-
-        Else a run that stops after some failures in a row would never get past them.
-        """
-        failed = []
-        for image in self._records.images():
-            if image[2].get("error") is not None:
-                failed.append(image)
-            else:
-                yield image
-        yield from failed
-
-
-def _counts(job: FolderJob, records: ImageRecords) -> dict[str, Any]:
-    """The fields of a summary that are counted from records."""
-    purified = changed = failed = other = 0
-    failures: list[tuple[str, str]] = []
-    notes: Counter[str] = Counter()
-    highest = -1
-    for record in records.records():
-        if record.get("config_digest") != job.config_digest:
-            other += 1
-        elif record["error"] is None:
-            purified += 1
-            changed += record["label"] != record["original_label"]
-            notes.update(record.get("notes", ()))
-            highest = max(
-                highest, record["label"], -1 if record["original_label"] is None else record["original_label"]
-            )
-        else:
-            failed += 1
-            if failed <= _MAX_REPORTED_FAILURES:
-                failures.append((record["file"], record["error"]))
-    return {
-        "purified": purified,
-        "reused": purified - records.purified,
-        "changed": None if job.single_query else changed,
-        "failed": failed,
-        "failures": tuple(failures),
-        "other_settings": other,
-        "left": len(records) - purified - failed,
-        "notes": notes,
-        "highest_label": highest if highest >= 0 else None,
-    }
 
 
 class _FilesPassed:
@@ -271,26 +164,3 @@ class _FilesPassed:
         self._note = note
         if self._update is not None:
             self._update(self._passed, self._total, note)
-
-
-def _read(job: FolderJob, reader: ImageReader, image: Found, output: str, passed: int) -> StreamItem:
-    with reader.open(image) as stream:
-        read = job.decode(stream, image.name)  # before the digest: it refuses huge files
-        content = digest_of_stream(stream)
-    make_result_folders(job.out, output, full_size=job.full_size)  # before the query
-    pixels = job.shown(read.pixels)
-    size = getattr(getattr(job.restorer_for(pixels), "network", None), "image_size", None)
-    far_larger = size is not None and max(pixels.shape[-2:]) > _FAR_LARGER * size
-    notes = (*read.notes, f"far larger than the restorer's {size} x {size} pixels") if far_larger else read.notes
-    file = JobFile(image=image, output=output, content=content, bits=read.bits, notes=notes, passed=passed)
-    return StreamItem(id=file, image=pixels)
-
-
-def _is_done(job: FolderJob, reader: ImageReader, image: Found, record: dict[str, Any]) -> bool:
-    if job.again or record.get("error") is not None or record.get("config_digest") != job.config_digest:
-        return False
-    written = [job.out / record[entry] for entry in ("output", "maps") if record.get(entry)]
-    if not all(path.exists() for path in written):
-        return False
-    with reader.open(image) as stream:
-        return bool(record.get("content") == digest_of_stream(stream))

@@ -104,6 +104,19 @@ class ImageRecords:
             output = _output(name, name if shared else _stem(name), differs_in_case)
             yield name, output, json.loads(line) if line else {}
 
+    def images_failed_last(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """As :meth:`images`, but those last that failed in an earlier run.
+
+        Else a run that stops after some failures in a row would never get past them.
+        """
+        failed = []
+        for image in self.images():
+            if image[2].get("error") is not None:
+                failed.append(image)
+            else:
+                yield image
+        yield from failed
+
     def found(self, name: str) -> Found:
         """An image of the source, by its name. Raises KeyError if it is not there."""
         row = self._index.execute("SELECT place FROM images WHERE name = ?", (os.fsencode(name),)).fetchone()

@@ -13,7 +13,7 @@ from maskrestore.errors import ConfigError, ImageFileError, MissingDependencyErr
 from maskrestore.imaging.formats import START
 from maskrestore.imaging.walking import HIDDEN, HIDDEN_FOLDER, LOCKED, LOCKED_FOLDER, kind_of_shard, why_no_picture
 
-__all__ = ["RemoteFiles", "is_remote", "without_secrets"]
+__all__ = ["RemoteFiles", "file_system", "is_remote", "without_secrets"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -99,7 +99,7 @@ class RemoteFiles:
     def _open(self) -> tuple[Any, str, bool]:
         """The file system, the path in it, and whether that is a file."""
         if self._opened is None:
-            files, root = _file_system(self._url, self.shown)
+            files, root = file_system(self._url, self.shown)
             try:
                 info = files.get_file_info(root)
             except Exception as error:  # those of fsspec raise errors of many packages
@@ -114,7 +114,11 @@ def _below(root: str, path: str) -> str:
     return path.removeprefix(root.rstrip("/")).lstrip("/")
 
 
-def _file_system(url: str, shown: str) -> tuple[Any, str]:
+def file_system(url: str, shown: str) -> tuple[Any, str]:
+    """The file system of pyarrow that a URL means, and the path in it. shown: the URL for messages, without secrets.
+
+    Raises ConfigError, ImageFileError and MissingDependencyError.
+    """
     if url.lower().startswith("file:"):
         raise ConfigError(f"{shown}: expected a path for what is on this machine, not a URL")
     try:
