@@ -7,8 +7,9 @@ import pytest
 from faulty_server import Server, running
 from mlserver_runner import host, mlserver_python
 from object_store import bucket, s3_server
+from postgres_server import postgres
 
-__all__ = ["bucket", "host", "mlserver_python", "s3_server"]  # fixtures
+__all__ = ["bucket", "host", "mlserver_python", "postgres", "s3_server"]  # fixtures
 
 
 @pytest.fixture

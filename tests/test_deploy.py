@@ -20,6 +20,7 @@ DEPLOY = ROOT / "deploy"
 CONTAINER = (DEPLOY / "Containerfile").read_text()
 UNIT = (DEPLOY / "maskrestore.service").read_text()
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+RAY = {one["kind"]: one for one in yaml.safe_load_all((DEPLOY / "rayservice.yaml").read_text())}
 KUBERNETES = {one["kind"]: one for one in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
 USER = 65532
 
@@ -166,3 +167,44 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     unit.write_text(UNIT.replace("/opt/maskrestore/bin/maskrestore", "/bin/true"))
     done = subprocess.run([program, "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_gateway_on_ray_starts_with_its_example() -> None:
+    pytest.importorskip("ray.serve", reason="needs the extra ray-serve")
+    from maskrestore.distributed.serve import Replicas, app
+    from maskrestore.gateway.server import check_open
+
+    config = yaml.safe_load(RAY["RayService"]["spec"]["serveConfigV2"])
+    (application,) = config["applications"]
+    assert application["import_path"] == f"{app.__module__}:{app.__name__}"
+    args = application["args"]
+    found = checked_config(args["config"], "rayservice.yaml")
+    assert found.decisions.url is not None, "machines share no file"
+    check_open(found, config["http_options"]["host"])
+    assert Replicas.parsed(args["replicas"]).most > 1
+    (deployment,) = application["deployments"]
+    cluster = RAY["RayService"]["spec"]["rayClusterConfig"]
+    pods = [one["template"]["spec"] for one in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    for pod in pods:
+        (container,) = pod["containers"]
+        (mounted,) = container["volumeMounts"]
+        (volume,) = pod["volumes"]
+        (item,) = volume["secret"]["items"]
+        assert Path(args["key_file"]) == Path(mounted["mountPath"]) / item["path"]
+        named = {one["name"]: one.get("valueFrom", {}).get("secretKeyRef", {}).get("key") for one in container["env"]}
+        assert {item["key"], named["PGPASSWORD"]} == set(RAY["Secret"]["stringData"])
+        assert pod["terminationGracePeriodSeconds"] > found.limits.timeout + 5
+    cpus = int(pods[1]["containers"][0]["resources"]["limits"]["cpu"])
+    assert cpus >= deployment["ray_actor_options"]["num_cpus"]
+
+
+def test_the_example_of_the_guide_for_serve_is_valid() -> None:
+    pytest.importorskip("ray.serve", reason="needs the extra ray-serve")
+    from maskrestore.distributed import serve
+
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/guides/gateway-on-ray.md").read_text(), re.M | re.S)
+    config = yaml.safe_load(block)
+    (application,) = config["applications"]
+    assert application["import_path"] == f"{serve.__name__}:{serve.app.__name__}"
+    assert set(application["args"]) == serve.ARGUMENTS
+    assert [one["name"] for one in application["deployments"]] == [serve.DEPLOYMENT]

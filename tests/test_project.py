@@ -24,6 +24,7 @@ OPTIONAL = {
     "pillow_heif": "heic",
     **dict.fromkeys(("httpx", "jmespath"), "http"),
     "fastapi": "gateway",
+    "psycopg": "postgres",
     "ray": "ray",
 }
 """Packages that a bare install lacks, by the extra that brings them."""

@@ -1,12 +1,14 @@
-"""Starts gateways for the tests."""
+"""Starts gateways for the tests, and says where they keep decisions."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from faulty_server import Server
 from gateway_runner import Running, running_gateway
+from maskrestore.gateway import ids
 from maskrestore.gateway.config import GatewayConfig
 
 
@@ -26,3 +28,17 @@ def gateway(server: Server) -> Iterator[Callable[..., Running]]:
     yield start
     for context in open_ones:
         context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def plain_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a gateway does to the ids of this process ends with the test."""
+    monkeypatch.setattr(ids, "_end", "")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, plain_ids: None) -> dict[str, Any]:
+    """Where decisions are kept: settings of ``[decisions]`` for a place that has none yet."""
+    if request.param == "sqlite":
+        return {"path": tmp_path / "d.sqlite"}
+    return {"url": request.getfixturevalue("postgres").place()}

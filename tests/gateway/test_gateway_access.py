@@ -9,9 +9,11 @@ import pytest
 from fakes import plain_images
 from gateway_runner import Running
 from maskrestore.errors import ConfigError
-from maskrestore.gateway.access import Access, Ledger, new_key
+from maskrestore.gateway.access import Access, new_key
 from maskrestore.gateway.config import GatewayConfig
+from maskrestore.gateway.decisions import today
 from maskrestore.gateway.errors import OverloadedError, RefusedError
+from maskrestore.gateway.ledger import BudgetsInMemory, Ledger
 from maskrestore.runtime.digests import digest_of_key
 
 Start = Callable[..., Running]
@@ -84,11 +86,11 @@ def test_rates_count_pictures(gateway: Start) -> None:
     assert ask(running, OTHER, 4).status_code == 200
 
 
-def test_budgets_count_queries_and_survive_a_restart(gateway: Start, tmp_path: Any) -> None:
-    sections = {**keys(queries_per_day=60), "decisions": {"path": tmp_path / "d.sqlite"}}
+def test_budgets_count_queries_and_survive_a_restart(gateway: Start, place: dict[str, Any]) -> None:
+    sections = {**keys(queries_per_day=60), "decisions": place}
     running = gateway(**sections)
     assert ask(running, SHOP).status_code == 200
-    spent = running.gateway.store.spent_today()["shop"]
+    spent = running.gateway.store.spent(today())["shop"]
     assert 0 < spent < 20
     assert ask(running, SHOP).status_code == 200
     again = gateway(**sections)
@@ -96,7 +98,7 @@ def test_budgets_count_queries_and_survive_a_restart(gateway: Start, tmp_path: A
         pass
     assert found.status_code == 429
     assert re.search(r"\d+ of 60 queries are left today, and this may take 47", found.text)
-    assert 60 - 47 < again.gateway.store.spent_today()["shop"] <= 60
+    assert 60 - 47 < again.gateway.store.spent(today())["shop"] <= 60
 
 
 def test_what_the_queue_refuses_costs_no_budget(gateway: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +118,7 @@ def test_what_the_queue_refuses_costs_no_budget(gateway: Start, monkeypatch: pyt
 
 
 def test_what_the_budget_refuses_does_not_count_against_the_rate() -> None:
-    ledger = Ledger({})
+    ledger = Ledger(BudgetsInMemory({}))
     rate = limits.parse("1/year")
     with pytest.raises(RefusedError, match="20 of 20"):
         ledger.admit("a", 1, 40, rate=rate, most=20)
@@ -126,22 +128,22 @@ def test_what_the_budget_refuses_does_not_count_against_the_rate() -> None:
 
 
 def test_reservations_are_given_back() -> None:
-    ledger = Ledger({})
-    ledger.admit("a", 1, 40, rate=None, most=60)
+    ledger = Ledger(BudgetsInMemory({}))
+    reserved = ledger.admit("a", 1, 40, rate=None, most=60)
     with pytest.raises(RefusedError, match="20 of 60"):
         ledger.admit("a", 1, 40, rate=None, most=60)
-    ledger.settle("a", 40, 5)
+    ledger.settle(reserved, 5)
     ledger.admit("a", 1, 55, rate=None, most=60)
     with pytest.raises(RefusedError, match="0 of 60"):
         ledger.admit("a", 1, 1, rate=None, most=60)
 
 
 def test_what_a_worker_had_reserved_when_it_ended_counts_as_spent() -> None:
-    ledger = Ledger({"a": 10})
+    ledger = Ledger(BudgetsInMemory({"a": 10}))
     ledger.admit("a", 1, 20, rate=None, most=60, worker=1)
-    ledger.admit("a", 1, 20, rate=None, most=60, worker=2)
+    reserved = ledger.admit("a", 1, 20, rate=None, most=60, worker=2)
     ledger.abandon(1)
-    ledger.settle("a", 20, 0, worker=2)
+    ledger.settle(reserved, 0, worker=2)
     with pytest.raises(RefusedError, match="30 of 60"):
         ledger.admit("a", 1, 31, rate=None, most=60, worker=2)
     ledger.admit("a", 1, 30, rate=None, most=60, worker=2)
@@ -167,7 +169,7 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="another name than 'operator'"):
         config(**{**keys(), "tenants": {"operator": {"key_hash": digest_of_key(SHOP)}}})
     with pytest.raises(ConfigError, match="such as 600/minute"):
-        Access(config(**keys(rate="often")), Ledger({}))
+        Access(config(**keys(rate="often")), Ledger(BudgetsInMemory({})))
 
 
 def test_keys_are_random_and_only_their_hash_is_kept() -> None:

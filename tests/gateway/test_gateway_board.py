@@ -10,15 +10,16 @@ import pytest
 
 from maskrestore.errors import ConfigError
 from maskrestore.gateway import ids, server
-from maskrestore.gateway.access import Ledger, new_key
-from maskrestore.gateway.board import Board, merged
+from maskrestore.gateway.access import new_key
+from maskrestore.gateway.board import Board, Report, merged
 from maskrestore.gateway.config import GatewayConfig
 from maskrestore.gateway.decisions import iso
 from maskrestore.gateway.errors import OverloadedError, RefusedError
 from maskrestore.gateway.ids import new_id
+from maskrestore.gateway.ledger import BudgetsInMemory, Ledger
 from maskrestore.gateway.process import Listening
 from maskrestore.gateway.records import Decision, ModelStatus
-from maskrestore.gateway.shared import join, offered
+from maskrestore.gateway.shared import Common, join, offered
 from maskrestore.gateway.worker import share_of
 from maskrestore.runtime.digests import digest_of_key
 
@@ -61,23 +62,38 @@ def test_pictures_are_bounded() -> None:
 def test_a_model_is_as_ready_as_its_least_ready_worker() -> None:
     own = [status(waiting=1), status(name="other")]
     other = [status(ready=False, reason="down", waiting=2, working=3), status(name="old")]
-    first, second = merged(own, [own, other])
+    first, second = merged(own, [Report(worker=1, models=other)])
     assert (first.ready, first.reason, first.waiting, first.working) == (False, "down", 3, 3)
     assert second == own[1]
-    assert merged(own, [own]) == own
+    assert merged(own, []) == own
 
 
 def test_a_worker_that_has_ended_does_not_count() -> None:
     board = Board(0)
-    board.report(1, [status(working=1)])
+    one, two = Report(worker=1, models=[status(working=1)]), Report(worker=2, models=[status()])
+    assert board.report(one) == []
+    assert board.report(two) == [one]
     board.forget(1)
-    assert board.report(0, [status()]) == [[status()]]
+    assert board.report(two) == []
 
 
 @pytest.fixture
 def every_id() -> Iterator[None]:
     yield
     ids.take_every(1, 0)
+
+
+@pytest.mark.usefixtures("plain_ids")
+def test_ids_of_several_machines_differ_and_keep_their_order() -> None:
+    before = new_id()
+    ids.sign()
+    made = [new_id() for _ in range(100)]
+    assert made == sorted({*made})
+    assert before < made[0]
+    (end,) = {one[14:] for one in made}
+    assert len(end) == 8
+    ids.sign()
+    assert new_id()[14:] == end, "a process has one end"
 
 
 @pytest.mark.usefixtures("every_id")
@@ -114,21 +130,23 @@ def test_an_error_crosses_to_another_process() -> None:
 
 
 def test_workers_use_one_ledger_and_one_board(tmp_path: Path) -> None:
-    ledger, board = Ledger({"a": 10}), Board(1)
-    with offered(ledger, board, tmp_path):
+    ledger, board = Ledger(BudgetsInMemory({"a": 10})), Board(1)
+    with offered(Common(ledger, board), tmp_path):
         one = join(0, tmp_path)
-        one.ledger.admit("a", 1, 40, rate=None, most=60)
+        reserved = one.ledger.admit("a", 1, 40, rate=None, most=60)
         with pytest.raises(RefusedError, match="10 of 60 queries") as caught:
             join(1, tmp_path).ledger.admit("a", 1, 40, rate=None, most=60)
         assert caught.value.retry_after
-        one.ledger.settle("a", 40, 5)
+        one.ledger.settle(reserved, 5)
         ledger.admit("a", 1, 45, rate=None, most=60)
         made = decision()
         one.board.add([made], {made.id: {"before": np.ones((1, 1, 3), np.uint8)}})
         assert board.since(0, 1) == one.board.since(0, 1) == (1, [made])
         assert one.board.pictured(["x", made.id]) == {made.id}
         assert np.array_equal(one.board.pictures(made.id)["before"], np.ones((1, 1, 3)))
-        assert one.board.report(0, [status()]) == [[status()]]
+        report = Report(worker=0, models=[status()])
+        assert one.board.report(report) == []
+        assert board.report(Report(worker=1, models=[])) == [report]
 
 
 def test_a_new_configuration_without_keys_does_not_open_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:

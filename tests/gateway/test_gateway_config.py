@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from maskrestore.errors import ConfigError
-from maskrestore.gateway.config import read_config
+from maskrestore.gateway.config import DecisionsConfig, read_config
 
 EXAMPLE = """
 restorer = "mae-tiny-32"
@@ -61,16 +61,18 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("[models.signs]", "[models.'a/b']", "String should match pattern"),
         ("[models.local]", "[models.local", "is no TOML file"),
         ("600/minute", "600", "expected pictures in a time"),
+        ("[decisions]", "[decisions]\nurl = 'postgresql://h/d'", "decisions: decisions are kept in one place"),
     ],
 )
 def test_mistakes_are_named_with_their_place(tmp_path: Path, old: str, new: str, words: str) -> None:
-    from maskrestore.gateway.access import Access, Ledger
+    from maskrestore.gateway.access import Access
+    from maskrestore.gateway.ledger import BudgetsInMemory, Ledger
 
     path = tmp_path / "gateway.toml"
     assert old in EXAMPLE
     path.write_text(EXAMPLE.replace(old, new, 1))
     with pytest.raises(ConfigError, match=words.replace("(", r"\(")):
-        Access(read_config(path), Ledger({}))
+        Access(read_config(path), Ledger(BudgetsInMemory({})))
 
 
 def test_a_file_that_is_missing_or_empty(tmp_path: Path) -> None:
@@ -91,3 +93,8 @@ def test_the_example_of_the_guide_is_valid(tmp_path: Path) -> None:
     config = read_config(path)
     assert set(config.models) == {"signs", "parts"}
     assert config.tenants["shop"].queries_per_day == 100_000
+
+
+def test_the_password_of_a_database_is_not_shown() -> None:
+    config = DecisionsConfig(url="postgresql://me:secret@host/name")  # type: ignore[arg-type]
+    assert "secret" not in f"{config!r} {config} {config.model_dump_json()}"

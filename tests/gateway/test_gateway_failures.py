@@ -319,13 +319,13 @@ def test_a_decision_that_cannot_be_kept_is_no_answer(gateway: Start, tmp_path: A
     running = gateway(decisions={"path": tmp_path / "d.sqlite"})
     assert ask(running).status_code == 200
     database = running.gateway.store._db
-    (pages,) = database.execute("PRAGMA page_count").fetchone()
-    database.execute(f"PRAGMA max_page_count = {pages}")  # as on a full disk
+    ((pages,),) = database.rows("PRAGMA page_count")
+    database.rows(f"PRAGMA max_page_count = {pages}")  # as on a full disk
     found = [ask(running) for _ in range(4)][-1]
     assert found.status_code == 503
     assert "cannot be kept" in found.json()["error"]
     answered = len(decisions(running))
-    database.execute("PRAGMA max_page_count = 100000")
+    database.rows("PRAGMA max_page_count = 100000")
     assert ask(running).status_code == 200
     assert len(decisions(running)) == answered + 1
 

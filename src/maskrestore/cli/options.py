@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +9,7 @@ import torch
 import typer
 
 from maskrestore.cli.terminal import warn
+from maskrestore.defense.streams import operator_key
 from maskrestore.errors import ConfigError
 
 __all__ = [
@@ -127,23 +127,14 @@ def scheduled_profile(profile: Profile, schedule: str | None) -> Profile:
 def read_key(key_file: Path | None, *, warn_without: bool = True) -> bytes | int:
     """The operator's key: from the file, else from MASKRESTORE_KEY, else 0, by default with a warning.
 
-    White space around the key is removed. Raises ConfigError if the key is empty or the file cannot be read.
+    Raises ConfigError if the key is empty or the file cannot be read.
     """
-    variable = os.environ.get("MASKRESTORE_KEY")
-    if key_file is not None:
-        try:
-            secret = key_file.read_bytes().strip()
-        except OSError as error:
-            raise ConfigError(f"cannot read the key from {key_file}: {error.strerror}") from error
-    elif variable is not None:
-        secret = variable.strip().encode()
-    else:
+    key = operator_key(key_file)
+    if key is None:
         if warn_without:
             warn("no key: an attacker can predict the masks; in production set MASKRESTORE_KEY or --key-file")
         return 0
-    if not secret:
-        raise ConfigError(f"the key in {key_file or 'MASKRESTORE_KEY'} is empty; use 16 characters or more")
-    return secret
+    return key
 
 
 def parse_channels(text: str | None, name: str) -> tuple[float, ...] | None:

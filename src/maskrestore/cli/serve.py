@@ -15,6 +15,7 @@ from maskrestore.cli.options import (
     KeyFileOption,
     MaxQueriesOption,
     ProfileOption,
+    RayOption,
     RestorerOption,
     read_key,
 )
@@ -85,8 +86,12 @@ def serve(
     device: DeviceOption = "cpu",
     key_file: KeyFileOption = None,
     decisions: Annotated[
-        Path | None,
-        typer.Option(help="SQLite file for the decisions. If not given, they are in memory until the end."),
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="SQLite file for the decisions, or the address of a PostgreSQL database, `postgresql://...`. If not "
+            "given, they are in memory until the end.",
+        ),
     ] = None,
     pictures: Annotated[
         Literal["off", "changed", "all"],
@@ -97,6 +102,11 @@ def serve(
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that answer requests and share the cores. [default: 1, or as in the file]"),
+    ] = None,
+    ray: RayOption = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(help="With --ray: how many replicas answer, `2`, or `1:8` for as many as needed. [default: 1]"),
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file with the certificate, for HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,
@@ -122,7 +132,8 @@ def serve(
     Give an upstream, a model for this process, or a configuration file with several of both. Without keys in a
     configuration file, it listens on the loopback only.
 
-    SIGTERM ends it once everything accepted is answered. SIGHUP reads the configuration file again.
+    SIGTERM ends it once everything accepted is answered. SIGHUP reads the configuration file again. With --ray,
+    replicas on a cluster answer, which share limits and decisions, and are replaced one after the other on SIGHUP.
 
     Examples:
 
@@ -131,6 +142,8 @@ def serve(
         maskrestore serve --classifier model.onnx --mean 0.5 --std 0.5
 
         maskrestore serve --config gateway.toml --host 0.0.0.0
+
+        maskrestore serve --config gateway.toml --ray --replicas 1:8
     """
     _need_extra()
     from maskrestore.gateway.config import checked_config, read_config  # noqa: PLC0415 - an optional extra
@@ -142,6 +155,10 @@ def serve(
         raise ConfigError("give one of --upstream, --classifier and --config")
     if (tls_certificate is None) != (tls_key is None):
         raise ConfigError("HTTPS needs both --tls-certificate and --tls-key")
+    if ray is None and replicas is not None:
+        raise ConfigError("--replicas belongs to --ray; without it, give --workers")
+    if ray is not None and (workers is not None or port == 0):
+        raise ConfigError("with --ray, give --replicas instead of --workers, and a port other than 0")
     key = read_key(key_file)
     if config is not None:
         found: GatewayConfig = read_config(config)
@@ -160,7 +177,7 @@ def serve(
             one["classes"] = read_class_names(class_names)
         values = {
             "models": {name or _name_of(spec): one}, "restorer": restorer, "device": device,
-            "decisions": {"path": decisions, "pictures": pictures},
+            "decisions": {"pictures": pictures, **_place_of(decisions)},
         }  # fmt: skip
         found = checked_config(values, "command line")
     if workers is not None:
@@ -173,7 +190,22 @@ def serve(
 
     if not found.tenants:
         say("note: there are no keys, so the gateway listens on the loopback only, and everyone there may use it")
-    run(found, where, key=key, read_config=None if config is None else lambda: read_config(config), told=told)
+    again = None if config is None else lambda: read_config(config)
+    if ray is None:
+        run(found, where, key=key, read_config=again, told=told)
+        return
+    from maskrestore.distributed.serve import Replicas  # noqa: PLC0415
+    from maskrestore.distributed.serving import serve_on_ray  # noqa: PLC0415
+
+    many = Replicas.parsed(replicas or "1")
+    serve_on_ray(found, where, address=ray, replicas=many, key_file=key_file, read_config=again, told=told)
+
+
+def _place_of(decisions: str | None) -> dict[str, str]:
+    """Where decisions are kept, as fields of their configuration."""
+    if decisions is None:
+        return {}
+    return {"url" if "://" in decisions else "path": decisions}
 
 
 def _model_settings(model: ClassifierOptions) -> dict[str, Any]:

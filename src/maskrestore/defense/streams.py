@@ -6,6 +6,9 @@ replay any decision, and an attacker who does not know the key cannot predict th
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +16,7 @@ from torch import Tensor
 from maskrestore.errors import ConfigError
 from maskrestore.runtime.digests import keyed_digest, raw_digest
 
-__all__ = ["Key", "Stream", "key_bytes", "key_fingerprint"]
+__all__ = ["Key", "Stream", "key_bytes", "key_fingerprint", "operator_key"]
 
 Key = int | str | bytes
 
@@ -38,6 +41,26 @@ def key_bytes(key: Key) -> bytes:
 def key_fingerprint(key: Key) -> str:
     """Sixteen hex digits that identify a key in records without revealing it."""
     return raw_digest([key_bytes(key)], size=8, person=b"fingerprint").hex()
+
+
+def operator_key(key_file: Path | None) -> bytes | None:
+    """The operator's key: from the file, else from the variable MASKRESTORE_KEY; ``None`` if there is neither.
+
+    White space around the key is removed. Raises ConfigError if the key is empty or the file cannot be read.
+    """
+    variable = os.environ.get("MASKRESTORE_KEY")
+    if key_file is not None:
+        try:
+            secret = key_file.read_bytes().strip()
+        except OSError as error:
+            raise ConfigError(f"cannot read the key from {key_file}: {error.strerror}") from error
+    elif variable is not None:
+        secret = variable.strip().encode()
+    else:
+        return None
+    if not secret:
+        raise ConfigError(f"the key in {key_file or 'MASKRESTORE_KEY'} is empty; use 16 characters or more")
+    return secret
 
 
 class Stream:

@@ -21,6 +21,9 @@ __all__ = ["AUTO", "ClusterSize", "Node", "cluster_size", "connect", "load_ray"]
 AUTO = "auto"
 """The address of whichever cluster is there: see ``connect``."""
 
+_LOCAL = "local"
+"""The address of a new one."""
+
 _ANSWER_TIME = 10.0
 """Seconds within which a cluster must take a connection."""
 
@@ -61,30 +64,26 @@ class ClusterSize:
 
 
 @contextmanager
-def connect(address: str | None) -> Iterator[None]:
+def connect(address: str | None, *, cpus: int | None = None) -> Iterator[bool]:
     """Connect this process to a Ray cluster for as long as the context lasts.
 
     address: ``HOST:PORT`` of a cluster, or ``ray://HOST:PORT``. ``None`` or ``auto``: the cluster that the variable
     RAY_ADDRESS names, else the one that ``ray start`` started on this machine, else a new one on this machine, which
-    ends with the context. A process that is connected already stays so, and nothing is done.
+    ends with the context. ``local``: a new one in any case. A process that is connected already stays so, and nothing is done. cpus: cores of a new one;
+    ``None``: those of the machine. Gives whether there is a new one.
 
     Raises MissingDependencyError without Ray, and ConfigError if there is no cluster at the address.
     """
     ray = load_ray()
     if ray.is_initialized():
-        yield
+        yield False
         return
     terminate = signal.getsignal(signal.SIGTERM)
     wanted = os.environ.get("RAY_ADDRESS") if address in (None, AUTO) else address
     try:
         if wanted and ":" in wanted:
             _try_port(wanted)
-        ray.init(
-            address=None if address == AUTO else address,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        new = _init(ray, address or AUTO, cpus)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
@@ -94,9 +93,22 @@ def connect(address: str | None) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)  # Ray has put its own handler in its place
     try:
-        yield
+        yield new
     finally:
         ray.shutdown()
+
+
+def _init(ray: Any, address: str, cpus: int | None) -> bool:
+    options = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
+    if address != _LOCAL:
+        try:
+            ray.init(address=address, **options)
+            return False
+        except ConnectionError:
+            if address != AUTO or "RAY_ADDRESS" in os.environ:
+                raise
+    ray.init(address=_LOCAL, num_cpus=cpus, **options)
+    return True
 
 
 def cluster_size() -> ClusterSize:

@@ -7,15 +7,29 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import Metric
 
 from maskrestore.gateway.records import Decision, ModelStatus
 from maskrestore.reporting.pictures import Picture
 
-__all__ = ["Board", "merged"]
+__all__ = ["Board", "Report", "merged"]
 
 _MOST_DECISIONS = 256
 """Of those who listen, whoever is further behind misses some."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a worker says of itself now and then."""
+
+    worker: Hashable
+    """Its number or name."""
+    models: Sequence[ModelStatus]
+    counts: Sequence[Metric] = ()
+    """What it has counted, if others cannot read that elsewhere."""
 
 
 class Board:
@@ -28,7 +42,7 @@ class Board:
         self._decisions: deque[Decision] = deque(maxlen=_MOST_DECISIONS)
         self._count = 0
         self._changed = threading.Condition()
-        self._statuses: dict[int, Sequence[ModelStatus]] = {}
+        self._reports: dict[Hashable, Report] = {}
 
     def add(self, decisions: Sequence[Decision], pictures: Mapping[str, Mapping[str, Picture]]) -> None:
         """Show decisions that were made. pictures: ``before`` and ``after`` of those that have any, by id."""
@@ -62,24 +76,25 @@ class Board:
             new = min(self._count - number, len(self._decisions))
             return self._count, list(self._decisions)[len(self._decisions) - new :]
 
-    def report(self, worker: int, models: Sequence[ModelStatus]) -> list[Sequence[ModelStatus]]:
-        """Say how the models of a worker are; returns those of all."""
+    def report(self, own: Report) -> list[Report]:
+        """Say how a worker is; returns the last reports of the others."""
         with self._changed:
-            self._statuses[worker] = models
-            return list(self._statuses.values())
+            self._reports[own.worker] = own
+            return [one for one in self._reports.values() if one.worker != own.worker]
 
-    def forget(self, worker: int) -> None:
+    def forget(self, worker: Hashable) -> None:
         """A worker has ended."""
         with self._changed:
-            self._statuses.pop(worker, None)
+            self._reports.pop(worker, None)
 
 
-def merged(own: Sequence[ModelStatus], reports: Sequence[Sequence[ModelStatus]]) -> list[ModelStatus]:
+def merged(own: Sequence[ModelStatus], others: Sequence[Report]) -> list[ModelStatus]:
     """The models of one worker, with the queues of all; a model is ready if all say so."""
-    return [_together(one, [each for report in reports for each in report if each.name == one.name]) for one in own]
+    return [_together(one, [each for other in others for each in other.models if each.name == one.name]) for one in own]
 
 
-def _together(one: ModelStatus, reports: Sequence[ModelStatus]) -> ModelStatus:
+def _together(one: ModelStatus, others: Sequence[ModelStatus]) -> ModelStatus:
+    reports = [one, *others]
     reasons = [each.reason for each in reports if each.reason is not None]
     more = {"waiting": sum(each.waiting for each in reports), "working": sum(each.working for each in reports)}
     return one.model_copy(update={"ready": not reasons, "reason": next(iter(reasons), None), **more})

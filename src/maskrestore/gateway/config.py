@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from maskrestore.classifiers.normalisation import ChannelOrder, Layout
 from maskrestore.defense.config import BDMAEConfig
@@ -187,14 +187,23 @@ class DecisionsConfig(_Frozen):
     """Where decisions are kept, and for how long."""
 
     path: Path | None = None
-    """A file of SQLite. ``None``: in memory, until the gateway ends."""
+    """A file of SQLite. Without it and ``url`` they are in memory, until the gateway ends."""
+    url: SecretStr | None = None
+    """Instead, a database of PostgreSQL, ``postgresql://USER@HOST:PORT/NAME``: gateways on several machines may share
+    it. PostgreSQL's library takes the password from ``PGPASSWORD`` or ``~/.pgpass`` as well."""
     pictures: Literal["off", "changed", "all"] = "off"
     """Which pictures are kept with their decision, in the file: those whose label changed, or all."""
     recent: Annotated[int, Field(ge=0)] = 100
     """Pictures of so many last decisions are kept in memory, for the page."""
     max_age_days: Positive = 30.0
     max_megabytes: Positive = 1024.0
-    """Of the file. The oldest decisions are deleted beyond it."""
+    """Of the file, or of what is in PostgreSQL. The oldest decisions are deleted beyond it."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> DecisionsConfig:
+        if self.path is not None and self.url is not None:
+            raise ValueError("decisions are kept in one place: give path or url, not both")
+        return self
 
 
 class GatewayConfig(_Frozen):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -95,8 +96,8 @@ async def _events(request: Request, filters: Filters, last: str | None) -> Async
             missed = functools.partial(gateway.store.page, filters, before=None, after=last, limit=_CAUGHT_UP)
             for one in await asyncio.to_thread(missed):
                 yield _event(one)
-        quiet = 0.0
-        while not gateway.draining:  # a client that goes away ends this, too
+        quiet, end = 0.0, time.monotonic() + gateway.stream_seconds
+        while not gateway.draining and time.monotonic() < end:  # a client that goes away ends this, too
             try:
                 one = await asyncio.wait_for(queue.get(), _LOOK)
             except TimeoutError:
@@ -193,7 +194,7 @@ async def status(request: Request) -> Status:
 async def metrics(request: Request) -> Response:
     """In Prometheus' text format."""
     gateway: Gateway = request.app.state.gateway
-    return Response(gateway.metrics.text(gateway.models()), media_type=CONTENT_TYPE_LATEST)
+    return Response(gateway.metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _kept(request: Request, decision: str) -> KeptDecision:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from maskrestore.defense.streams import Key
 from maskrestore.errors import MaskRestoreError
-from maskrestore.gateway.access import Access, Ledger
-from maskrestore.gateway.board import merged
+from maskrestore.gateway.access import Access
+from maskrestore.gateway.board import Report, merged
 from maskrestore.gateway.config import GatewayConfig
 from maskrestore.gateway.decisions import DecisionStore
 from maskrestore.gateway.errors import RefusedError
+from maskrestore.gateway.ids import sign
+from maskrestore.gateway.ledger import ledger_of
 from maskrestore.gateway.metrics import Metrics
 from maskrestore.gateway.models import ModelSlot, ShieldedModel
 from maskrestore.gateway.records import ModelStatus, Status
@@ -56,10 +59,13 @@ class Gateway:
         self.config, self._restorer, self._key, self._read_config = config, restorer, key, read_config
         self._first = config
         self._shared, board = shared, None if shared is None else shared.board
+        self._others: Sequence[Report] = ()
         self._store = DecisionStore(config.decisions, board)
-        self._ledger = Ledger(self._store.spent_today()) if shared is None else shared.ledger
+        self._ledger = ledger_of(self._store) if shared is None else shared.ledger
         self.access = Access(config, self._ledger)
-        self.metrics = Metrics(None if shared is None else shared.folder)
+        self.metrics = Metrics() if shared is None else Metrics(shared.folder, str(shared.worker))
+        if self._store.shared:
+            sign()
         keeps = config.decisions.pictures != "off" or config.decisions.recent > 0
         self.tracing = tracing_of_environment() if tracing is None else tracing
         self.service = Service(self._store, self.metrics, self.tracing, keeps_pictures=keeps, common=board)
@@ -67,6 +73,11 @@ class Gateway:
         self._using: Counter[ModelSlot] = Counter()
         self._closing: set[asyncio.Task[None]] = set()
         self.slots = self._loaded(config)
+
+    @property
+    def stream_seconds(self) -> float:
+        """After so long a live stream ends, and its reader begins a new one."""
+        return math.inf if self._shared is None else self._shared.stream_seconds
 
     @property
     def store(self) -> DecisionStore:
@@ -80,9 +91,15 @@ class Gateway:
 
     def models(self) -> list[ModelStatus]:
         """The models now, with the queues of all workers; those of others are as old as their last ``watch``."""
+        return merged(self._own_models(), self._others)
+
+    def metrics_text(self) -> bytes:
+        """All metrics, of all workers or replicas; those of other replicas are as old as their last ``watch``."""
+        return self.metrics.text(self.models(), self._others)
+
+    def _own_models(self) -> list[ModelStatus]:
         self.metrics.retries(self.slots.values())
-        own = [_status(slot) for slot in self.slots.values()]
-        return own if self._shared is None else merged(own, self._shared.board.report(self._shared.worker, own))
+        return [_status(slot) for slot in self.slots.values()]
 
     def status(self) -> Status:
         """The gateway now, for people."""
@@ -95,7 +112,7 @@ class Gateway:
         """What goes on beside the requests; none of it returns."""
         if self._shared is None:
             return [self._watch(), self._prune()]
-        return [self._watch(), self.service.relay(), *([self._prune()] if self._shared.worker == 0 else [])]
+        return [self._watch(), self.service.relay(), *([self._prune()] if self._shared.prunes else [])]
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[ShieldedModel]:
@@ -127,7 +144,8 @@ class Gateway:
             for slot in looks:  # the others go on being looked at
                 slot.reason = slot.reason or "its server has not answered yet"
             if self._shared is not None:
-                self.models()
+                own = Report(worker=self._shared.worker, models=self._own_models(), counts=self.metrics.counts())
+                self._others = await asyncio.to_thread(self._shared.board.report, own)
             await asyncio.sleep(_CHECK_SECONDS)
 
     async def _prune(self) -> None:
@@ -209,7 +227,7 @@ class Gateway:
         classes_file = None if path is None else path.with_name(f"{path.name}.{name}.classes.json")
         return {
             "restorer": self._restorer, "key": self._key, "limits": config.limits, "device": config.device,
-            "classes_file": classes_file,
+            "classes_file": classes_file, "fixed_classes": config.decisions.url is not None,
         }  # fmt: skip
 
 

@@ -1,14 +1,16 @@
-"""Ids of decisions and requests: texts of fourteen hex digits; later ones are larger."""
+"""Ids of decisions and requests: texts of hex digits; later ones are larger."""
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 
-__all__ = ["new_id", "take_every"]
+__all__ = ["new_id", "sign", "take_every"]
 
 _LOCK = threading.Lock()
 _latest, _step, _offset = 0, 1, 0
+_end = ""
 
 
 def new_id() -> str:
@@ -17,7 +19,14 @@ def new_id() -> str:
     with _LOCK:
         now = time.time_ns() // 1000
         _latest = max(_latest + _step, now - now % _step + _offset)
-        return f"{_latest:014x}"
+        return f"{_latest:014x}{_end}"
+
+
+def sign() -> None:
+    """Let all ids of this process end with eight digits of its own: other machines may have the same time."""
+    global _end  # noqa: PLW0603
+    with _LOCK:
+        _end = _end or secrets.token_hex(4)
 
 
 def take_every(step: int, offset: int) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Metric, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from maskrestore.gateway.board import Report
 from maskrestore.gateway.models import ModelSlot, ShieldedModel
 from maskrestore.gateway.records import Decision, ModelStatus
 from maskrestore.runtime.environment import own_version
@@ -24,9 +26,12 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 class Metrics:
     """The metrics of a gateway."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """folder: where several workers keep their counts; see :func:`count_for_worker`."""
+    def __init__(self, folder: Path | None = None, replica: str | None = None) -> None:
+        """folder: where several workers keep their counts; see :func:`count_for_worker`. replica: without a folder,
+        the name of this one among others, which tell their counts with their reports.
+        """
         self._folder = None if folder is None else str(folder)
+        self._replica = replica if folder is None else None
         self._registry = CollectorRegistry()
         self._requests = self._counter("requests", "Answered requests", "route", "status")
         self._request_seconds = self._histogram("request_seconds", "From the first byte to the answer", "route")
@@ -74,8 +79,12 @@ class Metrics:
                 self._retries.labels(slot.name).inc(now - self._known_retries.get(slot.model, 0))
                 self._known_retries[slot.model] = now
 
-    def text(self, models: Sequence[ModelStatus]) -> bytes:
-        """All of them in Prometheus' text format, with how models are now."""
+    def counts(self) -> list[Metric]:
+        """What this replica has counted, for its report; nothing if it is alone."""
+        return [] if self._replica is None else [_named(one, self._replica) for one in self._registry.collect()]
+
+    def text(self, models: Sequence[ModelStatus], others: Iterable[Report] = ()) -> bytes:
+        """All of them in Prometheus' text format, with how models are now. others: reports of other replicas."""
         now = CollectorRegistry()
         now.register(_Now(models))
         Info("maskrestore_build", "Version", registry=now).info({"version": own_version()})
@@ -83,6 +92,9 @@ class Metrics:
         if self._folder is not None:
             counted = CollectorRegistry()
             MultiProcessCollector(counted, self._folder)  # type: ignore[no-untyped-call]
+        elif self._replica is not None:
+            counted = CollectorRegistry()
+            counted.register(_OfReplicas([self.counts(), *(one.counts for one in others)]))
         return generate_latest(counted) + generate_latest(now)
 
     def _counter(self, name: str, words: str, *labels: str) -> Counter:
@@ -107,6 +119,26 @@ class _Now(Collector):
             waiting.add_metric([one.name], one.waiting)
             working.add_metric([one.name], one.working)
         yield from (ready, waiting, working)
+
+
+class _OfReplicas(Collector):
+    """The counts of several replicas, each with its name."""
+
+    def __init__(self, counts: Sequence[Sequence[Metric]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        together: dict[str, Metric] = {}
+        for one in itertools.chain.from_iterable(self._counts):
+            known = together.setdefault(one.name, Metric(one.name, one.documentation, one.type))
+            known.samples.extend(one.samples)
+        yield from together.values()
+
+
+def _named(metric: Metric, replica: str) -> Metric:
+    named = Metric(metric.name, metric.documentation, metric.type)
+    named.samples = [one._replace(labels={**one.labels, "replica": replica}) for one in metric.samples]
+    return named
 
 
 def count_for_worker(worker: int, folder: Path) -> None:

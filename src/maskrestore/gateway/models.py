@@ -52,8 +52,10 @@ class ShieldedModel:
         limits: LimitsConfig,
         device: str,
         classes_file: Path | None,
+        fixed_classes: bool,
     ) -> None:
-        """classes_file: where names of classes are kept, for an upstream that answers with names.
+        """classes_file: where names of classes are kept, for an upstream that answers with names. fixed_classes: it may
+        not answer with others than those of the configuration.
 
         Raises what ``load_classifier`` raises, and ConfigError if the interface of the model is not clear.
         """
@@ -63,6 +65,8 @@ class ShieldedModel:
         self.server = classifier if isinstance(classifier, HttpClassifier) else None
         if self.server is not None and classes_file is not None:
             self.server.keep_classes(classes_file, shared=True)
+        if self.server is not None and fixed_classes:
+            self.server.fix_classes()
         self.defense = BDMAE(restorer, config.defense_config(), key=key)
         self.max_queries = self.defense.config.max_queries
         """The most queries for a picture, with the one for the model's own scores."""

@@ -17,7 +17,7 @@ from maskrestore.gateway.process import Listening, Process, address_of, in_backg
 from maskrestore.gateway.supervisor import Supervisor
 from maskrestore.mae.choice import load_restorer
 
-__all__ = ["Listening", "serve"]
+__all__ = ["Listening", "check_open", "serve"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ def serve(
     SIGHUP reads the configuration again. key: the operator's secret. told: is told the address, ``http://host:port``,
     once requests are answered. Raises ConfigError, and what loading raises.
     """
-    _check_open(config, where)
+    check_open(config, where.host)
 
     def read_again() -> GatewayConfig:
         assert read_config is not None
         again = read_config()
-        _check_open(again, where)
+        check_open(again, where.host)
         return again
 
     def begun(bound: socket.socket) -> None:
@@ -76,11 +76,11 @@ def _serve_alone(
     process.answer()
 
 
-def _check_open(config: GatewayConfig, where: Listening) -> None:
-    """Without keys, only this machine may use a gateway. Raises ConfigError."""
-    if not config.tenants and not _is_loopback(where.host):
+def check_open(config: GatewayConfig, host: str) -> None:
+    """Without keys, only this machine may use a gateway. host: where it listens. Raises ConfigError."""
+    if not config.tenants and not _is_loopback(host):
         raise ConfigError(
-            f"without keys the gateway listens on the loopback only, and {where.host} is not on it; make keys with "
+            f"without keys the gateway listens on the loopback only, and {host} is not on it; make keys with "
             "maskrestore serve --new-key, and put their hashes into the configuration: [tenants.NAME] and [operator]"
         )
 

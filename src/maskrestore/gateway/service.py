@@ -92,9 +92,9 @@ class Service:
         then they are before this returns. Raises RefusedError, and begins nothing, if limits forbid it.
         """
         policies = model.config.on_failure
-        reserved = model.max_queries * len(pictures)
-        access.admit(caller.tenant, len(pictures), reserved)
-        spent = reserved
+        most = model.max_queries * len(pictures)
+        reservation = await access.admit(caller.tenant, len(pictures), most)
+        spent = most
         try:
             started, accepted = time.time(), time.monotonic()
             with self._tracing.span("purify", model=model.name, pictures=len(pictures)):
@@ -111,7 +111,7 @@ class Service:
             spent = 0  # nothing was asked
             raise
         finally:
-            access.settle(caller.tenant, reserved, spent)
+            await access.settle(reservation, spent)
         if keep:
             await self._keep(outcomes, pictures, {caller.tenant: spent})
         return outcomes

@@ -14,7 +14,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ import uvicorn
 
 from maskrestore.defense.streams import Key
 from maskrestore.errors import ConfigError, MaskRestoreError
-from maskrestore.gateway.access import Access, Ledger
+from maskrestore.gateway.access import Access
 from maskrestore.gateway.board import Board
 from maskrestore.gateway.config import OF_THE_START, GatewayConfig
 from maskrestore.gateway.decisions import DecisionStore
+from maskrestore.gateway.ledger import ledger_of
 from maskrestore.gateway.process import Listening, in_background
-from maskrestore.gateway.shared import offered
+from maskrestore.gateway.shared import Common, offered
 from maskrestore.gateway.worker import BEGUN, PULSE_SECONDS, Work, work
 
 __all__ = ["Supervisor"]
@@ -129,19 +130,20 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: in_background(self._reload()))
-        with tempfile.TemporaryDirectory(prefix="maskrestore-") as folder:
-            self._prepare(Path(folder))
-            with offered(self._ledger, self._board, Path(folder)):
-                await self._run(Path(folder))
+        with tempfile.TemporaryDirectory(prefix="maskrestore-") as name:
+            folder = Path(name)
+            store = self._prepared(folder)
+            with closing(store), offered(Common(self._ledger, self._board), folder):
+                await self._run(folder)
 
-    def _prepare(self, folder: Path) -> None:
+    def _prepared(self, folder: Path) -> DecisionStore:
         decisions = self._config.decisions
-        if decisions.path is None:
+        if decisions.path is None and decisions.url is None:
             decisions = decisions.model_copy(update={"path": folder / "decisions.sqlite"})
             self._config = self._config.model_copy(update={"decisions": decisions})
         store = DecisionStore(decisions)
-        self._ledger, self._board = Ledger(store.spent_today()), Board(decisions.recent)
-        store.close()
+        self._ledger, self._board = ledger_of(store), Board(decisions.recent)
+        return store
 
     async def _run(self, folder: Path) -> None:
         listening = uvicorn.Config("", host=self._where.host, port=self._where.port, log_config=None)
@@ -190,7 +192,7 @@ class Supervisor:
                     worker.process.kill()
             await worker.ended
             self._board.forget(number)
-            self._ledger.abandon(worker.process.pid or 0)
+            self._ledger.abandon(number)
             if self._ending.is_set():
                 return
             _LOG.error("a worker has ended, and is replaced", extra={**told, "exit": worker.process.exitcode})
