@@ -19,7 +19,20 @@ def test_a_core_is_measured_and_a_record_of_a_gpu_is_read(monkeypatch: pytest.Mo
     monkeypatch.setattr(cost_figures, "PROFILES", SHORT)
     monkeypatch.setattr(cost_figures, "_keep_to_one_core", lambda: None)
     path, speed = tmp_path / "figures.json", str(SPEED / "tiny-conv-cuda.json")
-    words = ["--restorers", "mae-tiny-32", "--profiles", "fast", "--images", "3", "--speed", speed, "--out", str(path)]
+    words = [
+        "--restorers",
+        "mae-tiny-32",
+        "--profiles",
+        "fast",
+        "--images",
+        "3",
+        "--repeats",
+        "2",
+        "--speed",
+        speed,
+        "--out",
+        str(path),
+    ]
     monkeypatch.setattr(sys, "argv", ["cost_figures", *words])
     cost_figures.main()
     gpu, core = read_figures(path)
