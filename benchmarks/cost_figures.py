@@ -35,7 +35,7 @@ from benchmarks.stages import Clock
 from torch import Tensor, nn
 
 from maskrestore import BDMAE, PROFILES, ModuleClassifier
-from maskrestore.distributed.cost import FIGURES_VERSION, Figure, Measured, ResultBytes
+from maskrestore.distributed.cost import FIGURES_VERSION, Figure, Measured, ResultBytes, Unit, read_figures
 from maskrestore.imaging.codec import write_png
 from maskrestore.jobs import FolderJob, purify_folder
 from maskrestore.lab.data.signs import load_signs
@@ -56,10 +56,15 @@ def main() -> None:
     clock = Clock(arguments.device, arguments.clock)
     if clock.device == "cpu":
         _keep_to_one_core()
-    figures: list[Figure] = [one for path in arguments.speed for one in figures_of_speed(path, arguments.profiles)]
+    figures = read_figures(arguments.out) if arguments.keep and arguments.out.exists() else []
+    known = {(one.restorer, one.profile, one.unit) for one in figures}
+    records = [one for path in arguments.speed for one in figures_of_speed(path, arguments.profiles)]
+    figures += [one for one in records if (one.restorer, one.profile, one.unit) not in known]
     for restorer in arguments.restorers:
         count = arguments.images if CASES[restorer][2] <= SMALL else arguments.large_images
         for profile in arguments.profiles:
+            if (restorer, profile, unit_of(clock)) in known:
+                continue
             figures.append(measure(restorer, profile, count, clock, arguments.repeats))
             print(json.dumps(dataclasses.asdict(figures[-1])), flush=True)
             record = {
@@ -84,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a shared machine")
     parser.add_argument("--speed", nargs="*", type=Path, default=[], help="records of benchmarks.speed on a GPU")
+    parser.add_argument("--keep", action="store_true", help="keep the figures in --out, and measure what it lacks")
     parser.add_argument("--note", default="", help="text for the record, such as the load of the machine")
     parser.add_argument("--out", type=Path, required=True, help="file of the figures")
     return parser
@@ -93,6 +99,11 @@ def _keep_to_one_core() -> None:
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def unit_of(clock: Clock) -> Unit:
+    """What a worker has: one core, or one GPU."""
+    return "core" if clock.device == "cpu" else "GPU"
 
 
 def measure(restorer: str, profile: str, count: int, clock: Clock, repeats: int) -> Figure:
@@ -114,7 +125,7 @@ def measure(restorer: str, profile: str, count: int, clock: Clock, repeats: int)
     return Figure(
         restorer=restorer,
         profile=profile,
-        unit="core" if clock.device == "cpu" else "GPU",
+        unit=unit_of(clock),
         size=side,
         machine=_machine(here),
         precision=network.precision,
