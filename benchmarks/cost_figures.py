@@ -35,7 +35,7 @@ from benchmarks.stages import Clock
 from torch import Tensor, nn
 
 from maskrestore import BDMAE, PROFILES, ModuleClassifier
-from maskrestore.distributed.cost import FIGURES_VERSION, Figure, Measured, ResultBytes
+from maskrestore.distributed.cost import FIGURES_VERSION, Figure, Measured, ResultBytes, Unit, read_figures
 from maskrestore.imaging.codec import write_png
 from maskrestore.jobs import FolderJob, purify_folder
 from maskrestore.lab.data.signs import load_signs
@@ -56,16 +56,22 @@ def main() -> None:
     clock = Clock(arguments.device, arguments.clock)
     if clock.device == "cpu":
         _keep_to_one_core()
-    figures: list[Figure] = [one for path in arguments.speed for one in figures_of_speed(path, arguments.profiles)]
+    figures = read_figures(arguments.out) if arguments.keep and arguments.out.exists() else []
+    known = {(one.restorer, one.profile, one.unit) for one in figures}
+    records = [one for path in arguments.speed for one in figures_of_speed(path, arguments.profiles)]
+    figures += [one for one in records if (one.restorer, one.profile, one.unit) not in known]
     for restorer in arguments.restorers:
         count = arguments.images if CASES[restorer][2] <= SMALL else arguments.large_images
         for profile in arguments.profiles:
-            figures.append(measure(restorer, profile, count, clock))
+            if (restorer, profile, unit_of(clock)) in known:
+                continue
+            figures.append(measure(restorer, profile, count, clock, arguments.repeats))
             print(json.dumps(dataclasses.asdict(figures[-1])), flush=True)
             record = {
                 "version": FIGURES_VERSION,
                 "benchmark": "cost_figures",
                 "clock": arguments.clock,
+                "repeats": arguments.repeats,
                 "note": arguments.note,
                 "figures": [dataclasses.asdict(figure) for figure in figures],
                 "environment": dataclasses.asdict(current_environment(clock.device)),
@@ -77,11 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--restorers", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--profiles", nargs="+", choices=PROFILES, default=["default", "fast", "paper"])
-    parser.add_argument("--images", type=int, default=256, help="images of 32 x 32 of each kind, clean and triggered")
-    parser.add_argument("--large-images", type=int, default=48, help="images of 224 x 224 of each kind")
+    parser.add_argument("--images", type=int, default=128, help="images of 32 x 32 of each kind, clean and triggered")
+    parser.add_argument("--large-images", type=int, default=32, help="images of 224 x 224 of each kind")
+    parser.add_argument("--repeats", type=int, default=3, help="runs over the same images; the median time counts")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a shared machine")
     parser.add_argument("--speed", nargs="*", type=Path, default=[], help="records of benchmarks.speed on a GPU")
+    parser.add_argument("--keep", action="store_true", help="keep the figures in --out, and measure what it lacks")
     parser.add_argument("--note", default="", help="text for the record, such as the load of the machine")
     parser.add_argument("--out", type=Path, required=True, help="file of the figures")
     return parser
@@ -93,8 +101,13 @@ def _keep_to_one_core() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def measure(restorer: str, profile: str, count: int, clock: Clock) -> Figure:
-    """Purify ``count`` clean images and as many triggered ones."""
+def unit_of(clock: Clock) -> Unit:
+    """What a worker has: one core, or one GPU."""
+    return "core" if clock.device == "cpu" else "GPU"
+
+
+def measure(restorer: str, profile: str, count: int, clock: Clock, repeats: int) -> Figure:
+    """Purify ``count`` clean images and as many triggered ones, in turns."""
     _, victim, side = CASES[restorer]
     network = named_restorer(restorer, device=clock.device)
     defense = BDMAE(network, PROFILES[profile])
@@ -106,19 +119,19 @@ def measure(restorer: str, profile: str, count: int, clock: Clock) -> Figure:
             share: _written_job(images, Path(folder) / f"{share}", defense, classifier, victim)
             for share, images in parts.items()
         }
-        measured = tuple(_measured(job, share, count, clock, classifier) for share, job in jobs.items())
+        runs = [{share: _run(job, clock, classifier) for share, job in jobs.items()} for _ in range(repeats)]
         result = bytes_of([job.out for job in jobs.values()], 2 * count)
     here = current_environment(clock.device)
     return Figure(
         restorer=restorer,
         profile=profile,
-        unit="core" if clock.device == "cpu" else "GPU",
+        unit=unit_of(clock),
         size=side,
         machine=_machine(here),
         precision=network.precision,
         created=datetime.now(UTC).date().isoformat(),
         source=f"benchmarks/cost_figures.py at {here.commit[:12]}",
-        measured=measured,
+        measured=tuple(_median([run[share] for run in runs], share, count) for share in parts),
         result=result,
     )
 
@@ -151,19 +164,25 @@ def _written_job(images: Tensor, folder: Path, defense: BDMAE, classifier: _Time
     source.mkdir(parents=True)
     for number, image in enumerate(images):
         write_png(source / f"{number:06}.png", image)
-    return FolderJob(source=source, out=folder / "out", defense=defense, classifier=classifier, classifier_id=victim)
+    return FolderJob(
+        source=source, out=folder / "out", defense=defense, classifier=classifier, classifier_id=victim, again=True
+    )
 
 
-def _measured(job: FolderJob, share: float, count: int, clock: Clock, classifier: _TimedClassifier) -> Measured:
+def _run(job: FolderJob, clock: Clock, classifier: _TimedClassifier) -> tuple[float, int]:
+    """Seconds without the classifier, and queries, of all images of a job."""
     classifier.seconds = 0.0
     started = clock.now()
     summary = purify_folder(job)
     seconds = clock.now() - started - classifier.seconds
-    if not summary.complete or summary.purified != count:
-        raise SystemExit(f"{summary.purified} of {count} images were purified: {summary.failures} {summary.stopped}")
-    return Measured(
-        triggered=share, images=count, seconds=_rounded(seconds / count), queries=_rounded(summary.queries / count)
-    )
+    if not summary.complete:
+        raise SystemExit(f"some images were not purified: {summary.failures} {summary.stopped}")
+    return seconds, summary.queries
+
+
+def _median(runs: Sequence[tuple[float, int]], share: float, count: int) -> Measured:
+    seconds, queries = (statistics.median(values) / count for values in zip(*runs, strict=True))
+    return Measured(triggered=share, images=count, seconds=_rounded(seconds), queries=_rounded(queries))
 
 
 def bytes_of(folders: Sequence[Path], images: int) -> ResultBytes:

@@ -19,10 +19,15 @@ def test_a_core_is_measured_and_a_record_of_a_gpu_is_read(monkeypatch: pytest.Mo
     monkeypatch.setattr(cost_figures, "PROFILES", SHORT)
     monkeypatch.setattr(cost_figures, "_keep_to_one_core", lambda: None)
     path, speed = tmp_path / "figures.json", str(SPEED / "tiny-conv-cuda.json")
-    words = ["--restorers", "mae-tiny-32", "--profiles", "fast", "--images", "3", "--speed", speed, "--out", str(path)]
+    words = ["--restorers", "mae-tiny-32", "--images", "3", "--repeats", "2", "--speed", speed, "--out", str(path)]
+    words += ["--profiles", "fast"]
     monkeypatch.setattr(sys, "argv", ["cost_figures", *words])
     cost_figures.main()
     gpu, core = read_figures(path)
+    monkeypatch.setattr(sys, "argv", ["cost_figures", *words, "paper", "--keep"])
+    cost_figures.main()
+    assert read_figures(path)[:2] == [gpu, core]
+    assert [one.profile for one in read_figures(path)] == ["fast", "fast", "paper", "paper"]
     assert (core.unit, core.restorer, core.profile, core.size) == ("core", "mae-tiny-32", "fast", 32)
     assert [(one.triggered, one.images) for one in core.measured] == [(0.0, 3), (1.0, 3)]
     assert all(1 <= one.queries <= SHORT["fast"].max_queries for one in core.measured)

@@ -112,7 +112,8 @@ def test_the_package_has_figures_of_its_restorers(invoke, restorer, side, profil
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images", "nan"], "expected a finite number, got nan"),
+        (["--images", "nan"], "nan"),
+        (["--images", "1", "--price-per-core-hour", "nan"], "expected a finite number, got nan"),
         (["--images", "1", "--price-per-query", "inf"], "expected a finite number, got inf"),
         (
             ["--images", "1", "--profile", "paper"],

@@ -1,67 +1,36 @@
-"""Figures of the page on costs are those of the package, computed as ``maskrestore cost`` computes them."""
+"""Figures of the page on costs are those of the package."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from scripts.cost_tables import PAGE, TABLES, render
 
-pytest.importorskip("nbclient", reason="needs the extra docs")
+from maskrestore.distributed.cost import read_figures
 
-from scripts.docs import ROOT
-
-from maskrestore.cli.cost import cost_rows
-from maskrestore.defense.profiles import PROFILES
-from maskrestore.distributed.cost import Demand, Figure, Workers, figure_of, read_figures
-
-PAGE = (ROOT / "docs/guides/cost.md").read_text(encoding="utf-8")
-FIGURES = read_figures()
-CORES = [figure for figure in FIGURES if figure.unit == "core"]
-WORKERS = 1000
-"""Cores of the last column."""
+TEXT = PAGE.read_text(encoding="utf-8")
 
 
-def name(figure: Figure) -> str:
-    return f"`{figure.restorer}`, `{figure.profile}`"
-
-
-def line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def measured(figure: Figure) -> str:
-    """What one worker does: a line of the first table."""
-    demand, gpu = Demand(images=1), figure_of(FIGURES, figure.restorer, figure.profile, "GPU")
-    assert figure.result is not None
-    return line(
-        name(figure),
-        f"{demand.images_per_hour(figure):,.0f}",
-        "not measured" if gpu is None else f"{demand.images_per_hour(gpu):,.0f}",
-        f"{figure.at(demand.triggered).queries:.1f}, {PROFILES[figure.profile].max_queries}",
-        f"{figure.result.image:,.0f} + {figure.result.maps:,.0f} + {figure.result.record:,.0f}",
-    )
-
-
-def arithmetic(figure: Figure, images: int) -> str:
-    """What a number of images takes: a line of the other tables."""
-    demand = Demand(images=images)
-    rows = {one: (how, result) for one, how, result in cost_rows(demand, [Workers(figure=figure)])}
-    spread = {one: result for one, _, result in cost_rows(demand, [Workers(figure=figure, count=WORKERS)])}
-    cells = [" = ".join(rows[one]) for one in ("core-hours", "queries", "storage")]
-    return line(name(figure), *cells, spread["hours"])
-
-
-def origin(figure: Figure) -> str:
-    return f"{figure.machine}, {figure.precision}, {figure.created}"
-
-
-def test_what_one_worker_does() -> None:
-    for figure in CORES:
-        assert measured(figure) in PAGE
-    for figure in FIGURES:
-        assert origin(figure) in " ".join(PAGE.split())
+def test_the_tables_are_those_of_the_figures() -> None:
+    assert render(TEXT) == TEXT, "docs/guides/cost.md is old: run `python -m scripts.cost_tables`"
+    assert all(next(lines()) in TEXT for lines in TABLES.values())
+    assert len(read_figures()) == 9  # two restorers and three profiles on a core, one of them on a GPU
 
 
 @pytest.mark.parametrize("images", [10**6, 10**9])
-def test_what_many_pictures_take(images: int) -> None:
-    assert len(CORES) == 6
-    for figure in CORES:
-        assert arithmetic(figure, images) in PAGE
+def test_the_arithmetic_is_right(images: int) -> None:
+    """Computed from the file itself: nine clean pictures for each one with a trigger."""
+    content = json.loads((PAGE.parents[2] / "src/maskrestore/assets/cost-figures.json").read_text())
+    for figure in content["figures"]:
+        if figure["unit"] == "core":
+            clean, triggered = figure["measured"]
+            assert (clean["triggered"], triggered["triggered"]) == (0.0, 1.0)
+            seconds = 0.9 * clean["seconds"] + 0.1 * triggered["seconds"]
+            queries = 0.9 * clean["queries"] + 0.1 * triggered["queries"]
+            hours = images * seconds / 3600
+            shown = f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+            assert f"| {images:,} images / {3600 / seconds:,.0f} = {shown} |" in TEXT
+            assert f"| {images:,} images x {queries:.1f} = {images * queries:,.0f} |" in TEXT
+            total = images * sum(figure["result"].values())
+            assert f"bytes = {total / 10**9:.3g} GB |" in TEXT or f"bytes = {total / 10**12:.3g} TB |" in TEXT

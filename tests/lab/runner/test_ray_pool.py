@@ -4,16 +4,18 @@ import dataclasses
 import functools
 import multiprocessing
 import os
-import signal
 import threading
 import time
 
 import pytest
 from test_pool import Sleepy, alive, without_costs
 from test_run_cells import CASES, cells, states
+from typer.testing import CliRunner
 
+from maskrestore.cli.app import app
 from maskrestore.distributed.cluster import ClusterSize, Node, cluster_size, connect
 from maskrestore.errors import ConfigError
+from maskrestore.lab.measure.record_files import read_records
 from maskrestore.lab.runner.ray_pool import Share, share_of
 from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.runner.run_cells import run_cells, run_cells_in_processes, run_cells_on_ray
@@ -112,19 +114,6 @@ def test_a_lost_node_fails_its_cell_only(cluster, tmp_path):
     assert "its node was lost" in outcomes[0].message
 
 
-def test_training_that_dies_fails_the_cells_of_the_victim(cluster, tmp_path):
-    def kill_the_first():
-        os.kill(wait_for_pids(tmp_path, 1)[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_the_first)
-    killer.start()
-    make = functools.partial(Sleepy(tmp_path, trained=False).make, train=True)
-    outcomes = on_ray(cells(cases=CASES[:1]), tmp_path, make)
-    killer.join()
-    assert states(outcomes) == ["failed", "failed"]
-    assert "training cifar10 clean failed: the worker on" in outcomes[0].message
-
-
 def test_no_worker_is_left_after_an_interruption(cluster, tmp_path):
     begun = set()
 
@@ -172,6 +161,27 @@ def test_a_relative_folder_means_the_same_to_workers(cluster, tmp_path, monkeypa
     )
     assert states(outcomes) == ["measured"]
     assert (tmp_path / "results" / "cells.jsonl").exists()
+
+
+def test_the_command_measures_on_the_cluster(cluster, tmp_path, monkeypatch):
+    toy = ToyResources(tmp_path / "toy")
+    monkeypatch.setattr("maskrestore.cli.lab.reproduce.make_resources", toy.make)
+    monkeypatch.chdir(tmp_path)
+
+    def reproduce(*words):
+        arguments = ["reproduce", "table2", "--scale", "smoke", "--out", "o", "--only", "none", *words]
+        done = CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})
+        assert done.exit_code == 0, done.output
+        return done.stderr
+
+    planned = reproduce("--plan", "--ray")  # this process is connected already
+    assert "Ray cluster with 1 node, 2 cores, 0 GPUs: 2 workers of 1 core\n" in planned
+    assert "hours: for 2 workers, each with 1 thread, without the training of victims" in planned
+    measured = reproduce("--ray", cluster.address, "--jobs", "1")
+    assert "1 worker of 2 cores\n" in measured
+    assert "4 measured of 4 cells" in measured
+    assert {record.environment.threads for record in read_records(tmp_path / "o")} == {2}
+    assert not list(tmp_path.rglob("*.shared"))
 
 
 def size(*cpus, gpus=0):

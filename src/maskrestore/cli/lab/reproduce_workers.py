@@ -42,6 +42,6 @@ def chosen_workers(jobs: int | None, ray: str | None, device: str) -> Iterator[W
     with connect(ray):
         size = cluster_size()
         share = share_of(size, device, jobs)
-        say(f"Ray cluster with {size}: {counted(share.workers, 'worker')}, each on {counted(share.cores, 'core')}")
+        say(f"Ray cluster with {size}: {counted(share.workers, 'worker')} of {counted(share.cores, 'core')}")
         cores = max(share.cores, min(share.workers * share.cores, size.cpus))
         yield Workers(count=share.workers, threads=share.cores, cores=cores, share=share)
