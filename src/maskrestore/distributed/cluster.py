@@ -69,8 +69,8 @@ def connect(address: str | None, *, cpus: int | None = None) -> Iterator[bool]:
 
     address: ``HOST:PORT`` of a cluster, or ``ray://HOST:PORT``. ``None`` or ``auto``: the cluster that the variable
     RAY_ADDRESS names, else the one that ``ray start`` started on this machine, else a new one on this machine, which
-    ends with the context. ``local``: a new one in any case. A process that is connected already stays so, and nothing is done. cpus: cores of a new one;
-    ``None``: those of the machine. Gives whether there is a new one.
+    ends with the context. ``local``: a new one in any case. A process that is connected already stays so, and nothing
+    is done. cpus: cores of a new one; ``None``: those of the machine. Gives whether there is a new one.
 
     Raises MissingDependencyError without Ray, and ConfigError if there is no cluster at the address.
     """

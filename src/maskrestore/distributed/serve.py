@@ -166,7 +166,7 @@ def check_place(config: GatewayConfig) -> None:
     from ray.serve.context import _get_global_client  # noqa: PLC0415 - an optional extra
 
     check_open(config, _get_global_client().http_config.host or "")
-    machines = cluster_size().nodes
+    machines = len(cluster_size().nodes)
     if config.decisions.url is None and machines > 1:
         raise ConfigError(
             f"the cluster has {machines} machines, and decisions in a file are for one; keep them in PostgreSQL: "
