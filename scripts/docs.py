@@ -84,7 +84,7 @@ def records() -> str:
         |---|---|
         | `file` | name of the image, relative to the source; of a shard, its name and the row or the member |
         | `content` | digest of the file, to notice that it has changed |
-        | `output`, `maps` | where the purified image and its maps are; [on a cluster](../guides/cluster.md) perhaps a row of a parquet file |
+        | `output`, `maps` | where its purified image and maps are: files, or [parquet rows](../guides/cluster.md) |
         | `original_label` | the classifier's label of the image as it came; null with a single query |
         | `label` | its label of the purified image: the answer |
         | `full_size` | with `--full-size`: where the whole picture is |

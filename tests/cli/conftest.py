@@ -75,7 +75,7 @@ def model(tmp_path, monkeypatch):
 
 @pytest.fixture
 def grey_restorer(monkeypatch):
-    for loader in ("purify.load_restorer", "lab.evaluate.named_restorer", "demo.named_restorer"):
+    for loader in ("purify_job.load_restorer", "lab.evaluate.named_restorer", "demo.named_restorer"):
         monkeypatch.setattr(f"maskrestore.cli.{loader}", lambda *name, **options: GreyRestorer())
 
 

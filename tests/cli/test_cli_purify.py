@@ -465,12 +465,12 @@ def test_config_errors_have_status_two_wherever_they_come_from(purify, monkeypat
 SLOW = """
 import signal, sys, time
 import toy_model
-from maskrestore.cli import purify
+from maskrestore.cli import purify_job
 from maskrestore.cli.app import main
 sys.path.insert(0, {here!r})
 from conftest import GreyRestorer
 
-purify.load_restorer = lambda name, **options: GreyRestorer()
+purify_job.load_restorer = lambda name, **options: GreyRestorer()
 quick = toy_model.classify
 
 def slow(images):
@@ -607,7 +607,7 @@ def test_files_of_options_are_read_before_networks_are_loaded(purify, model, mon
     def load(*values, **options):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("maskrestore.cli.purify.load_restorer", load)
+    monkeypatch.setattr("maskrestore.cli.purify_job.load_restorer", load)
     result = purify(option, tmp_path / "nowhere")
     assert result.exit_code == 2
     assert "No such file" in result.stderr
