@@ -61,7 +61,7 @@ def many_images(images: int) -> Iterator[str]:
 def origins() -> Iterator[str]:
     """Where the figures come from."""
     yield from _head("one", "machine", "computes in", "measured", "by")
-    rows = ((one.unit, one.machine, one.precision, one.created, f"`{one.source}`") for one in FIGURES)
+    rows = ((one.unit, one.machine, one.precision, one.created, one.source) for one in FIGURES)
     yield from (_line(*row) for row in dict.fromkeys(rows))
 
 

@@ -60,7 +60,7 @@ def test_hours_queries_and_storage_with_their_arithmetic(cost):
         "core-hours": ["1,000,000 images / 3,000", "333"],
         "images per GPU-hour": ["3,600 s / (0.01 s)", "360,000"],
         "GPU-hours": ["1,000,000 images / 360,000", "2.78"],
-        "queries": ["1,000,000 images x 7.0", "7,000,000"],
+        "queries": ["1,000,000 images x 7", "7,000,000"],
         "queries at most": ["1,000,000 images x 47", "47,000,000"],
         "storage": ["1,000,000 images x (1,000 PNG + 300 maps + 200 record) bytes", "1.5 GB"],
     }
@@ -81,9 +81,9 @@ def test_workers_share_the_images_each_as_fast_as_it_is(cost):
 
 def test_what_the_cost_depends_on(cost):
     assert cost("--triggered", 0)["core-hours"][1] == "278"
-    assert cost("--triggered", 1)["queries"] == ["1,000,000 images x 16.0", "16,000,000"]
+    assert cost("--triggered", 1)["queries"] == ["1,000,000 images x 16", "16,000,000"]
     slow = cost("--classifier-seconds", 0.1, "--triggered", 0)
-    assert slow["images per core-hour"] == ["3,600 s / (1 s + 6.0 queries x 0.1 s)", "2,250"]
+    assert slow["images per core-hour"] == ["3,600 s / (1 s + 6 queries x 0.1 s)", "2,250"]
     assert cost("--size", 200)["storage"][0].endswith("x (4,000 PNG + 300 maps + 200 record) bytes")
     assert cost("--price-per-query", 0.001)["price of queries"] == ["7,000,000 queries x 0.001", "7,000.00"]
     assert cost(images="1e9")["storage"][1] == "1.5 TB"

@@ -127,7 +127,7 @@ def cost_rows(
     images, figure = f"{demand.images:,} images", kinds[0].figure
     yield from _time_rows(demand, working, hours)
     queries, most = figure.at(demand.triggered).queries, PROFILES[figure.profile].max_queries
-    yield "queries", f"{images} x {queries:.1f}", _number(demand.images * queries)
+    yield "queries", f"{images} x {queries:.5g}", _number(demand.images * queries)
     yield "queries at most", f"{images} x {most}", _number(demand.images * most)
     stored = figure.bytes_at(size or figure.size)
     if stored is None:
@@ -151,7 +151,7 @@ def _time_rows(demand: Demand, kinds: Sequence[Workers], hours: Hours) -> Iterat
         yield "hours", f"{images} / ({together} an hour)", f"{_number(hours.elapsed)}"
     for kind, several, rate, worked in zip(kinds, workers, rates, hours.worked, strict=True):
         unit, taken = kind.figure.unit, kind.figure.at(demand.triggered)
-        classifier = f" + {taken.queries:.1f} queries x {demand.classifier_seconds:g} s"
+        classifier = f" + {taken.queries:.5g} queries x {demand.classifier_seconds:g} s"
         each = f"{taken.seconds:.3g} s" + (classifier if demand.classifier_seconds else "")
         yield f"images per {unit}-hour", f"3,600 s / ({each})", rate
         if hours.elapsed is None:
