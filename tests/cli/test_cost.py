@@ -112,8 +112,8 @@ def test_the_package_has_figures_of_its_restorers(invoke, restorer, side, profil
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images", "nan"], "nan"),
-        (["--images", "1", "--price-per-core-hour", "nan"], "expected a finite number, got nan"),
+        (["--images", "nan"], "Invalid value for '--images'"),
+        (["--images", "1", "--price-per-core-hour", "nan"], "Invalid value for '--price-per-core-hour'"),
         (["--images", "1", "--price-per-query", "inf"], "expected a finite number, got inf"),
         (
             ["--images", "1", "--profile", "paper"],

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import multiprocessing
 import os
 import threading
 import time
@@ -152,17 +151,6 @@ def test_workers_that_cannot_start_are_said(cluster, tmp_path):
     assert not list(tmp_path.rglob("*.shared"))
 
 
-def test_a_relative_folder_means_the_same_to_workers(cluster, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    outcomes = on_ray(
-        cells("none", cases=CASES[:1]),
-        ResultsFolder(tmp_path).path.relative_to(tmp_path) / "results",
-        ToyResources(tmp_path).make,
-    )
-    assert states(outcomes) == ["measured"]
-    assert (tmp_path / "results" / "cells.jsonl").exists()
-
-
 def test_the_command_measures_on_the_cluster(cluster, tmp_path, monkeypatch):
     toy = ToyResources(tmp_path / "toy")
     monkeypatch.setattr("maskrestore.cli.lab.reproduce.make_resources", toy.make)
@@ -216,20 +204,3 @@ def test_the_cores_of_a_cluster_are_shared(nodes, device, jobs, expected):
 def test_what_a_cluster_lacks_is_said(nodes, device, message):
     with pytest.raises(ConfigError, match=message):
         share_of(nodes, device)
-
-
-def unreachable():
-    try:
-        with connect("127.0.0.1:1"):
-            pass
-    except ConfigError as error:
-        return str(error)
-    return "connected"
-
-
-def test_an_address_without_a_cluster_is_said():
-    pytest.importorskip("ray")
-    with multiprocessing.get_context("spawn").Pool(1) as pool:  # this process is connected
-        message = pool.apply_async(unreachable).get(timeout=120)
-    assert message.startswith("no Ray cluster answers at 127.0.0.1:1 (")
-    assert message.endswith("give the address of one that runs, as HOST:PORT")
