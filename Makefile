@@ -31,7 +31,7 @@ peers: $(STAMP)
 		MASKRESTORE_TEST_MOTO=$(PEERS)/moto \
 		$(BIN)/python -m pytest -m mlserver
 
-# The tests with several Ray nodes, each in a network namespace of its own. They need root and iproute2.
+# The tests with Ray clusters that take minutes. Several nodes, each in a network namespace of its own, need root and iproute2.
 cluster: $(STAMP)
 	MASKRESTORE_TEST_CLUSTER=1 $(BIN)/python -m pytest -m cluster
 

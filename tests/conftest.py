@@ -1,5 +1,6 @@
 """Fixtures that several folders use."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -18,3 +19,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with running() as started:
         yield started
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless it is wanted."""
+    if not os.environ.get("MASKRESTORE_TEST_CLUSTER"):
+        later = pytest.mark.skip(reason="run by `make cluster`")
+        for item in items:
+            if item.get_closest_marker("cluster"):
+                item.add_marker(later)

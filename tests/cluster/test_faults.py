@@ -35,7 +35,6 @@ ENVIRONMENT = environment(MASKRESTORE_KEY="a key for the tests")
 
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif(not os.environ.get("MASKRESTORE_TEST_CLUSTER"), reason="started by `make cluster`"),
     pytest.mark.skipif(not can_make_networks(), reason="needs root and iproute2, for network namespaces"),
 ]
 

@@ -20,8 +20,6 @@ from maskrestore.imaging.codec import read_image
 from maskrestore.jobs import FolderSummary, purify_folder
 
 pytestmark = pytest.mark.usefixtures("cluster")
-slow = pytest.mark.skipif(not os.environ.get("MASKRESTORE_TEST_CLUSTER"), reason="run by `make cluster`")
-"""Each takes some ten seconds, most of which the start of workers takes."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +53,6 @@ def test_results_have_the_same_bits_as_those_of_one_process(tmp_path, photos):
 
 
 @pytest.mark.cluster
-@slow
 def test_each_continues_what_the_other_began(tmp_path, photos):
     log, out = tmp_path / "log", tmp_path / "out"
     few = logged_job(photos, out, Logged(log=log), budget=7)
@@ -69,7 +66,6 @@ def test_each_continues_what_the_other_began(tmp_path, photos):
 
 
 @pytest.mark.cluster
-@slow
 def test_shards_hold_a_row_for_each_image(tmp_path, photos):
     purify_folder(real_job(photos, tmp_path / "alone"))
     out = tmp_path / "shards"
@@ -93,7 +89,6 @@ def test_shards_hold_a_row_for_each_image(tmp_path, photos):
 
 
 @pytest.mark.cluster
-@slow
 def test_a_worker_that_dies_loses_its_part_only(tmp_path, photos):
     log, out = tmp_path / "log", tmp_path / "out"
     deadly = name_of(read_image(photos / "017.png"))
@@ -106,7 +101,6 @@ def test_a_worker_that_dies_loses_its_part_only(tmp_path, photos):
 
 
 @pytest.mark.cluster
-@slow
 def test_an_image_that_kills_every_worker_fails_with_its_part(tmp_path, photos):
     log, out = tmp_path / "log", tmp_path / "out"
     deadly = name_of(read_image(photos / "005.png"))
@@ -119,6 +113,7 @@ def test_an_image_that_kills_every_worker_fails_with_its_part(tmp_path, photos):
     assert (healed.purified, healed.queries) == (24, 4)
 
 
+@pytest.mark.cluster
 def test_a_budget_holds_for_all_workers_together(tmp_path, photos):
     log = tmp_path / "log"
     summary = run(functools.partial(logged_job, photos, tmp_path / "out", Logged(log=log), budget=10), part_images=2)
@@ -133,7 +128,6 @@ def other_job(source: Path, out: Path, home: int):
 
 
 @pytest.mark.cluster
-@slow
 def test_a_machine_with_other_results_must_not_work(tmp_path, photos):
     summary = run(functools.partial(other_job, photos, tmp_path / "out", os.getpid()))
     assert "would differ" in summary.stopped
@@ -147,7 +141,6 @@ def broken_job(source: Path, out: Path, home: int):
 
 
 @pytest.mark.cluster
-@slow
 def test_a_worker_that_cannot_begin_says_why(tmp_path, photos):
     summary = run(functools.partial(broken_job, photos, tmp_path / "out", os.getpid()))
     assert "no such model here" in summary.stopped
@@ -162,7 +155,6 @@ def test_options_that_exclude_each_other_are_refused(tmp_path, photos):
 
 
 @pytest.mark.cluster
-@slow
 def test_no_image_is_asked_about_twice_if_the_command_is_killed(tmp_path, photos):
     log, out = tmp_path / "log", tmp_path / "out"
     program = f"""

@@ -68,6 +68,7 @@ def test_workers_make_the_same_records_as_one_process(cluster, tmp_path):
     assert states(on_ray(wanted, tmp_path / "many", toy.make)) == ["kept"] * len(wanted)
 
 
+@pytest.mark.cluster
 def test_a_worker_that_dies_fails_its_cell_only_as_a_process_does(cluster, tmp_path):
     toy = ToyResources(tmp_path, deadly=frozenset({"blur-weak"}))
     wanted = cells("blur-weak", "none", "flip")
@@ -92,6 +93,7 @@ class Settled(ToyResources):
         return super()._defense(cell)
 
 
+@pytest.mark.cluster
 def test_a_lost_node_fails_its_cell_only(cluster, tmp_path):
     """Only the two added nodes have room for a worker of three cores."""
     nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=3, **NODE) for _ in range(2))}
@@ -113,6 +115,7 @@ def test_a_lost_node_fails_its_cell_only(cluster, tmp_path):
     assert "its node was lost" in outcomes[0].message
 
 
+@pytest.mark.cluster
 def test_no_worker_is_left_after_an_interruption(cluster, tmp_path):
     begun = set()
 
@@ -139,6 +142,7 @@ def elsewhere(make, here):
     return make()
 
 
+@pytest.mark.cluster
 def test_workers_that_cannot_start_are_said(cluster, tmp_path):
     make = functools.partial(elsewhere, ToyResources(tmp_path).make, os.getpid())
     with (
@@ -151,6 +155,7 @@ def test_workers_that_cannot_start_are_said(cluster, tmp_path):
     assert not list(tmp_path.rglob("*.shared"))
 
 
+@pytest.mark.cluster
 def test_the_command_measures_on_the_cluster(cluster, tmp_path, monkeypatch):
     toy = ToyResources(tmp_path / "toy")
     monkeypatch.setattr("maskrestore.cli.lab.reproduce.make_resources", toy.make)
