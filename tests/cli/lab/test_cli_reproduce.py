@@ -138,7 +138,7 @@ def test_a_victim_of_pictures_that_cannot_be_trained_is_said_and_sets_the_status
 
 def test_the_plan_does_not_count_on_more_processors_than_there_are(invoke, toy, monkeypatch):
     monkeypatch.setattr("maskrestore.lab.runner.pool.available_cores", lambda: 4)
-    monkeypatch.setattr("maskrestore.cli.lab.reproduce_plan.available_cores", lambda: 4)
+    monkeypatch.setattr("maskrestore.cli.lab.reproduce_workers.available_cores", lambda: 4)
     monkeypatch.setattr("torch.get_num_threads", lambda: 4)
 
     def hours(jobs):
