@@ -667,3 +667,17 @@ def test_a_source_behind_a_url_is_told_from_a_path(purify):
     result = purify(source="memory://nowhere")
     assert result.exit_code == 1
     assert "memory://nowhere: expected images, found nothing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--workers", "2"], "need the workers of --ray"),
+        (["--format", "parquet"], "need the workers of --ray"),
+        (["--ray", "--answer-cache"], "leave --answer-cache out"),
+    ],
+)
+def test_options_of_clusters_that_make_no_sense_are_refused(purify, options, words):
+    result = purify(*options)
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())

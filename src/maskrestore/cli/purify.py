@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -32,7 +32,7 @@ from maskrestore.distributed.purify import ClusterJob, purify_on_cluster
 from maskrestore.distributed.report import write_cluster_report
 from maskrestore.errors import ConfigError, ImageFileError
 from maskrestore.imaging.views import Convention
-from maskrestore.jobs import FolderSummary, purify_folder, write_folder_report
+from maskrestore.jobs import FolderSummary, purify_folder
 from maskrestore.jobs.sources.remote_files import is_remote
 from maskrestore.mae.choice import DEFAULT_RESTORER
 from maskrestore.reporting import printable, read_class_names
@@ -189,8 +189,12 @@ def purify(
             f"an image may take {config.max_queries} queries, more than --budget {budget}; raise the budget, or give "
             f"each image less with --max-queries {budget}"
         )
-    if ray is None and (form != "files" or is_remote(target)):
-        raise ConfigError("results as parquet files, or behind a URL, are written by the workers of --ray; add it")
+    if ray is None and (form != "files" or is_remote(target) or workers is not None):
+        raise ConfigError("--workers, parquet files and results behind a URL need the workers of --ray; add it")
+    if ray is not None and answer_cache:
+        raise ConfigError(
+            "with --ray no answers are kept, only the records of finished parts; leave --answer-cache out"
+        )
     # What can fail without a query is tried first, and what takes no time before the networks are loaded.
     names = None if class_names is None else read_class_names(class_names)
     key = read_key(key_file)
@@ -203,29 +207,28 @@ def purify(
     )  # fmt: skip
     with TemporaryDirectory(prefix="maskrestore-") as scratch:
         job = options.make(Path(scratch if is_remote(target) else target))
-        for_report: dict[str, Any] = {
-            "settings": {"restorer": restorer, "profile": profile},
-            "class_names": names or getattr(job.classifier, "classes", None),
-            "max_detailed": report_images,
-        }
+        plan = ClusterJob(
+            make_job=functools.partial(options.make, job.out),
+            shards=form == "parquet",
+            url=target if is_remote(target) else None,
+            workers=workers,
+            part_images=part_images,
+            environment=options.environment,
+        )
         if ray is None:
             with progress("purify") as update:
                 summary = purify_folder(job, update)
-            _print_summary(summary)  # also if there is no room for a report
-            page = str(write_folder_report(job, **for_report))
         else:
-            plan = ClusterJob(
-                make_job=functools.partial(options.make, job.out),
-                shards=form == "parquet",
-                url=target if is_remote(target) else None,
-                workers=workers,
-                part_images=part_images,
-                environment=options.environment,
-            )
             with connect(ray), progress("purify") as update:
                 summary = purify_on_cluster(plan, job, update)
-            _print_summary(summary)
-            page = write_cluster_report(plan, job, **for_report)
+        _print_summary(summary)  # also if there is no room for a report
+        page = write_cluster_report(
+            plan,
+            job,
+            settings={"restorer": restorer, "profile": profile},
+            class_names=names or getattr(job.classifier, "classes", None),
+            max_detailed=report_images,
+        )
     if names is not None and summary.highest_label is not None and summary.highest_label >= len(names):
         warn(
             f"{class_names} names {len(names)} classes, but the classifier answered {summary.highest_label} (from 0 on)"

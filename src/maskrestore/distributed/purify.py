@@ -74,8 +74,8 @@ def purify_on_cluster(plan: ClusterJob, job: FolderJob, progress: Progress | Non
 
     job: as ``plan.make_job`` makes it. The result of an image has the same bits as with
     :func:`maskrestore.jobs.purify_folder`, whose results a run continues and which continues those of this one. The
-    budget of queries holds for all workers together. Answers are not cached: a worker that dies has asked for nothing
-    about the images of its last part. For the rest see there.
+    budget of queries holds for all workers together. Answers are not cached: what a worker that died had asked about its
+    last part is asked again. For the rest see there.
 
     Raises ImageFileError if there is no image at the source, ConfigError if results cannot be written or the options
     exclude each other or a machine has another maskrestore, and MaskRestoreError if Ray gives up.
@@ -94,6 +94,8 @@ def purify_on_cluster(plan: ClusterJob, job: FolderJob, progress: Progress | Non
         try:
             run.purify()
             keep_classes(job)
+            if isinstance(job.classifier, HttpClassifier) and plan.url is None:
+                job.classifier.keep_classes(job.out / "classes.json")  # those that the workers have heard of
             return run.summary(time.perf_counter() - started)
         finally:
             run.close()
