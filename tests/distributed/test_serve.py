@@ -161,7 +161,7 @@ def test_an_update_under_load_loses_no_request(two: Two) -> None:
 
     def load(place: int) -> list[int]:
         statuses = []
-        while not done.is_set():
+        while not done.wait(0.05):
             statuses.append(two.ask(CLEAN[place % 2]).status_code)
         return statuses
 

@@ -36,7 +36,6 @@ class Hub(Common):
         super().__init__(ledger_of(DecisionStore(decisions)), Board(decisions.recent))
         self._heard: dict[Hashable, float] = {}
         self._changing = threading.Lock()
-        threading.Thread(target=self._watch, daemon=True).start()
 
     def ask(self, part: Part, name: str, arguments: Sequence[Any], more: Mapping[str, Any]) -> Any:
         """Call a method of the ledger or the board."""
@@ -55,6 +54,14 @@ class Hub(Common):
             self.board.forget(one)
             self.ledger.abandon(one)
         return bool(self._heard)
+
+
+class _Actor(Hub):
+    """A hub in an actor, which ends when there are no replicas any more."""
+
+    def __init__(self, decisions: DecisionsConfig) -> None:
+        super().__init__(decisions)
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         """End some time behind the last replica."""
@@ -95,7 +102,7 @@ class HubLink:
             "name": self._name, "namespace": "maskrestore", "get_if_exists": True, "lifetime": "detached",
             "max_restarts": -1, "max_concurrency": _CALLS, "num_cpus": 0,
         }  # fmt: skip
-        return ray.remote(Hub).options(**options).remote(self._decisions)
+        return ray.remote(_Actor).options(**options).remote(self._decisions)
 
 
 def _digest(decisions: DecisionsConfig) -> str:
