@@ -77,10 +77,14 @@ class HubLink:
     """A replica's way to the actor, which is started if there is none."""
 
     def __init__(self, application: str, decisions: DecisionsConfig) -> None:
-        """Replicas of the same application that keep decisions in the same place have one actor in common."""
+        """Replicas of the same application that keep decisions in the same place have one actor in common.
+
+        Returns when it answers. Raises an error of Ray if it cannot start.
+        """
         self._name = f"{application} {_digest(decisions)}"
         self._decisions = decisions
         self._actor = self._found()
+        ray.get(self._actor.__ray_ready__.remote())
 
     def ask(self, part: Part, name: str, arguments: Sequence[Any], more: Mapping[str, Any]) -> Any:
         """As :meth:`Hub.ask`. Raises what that raises, and ConnectionError if the actor does not answer."""
