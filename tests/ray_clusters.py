@@ -27,6 +27,7 @@ def small_cluster(*, cpus: int) -> Iterator[Any]:
             "RAY_TMPDIR": folder,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",  # else they hardly get on beside another program
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # on a busy machine
             "PYTHONPATH": os.pathsep.join(sys.path),  # workers import modules of tests
         }
         with mock.patch.dict(os.environ, settings):

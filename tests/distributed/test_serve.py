@@ -25,7 +25,7 @@ from maskrestore.gateway.config import DecisionsConfig, GatewayConfig
 from maskrestore.gateway.decisions import DecisionStore, Filters
 from maskrestore.mae.choice import load_restorer
 from maskrestore.runtime.digests import digest_of_key
-from ray_cluster import free_port, kill, logs, replicas
+from serve_replicas import free_port, kill, logs, replicas
 
 SHOP, OFTEN, POOR, BOSS = (new_key() for _ in range(4))
 OPERATOR = {"X-API-Key": BOSS}
@@ -121,6 +121,7 @@ def test_rates_and_budgets_are_for_both_replicas_together(two: Two) -> None:
     assert len({replica_of(one.headers["Maskrestore-Request"]) for one in [*rated, *answers]}) == 2
 
 
+@pytest.mark.cluster
 def test_what_one_replica_decided_the_other_one_shows(two: Two) -> None:
     url = f"{two.address}/v1/decisions/stream?tenant=shop"
     with httpx.stream("GET", url, headers=OPERATOR, timeout=60, trust_env=False) as stream:
@@ -140,6 +141,7 @@ def there(answer: httpx.Response) -> str:
     return replica_of(answer.headers["Maskrestore-Request"])
 
 
+@pytest.mark.cluster
 def test_metrics_are_those_of_both_replicas_by_name(two: Two) -> None:
     def counted() -> dict[str, float]:
         families = text_string_to_metric_families(two.get("/metrics").text)
@@ -156,12 +158,13 @@ def test_metrics_are_those_of_both_replicas_by_name(two: Two) -> None:
     assert len(counted()) == 2
 
 
+@pytest.mark.cluster
 def test_an_update_under_load_loses_no_request(two: Two) -> None:
     done = threading.Event()
 
     def load(place: int) -> list[int]:
         statuses = []
-        while not done.is_set():
+        while not done.wait(0.05):
             statuses.append(two.ask(CLEAN[place % 2]).status_code)
         return statuses
 
@@ -181,6 +184,7 @@ def test_an_update_under_load_loses_no_request(two: Two) -> None:
     assert two.ask(CLEAN[0], OFTEN).status_code == 429, "the rate goes on"
 
 
+@pytest.mark.cluster
 def test_kill_9_of_a_replica_under_load(two: Two) -> None:
     images = plain_images(40, seed=2)
     before = replicas()

@@ -16,7 +16,7 @@ from fakes import colour_labels, plain_images
 from gateway_program import program, until
 from maskrestore.gateway.config import DecisionsConfig
 from maskrestore.gateway.decisions import DecisionStore, Filters
-from ray_cluster import free_port
+from serve_replicas import free_port
 
 CONFIG = """
 restorer = "mae-tiny-32"
@@ -37,6 +37,7 @@ def short_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("short_folder")
 def test_answers_reloading_and_a_graceful_end(tmp_path: Path) -> None:
     options = ["--ray", "--replicas", "1:2", "--port", str(free_port())]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fakes import plain_images
+from faulty_server import Server, output
 from gateway_program import until
 from gateway_runner import Running
 from maskrestore.errors import ConfigError
@@ -110,6 +111,17 @@ def test_what_was_reserved_and_not_asked_is_given_back(store: DecisionStore) -> 
         budgets.reserve("shop", 61, 60, "worker")
     budgets.settle(budgets.reserve("free", 40, None, "worker"), 3, "worker")
     assert store.spent(today()) == {"shop": 5, "free": 3}, "without a budget only what was asked"
+
+
+def test_names_of_classes_must_be_known(gateway: Start, server: Server, url: str) -> None:
+    server.metadata["outputs"][0].update(datatype="BYTES", shape=[-1])
+    server.answer = lambda _: output("BYTES", [1], ["stop"])
+    unknown = gateway(**KEYS, decisions={"url": url})
+    assert ask(unknown).status_code == 503
+    (decision,) = unknown.gateway.store.page(Filters(), before=None, limit=9)
+    assert "give the names of all classes" in (decision.error or "")
+    known = gateway({"classes": ["go", "stop"]}, decisions={"url": url})
+    assert ask(known).json()["outputs"][0]["data"] == ["stop"]
 
 
 def test_a_connection_that_broke_is_made_again(postgres: PostgresServer, store: DecisionStore) -> None:

@@ -36,7 +36,6 @@ class Hub(Common):
         super().__init__(ledger_of(DecisionStore(decisions)), Board(decisions.recent))
         self._heard: dict[Hashable, float] = {}
         self._changing = threading.Lock()
-        threading.Thread(target=self._watch, daemon=True).start()
 
     def ask(self, part: Part, name: str, arguments: Sequence[Any], more: Mapping[str, Any]) -> Any:
         """Call a method of the ledger or the board."""
@@ -56,6 +55,14 @@ class Hub(Common):
             self.ledger.abandon(one)
         return bool(self._heard)
 
+
+class _Actor(Hub):
+    """A hub in an actor, which ends when there are no replicas any more."""
+
+    def __init__(self, decisions: DecisionsConfig) -> None:
+        super().__init__(decisions)
+        threading.Thread(target=self._watch, daemon=True).start()
+
     def _watch(self) -> None:
         """End some time behind the last replica."""
         last = time.monotonic()
@@ -70,10 +77,14 @@ class HubLink:
     """A replica's way to the actor, which is started if there is none."""
 
     def __init__(self, application: str, decisions: DecisionsConfig) -> None:
-        """Replicas of the same application that keep decisions in the same place have one actor in common."""
+        """Replicas of the same application that keep decisions in the same place have one actor in common.
+
+        Returns when it answers. Raises an error of Ray if it cannot start.
+        """
         self._name = f"{application} {_digest(decisions)}"
         self._decisions = decisions
         self._actor = self._found()
+        ray.get(self._actor.__ray_ready__.remote())
 
     def ask(self, part: Part, name: str, arguments: Sequence[Any], more: Mapping[str, Any]) -> Any:
         """As :meth:`Hub.ask`. Raises what that raises, and ConnectionError if the actor does not answer."""
@@ -95,7 +106,7 @@ class HubLink:
             "name": self._name, "namespace": "maskrestore", "get_if_exists": True, "lifetime": "detached",
             "max_restarts": -1, "max_concurrency": _CALLS, "num_cpus": 0,
         }  # fmt: skip
-        return ray.remote(Hub).options(**options).remote(self._decisions)
+        return ray.remote(_Actor).options(**options).remote(self._decisions)
 
 
 def _digest(decisions: DecisionsConfig) -> str:

@@ -74,8 +74,8 @@ def purify_on_cluster(plan: ClusterJob, job: FolderJob, progress: Progress | Non
 
     job: as ``plan.make_job`` makes it. The result of an image has the same bits as with
     :func:`maskrestore.jobs.purify_folder`, whose results a run continues and which continues those of this one. The
-    budget of queries holds for all workers together. Answers are not cached: what a worker that died had asked about its
-    last part is asked again. For the rest see there.
+    budget of queries holds for all workers together. Answers are not cached: what a worker that died had asked about
+    its last part is asked again. For the rest see there.
 
     Raises ImageFileError if there is no image at the source, ConfigError if results cannot be written or the options
     exclude each other or a machine has another maskrestore, and MaskRestoreError if Ray gives up.

@@ -49,6 +49,7 @@ def serve_on_ray(
     serve = load_serve()
     log_as_json()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # by itself, Serve waits 5 s on a busy machine
     # One core more than replicas, for updates: the cores of this machine are shared in any case.
     cpus = max(os.cpu_count() or 1, replicas.most + 1)
     with tempfile.TemporaryDirectory(prefix="maskrestore-") as folder, connect(address, cpus=cpus) as new:
@@ -97,13 +98,19 @@ def _with_decisions(config: GatewayConfig, folder: Path) -> GatewayConfig:
 
 
 def _start(serve: Any, where: Listening) -> None:
-    """Let Serve listen. Raises ConfigError if it listens elsewhere already."""
-    from ray.serve.context import _get_global_client  # noqa: PLC0415 - an optional extra
+    """Let Serve listen. Raises ConfigError if it cannot, or listens elsewhere already."""
+    from ray.exceptions import RayError  # noqa: PLC0415 - an optional extra
+    from ray.serve.context import _get_global_client  # noqa: PLC0415
 
     options: dict[str, Any] = {"host": where.host, "port": where.port}
     if where.tls_certificate is not None:
         options |= {"ssl_certfile": str(where.tls_certificate), "ssl_keyfile": str(where.tls_key)}
-    serve.start(http_options=options)
+    try:
+        serve.start(http_options=options)
+    except (RayError, TimeoutError) as error:
+        raise ConfigError(
+            f"Serve cannot listen at {where.host}:{where.port}: {' '.join(str(error).split())}"
+        ) from error
     found = _get_global_client().http_config
     others = [name for name, value in options.items() if getattr(found, name) != value]
     if others:
