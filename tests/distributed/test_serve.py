@@ -215,9 +215,9 @@ def test_without_keys_serve_must_listen_on_the_loopback(two: Two, monkeypatch: p
 
 def test_a_file_of_decisions_is_for_one_machine(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     from maskrestore.distributed import serve
-    from maskrestore.distributed.cluster import ClusterSize
+    from maskrestore.distributed.cluster import ClusterSize, Node
 
-    monkeypatch.setattr(serve, "cluster_size", lambda: ClusterSize(nodes=2, cpus=4, gpus=0))
+    monkeypatch.setattr(serve, "cluster_size", lambda: ClusterSize((Node(cpus=4, gpus=0), Node(cpus=4, gpus=0))))
     with pytest.raises(ConfigError, match="the cluster has 2 machines"):
         check_place(two.config)
     url = DecisionsConfig(url="postgresql://db/maskrestore")  # type: ignore[arg-type]
