@@ -63,6 +63,25 @@ def test_the_memory_of_the_gateway() -> None:
     assert f"{first} first ten minutes, {second} next and {third} last" in words
 
 
+def test_a_cluster() -> None:
+    found = record("cluster-amx.json")
+    runs = {(one["way"], one.get("threads", one.get("workers"))): one for one in found["runs"]}
+    assert f"{found['images']:,} rendered signs" in PAGE
+    for (way, count), one in runs.items():
+        name = f"without `--ray`, {count} threads" if way == "library" else f"with `--ray`, {count} workers"
+        assert f"| {name} | {one['images_per_second']:.1f} | {one['steady_images_per_second']:.1f} |" in PAGE
+    steady = {name: one["steady_images_per_second"] for name, one in runs.items()}
+    words = " ".join(PAGE.split())
+    assert f"does {100 * (1 - steady['cluster', 1] / steady['library', 1]):.0f} % fewer images" in words
+    assert f"Two workers do {steady['cluster', 2] / steady['library', 2]:.2f} times as many as two threads" in words
+
+
+def test_the_memory_of_a_cluster() -> None:
+    for one in record("cluster-growth-amx.json")["growth"]:
+        row = f"| {one['images']:,} | {one['command_mib']:.0f} MiB | {one['worker_mib']:.0f} MiB |"
+        assert row in PAGE
+
+
 def test_a_large_network_on_a_gpu() -> None:
     (row,) = record("base-cuda.json")["rows"]
     authors, exact = (row["seconds_per_image"][name] for name in ("authors", "exact"))

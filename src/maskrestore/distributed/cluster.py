@@ -30,6 +30,7 @@ _ANSWER_TIME = 10.0
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # of this process, and of a cluster that it starts
+    "RAY_worker_niceness": "0",  # else workers give way to every other program
     "RAY_DATA_LOGGING_CONFIG": str(Path(__file__).with_name("ray_logging.yaml")),
 }
 
