@@ -22,6 +22,16 @@ def colours(images):
     return (bright.long() << torch.arange(3)).sum(dim=1)
 """
 
+CONFIG = """
+restorer = "mae-tiny-32"
+[models.colours]
+classifier = "toy_colours:colours"
+class_count = 8
+[decisions]
+path = "decisions.sqlite"
+"""
+"""Of a gateway with that model."""
+
 
 class Program:
     """A process, its address, and what it wrote."""

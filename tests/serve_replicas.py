@@ -2,15 +2,8 @@
 
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def replicas() -> list[int]:

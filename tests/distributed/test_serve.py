@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 pytest.importorskip("ray.serve", reason="needs the extra ray-serve")
 
+from benchmarks.mlserver import free_port
+
 from fakes import plain_images
 from gateway_clients import CLEAN, MARKED, WITHIN, png
 from gateway_program import until
@@ -25,7 +27,7 @@ from maskrestore.gateway.config import DecisionsConfig, GatewayConfig
 from maskrestore.gateway.decisions import DecisionStore, Filters
 from maskrestore.mae.choice import load_restorer
 from maskrestore.runtime.digests import digest_of_key
-from serve_replicas import free_port, kill, logs, replicas
+from serve_replicas import kill, logs, replicas
 
 SHOP, OFTEN, POOR, BOSS = (new_key() for _ in range(4))
 OPERATOR = {"X-API-Key": BOSS}

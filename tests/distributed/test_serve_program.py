@@ -12,20 +12,13 @@ import torch
 
 pytest.importorskip("ray.serve", reason="needs the extra ray-serve")
 
+from benchmarks.mlserver import free_port
+
 from fakes import colour_labels, plain_images
-from gateway_program import program, until
+from gateway_program import CONFIG, program, until
 from maskrestore.gateway.config import DecisionsConfig
 from maskrestore.gateway.decisions import DecisionStore, Filters
-from serve_replicas import free_port
 
-CONFIG = """
-restorer = "mae-tiny-32"
-[models.colours]
-classifier = "toy_colours:colours"
-class_count = 8
-[decisions]
-path = "decisions.sqlite"
-"""
 IMAGES = plain_images(16, size=32)
 
 

@@ -12,6 +12,8 @@ pytest.importorskip("nbclient", reason="needs the extra docs")
 
 from scripts.docs import ROOT
 
+from maskrestore.runtime.words import counted
+
 PAGE = (ROOT / "docs/development/performance.md").read_text(encoding="utf-8")
 
 
@@ -68,7 +70,8 @@ def test_a_cluster() -> None:
     runs = {(one["way"], one.get("threads", one.get("workers"))): one for one in found["runs"]}
     assert f"{found['images']:,} rendered signs" in PAGE
     for (way, count), one in runs.items():
-        name = f"without `--ray`, {count} threads" if way == "library" else f"with `--ray`, {count} workers"
+        kind = counted(count, "thread" if way == "library" else "worker")
+        name = f"{'without' if way == 'library' else 'with'} `--ray`, {kind}"
         assert f"| {name} | {one['images_per_second']:.1f} | {one['steady_images_per_second']:.1f} |" in PAGE
     steady = {name: one["steady_images_per_second"] for name, one in runs.items()}
     words = " ".join(PAGE.split())

@@ -11,20 +11,12 @@ import pytest
 import torch
 
 from fakes import colour_labels, plain_images
-from gateway_program import program
+from gateway_program import CONFIG, program
 from maskrestore import BDMAE
 from maskrestore.gateway.config import DecisionsConfig
 from maskrestore.gateway.decisions import DecisionStore, Filters
 from maskrestore.gateway.pictures import content_of
 
-CONFIG = """
-restorer = "mae-tiny-32"
-[models.colours]
-classifier = "toy_colours:colours"
-class_count = 8
-[decisions]
-path = "decisions.sqlite"
-"""
 IMAGES = plain_images(24, size=32)
 
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from maskrestore.errors import ConfigError, MissingDependencyError
 from maskrestore.runtime.words import counted
 
-__all__ = ["AUTO", "ClusterSize", "Node", "cluster_size", "connect", "load_ray"]
+__all__ = ["AUTO", "ClusterSize", "Node", "Share", "cluster_size", "connect", "load_ray", "share_of"]
 
 AUTO = "auto"
 """The address of whichever cluster is there: see ``connect``."""
@@ -116,6 +118,47 @@ def cluster_size() -> ClusterSize:
     """Return the machines of the cluster that this process is connected to."""
     found = [node["Resources"] for node in load_ray().nodes() if node["Alive"]]
     return ClusterSize(tuple(Node(cpus=int(one.get("CPU", 0)), gpus=int(one.get("GPU", 0))) for one in found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """How many workers there are, and what each of them reserves."""
+
+    workers: int
+    cores: int
+    gpus: int
+
+
+def share_of(size: ClusterSize, device: str, workers: int | None = None) -> Share:
+    """Divide a cluster among workers of a device.
+
+    workers: ``None`` for one on each core, or on each GPU if ``device`` is not the CPU. Fewer get more cores each, as
+    many as all of them can have without being spread over two nodes. More wait until there are cores for them.
+
+    Raises ConfigError if the cluster has no such device, or if ``device`` names a single GPU.
+    """
+    place = torch.device(device)
+    if place.index is not None:
+        raise ConfigError(
+            f"--device {device} with --ray: Ray chooses the GPU of each worker; use --device {place.type}"
+        )
+    if place.type != "cpu":
+        nodes = [node for node in size.nodes if node.gpus]
+        if not nodes:
+            raise ConfigError(
+                f"--device {device}: the cluster has no GPU ({size}); use --device cpu, or add such nodes"
+            )
+        cores = max(1, min(node.cpus // node.gpus for node in nodes))
+        return Share(workers=workers or size.gpus, cores=cores, gpus=1)
+    if not size.cpus:
+        raise ConfigError(f"the Ray cluster has no cores for workers ({size}); add nodes to it")
+    wanted = workers or size.cpus
+    fitting = (
+        cores
+        for cores in range(max(node.cpus for node in size.nodes), 1, -1)
+        if sum(node.cpus // cores for node in size.nodes) >= wanted
+    )
+    return Share(workers=wanted, cores=next(fitting, 1), gpus=0)
 
 
 def _try_port(address: str) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 from maskrestore.defense.oracle import Budget
 
-__all__ = ["ClusterBudget", "Ledger"]
+__all__ = ["ClusterBudget", "JobLedger"]
 
 
-class Ledger:
+class JobLedger:
     """An actor beside the process that runs the job. A worker that dies has spent all that it had leased."""
 
     def __init__(self, limit: int | None) -> None:
@@ -24,10 +24,6 @@ class Ledger:
         """How often a part was begun, this time included, and why no part is to be begun any more, if so."""
         self._begun[part] += 1
         return self._begun[part], self._reason
-
-    def finish(self, part: str) -> None:
-        """A part is finished."""
-        self._begun.pop(part, None)
 
     def lease(self, queries: int) -> bool:
         """Take queries out of the budget, if there are so many."""

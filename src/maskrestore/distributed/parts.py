@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from maskrestore.jobs.sources import Found, Place
 __all__ = ["Outcome", "Part", "PartImage", "PartLog", "parts_of"]
 
 _FOLDER = "parts"
+_DELETED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +97,15 @@ class PartLog:
         lines = [json.dumps(record) + "\n" for record in records]
         self._storage.write(_name(part), "".join(lines).encode())
 
-    def absorb(self, records: ImageRecords, config_digest: str) -> list[str]:
-        """Add what the parts of a run that was killed say of these settings; returns their files. Raises OSError."""
+    def absorb(self, records: ImageRecords, config_digest: str, taken: Collection[str] = ()) -> list[str]:
+        """Add what finished parts say of these settings; returns the files of all parts. Raises OSError.
+
+        taken: parts whose records are there. Others are of a run that was killed.
+        """
         files = list(self._storage.names(_FOLDER))
+        known = set(map(_name, taken))
         for name in files:
-            for line in (self._storage.read(name) or b"").splitlines():
+            for line in [] if name in known else (self._storage.read(name) or b"").splitlines():
                 record = json.loads(line)
                 if record["config_digest"] == config_digest and not _has_result(records, record["file"], config_digest):
                     records.add(record, new=False)
@@ -107,8 +113,8 @@ class PartLog:
 
     def forget(self, files: Iterable[str]) -> None:
         """Delete files of parts whose records are kept elsewhere. Raises OSError."""
-        for name in files:
-            self._storage.delete(name)
+        with ThreadPoolExecutor(_DELETED_AT_ONCE) as pool:
+            list(pool.map(self._storage.delete, files))
 
 
 def _has_result(records: ImageRecords, name: str, config_digest: str) -> bool:

@@ -18,8 +18,8 @@ from itertools import islice
 from typing import Any
 
 from maskrestore.classifiers import HttpClassifier
-from maskrestore.distributed.cluster import cluster_size
-from maskrestore.distributed.ledger import Ledger
+from maskrestore.distributed.cluster import Share, cluster_size, share_of
+from maskrestore.distributed.ledger import JobLedger
 from maskrestore.distributed.nodes import check_nodes
 from maskrestore.distributed.parts import Outcome, PartLog, parts_of
 from maskrestore.distributed.shards import Shards, shard_of
@@ -28,7 +28,7 @@ from maskrestore.distributed.worker import Orders, Worker
 from maskrestore.errors import ConfigError, MaskRestoreError
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.folder_run import MAX_FAILURES_AT_START, keep_classes
-from maskrestore.jobs.image_records import ImageRecords, UnwrittenRecordError
+from maskrestore.jobs.image_records import ImageRecords
 from maskrestore.jobs.summary import FolderSummary, summary_of
 from maskrestore.types import Progress
 
@@ -54,7 +54,7 @@ class ClusterJob:
     url: str | None = None
     """Of a folder for the shards and the records, instead of the folder of the job."""
     workers: int | None = None
-    """``None``: one for each GPU if the restorer runs on one, else one for each core."""
+    """``None``: one for each GPU if the restorer runs on one, else one for each core. Fewer have several cores each."""
     part_images: int = 64
     """Images that are recorded together. If a worker dies, those of its part are done again."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -114,9 +114,10 @@ class _Run:
         self._storage, self._log, self._shards = storage, PartLog(storage), Shards(storage)
         self._stopped: str | None = None
         here = Beside(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(num_cpus=0)(Ledger).options(scheduling_strategy=here)
+        actor = ray.remote(num_cpus=0)(JobLedger).options(scheduling_strategy=here)
         self._ledger: Any = actor.remote(job.budget)
-        self._passed = self._failed = self._new = 0
+        self._passed = self._failed = 0
+        self._taken: set[str] = set()
 
     def purify(self) -> None:
         """Purify and record, until the end or until it has to stop."""
@@ -127,17 +128,17 @@ class _Run:
             self._records.compact()  # says what is left out, also if the run is interrupted
             for outcome in self._outcomes():
                 self._take(outcome)
-            files = self._log.absorb(self._records, self._job.config_digest)
+            files = self._log.absorb(self._records, self._job.config_digest, self._taken)
             if self._plan.shards:
                 self._shards.settle(self._records)
             self._records.compact()
             if self._plan.url is not None:
                 self._storage.write("records.jsonl", (self._job.out / "records.jsonl").read_bytes())
             self._log.forget(files)
-        except UnwrittenRecordError as error:
-            self._end(str(error))
         except ray.exceptions.RayError as error:
             raise MaskRestoreError(f"the cluster gave up: {' '.join(str(error).split())}") from error
+        except OSError as error:  # no room for records, say: those of finished parts are found by the next run
+            self._end(str(error))
 
     def summary(self, seconds: float) -> FolderSummary:
         """What this run did, and how many images have a result now."""
@@ -156,8 +157,7 @@ class _Run:
         """Of all parts, or until every worker has heard that the job is to end."""
         import ray  # noqa: PLC0415 - an extra
 
-        on_gpu = str(getattr(self._job.defense.restorer, "device", "cpu")).startswith("cuda")
-        workers = self._workers(on_gpu)
+        share = self._share()
         orders = Orders(
             make_job=self._plan.make_job,
             storage=self._storage,
@@ -165,16 +165,16 @@ class _Run:
             config_digest=self._job.config_digest,
             folder=os.getcwd(),
             environment=self._plan.environment,
-            threads=1,
-            workers=workers,
+            threads=share.cores,
+            workers=share.workers,
         )
         ray.data.DataContext.get_current().enable_progress_bars = False
         data = ray.data.from_arrow_refs(list(self._blocks())).map(
             Worker,
             fn_constructor_kwargs={"orders": orders, "ledger": self._ledger},
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-            num_cpus=1,
-            num_gpus=1 if on_gpu else 0,
+            compute=ray.data.ActorPoolStrategy(size=share.workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=share.cores,
+            num_gpus=share.gpus,
         )
         idle = set()
         for row in data.iter_rows():
@@ -182,15 +182,17 @@ class _Run:
             yield outcome
             if outcome.passed_over:
                 idle.add(outcome.worker)
-                if len(idle) == workers:
+                if len(idle) == share.workers:
                     return
 
-    def _workers(self, on_gpu: bool) -> int:
-        size = cluster_size()
-        workers = self._plan.workers or max(1, size.gpus if on_gpu else size.cpus)
+    def _share(self) -> Share:
+        device = str(getattr(self._job.defense.restorer, "device", "cpu")).partition(":")[0]
+        share = share_of(cluster_size(), device, self._plan.workers)
         classifier = self._job.classifier
-        # An address gets no more requests at a time than from one machine.
-        return min(workers, classifier.concurrency) if isinstance(classifier, HttpClassifier) else workers
+        if isinstance(classifier, HttpClassifier) and share.workers > classifier.concurrency:
+            # An address gets no more requests at a time than from one machine.
+            return share_of(cluster_size(), device, classifier.concurrency)
+        return share
 
     def _blocks(self) -> Iterator[Any]:
         """The parts as tables in Ray's memory, which spills to disk: this process holds one at a time."""
@@ -214,6 +216,7 @@ class _Run:
         return known
 
     def _take(self, outcome: Outcome) -> None:
+        self._taken.add(outcome.id)
         for record in outcome.records:
             self._records.add(record)
             self._failed += record["error"] is not None

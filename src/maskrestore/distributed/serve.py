@@ -1,7 +1,7 @@
 """The gateway on Ray Serve: replicas on a cluster, which Serve starts, replaces, updates and sends requests to.
 
-``app`` is for Serve's configuration files, ``run`` for the command line. A replica is a gateway as in one process; what
-replicas have in common is in the actor of ``hub``.
+``app`` is for Serve's configuration files; the command line is in ``serving``. A replica is a gateway as in one
+process; what replicas have in common is in the actor of ``hub``.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def plan_of(config: GatewayConfig, key_file: Path | None) -> Plan:
             "replicas have their decisions in common: give decisions.path for one machine, or decisions.url with the "
             "address of PostgreSQL"
         )
-    Access(config, Ledger(BudgetsInMemory({})))  # are the rates any?
+    Access(config, Ledger(BudgetsInMemory({})))  # raises for a rate that is none
     changes: dict[str, Any] = {"workers": 1, "restorer": _absolute(config.restorer)}
     changes["models"] = {
         name: one.model_copy(update={"classifier": _absolute(one.classifier)}) for name, one in config.models.items()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskrestore.distributed.storage import Storage
@@ -34,7 +35,11 @@ _COPIED = ("file", "label", "original_label", "queries", "restored")
 
 
 class Shards:
-    """Parquet files of purified images. The ``output`` of a record is the file, ``#`` and a number of its own there."""
+    """Parquet files of purified images.
+
+    The name of a file ends in the number of its rows. The ``output`` of a record is the file, ``#`` and a number of its
+    own there.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -47,7 +52,8 @@ class Shards:
         import pyarrow as pa  # noqa: PLC0415 - an extra
         import pyarrow.parquet as pq  # noqa: PLC0415
 
-        name = f"{_FOLDER}/{part}.parquet"
+        records = list(records)
+        name = f"{_FOLDER}/{part}-{sum(record['error'] is None for record in records)}.parquet"
         placed: list[dict[str, Any]] = []
         rows: list[dict[str, Any]] = []
         for record in records:
@@ -90,14 +96,16 @@ class Shards:
     def settle(self, records: ImageRecords) -> None:
         """Leave one row for each image: the one that its record names. Raises OSError.
 
-        Others are of parts that were written and never recorded, or of images that were purified again.
+        Others are of parts that were written and never recorded, or of images that were purified again. Only files
+        that have some are read.
         """
+        named = Counter(place.partition("#")[0] for place in records.outputs())
         for name in self.names():
-            shard = self._rows(name, ["file"])
-            kept = [row for row, one in enumerate(shard) if _place(records, one["file"]) == name]
-            if not kept:
+            if not named[name]:
                 self._storage.delete(name)
-            elif len(kept) < len(shard):
+            elif named[name] < int(PurePosixPath(name).stem.rpartition("-")[2]):
+                shard = self._rows(name, ["file"])
+                kept = [row for row, one in enumerate(shard) if _place(records, one["file"]) == name]
                 self._keep(name, kept)
 
     def _keep(self, name: str, rows: Sequence[int]) -> None:

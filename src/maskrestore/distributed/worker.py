@@ -107,8 +107,9 @@ class Worker:
 
         told: dict[str, Any] = {"id": part.id, "images": len(part.images), "worker": self._name}
         attempt, ended = ray.get(self._ledger.begin.remote(part.id))
-        finished = self._log.read(part.id)
-        if finished is not None:  # by a worker that died before it could say so
+        # Perhaps a worker finished it and died before it could say so.
+        finished = self._log.read(part.id) if attempt > 1 else None
+        if finished is not None:
             return Outcome(**told, records=finished)
         if ended is not None or self._unfit is not None:
             return Outcome(**told, passed_over=True, stopped=self._unfit)
@@ -116,7 +117,6 @@ class Worker:
             records, stopped = self._finished(part, attempt)
         except OSError as error:
             return Outcome(**told, stopped=f"results cannot be written: {error}")
-        ray.get(self._ledger.finish.remote(part.id))
         return Outcome(**told, records=records, stopped=stopped)
 
     def _finished(self, part: Part, attempt: int) -> tuple[list[dict[str, Any]], str | None]:
@@ -140,14 +140,13 @@ class Worker:
         items = _items(part, job, self._reader, records)
         try:
             for result in job.defense.purify_stream(items, job.classifier, budget=self._budget, asking=asking):
+                assert isinstance(result.id, JobFile)
                 if isinstance(result.error, QueryBudgetError | ClassifierStoppedError):
                     stopped = stopped or str(result.error)
                 elif result.result is None:
                     assert result.error is not None
-                    assert isinstance(result.id, JobFile)
                     records.append(failure(job, result.id.image.name, result.error))
                 else:
-                    assert isinstance(result.id, JobFile)
                     saved = save_result(job, self._reader, result.id, result.result, result.seconds)
                     records.append(saved.record)
                     if saved.disk_failed:
@@ -161,11 +160,8 @@ def _items(part: Part, job: FolderJob, reader: ImageReader, records: list[dict[s
     """Read the images that are not done; the records of those that cannot be read are appended."""
     for image in part.images:
         try:
-            item = (
-                None
-                if is_done(job, reader, image.found, image.known)
-                else (read_job_file(job, reader, image.found, image.output))
-            )
+            done = is_done(job, reader, image.found, image.known)
+            item = None if done else read_job_file(job, reader, image.found, image.output)
         except (InvalidImageError, OSError) as error:
             records.append(failure(job, image.name, error))
         else:

@@ -132,6 +132,11 @@ class ImageRecords:
         found: dict[str, Any] = json.loads(row[0])
         return found
 
+    def outputs(self) -> Iterator[str]:
+        """Where the results are that records name, also those of images that are gone."""
+        for (output,) in self._index.execute("SELECT output FROM records WHERE output != x''"):
+            yield os.fsdecode(output)
+
     def records(self, config_digest: str | None = None) -> Iterator[dict[str, Any]]:
         """The records of the images, in order; with ``config_digest``, only records of those settings."""
         for (line,) in self._index.execute(_RECORDED):

@@ -7,15 +7,14 @@ import threading
 import time
 
 import pytest
-from test_pool import Sleepy, alive, without_costs
+from test_pool import Sleepy, alive, same_records
 from test_run_cells import CASES, cells, states
 from typer.testing import CliRunner
 
 from maskrestore.cli.app import app
-from maskrestore.distributed.cluster import ClusterSize, Node, cluster_size, connect
+from maskrestore.distributed.cluster import Share, cluster_size, connect
 from maskrestore.errors import ConfigError
 from maskrestore.lab.measure.record_files import read_records
-from maskrestore.lab.runner.ray_pool import Share, share_of
 from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.runner.run_cells import run_cells, run_cells_in_processes, run_cells_on_ray
 from ray_clusters import NODE, small_cluster
@@ -54,11 +53,7 @@ def test_workers_make_the_same_records_as_one_process(cluster, tmp_path):
     assert states(outcomes) == ["measured"] * len(wanted)
     assert [outcome.cell for outcome in outcomes] == wanted
     run_cells(wanted, tmp_path / "one", toy.make())
-    for cell in wanted:
-        if not cell.variant.detects:
-            many, one = (ResultsFolder(tmp_path / name).record_of(cell) for name in ("many", "one"))
-            assert without_costs(many) == without_costs(one)
-            assert many.environment.threads == 1
+    assert {record.environment.threads for record in same_records(wanted, tmp_path)} == {1}
     victims = {one.digest() for cell in wanted for one in (cell.victim, cell.victim.clean())}
     assert sorted(toy.trainings) == sorted(victims)  # each once
     assert {worker for worker, _ in notes} <= {0, 1}
@@ -175,37 +170,3 @@ def test_the_command_measures_on_the_cluster(cluster, tmp_path, monkeypatch):
     assert "4 measured of 4 cells" in measured
     assert {record.environment.threads for record in read_records(tmp_path / "o")} == {2}
     assert not list(tmp_path.rglob("*.shared"))
-
-
-def size(*cpus, gpus=0):
-    return ClusterSize(tuple(Node(cpus=each, gpus=gpus) for each in cpus))
-
-
-@pytest.mark.parametrize(
-    ("nodes", "device", "jobs", "expected"),
-    [
-        (size(8, 8), "cpu", None, (16, 1, 0)),
-        (size(8, 8), "cpu", 4, (4, 4, 0)),
-        (size(8, 8), "cpu", 3, (3, 4, 0)),  # five cores each would leave no room for the third
-        (size(8, 2), "cpu", 2, (2, 4, 0)),
-        (size(2), "cpu", 5, (5, 1, 0)),  # three wait
-        (size(16, 8, gpus=2), "cuda", None, (4, 4, 1)),
-        (size(4, gpus=2), "cuda", 1, (1, 2, 1)),
-    ],
-)
-def test_the_cores_of_a_cluster_are_shared(nodes, device, jobs, expected):
-    share = share_of(nodes, device, jobs)
-    assert (share.workers, share.cores, share.gpus) == expected
-
-
-@pytest.mark.parametrize(
-    ("nodes", "device", "message"),
-    [
-        (size(4), "cuda", r"the cluster has no GPU \(1 node, 4 cores, 0 GPUs\); use --device cpu"),
-        (size(4, gpus=2), "cuda:1", "Ray chooses the GPU of each worker; use --device cuda"),
-        (size(0), "cpu", "has no cores for workers"),
-    ],
-)
-def test_what_a_cluster_lacks_is_said(nodes, device, message):
-    with pytest.raises(ConfigError, match=message):
-        share_of(nodes, device)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from maskrestore.cli.terminal import say
-from maskrestore.distributed.cluster import cluster_size, connect
+from maskrestore.distributed.cluster import Share, cluster_size, connect, share_of
 from maskrestore.lab.runner.pool import available_cores, threads_of_a_worker
-from maskrestore.lab.runner.ray_pool import Share, share_of
 from maskrestore.runtime.words import counted
 
 __all__ = ["Workers", "chosen_workers"]

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from maskrestore.distributed.cluster import Share
 from maskrestore.lab.paper.cells import Cell
 from maskrestore.lab.runner.executor import Answer, Executor, Outcome, Task
 from maskrestore.lab.runner.pool import Pool, WorkerPool
-from maskrestore.lab.runner.ray_pool import RayPool, Share
+from maskrestore.lab.runner.ray_pool import RayPool
 from maskrestore.lab.runner.resources import Resources
 from maskrestore.lab.runner.results_folder import ResultsFolder
 from maskrestore.lab.runner.scheduler import WAIT, Scheduler
