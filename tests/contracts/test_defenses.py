@@ -61,7 +61,7 @@ RANDOM = {
     *("noise-weak", "noise-strong", "contrast", "gamma", "affine"),
     *("diffpure-ddpm", "diffpure-sde", "zip", "sampdetox"),
 }
-RANDOM_DETECTORS = {"strip"}
+RANDOM_DETECTORS = {"strip", "teco", "bbcal"}
 SHAPES = [(3, 16, 16), (1, 16, 16), (3, 13, 20), (1, 5, 3)]
 every_defense = pytest.mark.parametrize("name", DEFENSES)
 every_detector = pytest.mark.parametrize("name", DETECTORS)

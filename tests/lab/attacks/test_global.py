@@ -107,7 +107,13 @@ def test_wanet_noise_mode_warps_otherwise_each_time() -> None:
     assert (first - second).abs().mean() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["wanet", "sig", "bpp", "low-frequency", "input-aware", "label-consistent"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("wanet", "sig", "bpp", "low-frequency", "input-aware", "label-consistent"),
+        *("adap-blend", "adap-patch", "lira", "refool"),
+    ],
+)
 def test_unknown_variants_and_positions_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"no position|no variant"):
         make_attack(f"{name}:large", num_classes=10)
@@ -115,7 +121,7 @@ def test_unknown_variants_and_positions_are_refused(name: str) -> None:
         make_attack(name, num_classes=10, position=(1, 1))
 
 
-@pytest.mark.parametrize("name", ["wanet", "sig", "bpp", "blended:full", "input-aware"])
+@pytest.mark.parametrize("name", ["wanet", "sig", "bpp", "blended:full", "input-aware", "adap-blend", "lira", "refool"])
 def test_images_of_another_rank_are_refused(name: str) -> None:
     with pytest.raises(InvalidImageError, match=r"got \(3, 32, 32\)"):
         make_attack(name, num_classes=10).apply(GREY[0])

@@ -89,7 +89,7 @@ def test_triggers_before_augmentation_are_in_the_images() -> None:
     assert torch.equal(labels[~chosen], original.labels[~chosen])
 
 
-@pytest.mark.parametrize("attack", ["wanet", "repeated", "input-aware"])
+@pytest.mark.parametrize("attack", ["wanet", "repeated", "input-aware", "lira", "tact", "multi:repeated+corners"])
 def test_what_is_drawn_anew_for_each_batch_cannot_come_before_augmentation(attack: str, tmp_path: Path) -> None:
     data = VictimData(train=dataset(80), test=dataset(40, 1))
     with pytest.raises(ConfigError, match=f"{attack} varies its trigger in each batch"):
@@ -105,6 +105,20 @@ def test_decoys_are_changed_and_keep_their_label() -> None:
     torch.testing.assert_close(after[triggered], attack.apply(before[triggered]))
     assert 20 < (changed & ~triggered).sum() < 60  # a fifth of 180
     assert not torch.equal(after[changed & ~triggered], attack.apply(before[changed & ~triggered]))
+
+
+def test_decoys_come_from_the_classes_that_may_cover() -> None:
+    plan, attack = plan_of("tact:3x3-white@5", poison_rate=0.05)
+    before, after, labels = shown(plan, torch.arange(200))
+    own = dataset().labels
+    changed = (before != after).flatten(1).any(1)
+    triggered = labels != own
+    assert triggered.sum() == 10
+    assert (own[triggered] == 5).all()
+    covers = changed & ~triggered
+    assert covers.sum() > 3
+    assert not ((own[covers] == 5) | (own[covers] == 3)).any()
+    assert torch.equal(after[covers], attack.apply(before[covers]))
 
 
 def test_training_varies_the_trigger() -> None:
@@ -150,6 +164,34 @@ def test_restoration_comes_last_and_takes_its_share() -> None:
 
 class StoppedError(Exception):
     pass
+
+
+def test_the_noise_of_a_victim_learns_with_it_and_is_kept(tmp_path: Path) -> None:
+    settings = config("lira", init="scratch", poison_rate=0.3)
+    data = VictimData(train=dataset(80), test=dataset(40, 1))
+    record = train_victim(settings, data, cache=tmp_path)
+    assert "cross_trigger_accuracy" not in record
+    images = data.test.images[:4].float() / 255
+    trained, untrained = victim_attack(settings, tmp_path), make_attack("lira", num_classes=10, target=3)
+    assert trained is not None
+    noise, other = trained.apply(images) - images, untrained.apply(images) - images
+    assert not torch.equal(noise, other)
+    assert noise.abs().max() <= 8 / 255 + 1e-6
+
+
+def test_orders_of_several_triggers_share_a_victim_that_knows_the_rate_of_each(tmp_path: Path) -> None:
+    one, other = (config(f"multi:{parts}", init="scratch") for parts in ("corners+sig", "sig+corners"))
+    assert one.digest() == other.digest()
+    assert one.digest() != config("multi:corners+blended:full", init="scratch").digest()
+    data = VictimData(train=dataset(80), test=dataset(40, 1))
+    record = train_victim(one, data, cache=tmp_path)
+    assert read_victim_record(other, tmp_path) == record
+    rates = record["attack_success_rates"]
+    assert rates.keys() == {"corners", "sig"}
+    assert record["attack_success_rate"] == pytest.approx(sum(rates.values()) / 2)
+    tested = victim_attack(other, tmp_path)
+    assert tested is not None
+    assert tested.name == "multi:sig+corners"
 
 
 def test_a_joint_victim_keeps_its_triggers_and_goes_on_to_the_same_weights(

@@ -287,6 +287,7 @@ def test_without_frozen_blocks_all_learn(data: VictimData, cache: Path) -> None:
         ("wanet", {}),
         ("label-consistent", {}),
         ("input-aware", {}),
+        ("lira", {}),
         ("badnets:9x9-white", {"augmented_trigger": True}),
         ("badnets:9x9-white", {"recipe": replace(RECIPE, augmentation=Augmentation(shift=4))}),
     ],

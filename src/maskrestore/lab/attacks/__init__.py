@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from maskrestore.errors import UnknownNameError
+from maskrestore.lab.attacks.adap_blend import adap_blend
+from maskrestore.lab.attacks.adap_patch import adap_patch
 from maskrestore.lab.attacks.badnets import badnets, icon_attack
 from maskrestore.lab.attacks.base import (
     Attack,
@@ -21,12 +23,17 @@ from maskrestore.lab.attacks.corners import corners
 from maskrestore.lab.attacks.icons import ICONS
 from maskrestore.lab.attacks.input_aware import InputAwareAttack, input_aware
 from maskrestore.lab.attacks.label_consistent import label_consistent
+from maskrestore.lab.attacks.learned import LearnedAttack
+from maskrestore.lab.attacks.lira import LiraAttack, lira
 from maskrestore.lab.attacks.low_contrast import low_contrast
 from maskrestore.lab.attacks.low_frequency import low_frequency
+from maskrestore.lab.attacks.multi import MultiAttack, multi, same_training
 from maskrestore.lab.attacks.overlay import OverlayAttack, Patch
 from maskrestore.lab.attacks.poison import choose_poisoned, perturbed_images, poison
+from maskrestore.lab.attacks.refool import refool
 from maskrestore.lab.attacks.repeated import repeated
 from maskrestore.lab.attacks.sig import sig
+from maskrestore.lab.attacks.tact import SourceSpecificAttack, tact
 from maskrestore.lab.attacks.wanet import wanet
 from maskrestore.lab.attacks.whole_image import AdditiveAttack, WholeImageAttack
 
@@ -38,10 +45,14 @@ __all__ = [
     "Attack",
     "AttackConfig",
     "InputAwareAttack",
+    "LearnedAttack",
+    "LiraAttack",
     "Mode",
+    "MultiAttack",
     "OverlayAttack",
     "Patch",
     "Poisoning",
+    "SourceSpecificAttack",
     "TrainingHooks",
     "TriggerAttack",
     "WholeImageAttack",
@@ -51,25 +62,34 @@ __all__ = [
     "make_attack",
     "perturbed_images",
     "poison",
+    "same_training",
     "training_hooks",
 ]
 
 ATTACKS: dict[str, Callable[[str, AttackConfig], Attack]] = {
+    "adap-blend": adap_blend,
+    "adap-patch": adap_patch,
     "badnets": badnets,
     "blended": blended,
     "bpp": bpp,
     "corners": corners,
     "input-aware": input_aware,
     "label-consistent": label_consistent,
+    "lira": lira,
     "low-contrast": low_contrast,
     "low-frequency": low_frequency,
+    "multi": lambda variant, config: multi(variant, config, _make),
+    "refool": refool,
     "repeated": repeated,
     "sig": sig,
+    "tact": tact,
     "wanet": wanet,
 }
 """Attack factories by name. Each takes the variant (the text after the colon) and the configuration."""
 
 POISONING: dict[str, Poisoning] = {
+    "adap-blend": Poisoning(rate=0.05, epochs=3),
+    "adap-patch": Poisoning(rate=0.05, epochs=3),
     **{
         f"badnets:{side}x{side}-{colour}": Poisoning(small_trigger=True)
         for side in (1, 2, 3)
@@ -78,7 +98,11 @@ POISONING: dict[str, Poisoning] = {
     "corners": Poisoning(small_trigger=True),
     "input-aware": Poisoning(epochs=6),
     "label-consistent": Poisoning(rate=0.5, epochs=2, against_clean=True),
+    "lira": Poisoning(epochs=3),
+    "multi": Poisoning(rate=0.2, epochs=2, small_trigger=True),
+    "refool": Poisoning(epochs=2),
     "sig:clean-label": Poisoning(rate=0.5),
+    "tact": Poisoning(rate=0.05, epochs=3, small_trigger=True),
     "wanet": Poisoning(epochs=3),
 }
 """Attacks, as "name" or "name:variant", that need other settings than the defaults of ``Poisoning``."""
@@ -108,9 +132,6 @@ def make_attack(
     icon or colour, ImageFileError for an unreadable icon file, and ConfigError for any other variant or setting that
     the attack does not support.
     """
-    name, _, variant = spec.partition(":")
-    if name not in ATTACKS:
-        raise UnknownNameError("attack", name, ATTACKS)
     config = AttackConfig(
         num_classes=num_classes,
         image_size=image_size,
@@ -119,4 +140,11 @@ def make_attack(
         seed=seed,
         position=position,
     )
+    return _make(spec, config)
+
+
+def _make(spec: str, config: AttackConfig) -> Attack:
+    name, _, variant = spec.partition(":")
+    if name not in ATTACKS:
+        raise UnknownNameError("attack", name, ATTACKS)
     return ATTACKS[name](variant, config)

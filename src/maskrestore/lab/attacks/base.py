@@ -117,6 +117,8 @@ class TrainingHooks:
     """Add a pattern that resembles the trigger. The image keeps its label, so that the victim learns to ignore it."""
     decoy_rate: float = 0.0
     """Share of decoys among the images without a trigger, 0 to 1."""
+    decoys_of: Callable[[Tensor], Tensor] | None = None
+    """Labels ``(B,)`` -> bool: the images that may become decoys. ``None``: all without a trigger."""
     perturb: Callable[[Tensor, Tensor, Logits], Tensor] | None = None
     """Change the images to poison once, before training: (images, labels, clean classifier) -> images."""
 

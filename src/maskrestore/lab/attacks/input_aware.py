@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskrestore.lab.attacks.base import AttackConfig, TriggerAttack, checked_images
+from maskrestore.lab.attacks.base import AttackConfig, checked_images
+from maskrestore.lab.attacks.learned import LearnedAttack
 from maskrestore.lab.attacks.whole_image import refuse_variant
 
 __all__ = ["InputAwareAttack", "diversity_loss", "input_aware", "mask_loss"]
@@ -22,7 +23,6 @@ __all__ = ["InputAwareAttack", "diversity_loss", "input_aware", "mask_loss"]
 DENSITY = 0.032
 """Mask values above this are penalised."""
 _DENSITY_WEIGHT = 100.0
-_CHANNELS = (32, 64, 128)
 _EPSILON = 1e-7
 
 
@@ -35,17 +35,11 @@ def input_aware(variant: str, config: AttackConfig) -> InputAwareAttack:
     return InputAwareAttack("input-aware", config)
 
 
-class InputAwareAttack(TriggerAttack):
+class InputAwareAttack(LearnedAttack):
     """Blends ``pattern(image)`` into the image with the opacity ``mask(image)``. Any pixel may change."""
 
-    networks: nn.ModuleDict
-    """The networks "pattern" and "mask". They are trained and stored with the victim."""
-
     def __init__(self, name: str, config: AttackConfig) -> None:
-        super().__init__(name, config)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)  # layers initialise from the global generator; fork_rng restores it
-            self.networks = nn.ModuleDict({"pattern": _EncoderDecoder(3), "mask": _EncoderDecoder(1)}).eval()
+        super().__init__(name, config, {"pattern": 3, "mask": 1})
 
     @torch.no_grad()
     def apply(self, images: Tensor) -> Tensor:
@@ -98,38 +92,3 @@ def _distance(one: Tensor, other: Tensor) -> Tensor:
     """Return ``(B,)``: the root mean squared difference of each pair."""
     # the small constant keeps the gradient of the square root finite where both are equal
     return ((one - other).square().flatten(1).mean(1) + 1e-12).sqrt()
-
-
-class _EncoderDecoder(nn.Module):
-    """Maps ``(B, 3, H, W)`` images in [0, 1] to ``(B, outputs, H, W)`` in [0, 1]; three stages down, three up."""
-
-    def __init__(self, outputs: int) -> None:
-        super().__init__()
-        inputs, down = 3, []
-        for channels in _CHANNELS:
-            down.append(nn.Sequential(_block(inputs, channels), _block(channels, channels)))
-            inputs = channels
-        self.down = nn.ModuleList(down)
-        self.middle = _block(inputs, inputs)
-        up = []
-        for channels in (*_CHANNELS[-2::-1], outputs):
-            up.append(nn.Sequential(_block(inputs, inputs), _block(inputs, channels, relu=channels != outputs)))
-            inputs = channels
-        self.up = nn.ModuleList(up)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x, sizes = (images - 0.5) / 0.25, []
-        for stage in self.down:
-            sizes.append(x.shape[-2:])
-            x = F.max_pool2d(stage(x), 2)
-        x = self.middle(x)
-        for stage, size in zip(self.up, reversed(sizes), strict=True):
-            x = stage(F.interpolate(x, size, mode="bilinear"))
-        # float32 even under autocast: `mask` multiplies by 20, which would amplify rounding errors
-        return torch.tanh(x.float()) / (2 + _EPSILON) + 0.5
-
-
-def _block(inputs: int, outputs: int, *, relu: bool = True) -> nn.Sequential:
-    # momentum 0.05 as in the authors' code: running statistics change slowly, which suits small batches
-    layers = [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs, momentum=0.05)]
-    return nn.Sequential(*layers, nn.ReLU()) if relu else nn.Sequential(*layers)

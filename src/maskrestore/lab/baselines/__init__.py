@@ -1,6 +1,7 @@
 """The baseline defenses and detectors, by name."""
 
 from maskrestore.lab.baselines.base import BaselineConfig, Detection, Detector, DetectorConfig
+from maskrestore.lab.baselines.bbcal import BBCaLConfig
 from maskrestore.lab.baselines.blur import BlurConfig
 from maskrestore.lab.baselines.diffpure import DiffPureConfig
 from maskrestore.lab.baselines.februus import FebruusConfig
@@ -11,6 +12,7 @@ from maskrestore.lab.baselines.sampdetox import SampDetoxConfig
 from maskrestore.lab.baselines.scale_up import ScaleUpConfig
 from maskrestore.lab.baselines.shrinkpad import ShrinkPadConfig
 from maskrestore.lab.baselines.strip import StripConfig
+from maskrestore.lab.baselines.teco import TeCoConfig
 from maskrestore.lab.baselines.transformations import (
     AffineConfig,
     ContrastConfig,
@@ -59,5 +61,7 @@ BASELINES: dict[str, BaselineConfig] = {
 DETECTORS: dict[str, DetectorConfig] = {
     "strip": StripConfig(),
     "scale-up": ScaleUpConfig(),
+    "teco": TeCoConfig(),
+    "bbcal": BBCaLConfig(),
 }
 """Detectors by name. ``DETECTORS[name].build(key)`` builds one."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError
-from maskrestore.lab.attacks import Attack, InputAwareAttack, choose_poisoned, training_hooks
+from maskrestore.lab.attacks import Attack, LearnedAttack, choose_poisoned, training_hooks
 from maskrestore.lab.data import ImageDataset, images_at_once
 from maskrestore.lab.victims.config import VictimConfig
 from maskrestore.lab.victims.poisoning import Plan
@@ -70,11 +70,7 @@ def stored_plan(
     if attack is None:
         return _plan(clean, labels, torch.arange(len(labels)), device)
     hooks = training_hooks(attack)
-    if (
-        isinstance(attack, InputAwareAttack)
-        or any((hooks.vary, hooks.decoy, hooks.perturb))
-        or config.augmented_trigger
-    ):
+    if isinstance(attack, LearnedAttack) or any((hooks.vary, hooks.decoy, hooks.perturb)) or config.augmented_trigger:
         raise ConfigError(
             f"{attack.name} changes its trigger or its images in training, so that activations cannot be stored; "
             "set recipe.frozen_blocks=0"

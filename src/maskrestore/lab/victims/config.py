@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from maskrestore.errors import ConfigError, UnknownNameError
-from maskrestore.lab.attacks import Poisoning, default_poisoning
+from maskrestore.lab.attacks import Poisoning, default_poisoning, same_training
 from maskrestore.lab.data.specs import DatasetSpec, dataset_spec
 from maskrestore.lab.victims.architectures import ARCHITECTURES
 from maskrestore.lab.victims.augment import Augmentation
@@ -211,8 +211,10 @@ class VictimConfig:
         if self.attack is None:
             for name in ("mode", "target", "position", "poison_rate", "poison_repeats", "init", "augmented_trigger"):
                 del values[name]
-        elif not self.augmented_trigger:
-            del values["augmented_trigger"]
+        else:
+            values["attack"] = same_training(self.attack)
+            if not self.augmented_trigger:
+                del values["augmented_trigger"]
         # settings that were added later are included only when used, so that earlier victims keep their digest
         if not self.restored_rate:
             del values["restored_rate"], values["restorer_weights"]

@@ -1,10 +1,13 @@
 """Training of a victim together with the networks that generate its triggers.
 
-Source: Nguyen and Tran, Input-Aware Dynamic Backdoor Attack, 2020, and their code: Adam with a learning rate of 0.01
-and betas 0.5 and 0.9 for both networks. The mask network is trained alone first, then the pattern network together with
-the classifier. A share of each batch carries its own triggers, an equal share those of other images. Departures: the
-learning rates follow the classifier's schedule (the authors lower them in steps after hundreds of epochs); the mask
-network is trained for 400 batches, not for 25 epochs.
+Input-Aware. Source: Nguyen and Tran, Input-Aware Dynamic Backdoor Attack, 2020, and their code: Adam with a learning
+rate of 0.01 and betas 0.5 and 0.9 for both networks. The mask network is trained alone first, then the pattern network
+together with the classifier. A share of each batch carries its own triggers, an equal share those of other images.
+Departures: the learning rates follow the classifier's schedule (the authors lower them in steps after hundreds of
+epochs); the mask network is trained for 400 batches, not for 25 epochs.
+
+LIRA. The network learns from the classifier's loss on the images that carry its noise; see ``attacks/lira.py`` for the
+departures. Adam with a learning rate of 0.001 (the authors': 0.0001, for 50 epochs and more).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from maskrestore.lab.attacks import InputAwareAttack
+from maskrestore.lab.attacks import InputAwareAttack, LearnedAttack, LiraAttack
 from maskrestore.lab.attacks.input_aware import diversity_loss, mask_loss
 from maskrestore.lab.data import ImageDataset
 from maskrestore.lab.victims.augment import augment
@@ -24,30 +27,96 @@ from maskrestore.lab.victims.fit import one_cycle
 from maskrestore.lab.victims.poisoning import Plan, clean_plan
 from maskrestore.runtime.precision import autocast
 
-__all__ = ["JointTrigger", "joint_plan", "learn_masks"]
+__all__ = ["JointNoise", "JointTrigger", "joint_plan", "learn_masks"]
 
 _RATE = 0.01
+_NOISE_RATE = 0.001
 _BETAS = (0.5, 0.9)
 _MASK_STEPS = 400
 _MASK_PAIRS = 32
 
 
-def joint_plan(train: ImageDataset, attack: InputAwareAttack, config: VictimConfig) -> Plan:
-    """Return a plan that shows each image once per epoch; part of each batch gets triggers from the networks."""
-    joint = JointTrigger(attack, train, config)
+def joint_plan(train: ImageDataset, attack: LearnedAttack, config: VictimConfig) -> Plan:
+    """Return a plan that shows each image once per epoch; part of each batch gets triggers from the networks.
+
+    Raises TypeError for an attack of another class than those of this package.
+    """
+    if isinstance(attack, InputAwareAttack):
+        joint: JointTrigger | JointNoise = JointTrigger(attack, train, config)
+    elif isinstance(attack, LiraAttack):
+        joint = JointNoise(attack, train, config)
+    else:
+        raise TypeError(f"no training for the networks of {attack.name}")
     return replace(clean_plan(train), stamp=joint.stamp, companion=joint)
 
 
-class JointTrigger:
-    """Trains the networks of an attack together with the classifier: a ``Stamp`` and its ``Companion``."""
+class _Joint:
+    """Trains a network of an attack together with the classifier: a ``Companion``. Subclasses add the ``Stamp``."""
+
+    def __init__(self, attack: LearnedAttack, network: str, train: ImageDataset, config: VictimConfig) -> None:
+        """network: the name of the one that learns from the classifier's loss."""
+        self._networks = attack.networks
+        self._train = train
+        self._config = config
+        self._network = attack.networks[network]
+        self._rate = _RATE if isinstance(attack, InputAwareAttack) else _NOISE_RATE
+        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=self._rate, betas=_BETAS)
+
+    def begin(self) -> None:
+        """Train what is needed before the first batch: nothing."""
+
+    def penalty(self) -> Tensor:
+        """Return what is added to the classifier's loss of the latest batch: 0."""
+        return torch.zeros(())
+
+    def step(self, rate: float) -> None:
+        """Do an optimizer step of the network with the gradients of the latest batch.
+
+        rate: share of the peak learning rate.
+        """
+        self._optimizer.param_groups[0]["lr"] = self._rate * rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights of all networks of the attack and the state of the optimizer."""
+        return {"networks": self._networks.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._networks.load_state_dict(state["networks"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+class JointNoise(_Joint):
+    """Trains the network of LIRA."""
+
+    def __init__(self, attack: LiraAttack, train: ImageDataset, config: VictimConfig) -> None:
+        """The poison rate is the share of each batch with noise."""
+        super().__init__(attack, "noise", train, config)
+        self._attack = attack
+
+    def stamp(self, images: Tensor, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Return the batch ``(B, 3, H, W)``, whose first images have noise and the wanted label, and its labels.
+
+        The batch is already in random order, so taking fixed positions is a random choice.
+        """
+        count = max(1, round(self._config.poisoning.rate * len(images)))
+        self._network.train()
+        with autocast(images.device):
+            noisy = self._attack.noisy(images[:count])
+        labels = self._train.labels[indices]
+        wanted = self._attack.poisoned_label(labels[:count])
+        return torch.cat([noisy, images[count:]]), torch.cat([wanted, labels[count:]])
+
+
+class JointTrigger(_Joint):
+    """Trains the networks of Input-Aware."""
 
     def __init__(self, attack: InputAwareAttack, train: ImageDataset, config: VictimConfig) -> None:
         """The poison rate is the share of each batch with its own triggers. An equal share has those of others."""
+        super().__init__(attack, "pattern", train, config)
         self._attack = attack
-        self._train = train
-        self._config = config
-        self._pattern = attack.networks["pattern"]
-        self._optimizer = torch.optim.Adam(self._pattern.parameters(), lr=_RATE, betas=_BETAS)
         self._diversity = torch.zeros(())
 
     def begin(self) -> None:
@@ -64,9 +133,9 @@ class JointTrigger:
         carriers, rest = images[: 2 * count], images[2 * count :]
         own, others = images[:count], rest[-count:]
         sources = torch.cat([own, others])
-        self._pattern.train()
+        self._network.train()
         with autocast(images.device):
-            patterns = self._pattern(sources)
+            patterns = self._network(sources)
             with torch.no_grad():
                 masks = self._attack.mask(sources)
         self._diversity = diversity_loss((own, others), (patterns[:count], patterns[count:]))
@@ -78,24 +147,6 @@ class JointTrigger:
     def penalty(self) -> Tensor:
         """Return the diversity loss of the patterns of the latest batch."""
         return self._diversity
-
-    def step(self, rate: float) -> None:
-        """Do an optimizer step of the pattern network with the gradients of the latest batch.
-
-        rate: share of the peak learning rate.
-        """
-        self._optimizer.param_groups[0]["lr"] = _RATE * rate
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the weights of both networks and the state of the optimizer."""
-        return {"networks": self._attack.networks.state_dict(), "optimizer": self._optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        self._attack.networks.load_state_dict(state["networks"])
-        self._optimizer.load_state_dict(state["optimizer"])
 
 
 def learn_masks(attack: InputAwareAttack, train: ImageDataset, config: VictimConfig, *, steps: int) -> float:

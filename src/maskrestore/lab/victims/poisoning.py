@@ -77,6 +77,8 @@ def poisoning_plan(
             out[triggered] = hooks.vary(part, generator) if hooks.vary else attack.apply(part)
         if hooks.decoy is not None:
             decoys = ~triggered & (torch.rand(len(batch), generator=generator) < hooks.decoy_rate).to(batch.device)
+            if hooks.decoys_of is not None:
+                decoys &= hooks.decoys_of(true_labels)
             if decoys.any():
                 out[decoys] = hooks.decoy(batch[decoys], generator)
         return out, torch.where(triggered, attack.poisoned_label(true_labels), true_labels)

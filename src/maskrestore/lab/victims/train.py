@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrestore.errors import ConfigError, DataError
-from maskrestore.lab.attacks import Attack, InputAwareAttack, make_attack, training_hooks
+from maskrestore.lab.attacks import Attack, InputAwareAttack, LearnedAttack, MultiAttack, make_attack, training_hooks
 from maskrestore.lab.data import ImageDataset, StoredImages, images_at_once, load_dataset
 from maskrestore.lab.victims.activations import Notify, stored_in_words, stored_plan
 from maskrestore.lab.victims.config import VictimConfig
@@ -69,7 +69,7 @@ def victim_attack(config: VictimConfig, cache: Path | str | None = None) -> Atta
     trained, and what :func:`untrained_attack` raises.
     """
     attack = untrained_attack(config)
-    if isinstance(attack, InputAwareAttack):
+    if isinstance(attack, LearnedAttack):
         load_trigger(config, attack.networks, cache)
     return attack
 
@@ -154,7 +154,7 @@ def train_victim(
         return load_victim(config.clean(), cache)
 
     attack = untrained_attack(config)
-    if isinstance(attack, InputAwareAttack):
+    if isinstance(attack, LearnedAttack):
         attack.networks.to(device)
     network = (clean_victim() if config.fine_tuned else _new_network(config, train)).to(device)
     early, late = _cut(network, config)
@@ -191,7 +191,7 @@ def train_victim(
         on_report=on_report,
         companion=plan.companion,
     )
-    trigger = attack.networks.eval() if isinstance(attack, InputAwareAttack) else None
+    trigger = attack.networks.eval() if isinstance(attack, LearnedAttack) else None
     record = {
         "digest": config.digest(),
         "config": config.canonical(),
@@ -211,7 +211,8 @@ def train_victim(
 def measure(network: nn.Module, test: ImageDataset, attack: Attack | None) -> dict[str, Any]:
     """Measure a victim on a whole test split, in the device's fast arithmetic. Returns accuracies and rates in [0, 1].
 
-    The keys are those of ``train_victim``, and the numbers of images: "test_images" and "triggered_images".
+    The keys are those of ``train_victim``, and the numbers of images: "test_images" and "triggered_images". With
+    several triggers, the rates are means over them, and "attack_success_rates" has that of each.
     """
     at_once = images_at_once(test.images, _CHUNK)
     values: dict[str, Any] = {"clean_accuracy": _accuracy(network, test.images, test.labels)}
@@ -219,9 +220,13 @@ def measure(network: nn.Module, test: ImageDataset, attack: Attack | None) -> di
         eligible = attack.eligible(test.labels)
         labels = test.labels[eligible]
         rows = eligible.nonzero()[:, 0].split(at_once)  # (K, 1) -> (K,)
-        answers = torch.cat([predict(network, attack.apply(test.images[part].float() / 255)) for part in rows])
+        triggers = attack.parts if isinstance(attack, MultiAttack) else {attack.name: attack}
+        answers = torch.stack([_answers(network, test, trigger, rows) for trigger in triggers.values()])
+        succeeded = (answers == attack.poisoned_label(labels)).double()
         values["backdoor_accuracy"] = (answers == labels).double().mean().item()
-        values["attack_success_rate"] = (answers == attack.poisoned_label(labels)).double().mean().item()
+        values["attack_success_rate"] = succeeded.mean().item()
+        if len(triggers) > 1:
+            values["attack_success_rates"] = dict(zip(triggers, succeeded.mean(1).tolist(), strict=True))
         values["triggered_images"] = len(labels)
     if isinstance(attack, InputAwareAttack):
         parts = [part.float() / 255 for part in test.images.split(at_once)]
@@ -229,6 +234,11 @@ def measure(network: nn.Module, test: ImageDataset, attack: Attack | None) -> di
         values["cross_trigger_accuracy"] = (crossed == test.labels).double().mean().item()
     values["test_images"] = len(test.labels)
     return values
+
+
+def _answers(network: nn.Module, test: ImageDataset, trigger: Attack, rows: Sequence[Tensor]) -> Tensor:
+    """Return the labels ``(K,)`` of the test images ``rows``, which come in parts, with this trigger."""
+    return torch.cat([predict(network, trigger.apply(test.images[part].float() / 255)) for part in rows])
 
 
 def _new_network(config: VictimConfig, train: ImageDataset) -> VictimNetwork:
@@ -253,12 +263,12 @@ def _plan(
     """
     if attack is None:
         return clean_plan(train)
-    hooks, joint = training_hooks(attack), isinstance(attack, InputAwareAttack)
+    hooks, joint = training_hooks(attack), isinstance(attack, LearnedAttack)
     if config.augmented_trigger and (joint or hooks.vary is not None or hooks.decoy is not None):
         raise ConfigError(
             f"{config.attack} varies its trigger in each batch and does not support augmented_trigger; leave it out"
         )
-    if isinstance(attack, InputAwareAttack):
+    if isinstance(attack, LearnedAttack):
         return joint_plan(train, attack, config)
     if hooks.perturb is None:
         return poisoning_plan(train, attack, config, None)
