@@ -49,6 +49,7 @@ class LiraAttack(LearnedAttack):
 
     def noisy(self, images: Tensor) -> Tensor:
         """Return ``(B, C, H, W)`` images in [0, 1] with their noise, differentiable."""
-        drawn: Tensor = self.networks["noise"](images.expand(-1, 3, -1, -1))  # (B, 1, H, W) -> (B, 3, H, W) for grey images
+        colour = images.expand(-1, 3, -1, -1)  # (B, 1, H, W) -> (B, 3, H, W) for grey images
+        drawn: Tensor = self.networks["noise"](colour)
         noise = _BOUND * (2 * drawn - 1)
         return (images + (noise if images.shape[1] == 3 else noise.mean(1, keepdim=True))).clamp(0, 1)

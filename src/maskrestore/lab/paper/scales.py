@@ -87,6 +87,8 @@ SPEEDS: dict[str, float] = {
     "majority-vote": 30,
     "strip": 3,
     "scale-up": 30,
+    "teco": 10,
+    "bbcal": 10,
     "diffpure-ddpm": 0.1,
     "diffpure-sde": 0.1,
     "zip": 0.1,

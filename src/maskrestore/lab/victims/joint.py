@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from maskrestore.lab.attacks import InputAwareAttack, LearnedAttack, LiraAttack
 from maskrestore.lab.attacks.input_aware import diversity_loss, mask_loss
@@ -37,30 +37,28 @@ _MASK_PAIRS = 32
 
 
 def joint_plan(train: ImageDataset, attack: LearnedAttack, config: VictimConfig) -> Plan:
-    """Return a plan that shows each image once per epoch; part of each batch gets triggers from the networks.
-
-    Raises TypeError for an attack of another class than those of this package.
-    """
+    """Return a plan that shows each image once per epoch; part of each batch gets triggers from the networks."""
     if isinstance(attack, InputAwareAttack):
         joint: JointTrigger | JointNoise = JointTrigger(attack, train, config)
-    elif isinstance(attack, LiraAttack):
-        joint = JointNoise(attack, train, config)
     else:
-        raise TypeError(f"no training for the networks of {attack.name}")
+        assert isinstance(attack, LiraAttack), "the only other one"
+        joint = JointNoise(attack, train, config)
     return replace(clean_plan(train), stamp=joint.stamp, companion=joint)
 
 
 class _Joint:
     """Trains a network of an attack together with the classifier: a ``Companion``. Subclasses add the ``Stamp``."""
 
-    def __init__(self, attack: LearnedAttack, network: str, train: ImageDataset, config: VictimConfig) -> None:
-        """network: the name of the one that learns from the classifier's loss."""
-        self._networks = attack.networks
+    def __init__(
+        self, networks: nn.ModuleDict, learning: str, rate: float, train: ImageDataset, config: VictimConfig
+    ) -> None:
+        """learning: which of the networks learns from the classifier's loss. rate: its peak learning rate."""
+        self._networks = networks
+        self._network = networks[learning]
+        self._rate = rate
         self._train = train
         self._config = config
-        self._network = attack.networks[network]
-        self._rate = _RATE if isinstance(attack, InputAwareAttack) else _NOISE_RATE
-        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=self._rate, betas=_BETAS)
+        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=rate, betas=_BETAS)
 
     def begin(self) -> None:
         """Train what is needed before the first batch: nothing."""
@@ -93,7 +91,7 @@ class JointNoise(_Joint):
 
     def __init__(self, attack: LiraAttack, train: ImageDataset, config: VictimConfig) -> None:
         """The poison rate is the share of each batch with noise."""
-        super().__init__(attack, "noise", train, config)
+        super().__init__(attack.networks, "noise", _NOISE_RATE, train, config)
         self._attack = attack
 
     def stamp(self, images: Tensor, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -115,7 +113,7 @@ class JointTrigger(_Joint):
 
     def __init__(self, attack: InputAwareAttack, train: ImageDataset, config: VictimConfig) -> None:
         """The poison rate is the share of each batch with its own triggers. An equal share has those of others."""
-        super().__init__(attack, "pattern", train, config)
+        super().__init__(attack.networks, "pattern", _RATE, train, config)
         self._attack = attack
         self._diversity = torch.zeros(())
 
