@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from maskrestore.errors import CheckpointError
+from maskrestore.lab.attacks import same_training
 from maskrestore.lab.data.specs import dataset_spec
 from maskrestore.lab.victims.architectures import ARCHITECTURES
 from maskrestore.lab.victims.config import VictimConfig
@@ -46,7 +47,7 @@ def cache_folder(folder: Path | str | None = None) -> Path:
 
 def victim_path(config: VictimConfig, cache: Path | str | None = None) -> Path:
     """Return the path of a victim's weights, whether it exists or not. The record has the suffix ``.json``."""
-    attack = (config.attack or "clean").replace(":", "-").replace("/", "-")
+    attack = same_training(config.attack or "clean").replace(":", "-").replace("/", "-")
     name = f"{config.dataset}-{config.architecture}-w{config.width}-{attack}-{config.digest()[:16]}"
     return cache_folder(cache) / "victims" / f"{name}.safetensors"
 
