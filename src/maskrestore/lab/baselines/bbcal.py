@@ -55,9 +55,10 @@ class BBCaL:
     not asked once the label has changed.
 
     Source: Guan et al., BBCaL: Black-box Backdoor Detection under the Causality Lens, Transactions on Machine Learning
-    Research 2024. No code is public, and only its abstract and its reviews were at hand: the idea is theirs, the
-    details are this project's. Departures where they are known: the authors have two thresholds, from clean images;
-    here the score is the distance from the middle of the strengths, because in the blind setting there are none.
+    Research 2024. No public code was found, and only the abstract and reviews were at hand: the idea is the authors',
+    the details are this project's. Departures where they are known: the strengths are this project's; an image is
+    scored by the distance from the middle of the strengths, as there are no clean images in the blind setting to choose
+    thresholds with.
     """
 
     def __init__(self, config: BBCaLConfig | None = None, *, key: Key = 0) -> None:
