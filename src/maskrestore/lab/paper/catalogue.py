@@ -341,8 +341,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             "SCALE-UP on GTSRB: multiplication saturates the colours of the trigger 3x3-color. If only the trigger is "
             "multiplied by 11, half of 250 training images keep the attacker's label; if everything except the trigger "
             "is multiplied, all of them do. The trigger 2x2-color is less affected.",
-            "TeCo uses ten of its fifteen corruptions. No public code of BBCaL was found: the idea is its authors', the "
-            "details are not.",
+            "TeCo uses ten of its fifteen corruptions. No public code of BBCaL was found: the idea is its authors', "
+            "the details are not.",
         ),
     ),
     "fig3": Pictures(
