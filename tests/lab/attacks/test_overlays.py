@@ -59,7 +59,7 @@ def test_icon_file_keeps_its_transparency(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("badnet:3x3-white", "known: badnets, blended, bpp, corners"),
+        ("badnet:3x3-white", "known: adap-blend, adap-patch, badnets, blended"),
         ("badnets:3x3-pink", "known: checkerboard, color, white"),
         ("badnets:3-white", "a size such as 3x3"),
         ("badnets:0x3-white", "a size such as 3x3"),
