@@ -207,14 +207,12 @@ class VictimConfig:
         """
         poisoning = self.poisoning
         effective = replace(self, recipe=self.training, poison_rate=poisoning.rate, poison_repeats=poisoning.repeats)
-        values = asdict(effective)
+        values = asdict(effective) | {"attack": self.attack and same_training(self.attack)}
         if self.attack is None:
             for name in ("mode", "target", "position", "poison_rate", "poison_repeats", "init", "augmented_trigger"):
                 del values[name]
-        else:
-            values["attack"] = same_training(self.attack)
-            if not self.augmented_trigger:
-                del values["augmented_trigger"]
+        elif not self.augmented_trigger:
+            del values["augmented_trigger"]
         # settings that were added later are included only when used, so that earlier victims keep their digest
         if not self.restored_rate:
             del values["restored_rate"], values["restorer_weights"]

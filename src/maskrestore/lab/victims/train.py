@@ -35,9 +35,7 @@ from maskrestore.runtime.precision import autocast, fast_arithmetic
 __all__ = ["VictimData", "measure", "train_victim", "untrained_attack", "victim_attack"]
 
 _QUICK_CHECK = 2000  # test images for the accuracy during training; the final one uses all test images
-
 _QUICK_PHOTOGRAPHS = 200  # the same for photographs
-
 _CHUNK = 500  # most test images per forward pass of the attack, to bound memory
 
 
