@@ -50,10 +50,10 @@ def test_replicas_follow_the_load_and_no_request_is_lost(cluster: Any, tmp_path:
         with ThreadPoolExecutor(MANY) as pool:
             clients = [pool.submit(ask, end) for end in [over] + [calm] * (MANY - 1)]
             try:
-                until(lambda: len({there(one) for one in answers}) == 2, 180)
+                until(lambda: len({there(one) for one in answers}) == 2)
                 assert len(replicas()) == 2
                 calm.set()
-                until(lambda: len(replicas()) == 1, 180)
+                until(lambda: len(replicas()) == 1)
             finally:
                 calm.set()
                 over.set()
