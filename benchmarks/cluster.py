@@ -127,12 +127,8 @@ def _library(source: Path, out: Path, threads: int) -> dict[str, float]:
 def _cluster(source: Path, out: Path, workers: int, *, quick: bool = False) -> dict[str, Any]:
     making = functools.partial(make_quick_job if quick else make_job, source, out)
     plan = ClusterJob(make_job=making, workers=workers, shards=quick)
-    import ray  # noqa: PLC0415 - not for the library
-
-    ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=40)
-    with connect(None), _Memory() as memory:
+    with connect("local", cpus=workers), _Memory() as memory:
         found = _timed(lambda told: purify_on_cluster(plan, making(), told))
-    ray.shutdown()
     return {**found, **memory.peaks}
 
 

@@ -86,8 +86,8 @@ def program(folder: Path, config: str, *options: str) -> Iterator[Program]:
         process.wait()
 
 
-def until(true: Callable[[], object], seconds: float = 60) -> None:
-    """Wait until something is so; fails if it is not in time."""
+def until(true: Callable[[], object], seconds: float = 180) -> None:
+    """Wait until something is so; fails if it is not in time, which is long for machines that have much else to do."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "this took too long"

@@ -49,6 +49,7 @@ def test_options_of_serve_follow_the_limits(tmp_path: Path) -> None:
     assert found._deployment_config.graceful_shutdown_timeout_s > LimitsConfig(**limits).timeout
     scaling = found._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas) == (1, 8)
+    assert (scaling.upscale_delay_s, scaling.downscale_delay_s) == (30, 600), "as the guide says"
     assert app({"config": VALUES, "replicas": 3})._bound_deployment.num_replicas == 3
 
 

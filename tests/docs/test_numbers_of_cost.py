@@ -34,3 +34,18 @@ def test_the_arithmetic_is_right(images: int) -> None:
             assert f"| {images:,} images x {queries:.5g} = {images * queries:,.0f} |" in TEXT
             total = images * sum(figure["result"].values())
             assert f"bytes = {total / 10**9:.3g} GB |" in TEXT or f"bytes = {total / 10**12:.3g} TB |" in TEXT
+
+
+def test_a_core_without_amx() -> None:
+    records = PAGE.parents[2] / "benchmarks/results/speed"
+    rates = []
+    for name in ("cluster-amx.json", "cluster-avx512.json"):
+        (run,) = (
+            one
+            for one in json.loads((records / name).read_text())["runs"]
+            if (one["way"], one.get("threads")) == ("library", 1)
+        )
+        rates.append(run["steady_images_per_second"])
+    assert f"a core with AMX did {rates[0] / rates[1]:.1f} times as many images as one without" in " ".join(
+        TEXT.split()
+    )
