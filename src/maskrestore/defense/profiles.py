@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from maskrestore.defense.beyond_paper.budget import fast
+from maskrestore.defense.beyond_paper.fragile import FragileConfig
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
 from maskrestore.defense.beyond_paper.squares import SquaresConfig
 from maskrestore.defense.beyond_paper.transfer import TransferTestConfig
+from maskrestore.defense.beyond_paper.whole_image import WholeImageConfig
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.defense.restoration import RestorationConfig
 from maskrestore.defense.scores import ScoreConfig
@@ -20,6 +22,8 @@ _PAPER = BDMAEConfig()
 # - transfer test: keeps clean images unchanged in which these scores find something; so a second attempt can lower the
 #   thresholds.
 # - squares: large faint triggers survive when scattered tokens are hidden.
+# - whole_image: patterns over the whole image have no region to restore.
+# - fragile: warped images lose the trigger under faint noise.
 # - photographs: their scores are high everywhere, and objects in them pass the transfer test. Chosen on training
 #   pictures of Imagenette.
 # - no refinement: it looks for tokens that flip the label when hidden. Clean images have such tokens too, and it takes
@@ -31,6 +35,8 @@ _DEFAULT = BDMAEConfig(
     transfer_test=TransferTestConfig(),
     photographs=PhotographsConfig(),
     squares=SquaresConfig(),
+    whole_image=WholeImageConfig(),
+    fragile=FragileConfig(),
 )
 
 PROFILES: dict[str, BDMAEConfig] = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["affine", "gaussian_blur", "median", "shifted"]
+__all__ = ["affine", "bilateral", "gaussian_blur", "median", "shifted"]
 
 
 def gaussian_blur(images: Tensor, size: int, sigma: float) -> Tensor:
@@ -48,11 +49,19 @@ def median(images: Tensor, size: int) -> Tensor:
     return torch.stack(window).median(dim=0).values
 
 
-def affine(image: Tensor, *, degrees: float, scale: float, down: float, right: float) -> Tensor:
+def affine(
+    image: Tensor,
+    *,
+    degrees: float = 0.0,
+    scale: float = 1.0,
+    down: float = 0.0,
+    right: float = 0.0,
+    outside: Literal["zeros", "reflection"] = "zeros",
+) -> Tensor:
     """Rotate ``(C, H, W)`` counter-clockwise about its centre, scale, then shift. Returns the same shape, in [0, 1].
 
-    down, right: shift as a share of the height and of the width. Interpolation is bilinear; pixels from outside the
-    image are black.
+    down, right: shift as a share of the height and of the width. Interpolation is bilinear. outside: whether pixels
+    from outside the image are black or mirrored.
     """
     height, width = image.shape[-2:]
     cos, sin = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
@@ -61,4 +70,22 @@ def affine(image: Tensor, *, degrees: float, scale: float, down: float, right: f
     x = torch.arange(width) - (width - 1) / 2 - right * width
     source_x, source_y = cos * x - sin * y, sin * x + cos * y  # (H, W) each
     grid = torch.stack([source_x * 2 / width, source_y * 2 / height], dim=-1)
-    return F.grid_sample(image[None], grid[None].to(image.dtype), align_corners=False)[0].clamp(0, 1)
+    return F.grid_sample(image[None], grid[None].to(image.dtype), padding_mode=outside, align_corners=False)[0].clamp(
+        0, 1
+    )
+
+
+def bilateral(image: Tensor, *, radius: int, space: float, colour: float) -> Tensor:
+    """Average each pixel of ``(C, H, W)`` with near ones of a like colour: noise goes, edges stay. In [0, 1].
+
+    radius: of the neighbourhood, in pixels. space, colour: standard deviations of the weights, in pixels and for the
+    distance of colours in [0, 1]. Borders are mirrored. Source: Tomasi and Manduchi, 1998.
+    """
+    total, weights = torch.zeros_like(image), torch.zeros_like(image[:1])
+    offsets = range(-radius, radius + 1)
+    for down, rows in zip(offsets, shifted(image, -2, radius), strict=True):
+        for right, copy in zip(offsets, shifted(rows, -1, radius), strict=True):
+            distance = (copy - image).square().sum(dim=0, keepdim=True)  # (1, H, W)
+            weight = torch.exp(-distance / (2 * colour**2) - (down**2 + right**2) / (2 * space**2))
+            total, weights = total + weight * copy, weights + weight
+    return (total / weights).clamp(0, 1)

@@ -16,6 +16,8 @@ SQUARES = with_settings(
         "squares.side": 0.375,
         "squares.label_weight": 1.0,
         "squares.threshold": 0.5,
+        "whole_image": None,
+        "fragile": None,
     },
 )
 """No attempt reaches its thresholds, so that squares are all that restores anything."""
