@@ -26,10 +26,10 @@ def without_peaks(image: Tensor, height: float = 1.5) -> Tensor:
 
     def gains(spectrum: Tensor, distance: Tensor) -> Tensor:
         strength = torch.fft.fftshift(spectrum.abs().mean(dim=0))  # (H, W)
-        padding = (_NEIGHBOURS,) * 4
-        around = F.pad(strength[None, None], padding, mode="circular")[0, 0]
-        side = 2 * _NEIGHBOURS + 1
-        usual = around.unfold(0, side, 1).unfold(1, side, 1).flatten(2).median(dim=2).values
+        down, right = (min(_NEIGHBOURS, side) for side in strength.shape)  # fewer in an image of one pixel
+        around = F.pad(strength[None, None], (right, right, down, down), mode="circular")[0, 0]
+        windows = around.unfold(0, 2 * down + 1, 1).unfold(1, 2 * right + 1, 1)  # (H, W, 5, 5)
+        usual = windows.flatten(2).median(dim=2).values
         limited = torch.fft.ifftshift((height * usual / strength.clamp(min=1e-9)).clamp(max=1))
         return torch.where(distance < _SLOWEST, 1.0, limited)
 
