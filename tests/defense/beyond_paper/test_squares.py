@@ -16,8 +16,6 @@ SQUARES = with_settings(
         "squares.side": 0.375,
         "squares.label_weight": 1.0,
         "squares.threshold": 0.5,
-        "whole_image": None,
-        "fragile": None,
     },
 )
 """No attempt reaches its thresholds, so that squares are all that restores anything."""
@@ -159,13 +157,11 @@ def test_squares_heed_their_limit_where_the_rest_may_cost_more() -> None:
     assert not result.hidden.any()  # type: ignore[union-attr]
 
 
-def test_what_uses_the_rest_of_the_queries_gives_way_to_nothing_else() -> None:
+def test_squares_give_way_to_nothing_else() -> None:
     default = PROFILES["default"]
     assert default.max_queries == 47
-    last = ("squares", "whole_image", "fragile")
-    assert with_settings(default, dict.fromkeys(last)).max_queries == 43
+    assert with_settings(default, {"squares": None}).max_queries == 43
     for queries in range(43, 47):
-        limits = {f"{name}.query_limit": 47 for name in last}
-        assert with_settings(within(default, queries), limits) == default
+        assert with_settings(within(default, queries), {"squares.query_limit": 47}) == default
         assert within(default, queries).max_queries == queries
     assert within(PROFILES["paper"], 30).squares is None
