@@ -81,7 +81,7 @@ def rows(result: Purification, index: Tensor) -> Purification:
     return result.select(index)
 
 
-@pytest.fixture(scope="module", params=["paper", "default"])
+@pytest.fixture(scope="module", params=["paper", "default", "broad"])
 def config(request: pytest.FixtureRequest) -> BDMAEConfig:
     return PROFILES[request.param]
 

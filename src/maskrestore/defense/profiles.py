@@ -49,9 +49,8 @@ PROFILES: dict[str, BDMAEConfig] = {
     "fast": fast(_DEFAULT),
     "paper-fast": fast(_PAPER),
 }
-"""``default`` was chosen by measurement; ``paper`` is the method as published. ``broad`` also looks for triggers over the
-whole image. ``fast`` and ``paper-fast`` begin with
-group testing, which settles most images with few queries."""
+"""``default`` was chosen by measurement; ``paper`` is the method as published. ``broad`` also looks for triggers over
+the whole image. ``fast`` and ``paper-fast`` begin with group testing, which settles most images with few queries."""
 
 
 def profile_config(profile: BDMAEConfig | str) -> BDMAEConfig:
