@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -26,10 +24,7 @@ __all__ = ["purify_cohort"]
 
 def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
     """Purify the images of a state, each on its own. masked_pixels: as for :func:`score`."""
-    if not is_photograph(*state.images.shape[-2:]):
-        config = replace(config, photographs=None)
-    else:
-        config = replace(config, whole_image=None, fragile=None)
+    config = config.in_force(photographs=is_photograph(*state.images.shape[-2:]))
     if config.restoration.single_query:
         yield from _purify_in_one_query(state, config, masked_pixels=masked_pixels)
         return

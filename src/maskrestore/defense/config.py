@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from maskrestore.defense.beyond_paper.fragile import FragileConfig
@@ -78,6 +78,12 @@ class BDMAEConfig:
         for stage in (self.squares, self.whole_image, self.fragile):
             queries = queries if stage is None else stage.max_queries(queries)
         return queries
+
+    def in_force(self, *, photographs: bool) -> BDMAEConfig:
+        """The settings without the stages that do nothing for photographs, or for small images."""
+        if photographs:
+            return replace(self, whole_image=None, fragile=None)
+        return replace(self, photographs=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types. Stages that are off are left out, so a new stage changes no old digest."""
