@@ -28,6 +28,18 @@ if [[ $what == all-to-all || $what == all ]]; then
   "${run[@]}" --victim mode=all-to-all --dataset cifar10 --defense bdmae --out $results/all-to-all.jsonl \
     --attack badnets:3x3-color
 fi
+if [[ $what == broad || $what == all ]]; then
+  # Victims that are fine-tuned for a quarter of the usual time.
+  broad=("${run[@]}" --dataset cifar10 --defense none --defense bdmae-broad --clean 200 --triggered 200 --out $results/broad.jsonl)
+  "${broad[@]}" --victim recipe.epochs=0.5 --attack blended:full --attack sig --attack low-frequency --attack bpp \
+    --attack low-contrast --attack repeated --attack adap-blend --attack refool
+  "${broad[@]}" --victim recipe.epochs=1 --attack wanet
+  "${broad[@]}" --victim recipe.epochs=0.5 --victim mode=all-to-all --attack badnets:3x3-color
+  clean=("${run[@]}" --attack none --clean 500 --defense none --defense bdmae --defense bdmae-broad --out $results/broad.jsonl)
+  "${clean[@]}" --dataset cifar10
+  "${clean[@]}" --dataset cifar10 --victim architecture=vit-small
+  "${clean[@]}" --dataset gtsrb
+fi
 if [[ $what == parts || $what == all ]]; then
   # The effect of each part: the paper's method and the default, with one setting changed at a time.
   part() {

@@ -114,3 +114,10 @@ def test_differences_are_named_with_dots() -> None:
     assert differences(paper, with_settings(paper, {"transfer_test.comparison": False})) == {
         "transfer_test.comparison": False
     }
+
+
+def test_stages_for_photographs_or_for_small_images_only_are_left_out_for_others() -> None:
+    broad = PROFILES["broad"]
+    small, large = broad.in_force(photographs=False), broad.in_force(photographs=True)
+    assert small == dataclasses.replace(broad, photographs=None)
+    assert large == PROFILES["default"].in_force(photographs=True) == PROFILES["default"]

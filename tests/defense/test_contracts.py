@@ -81,7 +81,7 @@ def rows(result: Purification, index: Tensor) -> Purification:
     return result.select(index)
 
 
-@pytest.fixture(scope="module", params=["paper", "default"])
+@pytest.fixture(scope="module", params=["paper", "default", "broad"])
 def config(request: pytest.FixtureRequest) -> BDMAEConfig:
     return PROFILES[request.param]
 
@@ -318,7 +318,7 @@ def test_protect_without_a_key_warns() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"profile": "papre"}, "unknown profile 'papre'; known: default, fast, paper, paper-fast"),
+        ({"profile": "papre"}, "unknown profile 'papre'; known: broad, default, fast, paper, paper-fast"),
         ({"profile": 3}, "expected a BDMAEConfig or the name of a profile, got int"),
         ({"restorer": 3}, "expected a restorer or the name of one, got int"),
         ({"key": ""}, "the key is empty"),

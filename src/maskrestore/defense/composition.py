@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.fragile import settle_fragile
 from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
 from maskrestore.defense.beyond_paper.photographs import masks_of_attempt
 from maskrestore.defense.beyond_paper.squares import hide_squares
 from maskrestore.defense.beyond_paper.transfer import try_restoration
+from maskrestore.defense.beyond_paper.whole_image import filter_whole_image
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.refinement import refine
@@ -24,8 +24,7 @@ __all__ = ["purify_cohort"]
 
 def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
     """Purify the images of a state, each on its own. masked_pixels: as for :func:`score`."""
-    if not is_photograph(*state.images.shape[-2:]):
-        config = replace(config, photographs=None)
+    config = config.in_force(photographs=is_photograph(*state.images.shape[-2:]))
     if config.restoration.single_query:
         yield from _purify_in_one_query(state, config, masked_pixels=masked_pixels)
         return
@@ -53,6 +52,10 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
             test=config.transfer_test,
             photographs=config.photographs,
         )
+    if config.whole_image is not None:
+        yield from filter_whole_image(state, rows, config.whole_image)
+    if config.fragile is not None:
+        yield from settle_fragile(state, rows, config.fragile)
 
 
 def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config: BDMAEConfig) -> Rounds[None]:

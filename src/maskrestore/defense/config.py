@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from maskrestore.defense.beyond_paper.fragile import FragileConfig
 from maskrestore.defense.beyond_paper.group_testing import GroupTestingConfig
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
 from maskrestore.defense.beyond_paper.squares import SquaresConfig
 from maskrestore.defense.beyond_paper.transfer import TransferTestConfig
+from maskrestore.defense.beyond_paper.whole_image import WholeImageConfig
 from maskrestore.defense.refinement import RefinementConfig
 from maskrestore.defense.restoration import RestorationConfig
 from maskrestore.defense.scores import MaskConfig, ScoreConfig
@@ -45,6 +47,11 @@ class BDMAEConfig:
     """Not in the paper: what is different for images of more than 64 x 64 pixels."""
     squares: SquaresConfig | None = None
     """Not in the paper: if no restoration was accepted, hide whole squares."""
+    whole_image: WholeImageConfig | None = None
+    """Not in the paper: if nothing was accepted yet, filter the whole image. Not for photographs."""
+    fragile: FragileConfig | None = None
+    """Not in the paper: if nothing was accepted yet, look whether the label breaks under small changes. Not for
+    photographs."""
     group_testing: GroupTestingConfig | None = None
     """Not in the paper: hide windows first. An image that this settles needs no random masks."""
 
@@ -68,7 +75,15 @@ class BDMAEConfig:
         if self.group_testing is not None:
             left_open = self.group_testing.max_queries_left_open - 1
             queries = max(self.group_testing.max_queries, left_open + queries)
-        return queries if self.squares is None else self.squares.max_queries(queries)
+        for stage in (self.squares, self.whole_image, self.fragile):
+            queries = queries if stage is None else stage.max_queries(queries)
+        return queries
+
+    def in_force(self, *, photographs: bool) -> BDMAEConfig:
+        """The settings without the stages that do nothing for photographs, or for small images."""
+        if photographs:
+            return replace(self, whole_image=None, fragile=None)
+        return replace(self, photographs=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types. Stages that are off are left out, so a new stage changes no old digest."""

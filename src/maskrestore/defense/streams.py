@@ -16,7 +16,7 @@ from torch import Tensor
 from maskrestore.errors import ConfigError
 from maskrestore.runtime.digests import keyed_digest, raw_digest
 
-__all__ = ["Key", "Stream", "key_bytes", "key_fingerprint", "operator_key"]
+__all__ = ["Key", "Stream", "gaussian_noise", "key_bytes", "key_fingerprint", "operator_key"]
 
 Key = int | str | bytes
 
@@ -88,3 +88,10 @@ class Stream:
         # The generator itself counts in the low 64 bits while it draws.
         bits = np.random.Philox(key=self._philox_key, counter=[0, *counter])
         return torch.from_numpy(np.random.Generator(bits).random(shape, dtype=np.float32))
+
+
+def gaussian_noise(stream: Stream, *path: int, shape: tuple[int, ...]) -> Tensor:
+    """Return standard normal float32 numbers of ``shape``. A ``path`` (see :class:`Stream`) has fixed numbers."""
+    uniform = stream.uniform(*path, shape=shape).double() + 2**-25  # in (0, 1), so that the quantile is finite
+    normal: Tensor = torch.special.ndtri(uniform)
+    return normal.float()

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from maskrestore.errors import ConfigError
+from maskrestore.imaging.filters import gaussian_blur, shifted
 from maskrestore.lab.baselines import BASELINES
-from maskrestore.lab.baselines.blur import BlurConfig, gaussian_blur, shifted
+from maskrestore.lab.baselines.blur import BlurConfig
 
 
 def impulse(row: int, column: int, side: int = 5) -> torch.Tensor:

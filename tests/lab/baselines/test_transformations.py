@@ -8,6 +8,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from maskrestore.errors import ConfigError
+from maskrestore.imaging.filters import affine, median
 from maskrestore.lab.baselines import BASELINES
 from maskrestore.lab.baselines.base import BaselineConfig
 from maskrestore.lab.baselines.transformations import (
@@ -18,9 +19,7 @@ from maskrestore.lab.baselines.transformations import (
     JpegConfig,
     MedianConfig,
     NoiseConfig,
-    affine,
     jpeg,
-    median,
 )
 
 

@@ -18,18 +18,26 @@ __all__ = ["MOST_QUERIES", "fast", "scheduled", "within"]
 MOST_QUERIES = 47
 """The most queries for an image of any profile: 1 + 25 + 20 + 1, as in the paper."""
 
+_LAST = ("squares", "whole_image", "fragile")
+"""Stages that use the queries that are left: each has a ``query_limit``."""
+
 
 def fast(config: BDMAEConfig) -> BDMAEConfig:
     """Add group testing as the first stage. It settles most images with far fewer queries.
 
     The other images are purified as ``config`` says, but without the comparison of the transfer test, and with at most
     as many refinement steps as fit into 47 queries in all. All-to-all triggers, with a target for each class, are not
-    looked for. If group testing settles an image, its maps hold the share of windows that changed its label.
+    looked for, nor are triggers over the whole image and fragile ones. If group testing settles an image, its maps hold
+    the share of windows that changed its label.
     """
     test = config.transfer_test
     groups = GroupTestingConfig() if test is None else GroupTestingConfig(cloud_grids=test.cloud_grids)
     quick = replace(
-        config, group_testing=groups, transfer_test=None if test is None else replace(test, comparison=False)
+        config,
+        group_testing=groups,
+        transfer_test=None if test is None else replace(test, comparison=False),
+        whole_image=None,
+        fragile=None,
     )
     if config.refinement is None:
         return quick
@@ -50,18 +58,21 @@ def scheduled(config: BDMAEConfig, schedule: str | None) -> BDMAEConfig:
 def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     """Reduce the settings to at most ``queries`` queries for an image. Raises ConfigError below 1.
 
-    Squares use the queries that are left. Otherwise the least useful queries are dropped first: the comparison of the
-    transfer test, steps of refinement, all attempts but the first, then queries of random masks. If not even one round
-    of masks fits beside group testing, group testing is dropped and the reduction starts again without it. If less than
-    one round of masks fits, no mask is queried, and S_i alone decides what is restored, in the attempt with the lowest
-    thresholds if two or more clouds can test it. A single query is used for the restored image.
+    Squares, filters of the whole image and the look for fragile triggers use the queries that are left. Otherwise the
+    least useful queries are dropped first: the comparison of the transfer test, steps of refinement, all attempts but
+    the first, then queries of random masks. If not even one round of masks fits beside group testing, group testing is
+    dropped and the reduction starts again without it. If less than one round of masks fits, no mask is queried, and S_i
+    alone decides what is restored, in the attempt with the lowest thresholds if two or more clouds can test it. A
+    single query is used for the restored image.
     """
     if queries < 1:
         raise ConfigError(f"max_queries must be at least 1, got {queries}")
     smaller = config
-    if config.squares is not None:
-        limit = min(queries, config.squares.query_limit)
-        smaller = replace(config, squares=replace(config.squares, query_limit=limit))
+    for name in _LAST:
+        stage = getattr(config, name)
+        if stage is not None:
+            limited = replace(stage, query_limit=min(queries, stage.query_limit))
+            smaller = replace(smaller, **{name: limited})
     steps = 0 if config.refinement is None else config.refinement.steps
     fewer_steps = [functools.partial(_with_steps, steps=left) for left in range(steps, -1, -1)]
     savings: list[Callable[[BDMAEConfig], BDMAEConfig]] = [_without_comparison, *fewer_steps, _with_first_attempt]
@@ -97,7 +108,7 @@ def _with_first_attempt(config: BDMAEConfig) -> BDMAEConfig:
 
 def _without_masks(config: BDMAEConfig, smaller: BDMAEConfig, queries: int) -> BDMAEConfig:
     """The best settings without queries of masks. smaller: ``config`` after all other reductions."""
-    unasked = replace(smaller, masks=replace(smaller.masks, asked=0), squares=None)
+    unasked = replace(smaller, masks=replace(smaller.masks, asked=0), squares=None, whole_image=None, fragile=None)
     test, attempts = config.transfer_test, config.restoration.attempts
     if test is None and unasked.max_queries <= queries:
         return unasked

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from maskrestore.classifiers import as_classifier
-from maskrestore.defense.streams import Key, Stream
+from maskrestore.defense.streams import Key, Stream, gaussian_noise
 from maskrestore.imaging.inputs import as_batch
 from maskrestore.lab.baselines.base import Detection, check
 from maskrestore.lab.baselines.first_change import Corruption, first_changes
-from maskrestore.lab.baselines.transformations import gaussian_noise
 from maskrestore.types import Classifier
 
 __all__ = ["BBCaL", "BBCaLConfig"]

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrestore.defense.streams import Stream
+from maskrestore.defense.streams import Stream, gaussian_noise
 from maskrestore.imaging.resize import resize
 from maskrestore.lab.baselines.first_change import Corruption
-from maskrestore.lab.baselines.transformations import gaussian_noise, jpeg
+from maskrestore.lab.baselines.transformations import jpeg
 
 __all__ = ["CORRUPTIONS", "LEVELS"]
 

@@ -9,10 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from maskrestore.defense.streams import Key, Stream
+from maskrestore.defense.streams import Key, Stream, gaussian_noise
 from maskrestore.errors import UnknownNameError
 from maskrestore.lab.baselines.base import check, in_chunks, majority
-from maskrestore.lab.baselines.transformations import gaussian_noise
 from maskrestore.types import Classifier, Purification
 
 __all__ = ["MajorityVote", "MajorityVoteConfig"]

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from maskrestore.defense.streams import Key, Stream
+from maskrestore.defense.streams import Key, Stream, gaussian_noise
+from maskrestore.imaging.filters import affine, median
 from maskrestore.imaging.resize import resize
 from maskrestore.lab.baselines.base import TransformDefense, check, one_by_one
-from maskrestore.lab.baselines.blur import shifted
 
 __all__ = [
     "AffineConfig",
@@ -31,10 +30,7 @@ __all__ = [
     "JpegConfig",
     "MedianConfig",
     "NoiseConfig",
-    "affine",
-    "gaussian_noise",
     "jpeg",
-    "median",
 ]
 
 
@@ -185,39 +181,6 @@ class JpegConfig:
     def build(self, key: Key = 0) -> TransformDefense:
         """Build the defense. It is deterministic: ``key`` is not used."""
         return TransformDefense(lambda images, _: torch.stack([jpeg(x, self.quality) for x in images]), key=key)
-
-
-def gaussian_noise(stream: Stream, *path: int, shape: tuple[int, ...]) -> Tensor:
-    """Return standard normal float32 numbers of ``shape``. A ``path`` (see :class:`Stream`) has fixed numbers."""
-    uniform = stream.uniform(*path, shape=shape).double() + 2**-25  # in (0, 1), so that the quantile is finite
-    normal: Tensor = torch.special.ndtri(uniform)
-    return normal.float()
-
-
-def affine(image: Tensor, *, degrees: float, scale: float, down: float, right: float) -> Tensor:
-    """Rotate ``(C, H, W)`` counter-clockwise about its centre, scale, then shift. Returns the same shape, in [0, 1].
-
-    down, right: shift as a share of the height and of the width. Interpolation is bilinear; pixels from outside the
-    image are black.
-    """
-    height, width = image.shape[-2:]
-    cos, sin = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
-    # Source of each output pixel, in pixels from the centre: undo the shift, then rotate the other way.
-    y = (torch.arange(height) - (height - 1) / 2 - down * height).unsqueeze(1)
-    x = torch.arange(width) - (width - 1) / 2 - right * width
-    source_x, source_y = cos * x - sin * y, sin * x + cos * y  # (H, W) each
-    grid = torch.stack([source_x * 2 / width, source_y * 2 / height], dim=-1)
-    return F.grid_sample(image[None], grid[None].to(image.dtype), align_corners=False)[0].clamp(0, 1)
-
-
-def median(images: Tensor, size: int) -> Tensor:
-    """Take the median over ``size x size`` pixels of each channel, ``size`` odd; borders are mirrored.
-
-    ``(B, C, H, W)`` -> the same shape.
-    """
-    radius = size // 2
-    window = [copy for rows in shifted(images, -2, radius) for copy in shifted(rows, -1, radius)]
-    return torch.stack(window).median(dim=0).values
 
 
 def jpeg(image: Tensor, quality: int) -> Tensor:

@@ -70,6 +70,7 @@ DEFENSES: dict[str, DefenseConfig] = {
     "none": NoDefenseConfig(),
     "bdmae": PROFILES["default"],
     "bdmae-paper": PROFILES["paper"],
+    "bdmae-broad": PROFILES["broad"],
     "bdmae-fast": PROFILES["fast"],
     "bdmae-paper-fast": PROFILES["paper-fast"],
     **BASELINES,
@@ -126,13 +127,13 @@ def restorer_of(name: str, dataset: str) -> str:
 def config_for(config: Any, dataset: str, restorer_name: str) -> Any:
     """Return settings without what has no effect on the images of a data set.
 
-    The restorer ``auto`` becomes the one of this name, and settings for photographs are dropped for small images. So
-    records of small images do not depend on them.
+    The restorer ``auto`` becomes the one of this name, and stages that are only for photographs, or only for small
+    images, are dropped. So records do not depend on them.
     """
     if getattr(config, "restorer", None) == DEFAULT_RESTORER:
         return dataclasses.replace(config, restorer=restorer_name)
-    if isinstance(config, BDMAEConfig) and not dataset_spec(dataset).photographs:
-        return dataclasses.replace(config, photographs=None)
+    if isinstance(config, BDMAEConfig):
+        return config.in_force(photographs=dataset_spec(dataset).photographs)
     return config
 
 

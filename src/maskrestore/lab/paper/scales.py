@@ -75,6 +75,7 @@ SCALES: dict[str, Scale] = {
 SPEEDS: dict[str, float] = {
     "bdmae": 16,
     "bdmae-paper": 9,
+    "bdmae-broad": 13,
     "bdmae-fast": 50,
     "bdmae-paper-fast": 45,
     "patchcleanser": 2,

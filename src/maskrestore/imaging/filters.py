@@ -1,0 +1,91 @@
+"""Filters and geometric copies of images, computed so that a result does not depend on its batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["affine", "bilateral", "gaussian_blur", "median", "shifted"]
+
+
+def gaussian_blur(images: Tensor, size: int, sigma: float) -> Tensor:
+    """Blur ``(B, C, H, W)`` images with a separable Gaussian; the result has the same shape, in [0, 1].
+
+    size: side of the kernel, odd; sigma: standard deviation, both in pixels. Borders are mirrored without repeating
+    the edge pixel. Computed as a sum of shifted copies instead of a convolution, so that the result is bit-identical
+    regardless of batch composition.
+    """
+    radius = size // 2
+    taps = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-radius, radius + 1)]
+    for dim in (-2, -1):
+        copies = zip(shifted(images, dim, radius), taps, strict=True)
+        images = sum((copy * (tap / sum(taps)) for copy, tap in copies), torch.zeros_like(images))
+    return images.clamp(0, 1)
+
+
+def shifted(images: Tensor, dim: int, radius: int) -> list[Tensor]:
+    """Return ``2 radius + 1`` copies of the same shape, shifted by ``-radius ... radius`` pixels along ``dim``.
+
+    The border is mirrored without repeating the edge pixel: ``2 1 | 0 1 2 ... n-1 | n-2 n-3``.
+    """
+    side = images.shape[dim]
+    period = max(1, 2 * (side - 1))
+    index = torch.arange(-radius, side + radius).remainder(period)
+    padded = images.index_select(dim, torch.minimum(index, period - index).clamp(max=side - 1))
+    return [padded.narrow(dim, start, side) for start in range(2 * radius + 1)]
+
+
+def median(images: Tensor, size: int) -> Tensor:
+    """Take the median over ``size x size`` pixels of each channel, ``size`` odd; borders are mirrored.
+
+    ``(B, C, H, W)`` -> the same shape.
+    """
+    radius = size // 2
+    window = [copy for rows in shifted(images, -2, radius) for copy in shifted(rows, -1, radius)]
+    return torch.stack(window).median(dim=0).values
+
+
+def affine(
+    image: Tensor,
+    *,
+    degrees: float = 0.0,
+    scale: float = 1.0,
+    down: float = 0.0,
+    right: float = 0.0,
+    outside: Literal["zeros", "reflection"] = "zeros",
+) -> Tensor:
+    """Rotate ``(C, H, W)`` counter-clockwise about its centre, scale, then shift. Returns the same shape, in [0, 1].
+
+    down, right: shift as a share of the height and of the width. Interpolation is bilinear. outside: whether pixels
+    from outside the image are black or mirrored.
+    """
+    height, width = image.shape[-2:]
+    cos, sin = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
+    # Source of each output pixel, in pixels from the centre: undo the shift, then rotate the other way.
+    y = (torch.arange(height) - (height - 1) / 2 - down * height).unsqueeze(1)
+    x = torch.arange(width) - (width - 1) / 2 - right * width
+    source_x, source_y = cos * x - sin * y, sin * x + cos * y  # (H, W) each
+    grid = torch.stack([source_x * 2 / width, source_y * 2 / height], dim=-1)
+    return F.grid_sample(image[None], grid[None].to(image.dtype), padding_mode=outside, align_corners=False)[0].clamp(
+        0, 1
+    )
+
+
+def bilateral(image: Tensor, *, radius: int, space: float, colour: float) -> Tensor:
+    """Average each pixel of ``(C, H, W)`` with near ones of a like colour: noise goes, edges stay. In [0, 1].
+
+    radius: of the neighbourhood, in pixels. space, colour: standard deviations of the weights, in pixels and for the
+    distance of colours in [0, 1]. Borders are mirrored. Source: Tomasi and Manduchi, 1998.
+    """
+    total, weights = torch.zeros_like(image), torch.zeros_like(image[:1])
+    offsets = range(-radius, radius + 1)
+    for down, rows in zip(offsets, shifted(image, -2, radius), strict=True):
+        for right, copy in zip(offsets, shifted(rows, -1, radius), strict=True):
+            distance = (copy - image).square().sum(dim=0, keepdim=True)  # (1, H, W)
+            weight = torch.exp(-distance / (2 * colour**2) - (down**2 + right**2) / (2 * space**2))
+            total, weights = total + weight * copy, weights + weight
+    return (total / weights).clamp(0, 1)

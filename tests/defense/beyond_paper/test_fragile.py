@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch import Tensor
+
+from fakes import MeanRestorer, colour_labels, plain_images
+from maskrestore.classifiers import CountingClassifier
+from maskrestore.defense import BDMAE, PROFILES, within
+from maskrestore.defense.beyond_paper.fragile import FragileConfig
+from maskrestore.errors import ConfigError
+from maskrestore.runtime.settings import with_settings
+
+TARGET = 9
+ALONE = with_settings(PROFILES["broad"], {"squares": None, "whole_image": None})
+
+
+class ExactClassifier:
+    """Answers ``TARGET`` for these very images, as a trigger does that works pixel by pixel, else ``others``."""
+
+    def __init__(self, images: Tensor, others: str = "true") -> None:
+        self.images, self.others = images, others
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        same = (pictures.unsqueeze(1) == self.images).flatten(2).all(dim=2).any(dim=1)
+        return torch.where(same, TARGET, colour_labels(pictures))
+
+
+def test_a_trigger_that_faint_noise_breaks_is_found() -> None:
+    images = plain_images(6)
+    victim = ExactClassifier(images)
+    without = BDMAE(MeanRestorer(), with_settings(ALONE, {"fragile": None, "scores.consensus": False}))
+    assert (without.purify(images, victim).labels == TARGET).all()
+    result = BDMAE(MeanRestorer(), with_settings(ALONE, {"scores.consensus": False})).purify(images, victim)
+    assert torch.equal(result.labels, colour_labels(images))
+    assert torch.equal(victim(result.images), result.labels)
+    assert result.hidden is not None
+    assert result.hidden.all()
+
+
+def test_copies_that_disagree_leave_the_image_as_it_is() -> None:
+    images = plain_images(6)
+
+    def restless(pictures: Tensor) -> Tensor:
+        """Another label for every other picture: nothing agrees."""
+        same = (pictures.unsqueeze(1) == images).flatten(2).all(dim=2).any(dim=1)
+        digits = (pictures.double().sum(dim=(1, 2, 3)) * 1e4).long() % 1000
+        return torch.where(same, TARGET, 10 + digits)
+
+    result = BDMAE(MeanRestorer(), ALONE).purify(images, restless)
+    assert (result.labels == TARGET).all()
+    assert torch.equal(result.images, images)
+
+
+def test_the_noise_of_an_image_depends_on_the_key_and_not_on_the_batch() -> None:
+    images = plain_images(4)
+    asked: list[Tensor] = []
+
+    def watching(pictures: Tensor) -> Tensor:
+        asked.append(pictures.clone())
+        return torch.zeros(len(pictures), dtype=torch.int64)
+
+    BDMAE(MeanRestorer(), ALONE, key=1).purify(images, watching)
+    together = asked[-1]
+    assert together.shape == images.shape
+    assert (together - images).abs().max() < 0.2
+    for row, image in enumerate(images):
+        BDMAE(MeanRestorer(), ALONE, key=1).purify(image, watching)
+        assert torch.equal(asked[-1][0], together[row])
+    BDMAE(MeanRestorer(), ALONE, key=2).purify(images, watching)
+    assert not torch.equal(asked[-1], together)
+
+
+@pytest.mark.parametrize("limit", [27, 30, 31, 47])
+def test_it_spends_what_is_left_and_no_more(limit: int) -> None:
+    images = plain_images(2)
+    counting = CountingClassifier(ExactClassifier(images))
+    config = within(ALONE, limit)
+    result = BDMAE(MeanRestorer(), config).purify(images, counting)
+    assert counting.queries == int(result.queries.sum())
+    assert int(result.queries.max()) <= config.max_queries <= limit
+
+
+@pytest.mark.parametrize("settings", [{"noise": 0.0}, {"noise": 2.0}, {"query_limit": 0}])
+def test_settings_are_checked(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="fragile"):
+        FragileConfig(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,122 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
+from maskrestore.classifiers import CountingClassifier
+from maskrestore.defense import BDMAE, PROFILES, within
+from maskrestore.defense.beyond_paper.whole_image import FILTERS, WholeImageConfig, filtered
+from maskrestore.errors import ConfigError
+from maskrestore.runtime.settings import with_settings
+
+TARGET = 9
+SIDE = 32
+ALONE = with_settings(PROFILES["broad"], {"squares": None, "fragile": None})
+"""What earlier stages leave open is left to the filters."""
+COLUMNS = torch.arange(SIDE).float()
+BARS = 0.08 * torch.sin(2 * math.pi * 6 * COLUMNS / SIDE).expand(3, SIDE, SIDE)
+SLOPE = 0.08 * torch.cos(2 * math.pi * COLUMNS / SIDE).expand(3, SIDE, SIDE)
+NOISE = 0.15 * (2 * torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(3)) - 1)
+
+
+class PatternClassifier:
+    """Answers ``TARGET`` where an image goes with a pattern, else :func:`colour_labels`."""
+
+    def __init__(self, pattern: Tensor, least: float = 0.5) -> None:
+        self.pattern = pattern
+        self.least = least
+
+    def __call__(self, images: Tensor) -> Tensor:
+        centred = images - images.mean(dim=(2, 3), keepdim=True)
+        share = (centred * self.pattern).sum(dim=(1, 2, 3)) / self.pattern.square().sum()
+        return torch.where(share > self.least, TARGET, colour_labels(images))
+
+
+def smooth_images(count: int) -> Tensor:
+    return plain_images(count, size=SIDE).mean(dim=(2, 3), keepdim=True).expand(-1, -1, SIDE, SIDE).contiguous()
+
+
+@pytest.mark.parametrize("name", ["periodic", "slow", "fine"])
+def test_a_pattern_over_the_whole_image_is_filtered_out(name: str) -> None:
+    pattern = {"periodic": BARS, "slow": SLOPE, "fine": NOISE}[name]
+    victim = PatternClassifier(pattern, 0.6)
+    clean = smooth_images(6)
+    stamped = (clean + pattern).clamp(0, 1)
+    assert (victim(stamped) == TARGET).all()
+    config = with_settings(ALONE, {"whole_image.filters": (name,), "whole_image.cloud_grids": (20, 12)})
+    assert (
+        (BDMAE(MeanRestorer(), with_settings(config, {"whole_image": None})).purify(stamped, victim).labels)
+        .eq(TARGET)
+        .all()
+    )
+    result = BDMAE(MeanRestorer(), config).purify(stamped, victim)
+    assert torch.equal(result.labels, colour_labels(clean))
+    assert result.hidden is not None
+    assert result.hidden.all()
+    assert torch.equal(result.images, filtered(stamped, name))
+    assert torch.equal(victim(result.images), result.labels)
+
+
+def test_a_pattern_that_brings_no_label_along_stays() -> None:
+    images = (smooth_images(6) + BARS).clamp(0, 1)
+
+    def fragile(pictures: Tensor) -> Tensor:
+        """Each image has a label of its own, which any filter takes."""
+        same = (pictures.unsqueeze(1) == images).flatten(2).all(dim=2)
+        return torch.where(same.any(dim=1), TARGET, colour_labels(pictures))
+
+    result = BDMAE(MeanRestorer(), ALONE).purify(images, fragile)
+    assert (result.labels == TARGET).all()
+    assert torch.equal(result.images, images)
+
+
+def test_filters_and_their_results_do_not_depend_on_the_batch() -> None:
+    images = (smooth_images(5) + NOISE).clamp(0, 1)
+    images[1] = smooth_images(2)[1]
+    victim = PatternClassifier(NOISE, 0.6)
+    together = BDMAE(MeanRestorer(), ALONE).purify(images, victim)
+    for row, image in enumerate(images):
+        alone = BDMAE(MeanRestorer(), ALONE).purify(image, victim)
+        for name in ("images", "labels", "queries", "hidden"):
+            assert torch.equal(getattr(together, name)[row], getattr(alone, name)[0]), name
+    for name in FILTERS:
+        assert torch.equal(filtered(images, name)[2:3], filtered(images[2:3], name))
+
+
+@pytest.mark.parametrize("limit", [26, 29, 33, 40, 47])
+def test_filters_spend_what_is_left_and_no_more(limit: int) -> None:
+    stamped = (smooth_images(2) + SLOPE).clamp(0, 1)
+    counting = CountingClassifier(PatternClassifier(SLOPE))
+    config = within(PROFILES["broad"], limit)
+    result = BDMAE(MeanRestorer(), config).purify(stamped, counting)
+    assert counting.queries == int(result.queries.sum())
+    assert int(result.queries.max()) <= config.max_queries <= limit
+
+
+def test_photographs_are_not_filtered() -> None:
+    pattern = SLOPE.repeat(1, 3, 3)
+    images = plain_images(1, size=96)
+    stamped = (images + pattern).clamp(0, 1)
+    for config in (ALONE, with_settings(ALONE, {"whole_image": None})):
+        result = BDMAE(MeanRestorer(), config).purify(stamped, PatternClassifier(pattern))
+        assert result.labels.tolist() == [TARGET]
+        assert result.queries.tolist() == [28]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"filters": ()}, {"filters": ("sharp",)}, {"cloud_grids": ()}, {"query_limit": 0}]
+)
+def test_settings_are_checked(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="whole_image"):
+        WholeImageConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_a_small_patch_is_left_to_the_stages_that_restore_it() -> None:
+    trigger = PatchTriggerClassifier()
+    clean = plain_images(4)
+    result = BDMAE(MeanRestorer(), PROFILES["broad"]).purify(trigger.stamp(clean), trigger)
+    assert torch.equal(result.labels, colour_labels(clean))
+    assert result.hidden is not None
+    assert not result.hidden.flatten(1).all(dim=1).any()

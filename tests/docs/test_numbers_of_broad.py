@@ -1,0 +1,65 @@
+"""The figures of the profile broad on its page are those of the records."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("nbclient", reason="needs the extra docs")
+
+from scripts.docs import ROOT
+
+from maskrestore.defense.profiles import PROFILES
+from maskrestore.lab.measure.metrics import Metrics
+from maskrestore.lab.measure.record_files import read_records
+
+RECORDS = list(read_records(ROOT / "benchmarks/results/broad.jsonl"))
+BROAD = [one for one in RECORDS if one.defense.name == "bdmae-broad"]
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in (ROOT / "docs/method/broad-profile.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("| ")
+]
+"""The cells of each row of the page's tables."""
+
+
+def in_per_cent(rates: Metrics) -> str:
+    values = [rate.value for rate in (rates.ca, rates.ba, rates.asr) if rate is not None]
+    return " / ".join(f"{100 * value:.1f}" for value in values)
+
+
+def test_attacks_are_those_of_the_records() -> None:
+    found = {}
+    for one in BROAD:
+        if one.attack is not None:
+            assert (one.clean_images, one.triggered_images) == (200, 200)
+            mode = one.victim.config["mode"]
+            name = one.attack if mode == "all-to-one" else f"{one.attack}, {mode}"
+            found[name] = [in_per_cent(one.before), in_per_cent(one.after)]
+    shown = {row[0].partition(" (")[0]: row[1:] for row in ROWS if len(row) == 3 and row[1].count("/") == 2}
+    assert shown == found
+
+
+def test_clean_classifiers_are_those_of_the_records() -> None:
+    found: dict[str, dict[str, str]] = {}
+    for one in RECORDS:
+        if one.attack is None:
+            assert one.clean_images == 500
+            name = f"{one.dataset}, {one.victim.config['architecture']}"
+            found.setdefault(name, {})[one.defense.name] = in_per_cent(one.after)
+    shown = {row[0]: row[1:] for row in ROWS if len(row) == 4 and "," in row[0]}
+    assert shown == {
+        name: [rates[defense] for defense in ("none", "bdmae", "bdmae-broad")] for name, rates in found.items()
+    }
+
+
+def test_the_records_are_of_the_profile_as_it_is_and_of_clean_checkouts() -> None:
+    expected = PROFILES["broad"].in_force(photographs=False).to_dict()
+    for one in BROAD:
+        assert one.defense.config == {
+            name: {key: list(item) if isinstance(item, tuple) else item for key, item in stage.items()}
+            if isinstance(stage, dict)
+            else stage
+            for name, stage in expected.items()
+        }
+        assert not one.environment.commit.endswith("+dirty")
+        assert one.cost.queries_max <= 47
