@@ -29,7 +29,7 @@ if [[ $what == all-to-all || $what == all ]]; then
     --attack badnets:3x3-color
 fi
 if [[ $what == broad || $what == all ]]; then
-  # Victims that are fine-tuned for a quarter of the usual time.
+  # Victims that are fine-tuned for half the usual time, that of wanet for a third.
   broad=("${run[@]}" --dataset cifar10 --defense none --defense bdmae-broad --clean 200 --triggered 200 --out $results/broad.jsonl)
   "${broad[@]}" --victim recipe.epochs=0.5 --attack blended:full --attack sig --attack low-frequency --attack bpp \
     --attack low-contrast --attack repeated --attack adap-blend --attack refool
