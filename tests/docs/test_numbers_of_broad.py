@@ -8,8 +8,8 @@ pytest.importorskip("nbclient", reason="needs the extra docs")
 
 from scripts.docs import ROOT
 
+from benchmark_records import in_per_cent
 from maskrestore.defense.profiles import PROFILES
-from maskrestore.lab.measure.metrics import Metrics
 from maskrestore.lab.measure.record_files import read_records
 
 RECORDS = list(read_records(ROOT / "benchmarks/results/broad.jsonl"))
@@ -20,11 +20,6 @@ ROWS = [
     if line.startswith("| ")
 ]
 """The cells of each row of the page's tables."""
-
-
-def in_per_cent(rates: Metrics) -> str:
-    values = [rate.value for rate in (rates.ca, rates.ba, rates.asr) if rate is not None]
-    return " / ".join(f"{100 * value:.1f}" for value in values)
 
 
 def test_attacks_are_those_of_the_records() -> None:

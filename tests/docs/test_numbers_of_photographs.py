@@ -10,7 +10,7 @@ pytest.importorskip("nbclient", reason="needs the extra docs")
 
 from scripts.docs import ROOT
 
-from maskrestore.lab.measure.metrics import Metrics
+from benchmark_records import in_per_cent
 from maskrestore.lab.measure.record_files import read_records
 
 RESULTS = ROOT / "benchmarks/results"
@@ -30,11 +30,6 @@ def test_quality_is_that_of_the_record(page: str, name: str) -> None:
     psnr = " | ".join(f"{row['masked_psnr_db']:.2f} dB" for row in rows)
     assert f"| `{name}`: labels kept | {kept} |" in text
     assert f"| `{name}`: PSNR | {psnr} |" in text
-
-
-def in_per_cent(rates: Metrics) -> str:
-    values = [rate.value for rate in (rates.ca, rates.ba, rates.asr) if rate is not None]
-    return " / ".join(f"{100 * value:.1f}" for value in values)
 
 
 def test_defenses_are_those_of_the_records() -> None:
