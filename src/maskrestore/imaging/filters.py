@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["affine", "bilateral", "gaussian_blur", "median", "shifted"]
+__all__ = ["Upscale", "affine", "bicubic", "bilateral", "gaussian_blur", "median", "rescaled", "shifted"]
+
+Upscale = Callable[[Tensor, int, int], Tensor]
+"""Super-resolution: ``(C, h, w)`` in [0, 1], height and width -> ``(C, height, width)`` in [0, 1]."""
 
 
 def gaussian_blur(images: Tensor, size: int, sigma: float) -> Tensor:
@@ -89,3 +93,20 @@ def bilateral(image: Tensor, *, radius: int, space: float, colour: float) -> Ten
             weight = torch.exp(-distance / (2 * colour**2) - (down**2 + right**2) / (2 * space**2))
             total, weights = total + weight * copy, weights + weight
     return (total / weights).clamp(0, 1)
+
+
+def bicubic(image: Tensor, height: int, width: int) -> Tensor:
+    """Upscale ``(C, h, w)`` to ``(C, height, width)`` with bicubic interpolation, clipped to [0, 1]."""
+    large = F.interpolate(image[None], (height, width), mode="bicubic", align_corners=False)
+    return large[0].clamp(0, 1)
+
+
+def rescaled(image: Tensor, scale: float, upscale: Upscale = bicubic) -> Tensor:
+    """Downscale ``(C, H, W)`` in [0, 1] and upscale it again: fine detail goes.
+
+    scale: share of each side after downscaling, which is bilinear without antialiasing.
+    """
+    height, width = image.shape[-2:]
+    size = (max(1, int(height * scale)), max(1, int(width * scale)))
+    small = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+    return upscale(small, height, width)

@@ -29,14 +29,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskrestore.defense.beyond_paper.fragile import restored_in_parts
 from maskrestore.defense.beyond_paper.transfer import check_cloud_grids, clouds
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
-from maskrestore.imaging.filters import affine, bilateral
+from maskrestore.imaging.filters import affine, bilateral, rescaled
 from maskrestore.imaging.spectrum import without_peaks, without_slow_changes
 from maskrestore.runtime.settings import check, check_types
 
@@ -138,17 +137,9 @@ def _confirmed(state: State, rows: Tensor, labels: Tensor) -> Rounds[Tensor]:
     return lost & (answers == labels.unsqueeze(1)).any(dim=1)
 
 
-def _without_detail(image: Tensor) -> Tensor:
-    """Scale ``(C, H, W)`` down without antialiasing, which blurs more, and up again."""
-    height, width = image.shape[-2:]
-    size = (max(1, int(_SCALE * height)), max(1, int(_SCALE * width)))
-    small = F.interpolate(image[None], size, mode="bilinear", align_corners=False)
-    return F.interpolate(small, (height, width), mode="bicubic", align_corners=False)[0].clamp(0, 1)
-
-
 FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
     "periodic": without_peaks,
-    "fine": _without_detail,
+    "fine": lambda image: rescaled(image, _SCALE),
     "slow": lambda image: without_slow_changes(image, _SLOW),
 }
 """Filters by name: ``(C, H, W)`` in [0, 1] -> the same shape, in [0, 1]."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskrestore.defense.streams import Key
+from maskrestore.imaging.filters import Upscale, bicubic, rescaled
 from maskrestore.lab.baselines.base import check, in_chunks
 from maskrestore.types import Classifier, Purification
 
-__all__ = ["LiteBD", "LiteBDConfig", "Upscale", "band_stops", "bicubic", "sharpened", "without_band"]
-
-Upscale = Callable[[Tensor, int, int], Tensor]
-"""Super-resolution: ``(C, h, w)`` in [0, 1], height and width -> ``(C, height, width)`` in [0, 1]."""
+__all__ = ["LiteBD", "LiteBDConfig", "band_stops", "sharpened", "without_band"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +44,11 @@ class LiteBDConfig:
         return LiteBD(self)
 
 
-def bicubic(image: Tensor, height: int, width: int) -> Tensor:
-    """Upscale ``(C, h, w)`` to ``(C, height, width)`` with bicubic interpolation, clipped to [0, 1]."""
-    large = F.interpolate(image[None], (height, width), mode="bicubic", align_corners=False)
-    return large[0].clamp(0, 1)
-
-
 class LiteBD:
     """Two stages. The first stage that changes the label decides.
 
-    1. Downscale the image and upscale it again. If the label changes, the new label is the answer.
+    1. Downscale the image, without antialiasing as in the public code, and upscale it again. If the label changes, the new
+       label is the answer.
     2. Otherwise remove one band of frequencies at a time. Of the labels that differ from the original one, take the
        most frequent, and the first band whose removal gives it. Remove this band and sharpen the image. If the label
        still differs, this is the purified image; otherwise the image stays as it is.
@@ -82,20 +74,13 @@ class LiteBD:
 
     def _purify_chunk(self, images: Tensor, ask: Classifier) -> Purification:
         original = ask(images)
-        purified = torch.stack([self._rescaled(image) for image in images])
+        purified = torch.stack([rescaled(image, self.config.scale, self.upscale) for image in images])
         labels = ask(purified)
         queries = torch.full_like(original, 2)
         for row in (labels == original).nonzero().squeeze(1).tolist():
             purified[row], labels[row], asked = self._without_worst_band(images[row], int(original[row]), ask)
             queries[row] += asked
         return Purification(images=purified, labels=labels, original_labels=original, queries=queries)
-
-    def _rescaled(self, image: Tensor) -> Tensor:
-        """Stage 1: downscale (bilinear without antialiasing, as in the public code) and upscale ``(C, H, W)``."""
-        height, width = image.shape[-2:]
-        size = (max(1, int(height * self.config.scale)), max(1, int(width * self.config.scale)))
-        small = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
-        return self.upscale(small, height, width)
 
     def _without_worst_band(self, image: Tensor, original: int, ask: Classifier) -> tuple[Tensor, int, int]:
         """Stage 2 for one image ``(C, H, W)``. Returns the image, its label and the number of queries."""
