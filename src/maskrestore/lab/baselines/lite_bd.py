@@ -47,8 +47,8 @@ class LiteBDConfig:
 class LiteBD:
     """Two stages. The first stage that changes the label decides.
 
-    1. Downscale the image, without antialiasing as in the public code, and upscale it again. If the label changes, the new
-       label is the answer.
+    1. Downscale the image, without antialiasing as in the public code, and upscale it again. If the label changes, the
+       new label is the answer.
     2. Otherwise remove one band of frequencies at a time. Of the labels that differ from the original one, take the
        most frequent, and the first band whose removal gives it. Remove this band and sharpen the image. If the label
        still differs, this is the purified image; otherwise the image stays as it is.
