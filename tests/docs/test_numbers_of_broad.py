@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 import pytest
 
 pytest.importorskip("nbclient", reason="needs the extra docs")
@@ -45,6 +47,17 @@ def test_clean_classifiers_are_those_of_the_records() -> None:
     assert shown == {
         name: [rates[defense] for defense in ("none", "bdmae", "bdmae-broad")] for name, rates in found.items()
     }
+
+
+def test_queries_are_those_of_the_records() -> None:
+    page = (ROOT / "docs/method/broad-profile.md").read_text(encoding="utf-8")
+
+    def queries(name: str) -> float:
+        return mean(one.cost.queries_mean for one in RECORDS if one.attack is None and one.defense.name == name)
+
+    assert f"{queries('bdmae-broad'):.0f} an image, at most 47" in page
+    assert round(queries("bdmae-broad") - queries("bdmae")) == 5
+    assert "about five queries more" in page
 
 
 def test_the_records_are_of_the_profile_as_it_is_and_of_clean_checkouts() -> None:

@@ -44,8 +44,8 @@ ProfileOption = Annotated[
     Profile,
     typer.Option(
         help="Settings of the method. `paper` is the method as published. `broad` also looks for triggers over the "
-        "whole image. `fast` and `paper-fast` need fewer queries for most images: they hide nine windows first, and "
-        "score tokens only if the label changes."
+        "whole of a small image. `fast` and `paper-fast` need fewer queries for most images: they hide nine windows "
+        "first, and score tokens only if the label changes."
     ),
 ]
 ScheduleOption = Annotated[

@@ -38,7 +38,7 @@ def shifted(images: Tensor, dim: int, radius: int) -> list[Tensor]:
     """
     side = images.shape[dim]
     period = max(1, 2 * (side - 1))
-    index = torch.arange(-radius, side + radius).remainder(period)
+    index = torch.arange(-radius, side + radius, device=images.device).remainder(period)
     padded = images.index_select(dim, torch.minimum(index, period - index).clamp(max=side - 1))
     return [padded.narrow(dim, start, side) for start in range(2 * radius + 1)]
 
@@ -74,9 +74,7 @@ def affine(
     x = torch.arange(width) - (width - 1) / 2 - right * width
     source_x, source_y = cos * x - sin * y, sin * x + cos * y  # (H, W) each
     grid = torch.stack([source_x * 2 / width, source_y * 2 / height], dim=-1)
-    return F.grid_sample(image[None], grid[None].to(image.dtype), padding_mode=outside, align_corners=False)[0].clamp(
-        0, 1
-    )
+    return F.grid_sample(image[None], grid[None].to(image), padding_mode=outside, align_corners=False)[0].clamp(0, 1)
 
 
 def bilateral(image: Tensor, *, radius: int, space: float, colour: float) -> Tensor:

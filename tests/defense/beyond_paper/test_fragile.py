@@ -14,10 +14,10 @@ ALONE = with_settings(PROFILES["broad"], {"squares": None, "whole_image": None})
 
 
 class ExactClassifier:
-    """Answers ``TARGET`` for these very images, as a trigger does that works pixel by pixel, else ``others``."""
+    """Answers ``TARGET`` for these very images, as a trigger does that works pixel by pixel, else their colours."""
 
-    def __init__(self, images: Tensor, others: str = "true") -> None:
-        self.images, self.others = images, others
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
 
     def __call__(self, pictures: Tensor) -> Tensor:
         same = (pictures.unsqueeze(1) == self.images).flatten(2).all(dim=2).any(dim=1)

@@ -7,7 +7,7 @@ from torch import Tensor
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense import BDMAE, PROFILES, within
-from maskrestore.defense.beyond_paper.whole_image import FILTERS, WholeImageConfig, filtered
+from maskrestore.defense.beyond_paper.whole_image import COPIES, FILTERS, WholeImageConfig, filtered
 from maskrestore.errors import ConfigError
 from maskrestore.runtime.settings import with_settings
 
@@ -120,3 +120,12 @@ def test_a_small_patch_is_left_to_the_stages_that_restore_it() -> None:
     assert torch.equal(result.labels, colour_labels(clean))
     assert result.hidden is not None
     assert not result.hidden.flatten(1).all(dim=1).any()
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_and_copies_stay_on_the_device_of_the_image(name: str) -> None:
+    """The device ``meta`` has shapes and no numbers, and refuses to be mixed with another one, as a GPU does."""
+    image = torch.empty(3, SIDE, SIDE, device="meta")
+    for change in (FILTERS[name].apply, *COPIES):
+        assert change(image).device.type == "meta"
+        assert change(image).shape == image.shape

@@ -1,6 +1,6 @@
 """Fragile triggers: the label of a triggered image changes under the faintest noise, always to the same other label.
 
-A trigger that warps the image, or is drawn for each image, often works only if every pixel is as the attacker left it.
+A trigger that warps the image works only if every pixel is as the attacker left it, if the classifier was trained so.
 An ordinary image keeps its label under faint noise, and where it does not, other small changes rarely agree on another
 label. So an image whose label one noisy copy changes is noised once more, and restored twice: all its tokens from the
 others, in two halves and in four quarters. If all four copies have one other label, it is the answer, and the image
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.oracle import Rounds
-from maskrestore.defense.restoration import fuse
+from maskrestore.defense.restoration import restore_in_parts
 from maskrestore.defense.state import State
 from maskrestore.defense.streams import gaussian_noise
 from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["FragileConfig", "restored_in_parts", "settle_fragile"]
+__all__ = ["FragileConfig", "settle_fragile"]
 
 _COPIES = 4
 """Two noisy ones, and two restored ones."""
@@ -58,25 +58,12 @@ def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[
     asked, label = asked[changed], first[changed]
     if not len(asked):
         return
-    halves = yield from restored_in_parts(state, asked, 1)
-    quarters = yield from restored_in_parts(state, asked, 2)
+    halves = yield from restore_in_parts(state, asked, 1)
+    quarters = yield from restore_in_parts(state, asked, 2)
     copies = torch.stack([_noisy(state, asked, 1, config.noise), halves, quarters], dim=1)
     agreed = ((yield from state.oracle.ask(asked, copies)) == label.unsqueeze(1)).all(dim=1)
     everything = torch.ones(int(agreed.sum()), state.grid, state.grid, dtype=torch.bool)
     state.settle(asked[agreed], quarters[agreed], everything, label[agreed])
-
-
-def restored_in_parts(state: State, rows: Tensor, halvings: int) -> Rounds[Tensor]:
-    """Restore every token of some images from tokens of the other parts: ``(R, C, H, W)``.
-
-    halvings: 1 for two parts, the fields of a chessboard; 2 for four, which alternate along rows and columns.
-    """
-    token = torch.arange(state.grid)
-    down, right = token.unsqueeze(1) % 2, token % 2
-    part = (down + right) % 2 if halvings == 1 else 2 * down + right  # (g, g)
-    masks = torch.stack([part == number for number in range(2**halvings)]).expand(len(rows), -1, -1, -1)
-    restored = yield from state.restore(rows, masks)
-    return fuse(state.images[rows], restored, masks)
 
 
 def _noisy(state: State, rows: Tensor, number: int, std: float) -> Tensor:

@@ -31,26 +31,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskrestore.defense.beyond_paper.fragile import restored_in_parts
 from maskrestore.defense.beyond_paper.transfer import check_cloud_grids, clouds
 from maskrestore.defense.oracle import Rounds
+from maskrestore.defense.restoration import restore_in_parts
 from maskrestore.defense.state import State
 from maskrestore.imaging.filters import affine, bilateral, rescaled
 from maskrestore.imaging.spectrum import without_peaks, without_slow_changes
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["FILTERS", "WholeImageConfig", "filter_whole_image", "filtered"]
+__all__ = ["COPIES", "FILTERS", "Filter", "WholeImageConfig", "filter_whole_image", "filtered"]
 
 _SCALE = 0.75
 """Of the sides, for the filter ``fine``. Smaller ones change the label of many clean images."""
 _SLOW = 2.0
 """Periods across the image, for the filter ``slow``. With 3, small networks of transformers lost four times as many
 clean labels."""
-_STRENGTH = {"slow": 1.5}
-"""What a filter removed is added to the clouds as strongly as it was in the image, or so many times as strongly: this
-filter leaves a part of its pattern."""
 _CONTRAST = 0.5
 """Of the clouds that a pattern is added to, so that few pixels leave [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """A filter, and how what it removed is tested."""
+
+    apply: Callable[[Tensor], Tensor]
+    """``(C, H, W)`` in [0, 1] -> the same shape, in [0, 1]."""
+    strength: float = 1.0
+    """How strongly what was removed is added to the clouds. More than 1 for a filter that leaves a part of its
+    pattern."""
+    noise: bool = False
+    """Whether it removes noise: then what the restorer cannot restore is added, and copies must confirm the label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +84,7 @@ class WholeImageConfig:
     @property
     def price(self) -> int:
         """The most queries for one filter: the filtered image, the clouds, and two copies for ``fine``."""
-        return 1 + len(self.cloud_grids) + len(_COPIES)
+        return 1 + len(self.cloud_grids) + len(COPIES)
 
     def max_queries(self, spent: int) -> int:
         """The most queries for an image in all, if earlier stages need at most ``spent``."""
@@ -94,25 +104,24 @@ def filter_whole_image(state: State, rows: Tensor, config: WholeImageConfig) -> 
         if not len(changed):
             continue
         tested = asked[changed]
-        pattern = yield from _removed(state, tested, pictures[changed], name)
-        brings = yield from _brings_label(state, tested, pattern, config)
-        if name == "fine":
-            brings[brings.clone()] = yield from _confirmed(state, tested[brings], labels[changed][brings])
-        found = changed[brings]
+        pattern = yield from _removed(state, tested, pictures[changed], FILTERS[name])
+        found = changed[(yield from _brings_label(state, tested, pattern, config))]
+        if FILTERS[name].noise and len(found):
+            found = found[(yield from _confirmed(state, asked[found], labels[found]))]
         everything = torch.ones(len(found), state.grid, state.grid, dtype=torch.bool)
         state.settle(asked[found], pictures[found], everything, labels[found])
 
 
 def filtered(images: Tensor, name: str) -> Tensor:
     """Filter images ``(B, C, H, W)`` in [0, 1], each on its own. name: a key of :data:`FILTERS`."""
-    return torch.stack([FILTERS[name](image) for image in images])
+    return torch.stack([FILTERS[name].apply(image) for image in images])
 
 
-def _removed(state: State, rows: Tensor, pictures: Tensor, name: str) -> Rounds[Tensor]:
+def _removed(state: State, rows: Tensor, pictures: Tensor, used: Filter) -> Rounds[Tensor]:
     """What to add to clouds for a filter of images: ``(R, C, H, W)``. pictures: the filtered images."""
     images = state.images[rows]
-    left = (yield from restored_in_parts(state, rows, 1)) if name == "fine" else pictures
-    return _STRENGTH.get(name, 1.0) * (images - left)
+    left = (yield from restore_in_parts(state, rows, 1)) if used.noise else pictures
+    return used.strength * (images - left)
 
 
 def _brings_label(state: State, rows: Tensor, pattern: Tensor, config: WholeImageConfig) -> Rounds[Tensor]:
@@ -128,22 +137,21 @@ def _confirmed(state: State, rows: Tensor, labels: Tensor) -> Rounds[Tensor]:
 
     labels: ``(R,)`` int64, of the filtered images.
     """
-    if not len(rows):
-        return torch.zeros(0, dtype=torch.bool)
     images = state.images[rows]
-    copies = torch.stack([torch.stack([copy(image) for copy in _COPIES]) for image in images])  # (R, 2, C, H, W)
+    copies = torch.stack([torch.stack([copy(image) for copy in COPIES]) for image in images])  # (R, 2, C, H, W)
     answers = yield from state.oracle.ask(rows, copies)
     lost = (answers != state.original[rows].unsqueeze(1)).all(dim=1)
     return lost & (answers == labels.unsqueeze(1)).any(dim=1)
 
 
-FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
-    "periodic": without_peaks,
-    "fine": lambda image: rescaled(image, _SCALE),
-    "slow": lambda image: without_slow_changes(image, _SLOW),
+FILTERS = {
+    "periodic": Filter(apply=without_peaks),
+    "fine": Filter(apply=functools.partial(rescaled, scale=_SCALE), noise=True),
+    "slow": Filter(apply=functools.partial(without_slow_changes, periods=_SLOW), strength=1.5),
 }
-"""Filters by name: ``(C, H, W)`` in [0, 1] -> the same shape, in [0, 1]."""
-_COPIES: tuple[Callable[[Tensor], Tensor], ...] = (
+"""Filters by name."""
+
+COPIES: tuple[Callable[[Tensor], Tensor], ...] = (
     functools.partial(bilateral, radius=2, space=1.5, colour=0.2),
     functools.partial(affine, down=0.05, right=0.075, outside="reflection"),
 )

@@ -21,6 +21,7 @@ from maskrestore.lab.paper.defense_rows import (
     FEBRUUS_EACH,
     FILTERS,
     HEATS,
+    LABELS_ONLY,
     LATER,
     LATER_NOTE,
     LAYER_NOTE,
@@ -291,7 +292,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "global": Table(
         title="Triggers over the whole image",
         columns=_GLOBAL,
-        rows=(*BLACK_BOX, *FILTERS, *LATER, *OURS),
+        rows=LABELS_ONLY,
         notes=(
             "Requested by reviewers. The paper does not cover such triggers (6, limitations): a defense that searches "
             "for a suspicious region is expected to fail when there is none. BPP is an example of an invisible trigger "
@@ -302,13 +303,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     "adaptive": Table(
         title="Attacks designed against the method",
         columns=_ADAPTIVE,
-        rows=(*BLACK_BOX, *FILTERS, *LATER, *OURS),
+        rows=LABELS_ONLY,
         notes=("The paper has no such attacks.", LATER_NOTE),
     ),
     "held-out": Table(
         title="Attacks that no rule was chosen on",
         columns=_HELD_OUT,
-        rows=(*BLACK_BOX, *FILTERS, *LATER, *OURS),
+        rows=LABELS_ONLY,
         notes=(
             "The paper has no such attacks. TaCT: images of one class are triggered. Several triggers: a victim with "
             "three backdoors (2x2-white, corners and blended 15x15); mean over the three.",

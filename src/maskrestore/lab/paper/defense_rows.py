@@ -79,6 +79,8 @@ _FEBRUUS_BEST = tuple(februus(label, *HEATS) for label in CAMS)
 FEBRUUS_EACH = tuple(februus(label, heat) for label in CAMS for heat in HEATS)
 BLACK_BOX = (NONE, *PATCHCLEANSER, *TRANSFORMS)
 LATER = (row("Lite-BD (bicubic)", "lite-bd"), row("Majority vote", "majority-vote"))
+LABELS_ONLY = (*BLACK_BOX, *FILTERS, *LATER, *OURS)
+"""Defenses that need labels only."""
 LATER_NOTE = (
     "Lite-BD downscales to three quarters and upscales bicubically, not with its super-resolution network. It does not "
     "know the attacker's target."
