@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Upscale", "affine", "bicubic", "bilateral", "gaussian_blur", "median", "rescaled", "shifted"]
+__all__ = ["Upscale", "affine", "bicubic", "bilateral", "gaussian_blur", "median", "mirrored", "rescaled", "shifted"]
 
 Upscale = Callable[[Tensor, int, int], Tensor]
 """Super-resolution: ``(C, h, w)`` in [0, 1], height and width -> ``(C, height, width)`` in [0, 1]."""
@@ -37,10 +37,15 @@ def shifted(images: Tensor, dim: int, radius: int) -> list[Tensor]:
     The border is mirrored without repeating the edge pixel: ``2 1 | 0 1 2 ... n-1 | n-2 n-3``.
     """
     side = images.shape[dim]
-    period = max(1, 2 * (side - 1))
-    index = torch.arange(-radius, side + radius, device=images.device).remainder(period)
-    padded = images.index_select(dim, torch.minimum(index, period - index).clamp(max=side - 1))
+    padded = images.index_select(dim, mirrored(torch.arange(-radius, side + radius, device=images.device), side))
     return [padded.narrow(dim, start, side) for start in range(2 * radius + 1)]
+
+
+def mirrored(index: Tensor, side: int) -> Tensor:
+    """Indices in 0 to side - 1: those outside are mirrored, as often as needed, without repeating the edge."""
+    period = max(1, 2 * (side - 1))
+    index = index.remainder(period)
+    return torch.minimum(index, period - index).clamp(max=side - 1)
 
 
 def median(images: Tensor, size: int) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from maskrestore.lab.attacks.base import AttackConfig, TrainingHooks
+from maskrestore.lab.attacks.base import AttackConfig, TrainingHooks, any_of
 from maskrestore.lab.attacks.icons import draw_icon
 from maskrestore.lab.attacks.overlay import OverlayAttack, Patch, checkerboard, random_pixels
 from maskrestore.lab.attacks.whole_image import refuse_variant
@@ -41,11 +41,7 @@ def adap_patch(variant: str, config: AttackConfig) -> OverlayAttack:
     ]
 
     def one_of_them(images: Tensor, generator: Generator) -> Tensor:
-        chosen = torch.randint(len(faint), (len(images),), generator=generator).to(images.device)
-        out = images.clone()
-        for number, attack in enumerate(faint):
-            out[chosen == number] = attack.apply(images[chosen == number])
-        return out
+        return any_of([attack.apply for attack in faint], images, generator)
 
     hooks = TrainingHooks(vary=one_of_them, decoy=one_of_them, decoy_rate=_COVER_RATE)
     return OverlayAttack("adap-patch", config, [symbols[number] for number in _SHOWN], hooks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ __all__ = [
     "Poisoning",
     "TrainingHooks",
     "TriggerAttack",
+    "any_of",
     "checked_images",
     "poisoned_label_rule",
     "training_hooks",
@@ -165,6 +166,17 @@ def checked_images(images: Tensor) -> Tensor:
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise InvalidImageError(f"expected images of shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
     return images
+
+
+def any_of(changes: Sequence[Callable[[Tensor], Tensor]], images: Tensor, generator: Generator) -> Tensor:
+    """Return ``(B, C, H, W)`` images, each changed by one of several functions of images, drawn at random."""
+    chosen = torch.randint(len(changes), (len(images),), generator=generator).to(images.device)
+    out = images.clone()
+    for number, change in enumerate(changes):
+        mine = chosen == number
+        if mine.any():
+            out[mine] = change(images[mine])
+    return out
 
 
 def poisoned_label_rule(labels: Tensor, config: AttackConfig) -> Tensor:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Generator, Tensor
 
 from maskrestore.errors import ConfigError
-from maskrestore.lab.attacks.base import Attack, AttackConfig, TrainingHooks, TriggerAttack, training_hooks
+from maskrestore.lab.attacks.base import Attack, AttackConfig, TrainingHooks, TriggerAttack, any_of, training_hooks
 from maskrestore.lab.attacks.learned import LearnedAttack
 
 __all__ = ["MultiAttack", "multi", "same_training"]
@@ -44,14 +43,11 @@ class MultiAttack(TriggerAttack):
         return self._tested.trigger_mask(height, width)
 
     def _any_part(self, images: Tensor, generator: Generator) -> Tensor:
-        chosen = torch.randint(len(self._sorted), (len(images),), generator=generator).to(images.device)
-        out = images.clone()
-        for number, part in enumerate(self._sorted):
-            mine = chosen == number
-            if mine.any():
-                vary = training_hooks(part).vary
-                out[mine] = vary(images[mine], generator) if vary else part.apply(images[mine])
-        return out
+        def change(part: Attack) -> Callable[[Tensor], Tensor]:
+            vary = training_hooks(part).vary
+            return part.apply if vary is None else lambda some: vary(some, generator)
+
+        return any_of([change(part) for part in self._sorted], images, generator)
 
 
 def multi(variant: str, config: AttackConfig, make: Make) -> MultiAttack:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskrestore.defense.streams import Stream, gaussian_noise
+from maskrestore.imaging.filters import mirrored
 from maskrestore.imaging.resize import resize
 from maskrestore.lab.baselines.first_change import Corruption
 from maskrestore.lab.baselines.transformations import jpeg
@@ -45,7 +46,7 @@ def _defocus_blur(image: Tensor, _: Stream, level: int) -> Tensor:
     radius = (3, 4, 6, 8, 10)[level]
     offsets = torch.arange(-radius, radius + 1)
     disc = (offsets.square() + offsets.square().unsqueeze(1) <= radius**2).float()
-    rows, columns = (_mirrored(torch.arange(-radius, side + radius), side) for side in image.shape[-2:])
+    rows, columns = (mirrored(torch.arange(-radius, side + radius), side) for side in image.shape[-2:])
     padded = image[:, rows][..., columns]
     return F.conv2d(padded.unsqueeze(1), (disc / disc.sum())[None, None]).squeeze(1).clamp(0, 1)
 
@@ -98,13 +99,6 @@ def _pixelate(image: Tensor, _: Stream, level: int) -> Tensor:
 
 def _jpeg(image: Tensor, _: Stream, level: int) -> Tensor:
     return jpeg(image, (25, 18, 15, 10, 7)[level])
-
-
-def _mirrored(index: Tensor, side: int) -> Tensor:
-    """Return indices in 0 to side - 1: those outside are mirrored, as often as needed, without repeating the edge."""
-    period = max(1, 2 * (side - 1))
-    index = index.remainder(period)
-    return torch.minimum(index, period - index).clamp(max=side - 1)
 
 
 CORRUPTIONS: dict[str, Corruption] = {
