@@ -20,7 +20,7 @@ from maskrestore.classifiers import (
     OnnxClassifier,
     load_classifier,
 )
-from maskrestore.defense import BDMAE, PROFILES, BDMAEConfig, fast, protect, within
+from maskrestore.defense import ABSTAINED, BDMAE, PROFILES, BDMAEConfig, fast, protect, within
 from maskrestore.imaging.codec import read_image, write_png
 from maskrestore.imaging.views import View
 from maskrestore.mae.choice import load_restorer
@@ -31,6 +31,7 @@ from maskrestore.types import Classifier, Defense, Purification, Restorer, Strea
 __version__ = "0.1.0"
 
 __all__ = [
+    "ABSTAINED",
     "BDMAE",
     "PROFILES",
     "BDMAEConfig",

@@ -129,8 +129,23 @@ class Purification:
     """``(B, g, g)``: S_l before refinement."""
 
     suspicion: Tensor | None = None
-    """``(B,)`` in [0, 1]: how likely the image carries a trigger. ``None`` for defenses that do not estimate it; none
-    does yet."""
+    """``(B,)`` in [0, 1]: how likely the image carries a trigger, if half of all images did. ``None`` for defenses that
+    do not estimate it."""
+
+    @property
+    def doubt(self) -> Tensor | None:
+        """``(B,)`` in [0, 1]: how badly the answer fits the suspicion. ``None`` without one.
+
+        An image that looks as if it carried a trigger should not keep its label, and one that does not should.
+        """
+        if self.suspicion is None:
+            return None
+        return torch.where(self.labels == self.original_labels, self.suspicion, 1 - self.suspicion)
+
+    def doubtful(self, limit: float) -> Tensor:
+        """Whether the answer is in doubt, ``(B,)`` bool: its doubt is above ``limit``. Never without a suspicion."""
+        doubt = self.doubt
+        return torch.zeros_like(self.labels, dtype=torch.bool) if doubt is None else doubt > limit
 
     def select(self, rows: Tensor | slice) -> Purification:
         """The results of some of the images. rows: a slice, or ``(R,)`` int64 or ``(B,)`` bool."""

@@ -3,6 +3,7 @@
 from maskrestore.defense.bdmae import BDMAE, protect
 from maskrestore.defense.beyond_paper.budget import fast, within
 from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.doubt import ABSTAINED
 from maskrestore.defense.profiles import PROFILES
 
-__all__ = ["BDMAE", "PROFILES", "BDMAEConfig", "fast", "protect", "within"]
+__all__ = ["ABSTAINED", "BDMAE", "PROFILES", "BDMAEConfig", "fast", "protect", "within"]

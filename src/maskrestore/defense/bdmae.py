@@ -17,6 +17,7 @@ from maskrestore.defense.asking import Asker, Asking
 from maskrestore.defense.batching import ON_CPU, ON_GPU, Limits, in_order, purify_chunk, read_chunks
 from maskrestore.defense.beyond_paper.budget import scheduled, within
 from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.doubt import DOUBT_LIMIT, OnDoubt, answers, check_on_doubt
 from maskrestore.defense.oracle import Budget
 from maskrestore.defense.pipeline import Pipeline
 from maskrestore.defense.profiles import profile_config
@@ -116,13 +117,26 @@ class BDMAE:
         budget = budget if isinstance(budget, Budget) else Budget(budget)
         return self._purify_checked(checked, as_classifier(classifier), budget, asking, ordered=ordered)
 
-    def protect(self, classifier: Callable[[Tensor], Any]) -> Callable[[object], Tensor]:
+    def protect(
+        self,
+        classifier: Callable[[Tensor], Any],
+        *,
+        on_doubt: OnDoubt = "answer",
+        doubt_limit: float = DOUBT_LIMIT,
+    ) -> Callable[[object], Tensor]:
         """A drop-in replacement for ``classifier`` that purifies each image before it answers.
 
-        It can be pickled if the classifier can. Raises ClassifierError if ``classifier`` is none. A call raises what
-        :meth:`purify` raises.
+        on_doubt: what to answer if the doubt of a result (:attr:`Purification.doubt`) is above ``doubt_limit``:
+        ``answer`` gives the purified label all the same, ``original`` the classifier's label of the image as it came,
+        ``abstain`` :data:`~maskrestore.defense.doubt.ABSTAINED`, -1. A function gets the image ``(C, H, W)`` and its
+        :class:`Purification`, of a batch of one, and returns a label. No policy costs a query.
+
+        It can be pickled if the classifier can. Raises ClassifierError if ``classifier`` is none, UnknownNameError for
+        an unknown policy, and ConfigError for a limit outside [0, 1] or for ``original`` with a single query. A call
+        raises what :meth:`purify` raises.
         """
-        return functools.partial(_labels, self, as_classifier(classifier))
+        check_on_doubt(on_doubt, doubt_limit, self.config)
+        return functools.partial(_labels, self, as_classifier(classifier), on_doubt, doubt_limit)
 
     def pipeline(
         self,
@@ -182,6 +196,8 @@ def protect(
     max_queries: int | None = None,
     key: Key | None = None,
     chunk_size: int | None = None,
+    on_doubt: OnDoubt = "answer",
+    doubt_limit: float = DOUBT_LIMIT,
     config: BDMAEConfig | str | None = None,
     schedule: Literal["exact", "fast"] | None = None,
 ) -> Callable[[object], Tensor]:
@@ -190,7 +206,8 @@ def protect(
     Returns a function: ``protect(classifier, key=...)(images)`` are the labels ``(B,)`` int64 of the purified images.
 
     classifier, and what the function takes and raises: see :meth:`BDMAE.purify`. max_queries: the most queries for an
-    image; see :func:`maskrestore.within`. Other arguments: see :class:`BDMAE`. Without a key an attacker can predict
+    image; see :func:`maskrestore.within`. on_doubt, doubt_limit: what to answer if the result is in doubt; see
+    :meth:`BDMAE.protect`. Other arguments: see :class:`BDMAE`. Without a key an attacker can predict
     the masks; a warning says so. config, schedule: deprecated, removed in 0.2; use ``profile``, e.g. ``fast``. Raises
     ConfigError, ClassifierError if ``classifier`` is none, and what :func:`load_restorer` raises.
     """
@@ -205,11 +222,13 @@ def protect(
         chosen = scheduled(chosen, schedule)
     if max_queries is not None:
         chosen = within(chosen, max_queries)
-    return BDMAE(restorer, chosen, key=0 if key is None else key, chunk_size=chunk_size).protect(classifier)
+    defense = BDMAE(restorer, chosen, key=0 if key is None else key, chunk_size=chunk_size)
+    return defense.protect(classifier, on_doubt=on_doubt, doubt_limit=doubt_limit)
 
 
-def _labels(defense: BDMAE, classifier: Classifier, images: object) -> Tensor:
-    return defense.purify(images, classifier).labels
+def _labels(defense: BDMAE, classifier: Classifier, on_doubt: OnDoubt, limit: float, images: object) -> Tensor:
+    batch = as_batch(images)
+    return answers(batch, defense.purify(batch, classifier), on_doubt, limit)
 
 
 def _checked(item: StreamItem) -> tuple[Hashable, Tensor | Exception]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.suspicion import suspicion
 from maskrestore.defense.oracle import Oracle, Restore, Rounds
 from maskrestore.defense.streams import Stream
 from maskrestore.runtime.devices import to_host
@@ -17,6 +18,8 @@ __all__ = ["State", "prepared_by"]
 
 MAPS = ("scores", "image_scores", "label_scores", "initial_image_scores", "initial_label_scores")
 """Fields of :class:`Purification` that hold score maps."""
+EVIDENCE = ("changed", "agreed", "contrast", "brings", "groups")
+"""What the stages find out about an image as a whole, for its suspicion: see ``beyond_paper/suspicion.py``."""
 
 
 def prepared_by(restorer: Restorer, images: Tensor) -> Any:
@@ -52,6 +55,8 @@ class State:
         """``(B,)``: images whose result is final."""
         self.maps = {name: torch.zeros(count, grid, grid) for name in MAPS}
         """Score maps by their name in :class:`Purification`; 0 if not computed."""
+        self.evidence = {name: torch.zeros(count) for name in EVIDENCE}
+        """``(B,)`` each, by name; 0 if a stage did not find it out."""
         self.seconds = torch.zeros(count, dtype=torch.float64)
         """``(B,)``: share of each image in the computing time."""
         self._streams = streams
@@ -83,6 +88,11 @@ class State:
         for name, values in maps.items():
             self.maps[name][rows] = values
 
+    def note(self, rows: Tensor, **evidence: Tensor) -> None:
+        """Store evidence about some images, each ``(R,)``, unless a higher value is there."""
+        for name, values in evidence.items():
+            self.evidence[name][rows] = torch.maximum(self.evidence[name][rows], values)
+
     def settle(self, rows: Tensor, restored: Tensor, hidden: Tensor, labels: Tensor) -> None:
         """Settle images: set their results.
 
@@ -99,5 +109,9 @@ class State:
             original_labels=self.original[rows],
             queries=self.oracle.queries[rows],
             hidden=self.hidden[rows],
+            suspicion=suspicion(
+                {name: values[rows] for name, values in self.evidence.items()},
+                self.labels[rows] != self.original[rows],
+            ),
             **{name: values[rows] for name, values in self.maps.items()},
         )

@@ -191,7 +191,9 @@ def on_clouds(
     pictures = clouds(images, state.streams(rows), grids)
     pasted = _pasted(images, hidden, pictures, in_place=not compare)
     answers = yield from state.oracle.ask(rows, pasted)
-    brings = (answers == state.original[rows].unsqueeze(1)).sum(dim=1) >= enough
+    got = (answers == state.original[rows].unsqueeze(1)).sum(dim=1)
+    state.note(rows, brings=got / len(grids))
+    brings = got >= enough
     changes = torch.zeros_like(brings)
     rest = (~brings).nonzero().squeeze(1)
     if compare and len(rest):
