@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.jobs.partial_results import PartialResults
+from maskrestore.lab.measure.suspicions import Suspected
 from maskrestore.types import Purification
 
 __all__ = ["Prediction", "PredictionLog"]
@@ -27,6 +28,9 @@ class Prediction:
     queries: int
     restored: float | None
     """Share of restored tokens, in [0, 1]; ``None`` for defenses without tokens."""
+    suspicion: float | None = None
+    """In [0, 1]; ``None`` for defenses without one."""
+    doubt: float | None = None
 
 
 class PredictionLog(PartialResults):
@@ -55,6 +59,8 @@ class PredictionLog(PartialResults):
             "label": result.labels.tolist(),
             "queries": result.queries.tolist(),
             "restored": restored,
+            "suspicion": None if result.suspicion is None else result.suspicion.tolist(),
+            "doubt": None if result.doubt is None else result.doubt.tolist(),
             "seconds": seconds,
             "passes": passes,
         }
@@ -72,6 +78,18 @@ class PredictionLog(PartialResults):
         """Return the number of queries for each image."""
         return [self._rows[part, index].queries for index in indices]
 
+    def suspected(self, part: str, indices: list[int], labels: Tensor) -> Suspected | None:
+        """The suspicion of the images; ``None`` if the defense has none. labels: ``(N,)``, the true ones."""
+        found = [self._rows[part, index] for index in indices]
+        suspicion, doubt = ([getattr(row, name) for row in found] for name in ("suspicion", "doubt"))
+        if None in suspicion:
+            return None
+        return Suspected(
+            suspicion=torch.tensor(suspicion),
+            doubt=torch.tensor(doubt),
+            right=self.labels(part, indices) == labels,
+        )
+
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self._rows.values())
 
@@ -80,11 +98,13 @@ class PredictionLog(PartialResults):
 
     def _take(self, line: dict[str, Any]) -> None:
         indices, queries = line["indices"], line["queries"]
-        restored = line["restored"] or [None] * len(indices)
-        columns = zip(indices, line["original"], line["label"], queries, restored, strict=True)
+        optional = (line[name] or [None] * len(indices) for name in ("restored", "suspicion", "doubt"))
+        columns = zip(indices, line["original"], line["label"], queries, *optional, strict=True)
         rows = {
-            (line["part"], index): Prediction(original=original, label=label, queries=count, restored=share)
-            for index, original, label, count, share in columns
+            (line["part"], index): Prediction(
+                original=original, label=label, queries=count, restored=share, suspicion=suspicion, doubt=doubt
+            )
+            for index, original, label, count, share, suspicion, doubt in columns
         }
         self.seconds += line["seconds"]
         passes = line.get("passes")

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from maskrestore.errors import DataError
 from maskrestore.lab.measure.metrics import Metrics
+from maskrestore.lab.measure.suspicions import SuspicionEntry
 from maskrestore.runtime.environment import Environment
 from maskrestore.runtime.files import write_text_atomically
 
@@ -128,6 +129,8 @@ class Record:
     kept: int
     """Number of clean images whose label the defense did not change."""
     cost: Cost
+    suspicion: SuspicionEntry | None = None
+    """How good its suspicion is; ``None`` for defenses without one and in old records."""
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -23,6 +23,7 @@ from maskrestore.lab.measure.metrics import Metrics, measure
 from maskrestore.lab.measure.predictions import PredictionLog
 from maskrestore.lab.measure.record_files import RecordFile, record_name
 from maskrestore.lab.measure.records import RECORD_VERSION, Cost, Record
+from maskrestore.lab.measure.suspicions import SuspicionEntry, measure_suspicion
 from maskrestore.runtime.digests import digest_of_json
 from maskrestore.runtime.environment import Environment, current_environment
 
@@ -227,6 +228,7 @@ def _record(
         after=_metrics(plan, log.labels),
         kept=int(kept.sum()),
         cost=_cost(plan, log, memory),
+        suspicion=_suspicion(plan, log),
     )
 
 
@@ -238,6 +240,11 @@ def _metrics(plan: _Plan, labels: Callable[[str, list[int]], Tensor]) -> Metrics
     triggered = plan.parts[1]
     predicted = labels("triggered", triggered.indices)
     return measure(clean_labels, (predicted, triggered.labels, plan.attack.poisoned_label(triggered.labels)))
+
+
+def _suspicion(plan: _Plan, log: PredictionLog) -> SuspicionEntry | None:
+    clean, *triggered = (log.suspected(part.name, part.indices, part.labels) for part in plan.parts)
+    return None if clean is None else measure_suspicion(clean, triggered[0] if triggered else None)
 
 
 def _cost(plan: _Plan, log: PredictionLog, memory: MemoryMeter) -> Cost:
