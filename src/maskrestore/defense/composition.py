@@ -58,6 +58,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
             config=config.squares,
             test=config.transfer_test,
             photographs=config.photographs,
+            necessity=config.necessity,
         )
     if config.whole_image is not None:
         yield from filter_whole_image(state, rows, config.whole_image)
@@ -81,9 +82,15 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
         if fresh.any():
             asked = rows[where[fresh]]
             restored = yield from restore_levels(state, asked, levels[fresh])
-            first = number == 0
             yield from try_restoration(
-                state, asked, restored, hidden[fresh], config.transfer_test, first=first, photographs=config.photographs
+                state,
+                asked,
+                restored,
+                hidden[fresh],
+                config.transfer_test,
+                first=number == 0,
+                photographs=config.photographs,
+                necessity=config.necessity,
             )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from maskrestore.defense.beyond_paper.fragile import FragileConfig
 from maskrestore.defense.beyond_paper.group_testing import GroupTestingConfig
+from maskrestore.defense.beyond_paper.necessity import NecessityConfig
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
 from maskrestore.defense.beyond_paper.squares import SquaresConfig
 from maskrestore.defense.beyond_paper.transfer import TransferTestConfig
@@ -43,6 +44,9 @@ class BDMAEConfig:
     transfer_test: TransferTestConfig | None = None
     """Not in the paper: a restoration is accepted only if it changes the label and the region that it replaces also
     decides the label of other pictures. Otherwise the image is left unchanged."""
+    necessity: NecessityConfig | None = None
+    """Not in the paper: a restoration that passed the transfer test is given up if the image keeps its label without
+    the region. Not for photographs."""
     photographs: PhotographsConfig | None = None
     """Not in the paper: what is different for images of more than 64 x 64 pixels."""
     squares: SquaresConfig | None = None
@@ -60,7 +64,9 @@ class BDMAEConfig:
         attempts, tested = self.restoration.attempts, self.transfer_test is not None
         single = tested or len(attempts) == 1
         check(single, "restoration.attempts", "a single one if there is no transfer test to choose", attempts)
-        check(tested or self.squares is None, "squares", "None without the transfer test", self.squares)
+        for name in ("squares", "necessity"):
+            value = getattr(self, name)
+            check(tested or value is None, name, "None without the transfer test", value)
 
     @property
     def max_queries(self) -> int:
@@ -75,14 +81,14 @@ class BDMAEConfig:
         if self.group_testing is not None:
             left_open = self.group_testing.max_queries_left_open - 1
             queries = max(self.group_testing.max_queries, left_open + queries)
-        for stage in (self.squares, self.whole_image, self.fragile):
+        for stage in (self.squares, self.necessity, self.whole_image, self.fragile):
             queries = queries if stage is None else stage.max_queries(queries)
         return queries
 
     def in_force(self, *, photographs: bool) -> BDMAEConfig:
         """The settings without the stages that do nothing for photographs, or for small images."""
         if photographs:
-            return replace(self, whole_image=None, fragile=None)
+            return replace(self, necessity=None, whole_image=None, fragile=None)
         return replace(self, photographs=None)
 
     def to_dict(self) -> dict[str, Any]:

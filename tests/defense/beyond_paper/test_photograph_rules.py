@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.defense import BDMAE
+from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, masks_of_attempt, needs_coarse_test
 from maskrestore.defense.beyond_paper.squares import SquaresConfig, hide_squares
-from maskrestore.defense.beyond_paper.transfer import CLOUD_GRIDS, Attempt, TransferTestConfig, transfer_test
+from maskrestore.defense.beyond_paper.transfer import Attempt, TransferTestConfig, transfer_test
 from maskrestore.defense.oracle import Oracle, Restore, run
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.defense.restoration import RestorationConfig, adaptive_masks

@@ -8,15 +8,8 @@ from torch import Tensor
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense import BDMAE, BDMAEConfig
-from maskrestore.defense.beyond_paper.transfer import (
-    CLOUD_GRIDS,
-    TURNS,
-    Attempt,
-    TransferTestConfig,
-    clouds,
-    transfer_test,
-    turned,
-)
+from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, clouds
+from maskrestore.defense.beyond_paper.transfer import TURNS, Attempt, TransferTestConfig, transfer_test, turned
 from maskrestore.defense.oracle import Oracle, run
 from maskrestore.defense.restoration import RestorationConfig
 from maskrestore.defense.state import State

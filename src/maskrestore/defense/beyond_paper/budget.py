@@ -18,7 +18,7 @@ __all__ = ["MOST_QUERIES", "fast", "scheduled", "within"]
 MOST_QUERIES = 47
 """The most queries for an image of any profile: 1 + 25 + 20 + 1, as in the paper."""
 
-_LAST = ("squares", "whole_image", "fragile")
+_LAST = ("squares", "necessity", "whole_image", "fragile")
 """Stages that use the queries that are left: each has a ``query_limit``."""
 
 
@@ -36,6 +36,7 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
         config,
         group_testing=groups,
         transfer_test=None if test is None else replace(test, comparison=False),
+        necessity=None,
         whole_image=None,
         fragile=None,
     )

@@ -23,14 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, check_cloud_grids
 from maskrestore.defense.beyond_paper.squares import square_masks
-from maskrestore.defense.beyond_paper.transfer import (
-    CLOUD_GRIDS,
-    Attempt,
-    check_cloud_grids,
-    on_clouds,
-    transfer_test,
-)
+from maskrestore.defense.beyond_paper.transfer import Attempt, on_clouds, transfer_test
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.runtime.settings import check_types

@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.clouds import check_cloud_grids
+from maskrestore.defense.beyond_paper.necessity import NecessityConfig
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
-from maskrestore.defense.beyond_paper.transfer import TransferTestConfig, check_cloud_grids, try_restoration
+from maskrestore.defense.beyond_paper.transfer import TransferTestConfig, try_restoration
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.runtime.settings import check, check_types
@@ -72,11 +74,12 @@ def hide_squares(
     config: SquaresConfig,
     test: TransferTestConfig,
     photographs: PhotographsConfig | None,
+    necessity: NecessityConfig | None = None,
 ) -> Rounds[None]:
     """Hide one suspicious square after the other until a restoration is accepted or the query limit is reached.
 
     image_scores: ``(R, g, g)``, S_i; changed: ``(R,)``, the share of random masks that changed the label. test,
-    photographs: as for :func:`try_restoration`.
+    photographs, necessity: as for :func:`try_restoration`.
     """
     if photographs is not None:
         config = replace(config, side=photographs.square_side, count=min(config.count, photographs.square_count))
@@ -92,7 +95,14 @@ def hide_squares(
             asked, square = rows[ask], hidden[ask, number]
             restored = yield from state.restore(asked, square)
             yield from try_restoration(
-                state, asked, restored, square, test, grids=config.cloud_grids, photographs=photographs
+                state,
+                asked,
+                restored,
+                square,
+                test,
+                grids=config.cloud_grids,
+                photographs=photographs,
+                necessity=necessity,
             )
 
 

@@ -24,32 +24,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, check_cloud_grids, clouds, pasted
+from maskrestore.defense.beyond_paper.necessity import NecessityConfig, is_needed
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, needs_coarse_test, shows_object
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
-from maskrestore.defense.streams import Stream
-from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
-from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.settings import check, check_types
 
 __all__ = [
-    "CLOUD_GRIDS",
     "TURNS",
     "Attempt",
     "TransferTestConfig",
-    "clouds",
     "on_clouds",
     "transfer_test",
     "try_restoration",
     "turned",
 ]
 
-CLOUD_GRIDS = (20, 12, 4)
-"""Number of colours along a side, for each cloud; the most informative cloud comes first. They differ because a
-classifier may have one label for all smooth clouds and another for all fine ones, and a cloud that has the original
-label anyway tests nothing. Chosen on images of 32 x 32. With seven times finer clouds
-photographs lost more clean accuracy."""
 TURNS = 3
 """Number of copies of the purified image: mirrored, turned by 90 degrees, turned by 180 degrees."""
 
@@ -107,12 +99,14 @@ def try_restoration(
     first: bool = False,
     grids: Sequence[int] | None = None,
     photographs: PhotographsConfig | None = None,
+    necessity: NecessityConfig | None = None,
 ) -> Rounds[None]:
     """Query a restoration of each image, and settle the images whose restoration passes the test.
 
     restored: ``(R, C, H, W)``; hidden: ``(R, g, g)``. test: ``None`` accepts every restoration. first: whether this is
     the first attempt, which needs fewer clouds and makes the comparison. grids: of the clouds; ``None``: those of the
-    test. photographs: how their large regions are tested; ``None``: as any other.
+    test. photographs: how their large regions are tested; ``None``: as any other. necessity: whether the region must
+    also be needed; ``None``: not asked.
     """
     attempt = Attempt(restored=restored, hidden=hidden, labels=(yield from state.oracle.ask(rows, restored)))
     believed = torch.ones_like(rows, dtype=torch.bool)
@@ -122,6 +116,8 @@ def try_restoration(
         believed = yield from transfer_test(
             state, rows, attempt, grids=chosen, enough=enough, compare=compare, photographs=photographs
         )
+        if necessity is not None and believed.any():
+            believed[believed.clone()] = yield from is_needed(state, rows[believed], hidden[believed], necessity)
     state.settle(rows[believed], restored[believed], hidden[believed], attempt.labels[believed])
 
 
@@ -168,8 +164,7 @@ def _on_other_pictures(
     rest = changes.nonzero().squeeze(1)
     if len(rest):
         copies = turned(attempt.restored[rest])
-        pasted = _pasted(state.images[rows[rest]], hidden[rest], copies)
-        with_region = yield from state.oracle.ask(rows[rest], pasted)
+        with_region = yield from state.oracle.ask(rows[rest], pasted(state.images[rows[rest]], hidden[rest], copies))
         without = yield from state.oracle.ask(rows[rest], copies)
         found[rest] = (with_region != without).all(dim=1)
     return found
@@ -189,8 +184,7 @@ def on_clouds(
     enough = min(enough, len(grids))
     images = state.images[rows]
     pictures = clouds(images, state.streams(rows), grids)
-    pasted = _pasted(images, hidden, pictures, in_place=not compare)
-    answers = yield from state.oracle.ask(rows, pasted)
+    answers = yield from state.oracle.ask(rows, pasted(images, hidden, pictures, in_place=not compare))
     got = (answers == state.original[rows].unsqueeze(1)).sum(dim=1)
     state.note(rows, brings=got / len(grids))
     brings = got >= enough
@@ -202,35 +196,7 @@ def on_clouds(
     return brings, changes
 
 
-def clouds(images: Tensor, streams: Sequence[Stream], grids: Sequence[int] = CLOUD_GRIDS) -> Tensor:
-    """Clouds of random colour for ``(B, C, H, W)`` images, one for each of K grids: ``(B, K, C, H, W)`` in [0, 1]."""
-    channels, height, width = images.shape[1:]
-
-    pictures = images.new_empty(len(images), len(grids), channels, height, width)
-    for number, grid in enumerate(grids):
-        side = min(grid, height, width)  # a larger cloud would be averaged to grey when it is shrunk
-        # Paths 0 to 2 of a stream are used by the scoring masks and by refinement.
-        colours = torch.stack([stream.uniform(3, grid, shape=(channels, side, side)) for stream in streams])
-        pictures[:, number] = resize(colours, height, width)
-    return pictures
-
-
 def turned(images: Tensor) -> Tensor:
     """Copies of the images, mirrored and turned: ``(B, C, H, W)`` -> ``(B, TURNS, C, H, W)``."""
     quarter = resize(images.rot90(1, (2, 3)), *images.shape[-2:])  # turning swaps the sides
     return torch.stack([images.flip(3), quarter, images.rot90(2, (2, 3))], dim=1)
-
-
-def check_cloud_grids(grids: tuple[int, ...], name: str) -> None:
-    """Raise ConfigError unless there is at least one cloud, and each has at least one colour."""
-    check(len(grids) > 0 and min(grids) >= 1, name, "one or more numbers of at least 1", grids)
-
-
-def _pasted(images: Tensor, hidden: Tensor, pictures: Tensor, *, in_place: bool = False) -> Tensor:
-    """The region ``(B, g, g)`` of images ``(B, C, H, W)`` on pictures ``(B, K, C, H, W)``.
-
-    in_place: overwrite the pictures.
-    """
-    region = tokens_to_pixels(to_device(hidden, images.device), *images.shape[-2:])  # (B, 1, H, W)
-    out = pictures if in_place else torch.empty_like(pictures)
-    return torch.where(region.unsqueeze(1), images.unsqueeze(1), pictures, out=out)

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskrestore.defense.beyond_paper.transfer import check_cloud_grids, clouds
+from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.restoration import restore_in_parts
 from maskrestore.defense.state import State

@@ -1,0 +1,62 @@
+"""Is the region needed? The image must lose its label, too, when clouds take the place of the region.
+
+The transfer test (``transfer.py``) asks whether a region is enough to decide the label of other pictures. A large part
+of an ordinary image often is: half a truck makes a truck of any picture. But the rest of that image has the label as
+well, and loses it only because something else was restored. A trigger is needed: without it the label is gone,
+whatever takes its place. So a restoration that passed the transfer test is given up if the image keeps its label with
+clouds of random colour in the place of the region.
+
+Departure: not in the BDMAE paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds, pasted
+from maskrestore.defense.oracle import Rounds
+from maskrestore.defense.state import State
+from maskrestore.runtime.settings import check, check_types
+
+__all__ = ["NecessityConfig", "is_needed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NecessityConfig:
+    """Clouds in the place of a region, for restorations that passed the transfer test. Raises ConfigError."""
+
+    cloud_grids: tuple[int, ...] = (20, 12, 8)
+    """Number of colours along a side, for each cloud. A region is not needed if the image keeps its label on all."""
+    query_limit: int = 47
+    """Not asked if the image could then need more queries than this in all."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_cloud_grids(self.cloud_grids, "necessity.cloud_grids")
+        check(self.query_limit >= 1, "necessity.query_limit", "at least 1", self.query_limit)
+
+    def max_queries(self, spent: int) -> int:
+        """The most queries for an image in all, if the other stages need at most ``spent``."""
+        return max(spent, self.query_limit)
+
+
+def is_needed(state: State, rows: Tensor, hidden: Tensor, config: NecessityConfig) -> Rounds[Tensor]:
+    """Whether an image loses its original label without the region: ``(R,)`` bool. True if it cannot be asked.
+
+    hidden: ``(R, g, g)`` bool, the region.
+    """
+    needed = torch.ones_like(rows, dtype=torch.bool)
+    affordable = state.oracle.queries[rows] + len(config.cloud_grids) <= config.query_limit
+    where = affordable.nonzero().squeeze(1)
+    if not len(where):
+        return needed
+    asked = rows[where]
+    images = state.images[asked]
+    pictures = clouds(images, state.streams(asked), config.cloud_grids)
+    without = pasted(images, ~hidden[where], pictures, in_place=True)
+    answers = yield from state.oracle.ask(asked, without)
+    needed[where] = (answers != state.original[asked].unsqueeze(1)).any(dim=1)
+    return needed
