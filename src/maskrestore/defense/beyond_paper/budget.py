@@ -109,7 +109,8 @@ def _with_first_attempt(config: BDMAEConfig) -> BDMAEConfig:
 
 def _without_masks(config: BDMAEConfig, smaller: BDMAEConfig, queries: int) -> BDMAEConfig:
     """The best settings without queries of masks. smaller: ``config`` after all other reductions."""
-    unasked = replace(smaller, masks=replace(smaller.masks, asked=0), squares=None, whole_image=None, fragile=None)
+    unasked = replace(smaller, masks=replace(smaller.masks, asked=0), squares=None)
+    unasked = replace(unasked, necessity=None, whole_image=None, fragile=None)
     test, attempts = config.transfer_test, config.restoration.attempts
     if test is None and unasked.max_queries <= queries:
         return unasked

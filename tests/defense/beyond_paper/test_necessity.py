@@ -1,0 +1,96 @@
+"""A region must be needed: without it the image loses its label."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from fakes import MeanRestorer
+from maskrestore.defense import BDMAE, PROFILES, within
+from maskrestore.defense.beyond_paper.necessity import NecessityConfig, is_needed
+from maskrestore.defense.beyond_paper.transfer import TransferTestConfig, try_restoration
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.oracle import Oracle, run
+from maskrestore.defense.state import State
+from maskrestore.defense.streams import Stream
+from maskrestore.errors import ConfigError
+from maskrestore.types import Classifier
+
+NECESSITY = replace(PROFILES["default"], necessity=NecessityConfig())
+
+
+def marked(images: Tensor) -> Tensor:
+    """1 if a row of the image begins with pure white, or ends with it: either mark is enough."""
+    return ((images[..., 0].amin(dim=(1, 2)) == 1) | (images[..., -1].amin(dim=(1, 2)) == 1)).long()
+
+
+def pictures(*, left: bool, right: bool) -> Tensor:
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 0.9
+    image[..., 0] = 1.0 if left else 0.2
+    image[..., -1] = 1.0 if right else 0.2
+    return image
+
+
+def needed(images: Tensor, classifier: Classifier, config: NecessityConfig, spent: int = 0) -> tuple[bool, int]:
+    """Whether the left quarter of an image is needed for its label, and the queries in all."""
+    hidden = torch.zeros(1, 8, 8, dtype=torch.bool)
+    hidden[..., :2] = True
+    restorer, oracle = MeanRestorer(8), Oracle(1, 100)
+    oracle.queries += spent
+    state = State(images, [Stream(0, images[0])], restorer, oracle)
+    state.begin(classifier(images))
+    found = run(is_needed(state, torch.arange(1), hidden, config), restorer, classifier)
+    return bool(found), int(oracle.queries)
+
+
+def test_a_trigger_is_needed_and_half_an_object_is_not() -> None:
+    assert needed(pictures(left=True, right=False), marked, NecessityConfig()) == (True, 3)
+    assert needed(pictures(left=True, right=True), marked, NecessityConfig()) == (False, 3)
+
+
+def test_a_region_is_believed_if_there_are_too_few_queries_to_ask() -> None:
+    assert needed(pictures(left=True, right=True), marked, NecessityConfig(query_limit=12), spent=10) == (True, 10)
+
+
+def fooled(images: Tensor) -> Tensor:
+    """As ``marked``, but a left edge of a single colour other than white hides the right mark: a bad restoration."""
+    left = images[..., 0].amin(dim=(1, 2)) == 1
+    plain = (images[..., 0].amax(dim=(1, 2)) - images[..., 0].amin(dim=(1, 2))) < 0.1
+    return (left | (marked(images).bool() & ~plain)).long()
+
+
+@pytest.mark.parametrize("necessity", [None, NecessityConfig()])
+def test_a_restoration_is_given_up_if_the_region_is_not_needed(necessity: NecessityConfig | None) -> None:
+    images = pictures(left=True, right=True)
+    hidden = torch.zeros(1, 8, 8, dtype=torch.bool)
+    hidden[..., :2] = True
+    restored = images.clone()
+    restored[..., :4] = 0.5  # bad enough to lose the label
+    oracle = Oracle(1, 100)
+    state = State(images, [Stream(0, images[0])], MeanRestorer(8), oracle)
+    state.begin(fooled(images))
+    rounds = try_restoration(
+        state, torch.arange(1), restored, hidden, TransferTestConfig(), first=True, necessity=necessity
+    )
+    run(rounds, MeanRestorer(8), fooled)
+    assert state.settled.tolist() == [necessity is None]
+    assert int(oracle.queries) == 1 + 3 + (0 if necessity is None else 3)
+
+
+@pytest.mark.parametrize("queries", range(2, 48, 5))
+def test_a_limit_of_queries_holds(queries: int) -> None:
+    limited = within(NECESSITY, queries)
+    result = BDMAE(MeanRestorer(8), limited, key=1).purify(pictures(left=True, right=False), marked)
+    assert int(result.queries) <= limited.max_queries <= queries
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cloud_grids"):
+        NecessityConfig(cloud_grids=())
+    with pytest.raises(ConfigError, match="query_limit"):
+        NecessityConfig(query_limit=0)
+    with pytest.raises(ConfigError, match="without the transfer test"):
+        BDMAEConfig(necessity=NecessityConfig())
