@@ -18,7 +18,7 @@ __all__ = ["State", "prepared_by"]
 
 MAPS = ("scores", "image_scores", "label_scores", "initial_image_scores", "initial_label_scores")
 """Fields of :class:`Purification` that hold score maps."""
-EVIDENCE = ("changed", "agreed", "contrast", "brings", "groups")
+EVIDENCE = ("changed", "agreed", "contrast", "brings", "groups", "pattern", "fragile")
 """What the stages find out about an image as a whole, for its suspicion: see ``beyond_paper/suspicion.py``."""
 
 

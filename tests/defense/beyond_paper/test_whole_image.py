@@ -18,6 +18,7 @@ ALONE = with_settings(PROFILES["broad"], {"squares": None, "fragile": None})
 COLUMNS = torch.arange(SIDE).float()
 BARS = 0.08 * torch.sin(2 * math.pi * 6 * COLUMNS / SIDE).expand(3, SIDE, SIDE)
 SLOPE = 0.08 * torch.cos(2 * math.pi * COLUMNS / SIDE).expand(3, SIDE, SIDE)
+DIAGONAL = 0.08 * torch.cos(2 * math.pi * (COLUMNS.unsqueeze(1) + COLUMNS) / SIDE).expand(3, SIDE, SIDE)
 NOISE = 0.15 * (2 * torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(3)) - 1)
 
 
@@ -40,8 +41,8 @@ def smooth_images(count: int) -> Tensor:
 
 @pytest.mark.parametrize("name", ["periodic", "slow", "fine"])
 def test_a_pattern_over_the_whole_image_is_filtered_out(name: str) -> None:
-    pattern = {"periodic": BARS, "slow": SLOPE, "fine": NOISE}[name]
-    victim = PatternClassifier(pattern, 0.6)
+    pattern = {"periodic": BARS, "slow": DIAGONAL, "fine": NOISE}[name]
+    victim = PatternClassifier(pattern, 0.6 if name == "periodic" else 0.4)
     clean = smooth_images(6)
     stamped = (clean + pattern).clamp(0, 1)
     assert (victim(stamped) == TARGET).all()
@@ -57,6 +58,22 @@ def test_a_pattern_over_the_whole_image_is_filtered_out(name: str) -> None:
     assert result.hidden.all()
     assert torch.equal(result.images, filtered(stamped, name))
     assert torch.equal(victim(result.images), result.labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "least"),
+    [
+        ("fine", NOISE, 0.6),  # mixed half and half, the image loses the label
+        ("slow", DIAGONAL, 0.6),
+        ("slow", SLOPE, 0.4),  # upside down it is the same, as a green field is
+    ],
+)
+def test_what_may_be_content_stays(name: str, pattern: Tensor, least: float) -> None:
+    images = (smooth_images(6) + pattern).clamp(0, 1)
+    config = with_settings(ALONE, {"whole_image.filters": (name,), "whole_image.cloud_grids": (20, 12)})
+    result = BDMAE(MeanRestorer(), config).purify(images, PatternClassifier(pattern, least))
+    assert (result.labels == TARGET).all()
+    assert torch.equal(result.images, images)
 
 
 def test_a_pattern_that_brings_no_label_along_stays() -> None:

@@ -61,7 +61,9 @@ def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[
     halves = yield from restore_in_parts(state, asked, 1)
     quarters = yield from restore_in_parts(state, asked, 2)
     copies = torch.stack([_noisy(state, asked, 1, config.noise), halves, quarters], dim=1)
-    agreed = ((yield from state.oracle.ask(asked, copies)) == label.unsqueeze(1)).all(dim=1)
+    same = (yield from state.oracle.ask(asked, copies)) == label.unsqueeze(1)
+    state.note(asked, fragile=same.float().mean(dim=1))
+    agreed = same.all(dim=1)
     everything = torch.ones(int(agreed.sum()), state.grid, state.grid, dtype=torch.bool)
     state.settle(asked[agreed], quarters[agreed], everything, label[agreed])
 
