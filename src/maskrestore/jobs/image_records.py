@@ -155,6 +155,10 @@ class ImageRecords:
         self._insert(record, line)
         self.purified += new and record["error"] is None
 
+    def amend(self, record: dict[str, Any]) -> None:
+        """Put a record in the place of the one of the same image; :meth:`compact` writes it."""
+        self._insert(record, json.dumps(record).encode() + b"\n")
+
     def compact(self) -> None:
         """Replace ``records.jsonl`` atomically by one line per image or thing that is left out, sorted by name.
 
