@@ -36,7 +36,10 @@ def test_answers_in_doubt_are_counted_and_another_policy_asks_nothing(purify, mo
     asked = model.asked
 
     result = purify("--on-doubt", "original", "--doubt-limit", 0)
-    assert f"(10 of them by an earlier run), {changed} labels changed, {count} answers in doubt, 0 queries" in result.stdout
+    told = f"10 of them by an earlier run), {changed} labels changed, {count} answers in doubt, 0 queries"
+    assert told in result.stdout
+    assert f"note: {count} images: answered again, as --on-doubt and --doubt-limit now say" in result.stderr
+    assert "answered again" not in purify("--on-doubt", "original", "--doubt-limit", 0).stderr
     assert all(record["label"] == record["original_label"] for record in records(tmp_path) if record["doubtful"])
 
     result = purify("--doubt-limit", 1)

@@ -108,10 +108,14 @@ def test_records_hold_the_answer_and_what_it_was_made_of(job):
 
 
 def test_another_policy_asks_nothing_and_gives_the_records_of_a_run_of_its_own(job, tmp_path):
-    purify_folder(dataclasses.replace(job, on_doubt="abstain"))
-    for options in ({"on_doubt": "original"}, {"on_doubt": "abstain", "doubt_limit": 0.7}, {"on_doubt": "answer"}):
+    assert purify_folder(dataclasses.replace(job, on_doubt="abstain")).answered_again == 0
+    for options, other in (
+        ({"on_doubt": "original"}, 2),
+        ({"on_doubt": "abstain", "doubt_limit": 0.8}, 2),
+        ({"on_doubt": "answer", "doubt_limit": 0.8}, 1),
+    ):
         summary = purify_folder(dataclasses.replace(job, **options))
-        assert (summary.reused, summary.queries) == (5, 0)
+        assert (summary.reused, summary.queries, summary.answered_again) == (5, 0, other)
         alone = dataclasses.replace(job, out=tmp_path / "alone", again=True, **options)
         purify_folder(alone)
         assert written(job) == written(alone)

@@ -256,6 +256,9 @@ def _print_summary(summary: FolderSummary) -> None:
         + f"{summary.seconds:.1f} s",
         soft_wrap=True,
     )
+    if summary.answered_again:
+        again = counted(summary.answered_again, "image")
+        say(f"note: {again}: answered again, as --on-doubt and --doubt-limit now say; nothing was asked")
     if summary.without_suspicion:
         unknown = counted(summary.without_suspicion, "image")
         say(f"note: {unknown}: suspicion not known, so never in doubt: results of an earlier version; --again adds it")

@@ -36,6 +36,8 @@ class FolderSummary:
     """Those of them whose answer is in doubt."""
     abstained: int
     """Those of them that are not answered."""
+    answered_again: int
+    """Images with a record of an earlier run that the job's policy for doubt answers, or doubts, in another way."""
     without_suspicion: int
     """Those of them that are never in doubt: results of earlier versions, or of a defense that does not estimate it."""
     failed: int
@@ -125,6 +127,7 @@ def _counts(job: FolderJob, records: ImageRecords) -> dict[str, Any]:
         "changed": None if job.single_query else changed,
         "doubtful": doubtful,
         "abstained": abstained,
+        "answered_again": records.amended,
         "without_suspicion": without,
         "failed": failed,
         "failures": tuple(failures),
