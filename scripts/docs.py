@@ -86,7 +86,10 @@ def records() -> str:
         | `content` | digest of the file, to notice that it has changed |
         | `output`, `maps` | where its purified image and maps are: files, or [parquet rows](../guides/cluster.md) |
         | `original_label` | the classifier's label of the image as it came; null with a single query |
-        | `label` | its label of the purified image: the answer |
+        | `label` | the answer: `purified_label`, or in doubt what `--on-doubt` says; null if it abstains |
+        | `purified_label` | its label of the purified image; records of earlier versions have it as `label` |
+        | `suspicion` | how likely the image carries a trigger, in [0, 1], with four decimals |
+        | `doubtful` | whether the purified label is [in doubt](../method/suspicion.md): it does not fit the suspicion |
         | `full_size` | with `--full-size`: where the whole picture is |
         | `queries` | how often the classifier was asked about this image |
         | `restorer` | name of the masked autoencoder that restored it |

@@ -37,13 +37,15 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def test_results_have_the_same_bits_as_those_of_one_process(tmp_path, photos):
-    purify_folder(real_job(photos, tmp_path / "alone"))
+    cautious = {"on_doubt": "abstain", "doubt_limit": 0.0}
+    purify_folder(real_job(photos, tmp_path / "alone", **cautious))
     progress = []
-    make_job = functools.partial(real_job, photos, tmp_path / "many")
+    make_job = functools.partial(real_job, photos, tmp_path / "many", **cautious)
     plan = ClusterJob(make_job=make_job, part_images=5, workers=2)
     summary = purify_on_cluster(plan, make_job(), lambda done, total, note="": progress.append((done, total)))
     assert (summary.purified, summary.failed, summary.left, summary.complete) == (24, 0, 0, True)
     assert results(tmp_path / "many") == results(tmp_path / "alone")
+    assert summary.abstained == sum(record["label"] is None for record in results(tmp_path / "alone").values()) > 0
     assert summary.queries == sum(record["queries"] for record in results(tmp_path / "many").values())
     for kind in ("images", "maps"):
         assert files_below(tmp_path / "many" / kind) == files_below(tmp_path / "alone" / kind)
@@ -83,6 +85,12 @@ def test_shards_hold_a_row_for_each_image(tmp_path, photos):
         assert row["label"] == alone["label"]
         assert (read_image(tmp_path / "one.png") == read_image(tmp_path / "again" / alone["output"])).all()
         assert row["maps"] == (tmp_path / "again" / alone["maps"]).read_bytes()
+    make_job = functools.partial(make_job, on_doubt="abstain", doubt_limit=0.0)
+    summary = run(functools.partial(make_job, key=4), shards=True)
+    assert (summary.queries, summary.abstained) == (0, summary.doubtful)
+    labels = {row["file"]: row["label"] for row in pq.read_table(out / "shards").to_pylist()}
+    assert labels == {name: record["label"] for name, record in results(out).items()}
+    assert None in labels.values()
     plan = ClusterJob(make_job=make_job, shards=True)
     page = write_cluster_report(plan, make_job(key=4))
     assert Path(page).read_text().count("data:image/png") >= 24

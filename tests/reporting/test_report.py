@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from maskrestore.defense.doubt import ABSTAINED
 from maskrestore.errors import ConfigError
 from maskrestore.reporting import Metric, ReportEntry, ReportSummary, entries_from, write_report
 from maskrestore.types import Purification
@@ -375,3 +376,51 @@ def test_what_was_not_looked_at_is_shown_by_reason(tmp_path):
     assert "not a picture 7 notes.txt, <b>.md, …" in page.text
     assert "hidden file 1 .x.png" in page.text
     assert "Not looked at" not in written(tmp_path, made_entries(1))[0].text
+
+
+def rated(name: str, *, changed: bool = False, **more) -> ReportEntry:
+    return ReportEntry(name=name, original_label=0, label=int(changed), suspicion=0.256, **more)
+
+
+def test_answers_in_doubt_are_marked_and_counted(tmp_path):
+    entries = [
+        rated("kept"),
+        rated("none", doubtful=True, answer=ABSTAINED),
+        rated("other", changed=True, doubtful=True, answer=0),
+        rated("same", changed=True, doubtful=True),
+    ]
+    page, _ = written(tmp_path, entries, class_names=["stop", "yield"])
+    assert "Labels changed 2 Answers in doubt 3 Not answered 1" in page.text
+    assert "kept stop = label unchanged 0.26" in page.text
+    assert "none stop = label unchanged ? in doubt: not answered 0.26" in page.text
+    assert "other stop → becomes yield ↻ label changed ? in doubt: answered stop 0.26" in page.text
+    assert "same stop → becomes yield ↻ label changed ? in doubt 0.26" in page.text
+
+
+def test_pictures_in_doubt_come_first_of_their_result_and_have_a_filter(tmp_path):
+    entries = made_entries(12, changed=6)
+    for index in (4, 5, 11):
+        entries[index] = dataclasses.replace(entries[index], suspicion=0.5, doubtful=True)
+    page, html = written(tmp_path, entries, max_detailed=6)
+    names = [image["alt"].split(" of ")[1].split(":")[0] for image in page.all("img")[::9]]
+    assert names == [f"image-{number:04}.png" for number in (4, 5, 0, 1, 2, 11)]
+    assert [article["class"] for article in page.all("article", "is-doubtful")] == [
+        *("card is-changed is-doubtful", "card is-changed is-doubtful", "card is-same is-doubtful")
+    ]
+    assert "? in doubt (3)" in page.text
+    assert [field["id"] for field in page.all("input") if field["id"] == "show-doubtful"]
+    assert "body:has(#show-doubtful:checked) .card:not(.is-doubtful) { display: none; }" in html
+
+
+def test_a_page_says_nothing_of_suspicion_where_it_is_not_known(tmp_path):
+    page, _ = written(tmp_path, [*made_entries(2), ReportEntry(name="listed", original_label=0, label=0)])
+    assert not re.search("suspicion|doubt", page.text, re.IGNORECASE)
+
+
+def test_entries_take_suspicion_and_doubt_from_the_result():
+    images = torch.rand(2, 3, 8, 8)
+    result = dataclasses.replace(purified(images), suspicion=torch.tensor([0.75, 0.25]))  # the first label changed
+    assert [entry.suspicion for entry in entries_from(images, result, names=["a", "b"])] == [0.75, 0.25]
+    for limit, expected in ((0.5, [False, False]), (0.2, [True, True]), (0.25, [False, False])):
+        entries = entries_from(images, result, names=["a", "b"], doubt_limit=limit)
+        assert [entry.doubtful for entry in entries] == expected

@@ -9,6 +9,7 @@ import torch
 import typer
 
 from maskrestore.cli.terminal import warn
+from maskrestore.defense.doubt import DoubtPolicy
 from maskrestore.defense.streams import operator_key
 from maskrestore.errors import ConfigError
 
@@ -17,8 +18,10 @@ __all__ = [
     "DataOption",
     "DefenseSetOption",
     "DeviceOption",
+    "DoubtLimitOption",
     "KeyFileOption",
     "MaxQueriesOption",
+    "OnDoubtOption",
     "Profile",
     "ProfileOption",
     "RayOption",
@@ -55,6 +58,17 @@ ScheduleOption = Annotated[
 MaxQueriesOption = Annotated[
     int | None,
     typer.Option(min=1, help="The most queries for one image. Stages that need more are shortened or skipped."),
+]
+OnDoubtOption = Annotated[
+    DoubtPolicy,
+    typer.Option(
+        help="What to answer if the answer does not fit the suspicion: `answer` with the label of the purified image, "
+        "`original` with the label of the image as it came, `abstain` with none. Costs no query."
+    ),
+]
+DoubtLimitOption = Annotated[
+    float,
+    typer.Option(help="An answer is in doubt if its doubt, in [0, 1], is above this. Records hold the suspicion."),
 ]
 TrainingSetOption = Annotated[
     list[str] | None,

@@ -13,8 +13,10 @@ from maskrestore.cli.classifier_options import ClassifierOption, ClassifierOptio
 from maskrestore.cli.options import (
     DefenseSetOption,
     DeviceOption,
+    DoubtLimitOption,
     KeyFileOption,
     MaxQueriesOption,
+    OnDoubtOption,
     ProfileOption,
     RayOption,
     RestorerOption,
@@ -26,6 +28,7 @@ from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.purify_job import JobOptions
 from maskrestore.cli.terminal import FAILED, command_line, out, progress, say, warn
 from maskrestore.defense.beyond_paper.budget import within
+from maskrestore.defense.doubt import DOUBT_LIMIT, check_on_doubt
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.distributed.cluster import connect
 from maskrestore.distributed.purify import ClusterJob, purify_on_cluster
@@ -71,6 +74,8 @@ def purify(
     key_file: KeyFileOption = None,
     schedule: ScheduleOption = None,
     max_queries: MaxQueriesOption = None,
+    on_doubt: OnDoubtOption = "answer",
+    doubt_limit: DoubtLimitOption = DOUBT_LIMIT,
     budget: Annotated[
         int | None,
         typer.Option(min=1, help="The most queries of this run. It stops before it would need more."),
@@ -152,8 +157,8 @@ def purify(
     Writes into the folder of `--out`:
 
     - `images/` with the purified images as PNG, and `maps/` with their score maps;
-    - `records.jsonl` with a record for each image: labels before and after, number of queries, share of the
-      image that was restored, seconds, or the error;
+    - `records.jsonl` with a record for each image: labels before and after, suspicion, number of queries, share of
+      the image that was restored, seconds, or the error;
     - `report.html` with pictures of what was removed.
 
     Pictures are purified at the size at which the classifier sees them, if that is known: from the model file, or from
@@ -171,7 +176,8 @@ def purify(
     results: see the guide. Its machines must share the folders that the command names, or find them behind URLs.
 
     To continue after Ctrl-C, run the same command again. Images that have a result with the same settings and
-    the same classifier are not purified again, except with `--again`.
+    the same classifier are not purified again, except with `--again`. With another `--on-doubt` or `--doubt-limit`
+    their answers change and nothing is asked.
 
     Examples:
 
@@ -184,6 +190,7 @@ def purify(
     profile = scheduled_profile(profile, schedule)
     config = with_overrides(PROFILES[profile], settings or [])
     config = config if max_queries is None else within(config, max_queries)
+    check_on_doubt(on_doubt, doubt_limit, config)
     if budget is not None and budget < config.max_queries:
         raise ConfigError(
             f"an image may take {config.max_queries} queries, more than --budget {budget}; raise the budget, or give "
@@ -204,6 +211,7 @@ def purify(
         source=source, classifier=classifier, model=model, config=config, restorer=restorer, precision=precision,
         device=device, key=key, batch=batch, budget=budget, grey=grey, image_column=image_column, resize=resize,
         crop_share=crop_share, full_size=full_size, again=again, answer_cache=answer_cache, class_names=names,
+        on_doubt=on_doubt, doubt_limit=doubt_limit,
     )  # fmt: skip
     with TemporaryDirectory(prefix="maskrestore-") as scratch:
         job = options.make(Path(scratch if is_remote(target) else target))
@@ -242,11 +250,18 @@ def _print_summary(summary: FolderSummary) -> None:
     out.print(
         f"{counted(summary.purified, 'image')} purified ({summary.reused} of them by an earlier run), "
         + (f"{counted(summary.changed, 'label')} changed, " if summary.changed is not None else "")
+        + _in_doubt(summary)
         + f"{summary.queries} {'query' if summary.queries == 1 else 'queries'}, "
         + (f"{counted(summary.known_answers, 'answer')} of an earlier run, " if summary.known_answers else "")
         + f"{summary.seconds:.1f} s",
         soft_wrap=True,
     )
+    if summary.answered_again:
+        again = counted(summary.answered_again, "image")
+        say(f"note: {again}: answered again, as --on-doubt and --doubt-limit now say; nothing was asked")
+    if summary.without_suspicion:
+        unknown = counted(summary.without_suspicion, "image")
+        say(f"note: {unknown}: suspicion not known, so never in doubt: results of an earlier version; --again adds it")
     for name, error in summary.failures:
         say(f"failed: {printable(name)}: {printable(error)}")
     for note, count in summary.notes.items():
@@ -262,3 +277,10 @@ def _print_summary(summary: FolderSummary) -> None:
         left = f"{counted(summary.left, 'image')} left"
         kept = f", {counted(summary.kept_answers, 'answer')} kept" if summary.kept_answers else ""
         say(f"stopped: {summary.stopped}; {left}{kept}; to go on: {command_line()}")
+
+
+def _in_doubt(summary: FolderSummary) -> str:
+    if summary.without_suspicion == summary.purified:
+        return ""
+    abstained = f" ({summary.abstained} not answered)" if summary.abstained else ""
+    return f"{counted(summary.doubtful, 'answer')} in doubt{abstained}, "

@@ -10,6 +10,7 @@ from pathlib import Path
 from maskrestore.cli.classifier_options import ClassifierOptions, load_from_options
 from maskrestore.defense.bdmae import BDMAE
 from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.doubt import DoubtPolicy
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.views import Convention, View
 from maskrestore.jobs import FolderJob
@@ -44,6 +45,8 @@ class JobOptions:
     full_size: bool
     again: bool
     answer_cache: bool | None
+    on_doubt: DoubtPolicy
+    doubt_limit: float
 
     def make(self, out: Path) -> FolderJob:
         """Load the networks, and make the job. out: folder of the results.
@@ -67,6 +70,8 @@ class JobOptions:
             full_size=self.full_size,
             again=self.again,
             answer_cache=self.answer_cache,
+            on_doubt=self.on_doubt,
+            doubt_limit=self.doubt_limit,
         )
 
     @property

@@ -26,6 +26,7 @@ from maskrestore.distributed.shards import Shards, shard_of
 from maskrestore.distributed.storage import Storage
 from maskrestore.distributed.worker import Orders, Worker
 from maskrestore.errors import ConfigError, MaskRestoreError
+from maskrestore.jobs.answering import answered_again
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.folder_run import MAX_FAILURES_AT_START, keep_classes
 from maskrestore.jobs.image_records import ImageRecords
@@ -125,6 +126,7 @@ class _Run:
 
         try:
             self._log.absorb(self._records, self._job.config_digest)
+            self._answer_again()
             self._records.compact()  # says what is left out, also if the run is interrupted
             for outcome in self._outcomes():
                 self._take(outcome)
@@ -152,6 +154,15 @@ class _Run:
         import ray  # noqa: PLC0415 - an extra
 
         ray.kill(self._ledger)
+
+    def _answer_again(self) -> None:
+        """Give results of earlier runs the answers of this job's policy for doubt."""
+        stale = set()
+        for record in answered_again(self._job, self._records):
+            self._records.amend(record)
+            stale.add(shard_of(record))
+        if self._plan.shards:  # before the records: if this is interrupted, the next run does it again
+            self._shards.answer_again(stale, self._records)
 
     def _outcomes(self) -> Iterator[Outcome]:
         """Of all parts, or until every worker has heard that the job is to end."""

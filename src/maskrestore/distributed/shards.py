@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,13 +25,20 @@ _FEATURES = {
     "original_label": {"dtype": "int64", "_type": "Value"},
     "queries": {"dtype": "int64", "_type": "Value"},
     "restored": {"dtype": "float64", "_type": "Value"},
+    "purified_label": {"dtype": "int64", "_type": "Value"},
+    "suspicion": {"dtype": "float64", "_type": "Value"},
+    "doubtful": {"dtype": "bool", "_type": "Value"},
     "maps": {"dtype": "binary", "_type": "Value"},
     "record": {"dtype": "string", "_type": "Value"},
 }
 """Columns. maps: an NPZ file. record: the whole record, as JSON."""
 
-_COPIED = ("file", "label", "original_label", "queries", "restored")
+_COPIED = ("file", "label", "original_label", "queries", "restored", "purified_label", "suspicion", "doubtful")
 """Columns that are entries of the record as well."""
+
+
+_ANSWERS = ("label", "doubtful")
+"""Those that the policy for answers in doubt decides."""
 
 
 class Shards:
@@ -50,7 +57,6 @@ class Shards:
         folder: with the files that the records name. Records with an error have no result. Raises OSError.
         """
         import pyarrow as pa  # noqa: PLC0415 - an extra
-        import pyarrow.parquet as pq  # noqa: PLC0415
 
         records = list(records)
         name = f"{_FOLDER}/{part}-{sum(record['error'] is None for record in records)}.parquet"
@@ -73,9 +79,7 @@ class Shards:
                 }
             )
         if rows:
-            content = io.BytesIO()
-            pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), content)
-            self._storage.write(name, content.getvalue())
+            self._write(name, pa.Table.from_pylist(rows, schema=_schema()))
         return placed
 
     def load(self, record: dict[str, Any], folder: Path, *, keep_grey: bool) -> Purification:
@@ -108,11 +112,34 @@ class Shards:
                 kept = [row for row, one in enumerate(shard) if _place(records, one["file"]) == name]
                 self._keep(name, kept)
 
+    def answer_again(self, names: Set[str], records: ImageRecords) -> None:
+        """Write what records answer now into the rows of files, those that are there. Raises OSError."""
+        import pyarrow as pa  # noqa: PLC0415 - an extra
+
+        for name in names & set(self.names()):
+            table = self._table(name)
+            rows = table.select(["file", *_ANSWERS, "record"]).to_pylist()
+            for row in rows:
+                if _place(records, row["file"]) == name:  # else of a part that was never recorded
+                    record = records.record(row["file"])
+                    row.update({entry: record[entry] for entry in _ANSWERS}, record=json.dumps(record))
+            for column in (*_ANSWERS, "record"):
+                place, kind = table.schema.get_field_index(column), table.schema.field(column)
+                table = table.set_column(place, kind, pa.array([row[column] for row in rows], kind.type))
+            self._write(name, table)
+
     def _keep(self, name: str, rows: Sequence[int]) -> None:
+        self._write(name, self._table(name).take(rows))
+
+    def _table(self, name: str) -> Any:
         import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
 
         with self._storage.open(name) as stream:
-            table = pq.read_table(stream).take(rows)
+            return pq.read_table(stream)
+
+    def _write(self, name: str, table: Any) -> None:
+        import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
+
         content = io.BytesIO()
         pq.write_table(table, content)
         self._storage.write(name, content.getvalue())
@@ -144,7 +171,13 @@ def _place(records: ImageRecords, name: str) -> str:
 def _schema() -> Any:
     import pyarrow as pa  # noqa: PLC0415 - an extra
 
-    kinds = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "binary": pa.binary()}
+    kinds = {
+        "string": pa.string(),
+        "int64": pa.int64(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+        "binary": pa.binary(),
+    }
     picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = [(name, picture if "dtype" not in one else kinds[one["dtype"]]) for name, one in _FEATURES.items()]
     return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})})

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from maskrestore.classifiers.answer_cache import AnswerCache
 from maskrestore.classifiers.retrying import LONGEST_WAIT
 from maskrestore.defense.asking import is_local_model
 from maskrestore.defense.bdmae import BDMAE
+from maskrestore.defense.doubt import DOUBT_LIMIT, DoubtPolicy, check_on_doubt
 from maskrestore.defense.streams import key_fingerprint
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.codec import DecodedImage, read_image_stream
@@ -62,6 +63,21 @@ class FolderJob:
     models that run on this machine."""
     longest_wait: float = LONGEST_WAIT
     """Seconds that a run waits at most for a classifier that says "later", until it answers again."""
+    on_doubt: DoubtPolicy = "answer"
+    """What the record of an image answers if that is in doubt: ``answer`` the label of the purified image, ``original``
+    that of the image as it came, ``abstain`` none. Another policy changes the answers of finished images, too, and asks
+    nothing."""
+    doubt_limit: float = DOUBT_LIMIT
+    """An answer is in doubt above this doubt, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if callable(self.on_doubt):
+            known = ", ".join(get_args(DoubtPolicy))
+            raise ConfigError(
+                f"a folder job takes a policy for answers in doubt by its name ({known}), got a function; records say "
+                "which answers are in doubt, and `BDMAE.protect` takes a function"
+            )
+        check_on_doubt(self.on_doubt, self.doubt_limit, self.defense.config)
 
     @functools.cached_property
     def config_digest(self) -> str:

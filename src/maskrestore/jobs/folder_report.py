@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from maskrestore.defense.doubt import ABSTAINED
 from maskrestore.errors import InvalidImageError
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords
-from maskrestore.jobs.result_files import load_purification
+from maskrestore.jobs.result_files import load_purification, purified_label
 from maskrestore.jobs.sources import Found, ImageReader
 from maskrestore.reporting import Evidence, ReportEntry, ReportSummary, entries_from, write_report
 from maskrestore.runtime.settings import flat
@@ -61,6 +62,8 @@ def write_folder_report(
             "classifier": job.classifier_id,
             **(settings or {}),
             "max_queries": config.max_queries,
+            "on_doubt": job.on_doubt,
+            "doubt_limit": job.doubt_limit,
             **flat(config.to_dict()),
         },
         key_fingerprint=job.key_fingerprint,
@@ -90,10 +93,14 @@ def _restorers(job: FolderJob, records: ImageRecords) -> dict[str, str]:
 
 
 def _entry(record: Mapping[str, Any]) -> ReportEntry:
+    label, answer = purified_label(record), record["label"]
     return ReportEntry(
         name=record["file"],
         original_label=record["original_label"],
-        label=record["label"],
+        label=label,
+        answer=None if answer == label else ABSTAINED if answer is None else answer,
+        suspicion=record.get("suspicion"),
+        doubtful=record.get("doubtful", False),
         queries=record["queries"],
         restored=record["restored"],
         note="; ".join(record.get("notes", ())),

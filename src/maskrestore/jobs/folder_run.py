@@ -11,6 +11,7 @@ from maskrestore.classifiers import HttpClassifier
 from maskrestore.defense.asking import Asking
 from maskrestore.defense.oracle import Budget
 from maskrestore.errors import ClassifierStoppedError, InvalidImageError, QueryBudgetError
+from maskrestore.jobs.answering import answered_again
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords, UnwrittenRecordError
 from maskrestore.jobs.job_files import is_done, read_job_file
@@ -33,7 +34,8 @@ def purify_folder(job: FolderJob, progress: Progress | None = None) -> FolderSum
     """Purify all images of ``job.source`` that have no result in ``job.out`` yet, in the order of their names.
 
     Writes ``images/`` and ``maps/`` with a file for each image, and ``records.jsonl`` with a line for each.
-    :func:`maskrestore.jobs.write_folder_report` makes a page of them.
+    :func:`maskrestore.jobs.write_folder_report` makes a page of them. Records of earlier runs with these settings get
+    the answers of the job's policy for doubt.
 
     If a file cannot be read, its results cannot be written, or the classifier fails at it, the record says so in
     ``error``, and the next run tries again, after all other images. If the classifier raises RetryLater, a time-out or
@@ -48,6 +50,8 @@ def purify_folder(job: FolderJob, progress: Progress | None = None) -> FolderSum
     started = time.perf_counter()
     job.check_out()
     with closing(job.open_records()) as records:
+        for record in answered_again(job, records):
+            records.amend(record)
         records.compact()  # says what is left out, also if the run is interrupted
         run = _Run(job, records, progress)
         try:

@@ -67,6 +67,8 @@ class ImageRecords:
         """
         self.purified = 0
         """Number of records added without an error."""
+        self.amended = 0
+        """Number of records that :meth:`amend` replaced."""
         self._path = path
         self._index = sqlite3.connect("")  # a temporary file of its own
         self._index.executescript(_TABLES)
@@ -154,6 +156,11 @@ class ImageRecords:
             self._append(line)
         self._insert(record, line)
         self.purified += new and record["error"] is None
+
+    def amend(self, record: dict[str, Any]) -> None:
+        """Put a record in the place of the one of the same image; :meth:`compact` writes it."""
+        self._insert(record, json.dumps(record).encode() + b"\n")
+        self.amended += 1
 
     def compact(self) -> None:
         """Replace ``records.jsonl`` atomically by one line per image or thing that is left out, sorted by name.

@@ -21,10 +21,14 @@ from maskrestore.types import Purification
 __all__ = [
     "RESULT_FILES",
     "RESULT_FOLDERS",
+    "SUSPICION_DIGITS",
+    "answer",
     "check_results_folder",
     "load_purification",
     "make_result_folders",
+    "purified_label",
     "save_purification",
+    "suspicion_of",
 ]
 
 RESULT_FOLDERS = ("images", "maps", "full")
@@ -40,6 +44,9 @@ _MAPS = (
     "initial_label_scores",
 )
 """Fields of a Purification that are saved beside the purified image."""
+
+SUSPICION_DIGITS = 4
+"""Decimals of a suspicion in a record."""
 
 _PROBE_BYTES = 2**16
 """Written to try whether a folder takes files: a disk may be so full that it takes empty ones only."""
@@ -120,6 +127,17 @@ def answer(result: Purification, *, single_query: bool) -> dict[str, Any]:
     }
 
 
+def suspicion_of(result: Purification) -> float | None:
+    """The suspicion of a batch of one image, rounded as in its record; ``None`` if it is not known."""
+    return None if result.suspicion is None else round(float(result.suspicion[0]), SUSPICION_DIGITS)
+
+
+def purified_label(record: Mapping[str, Any]) -> int:
+    """The label of the purified image. Records of earlier versions have only ``label``, which is the same."""
+    label: int = record.get("purified_label", record["label"])
+    return label
+
+
 def load_purification(folder: Path, record: Mapping[str, Any], *, keep_grey: bool = False) -> Purification:
     """Read back a batch of one image. Its pixels are rounded to the 8 or 16 bits of the PNG.
 
@@ -131,13 +149,14 @@ def load_purification(folder: Path, record: Mapping[str, Any], *, keep_grey: boo
             maps = {field: torch.from_numpy(arrays[field])[None] for field in _MAPS if field in arrays}
     except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise ImageFileError(f"{path}: damaged: {error}") from error
-    label: int = record["label"]
+    label, suspicion = purified_label(record), record.get("suspicion")
     original = label if record["original_label"] is None else record["original_label"]
     return Purification(
         images=read_image(folder / record["output"], keep_grey=keep_grey)[None],
         labels=_one(label),
         original_labels=_one(original),
         queries=_one(record["queries"]),
+        suspicion=None if suspicion is None else torch.tensor([suspicion]),
         **maps,
     )
 

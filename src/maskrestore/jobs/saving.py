@@ -11,10 +11,17 @@ from torch import Tensor
 
 from maskrestore.errors import InvalidImageError
 from maskrestore.imaging.codec import is_grey, write_png
+from maskrestore.jobs.answering import answered
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords
 from maskrestore.jobs.job_files import JobFile
-from maskrestore.jobs.result_files import answer, load_purification, make_result_folders, save_purification
+from maskrestore.jobs.result_files import (
+    answer,
+    load_purification,
+    make_result_folders,
+    save_purification,
+    suspicion_of,
+)
 from maskrestore.jobs.sources import ImageReader
 from maskrestore.types import Purification
 
@@ -47,9 +54,9 @@ def save_result(job: FolderJob, reader: ImageReader, file: JobFile, result: Puri
             saved |= _save_full_size(job, file.output, whole.pixels, result, file.bits)
     except (InvalidImageError, OSError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
-        paid_for = answer(result, single_query=job.single_query)
+        paid_for = answer(result, single_query=job.single_query) | {"suspicion": suspicion_of(result)}
         return Saved(
-            record={**failure(job, file.image.name, error), **paid_for},
+            record=answered({**failure(job, file.image.name, error), **paid_for}, job.on_doubt, job.doubt_limit),
             unwritten=True,
             disk_failed=isinstance(cause, OSError) and cause.errno in _DISK_ERRORS,
         )
@@ -58,13 +65,14 @@ def save_result(job: FolderJob, reader: ImageReader, file: JobFile, result: Puri
         "file": file.image.name,
         "content": file.content,
         **saved,
+        "suspicion": suspicion_of(result),
         **({} if restorer is None else {"restorer": restorer}),
         "notes": [*file.notes, *saved["notes"]],
         "seconds": round(seconds, 6),
         **_identity(job),
         "error": None,
     }
-    return Saved(record=record)
+    return Saved(record=answered(record, job.on_doubt, job.doubt_limit))
 
 
 def add_full_size(

@@ -10,6 +10,7 @@ from typing import Any
 from maskrestore.imaging.walking import UNREADABLE
 from maskrestore.jobs.folder_job import FolderJob
 from maskrestore.jobs.image_records import ImageRecords
+from maskrestore.jobs.result_files import purified_label
 
 __all__ = ["FolderSummary", "summary_of"]
 
@@ -29,8 +30,16 @@ class FolderSummary:
     reused: int
     """Those of them from an earlier run."""
     changed: int | None
-    """Those of them whose label changed; ``None`` for settings with a single query, which do not ask for the label of
-    the original image."""
+    """Those of them whose label changed when they were purified, whatever was answered; ``None`` for settings with a
+    single query, which do not ask for the label of the original image."""
+    doubtful: int
+    """Those of them whose answer is in doubt."""
+    abstained: int
+    """Those of them that are not answered."""
+    answered_again: int
+    """Images with a record of an earlier run that the job's policy for doubt answers, or doubts, in another way."""
+    without_suspicion: int
+    """Those of them that are never in doubt: results of earlier versions, or of a defense that does not estimate it."""
     failed: int
     """Images that could not be read or written, or that the classifier failed at."""
     failures: tuple[tuple[str, str], ...]
@@ -92,6 +101,7 @@ def summary_of(
 def _counts(job: FolderJob, records: ImageRecords) -> dict[str, Any]:
     """The fields of a summary that are counted from records."""
     purified = changed = failed = other = 0
+    doubtful = abstained = without = 0
     failures: list[tuple[str, str]] = []
     notes: Counter[str] = Counter()
     highest = -1
@@ -100,11 +110,13 @@ def _counts(job: FolderJob, records: ImageRecords) -> dict[str, Any]:
             other += 1
         elif record["error"] is None:
             purified += 1
-            changed += record["label"] != record["original_label"]
+            label = purified_label(record)
+            changed += label != record["original_label"]
+            doubtful += record.get("doubtful", False)
+            abstained += record["label"] is None
+            without += record.get("suspicion") is None
             notes.update(record.get("notes", ()))
-            highest = max(
-                highest, record["label"], -1 if record["original_label"] is None else record["original_label"]
-            )
+            highest = max(highest, label, -1 if record["original_label"] is None else record["original_label"])
         else:
             failed += 1
             if failed <= _MAX_REPORTED_FAILURES:
@@ -113,6 +125,10 @@ def _counts(job: FolderJob, records: ImageRecords) -> dict[str, Any]:
         "purified": purified,
         "reused": purified - records.purified,
         "changed": None if job.single_query else changed,
+        "doubtful": doubtful,
+        "abstained": abstained,
+        "answered_again": records.amended,
+        "without_suspicion": without,
         "failed": failed,
         "failures": tuple(failures),
         "other_settings": other,

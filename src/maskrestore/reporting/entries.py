@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from maskrestore.defense.doubt import ABSTAINED, DOUBT_LIMIT
 from maskrestore.reporting.pictures import Picture, thumbnail
 from maskrestore.types import Purification
 
@@ -46,6 +47,13 @@ class ReportEntry:
     """The classifier's answer for the original image; ``None`` if it was not asked."""
     label: int
     """The classifier's answer for the purified image."""
+    answer: int | None = None
+    """What was answered in place of ``label``, because that was in doubt: another label, or
+    :data:`~maskrestore.defense.doubt.ABSTAINED`. ``None`` if it was ``label``."""
+    suspicion: float | None = None
+    """How likely the image carries a trigger, in [0, 1]; ``None`` if it is not known."""
+    doubtful: bool = False
+    """Whether ``label`` is in doubt: it does not fit the suspicion."""
     queries: int | None = None
     restored: float | None = None
     """Share of the tokens that were hidden and restored, in [0, 1]."""
@@ -60,6 +68,11 @@ class ReportEntry:
         """Whether the defense is known to have changed the label."""
         return self.original_label not in (None, self.label)
 
+    @property
+    def abstained(self) -> bool:
+        """Whether nothing was answered."""
+        return self.answer == ABSTAINED
+
 
 def entries_from(
     images: Tensor,
@@ -68,6 +81,7 @@ def entries_from(
     names: Sequence[str],
     true_labels: Tensor | Sequence[int] | None = None,
     notes: Sequence[str] | None = None,
+    doubt_limit: float = DOUBT_LIMIT,
 ) -> list[ReportEntry]:
     """Cut a purified batch into the entries of a report. Nothing refers to the batch's tensors afterwards.
 
@@ -77,6 +91,7 @@ def entries_from(
         names: one name per image.
         true_labels: ``(B,)``, where known.
         notes: one remark per image, for example "triggered".
+        doubt_limit: answers are marked as doubtful above it.
 
     Raises:
         ValueError: if the numbers of images, results, names, labels or notes differ.
@@ -89,11 +104,14 @@ def entries_from(
     if len(set(lengths.values())) != 1:
         found = ", ".join(f"{count} {name}" for name, count in lengths.items())
         raise ValueError(f"a report needs one of each per image, got {found}")
+    doubtful = purification.doubtful(doubt_limit).tolist()
     return [
         ReportEntry(
             name=names[i],
             original_label=int(purification.original_labels[i]),
             label=int(purification.labels[i]),
+            suspicion=None if purification.suspicion is None else float(purification.suspicion[i]),
+            doubtful=doubtful[i],
             queries=int(purification.queries[i]),
             restored=None if purification.hidden is None else float(purification.hidden[i].float().mean()),
             true_label=None if true_labels is None else int(true_labels[i]),

@@ -85,8 +85,8 @@ def write_report(
 ) -> Path:
     """Write ``report.html`` into a folder, which is created if it does not exist, and return its path.
 
-    Images are sorted by their result: wrong before and after, label lost, recovered, changed, unchanged; images with
-    the same result keep their order.
+    Images are sorted by their result: wrong before and after, label lost, recovered, changed, unchanged. Of those with
+    the same result, answers in doubt come first; else images keep their order.
 
     Args:
         out_dir: the folder.
@@ -125,6 +125,8 @@ def write_report(
         errors=[(printable(name), printable(reason)) for name, reason in islice(failures, max_listed)],
         more_errors=sum(1 for _ in failures),
         has_truth=totals.has_truth,
+        rated=totals.rated,
+        doubtful=sum(entry.doubtful for entry in shown),
         left_out=[
             (printable(reason), count, ", ".join(map(printable, names)) + (", …" if count > len(names) else ""))
             for reason, (count, names) in (summary or ReportSummary()).left_out.items()
@@ -146,6 +148,10 @@ class _Totals:
     """Images whose original label is known."""
     changed: int = 0
     has_truth: bool = False
+    rated: int = 0
+    """Images whose suspicion is known."""
+    doubtful: int = 0
+    abstained: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
     asked: int = 0
     """Images whose queries are known."""
@@ -159,6 +165,9 @@ class _Totals:
             self.compared += entry.original_label is not None
             self.changed += entry.changed
             self.has_truth |= entry.true_label is not None
+            self.rated += entry.suspicion is not None
+            self.doubtful += entry.doubtful
+            self.abstained += entry.abstained
             self.verdicts[_verdict(entry)] += 1
             if entry.queries is not None:
                 self.asked += 1
@@ -173,18 +182,20 @@ def _choose(
     max_listed: int,
     evidence_of: Callable[[str], Evidence | None] | None,
 ) -> tuple[list[ReportEntry], list[ReportEntry]]:
-    """Return the entries to show with pictures and those to list, both sorted by result and position."""
-    # The first entries of each result, by position: never fewer than are needed.
-    candidates: dict[str, dict[int, ReportEntry]] = {verdict: {} for verdict in _VERDICTS}
-    rows: dict[str, dict[int, ReportEntry]] = {verdict: {} for verdict in _VERDICTS}
+    """Return the entries to show with pictures and those to list, both sorted by result, doubt and position."""
+    # The first entries of each result, by position, those in doubt and the others: never fewer than are needed.
+    kinds = [(verdict, doubtful) for verdict in _VERDICTS for doubtful in (True, False)]
+    candidates: dict[tuple[str, bool], dict[int, ReportEntry]] = {kind: {} for kind in kinds}
+    rows: dict[tuple[str, bool], dict[int, ReportEntry]] = {kind: {} for kind in kinds}
     for position, entry in enumerate(entries):
-        verdict = _verdict(entry)
-        if (entry.evidence or evidence_of) and len(candidates[verdict]) < max_detailed:
-            candidates[verdict][position] = entry
-        if len(rows[verdict]) < max_detailed + max_listed:
-            rows[verdict][position] = replace(entry, evidence=None)
+        kind = _verdict(entry), entry.doubtful
+        if (entry.evidence or evidence_of) and len(candidates[kind]) < max_detailed:
+            candidates[kind][position] = entry
+        if len(rows[kind]) < max_detailed + max_listed:
+            rows[kind][position] = replace(entry, evidence=None)
+    groups = [candidates[verdict, True] | candidates[verdict, False] for verdict in _VERDICTS]
     shown: dict[int, ReportEntry] = {}
-    for position, entry in _share(candidates.values(), max_detailed):
+    for position, entry in _share(groups, max_detailed):
         evidence = entry.evidence or (evidence_of(entry.name) if evidence_of else None)
         if evidence is not None:
             shown[position] = replace(entry, evidence=evidence)
@@ -232,10 +243,20 @@ def _texts(entry: ReportEntry, class_names: Sequence[str] | None) -> dict[str, A
         "after": class_label(entry.label, class_names),
         "truth": None if entry.true_label is None else class_label(entry.true_label, class_names),
         "changed": entry.changed,
+        "suspicion": None if entry.suspicion is None else f"{entry.suspicion:.2f}",
+        "doubtful": entry.doubtful,
+        "answer": _answer(entry, class_names),
         "queries": entry.queries,
         "restored": None if entry.restored is None else f"{100 * entry.restored:.1f} %",
         **{"verdict": verdict, "sign": sign, "verdict_text": text, "tone": tone},
     }
+
+
+def _answer(entry: ReportEntry, class_names: Sequence[str] | None) -> str:
+    """What was answered, if that was not the label of the purified image."""
+    if entry.abstained:
+        return "not answered"
+    return "" if entry.answer is None else f"answered {class_label(entry.answer, class_names)}"
 
 
 def _card(entry: ReportEntry, columns: Sequence[Column], class_names: Sequence[str] | None) -> dict[str, Any]:
@@ -255,6 +276,10 @@ def _facts(totals: _Totals, summary: ReportSummary) -> list[tuple[str, str]]:
     facts = [("Images", f"{totals.images:,}")]
     if totals.compared or not totals.images:
         facts.append(("Labels changed", f"{totals.changed:,}"))
+    if totals.rated:
+        facts.append(("Answers in doubt", f"{totals.doubtful:,}"))
+    if totals.abstained:
+        facts.append(("Not answered", f"{totals.abstained:,}"))
     if totals.asked:
         mean = totals.queries / totals.asked
         facts.append(("Queries per image", f"{mean:.1f} (at most {totals.most_queries})"))
