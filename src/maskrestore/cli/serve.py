@@ -21,6 +21,7 @@ from maskrestore.cli.options import (
 )
 from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import out, say
+from maskrestore.defense.doubt import DOUBT_LIMIT, DoubtPolicy
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.errors import ConfigError, MissingDependencyError
 from maskrestore.imaging.views import Convention
@@ -82,6 +83,16 @@ def serve(
     profile: ProfileOption = "fast",
     settings: DefenseSetOption = None,
     max_queries: MaxQueriesOption = None,
+    on_doubt: Annotated[
+        DoubtPolicy,
+        typer.Option(
+            help="What clients get for a picture whose answer is in doubt: the purified label all the same, the label "
+            "of the picture as it came (`original`), or none (`abstain`)."
+        ),
+    ] = "answer",
+    doubt_limit: Annotated[
+        float, typer.Option(min=0, max=1, help="An answer is in doubt if its doubt is above this.")
+    ] = DOUBT_LIMIT,
     restorer: RestorerOption = DEFAULT_RESTORER,
     device: DeviceOption = "cpu",
     key_file: KeyFileOption = None,
@@ -170,7 +181,7 @@ def serve(
         one: dict[str, Any] = {
             **_model_settings(model), "classifier": spec, "scores": scores, "class_count": class_count,
             "profile": profile, "settings": flat(differences(PROFILES[profile], changed)), "max_queries": max_queries,
-            "resize": resize,
+            "on_doubt": on_doubt, "doubt_limit": doubt_limit, "resize": resize,
             "on_failure": dict.fromkeys(("upstream", "overload", "deadline", "defense"), on_failure),
         }  # fmt: skip
         if class_names is not None:

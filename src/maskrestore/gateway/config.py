@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from maskrestore.classifiers.normalisation import ChannelOrder, Layout
 from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.doubt import DOUBT_LIMIT, DoubtPolicy, check_on_doubt
 from maskrestore.defense.profiles import PROFILES, profile_config
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.views import Convention
@@ -105,6 +106,11 @@ class ModelConfig(_Frozen):
     """Settings of the profile that are changed, such as ``masks.rounds``."""
     max_queries: Count | None = None
     """The most queries for a picture."""
+    on_doubt: DoubtPolicy = "answer"
+    """What clients get for a picture whose answer is in doubt: the purified label all the same, the label of the
+    picture as it came (``original``, with two queries or more), or none (``abstain``)."""
+    doubt_limit: Annotated[float, Field(ge=0, le=1)] = DOUBT_LIMIT
+    """An answer is in doubt if its doubt is above this."""
     resize: Convention = "crop"
     """How image files get the size of the model's input."""
     crop_share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -126,12 +132,15 @@ class ModelConfig(_Frozen):
         return self.classifier.startswith(("http://", "https://"))
 
     def defense_config(self) -> BDMAEConfig:
-        """The settings of the defense. Raises ConfigError."""
+        """The settings of the defense. Raises ConfigError, also if ``on_doubt`` does not fit them."""
         from maskrestore.defense.beyond_paper.budget import within  # noqa: PLC0415 - after the check of the fields
         from maskrestore.runtime.settings import with_settings  # noqa: PLC0415
 
         config = with_settings(profile_config(self.profile), self.settings)
-        return config if self.max_queries is None else within(config, self.max_queries)
+        if self.max_queries is not None:
+            config = within(config, self.max_queries)
+        check_on_doubt(self.on_doubt, self.doubt_limit, config)
+        return config
 
     @model_validator(mode="after")
     def _fits(self) -> ModelConfig:
@@ -262,12 +271,15 @@ def checked_config(values: dict[str, Any], what: str, folder: Path = Path()) -> 
     """A configuration from plain values. what: names them in messages. Raises ConfigError."""
     try:
         config = GatewayConfig.model_validate(values)
-        for model in config.models.values():
-            model.defense_config()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "it"
         raise ConfigError(f"{what}: {place}: {first['msg'].removeprefix('Value error, ')}") from error
+    for name, model in config.models.items():
+        try:
+            model.defense_config()
+        except ConfigError as error:
+            raise ConfigError(f"{what}: models.{name}: {error}") from error
     if config.decisions.path is None:
         return config
     decisions = config.decisions.model_copy(update={"path": folder / config.decisions.path})

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from maskrestore.errors import ConfigError
 from maskrestore.gateway.config import DecisionsConfig
 
-__all__ = ["VERSION", "Database", "Sqlite", "Statement", "opened", "other_version"]
+__all__ = ["VERSION", "Changes", "Database", "Sqlite", "Statement", "opened", "other_version", "steps_from"]
 
-VERSION = 1
+VERSION = 2
 """Of the tables."""
 Statement = tuple[str, Sequence[Sequence[Any]]]
 """SQL with ``?`` for each value, and the rows of values that it is done with."""
+Changes = Mapping[int, str]
+"""By version, the SQL that makes its tables out of those of the version before."""
 
 
 class Database(Protocol):
@@ -44,16 +46,22 @@ class Database(Protocol):
         """Close it."""
 
 
-def opened(config: DecisionsConfig, schema: str) -> Database:
+def opened(config: DecisionsConfig, schema: str, changes: Changes) -> Database:
     """The database of a configuration. schema: SQL that creates the tables; ``{id}`` and ``{bytes}`` are types.
 
-    Raises ConfigError if it cannot be used, and MissingDependencyError without the extra ``postgres``.
+    changes: what is done to tables of earlier versions, whose decisions stay. Raises ConfigError if it cannot be used,
+    and MissingDependencyError without the extra ``postgres``.
     """
     if config.url is None:
-        return Sqlite(config.path, schema)
+        return Sqlite(config.path, schema, changes)
     from maskrestore.gateway.postgres import Postgres  # noqa: PLC0415 - an optional extra
 
-    return Postgres(config.url.get_secret_value(), schema)
+    return Postgres(config.url.get_secret_value(), schema, changes)
+
+
+def steps_from(version: int, changes: Changes) -> list[str]:
+    """What makes tables of this version out of those of an earlier one."""
+    return [changes[number] for number in range(version + 1, VERSION + 1)]
 
 
 def other_version(where: str, version: object) -> ConfigError:
@@ -66,7 +74,7 @@ class Sqlite:
 
     shared = False
 
-    def __init__(self, path: Path | None, schema: str) -> None:
+    def __init__(self, path: Path | None, schema: str, changes: Changes) -> None:
         """path: ``None``: in memory. Raises ConfigError if the file cannot be used."""
         self._lock = threading.Lock()
         try:
@@ -74,12 +82,9 @@ class Sqlite:
             self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._db.execute("PRAGMA journal_mode = WAL").fetchall()
             self._db.execute("PRAGMA synchronous = NORMAL")  # nothing is lost if the process ends, only the machine
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version not in (0, VERSION):
-                raise other_version(str(path), version)
             with self._db:
-                self._db.executescript(schema.format(id="TEXT", bytes="BLOB", table="WITHOUT ROWID"))
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
+                self._db.execute("BEGIN IMMEDIATE")  # several workers may open it at a time
+                self._create(str(path), schema.format(id="TEXT", bytes="BLOB", table="WITHOUT ROWID"), changes)
         except sqlite3.Error as error:
             raise ConfigError(f"decisions cannot be kept in {path}: {error}") from error
 
@@ -109,6 +114,15 @@ class Sqlite:
         with self._lock:
             # `execute` would end this pragma after a single page.
             self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
+
+    def _create(self, where: str, schema: str, changes: Changes) -> None:
+        """Create the tables, or change those of an earlier version."""
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise other_version(where, version)
+        for statement in steps_from(version, changes) if version else schema.split(";"):
+            self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def close(self) -> None:
         """Close the file."""

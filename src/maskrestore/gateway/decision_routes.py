@@ -35,7 +35,7 @@ _LOOK = 0.5
 _CAUGHT_UP = 500
 """Decisions at most that a stream begins with, behind ``Last-Event-ID``."""
 
-_RESULT = ("original_label", "label", "queries", "restored", "result", "error")
+_RESULT = ("original_label", "purified_label", "label", "queries", "restored", "result", "error")
 _DEPENDS_ON = ("version", "classifier", "config_digest", "key_fingerprint")
 
 
@@ -50,15 +50,17 @@ router = APIRouter(tags=["Operator"], dependencies=[Depends(_operator)])
 def _filters(
     *,
     changed: bool | None = None,
+    doubtful: Annotated[bool | None, Query(description="Whether the answer is in doubt.")] = None,
     errors: bool | None = None,
     unshielded: bool | None = None,
-    suspicion: Annotated[float | None, Query(ge=0, le=1)] = None,
+    suspicion: Annotated[float | None, Query(ge=0, le=1, description="The least suspicion.")] = None,
     model: str | None = None,
     tenant: str | None = None,
 ) -> Filters:
     return Filters(
-        changed=changed, errors=errors, unshielded=unshielded, suspicion=suspicion, model=model, tenant=tenant
-    )
+        changed=changed, doubtful=doubtful, errors=errors, unshielded=unshielded, suspicion=suspicion, model=model,
+        tenant=tenant,
+    )  # fmt: skip
 
 
 Chosen = Annotated[Filters, Depends(_filters)]

@@ -27,11 +27,17 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS decisions (
     id {id} PRIMARY KEY, time DOUBLE PRECISION, model TEXT, tenant TEXT, changed INT, failed INT, shielded INT,
     suspicion DOUBLE PRECISION, queries INT, seconds DOUBLE PRECISION, waited DOUBLE PRECISION, record TEXT,
-    maps {bytes}, pictures {bytes}
+    maps {bytes}, pictures {bytes}, doubtful INT
 ) {table};
 CREATE INDEX IF NOT EXISTS by_time ON decisions (time);
 CREATE TABLE IF NOT EXISTS spent (tenant TEXT, day TEXT, queries BIGINT, PRIMARY KEY (tenant, day)) {table};
 """
+_CHANGES = {2: "ALTER TABLE decisions ADD COLUMN doubtful INT"}
+"""What makes tables of a version out of those of the version before."""
+_COLUMNS = (
+    "id", "time", "model", "tenant", "changed", "failed", "shielded", "suspicion", "queries", "seconds", "waited",
+    "record", "maps", "pictures", "doubtful",
+)  # fmt: skip
 _SPEND = """
 INSERT INTO spent VALUES (?, ?, ?)
 ON CONFLICT (tenant, day) DO UPDATE SET queries = spent.queries + excluded.queries
@@ -62,6 +68,7 @@ class Filters:
     """Which decisions."""
 
     changed: bool | None = None
+    doubtful: bool | None = None
     errors: bool | None = None
     unshielded: bool | None = None
     suspicion: float | None = None
@@ -72,18 +79,20 @@ class Filters:
         """Whether a decision is among them."""
         known = (
             (self.changed, decision.changed),
+            (self.doubtful, decision.doubtful),
             (self.errors, decision.error is not None),
             (self.unshielded, not decision.shielded),
             (self.model, decision.model),
             (self.tenant, decision.tenant),
         )
-        doubtful = self.suspicion is None or (decision.suspicion or 0.0) >= self.suspicion
-        return doubtful and all(wanted is None or wanted == found for wanted, found in known)
+        suspicious = self.suspicion is None or (decision.suspicion or 0.0) >= self.suspicion
+        return suspicious and all(wanted is None or wanted == found for wanted, found in known)
 
     def where(self) -> tuple[str, list[Any]]:
         """As SQL."""
         columns = {
             "changed = ?": self.changed,
+            "doubtful = ?": self.doubtful,
             "failed = ?": self.errors,
             "shielded != ?": self.unshielded,
             "COALESCE(suspicion, 0) >= ?": self.suspicion,
@@ -102,7 +111,7 @@ class DecisionStore:
         """Open or create the tables. board: shows decisions besides. Raises what :func:`opened` raises."""
         self._config = config
         self._board = Board(config.recent) if board is None else board
-        self._db = opened(config, _SCHEMA)
+        self._db = opened(config, _SCHEMA, _CHANGES)
 
     @property
     def shared(self) -> bool:
@@ -117,7 +126,8 @@ class DecisionStore:
         """
         rows = [self._row(one) for one in kept]
         spending = [] if self.shared else [(tenant, today(), queries) for tenant, queries in spent.items() if queries]
-        self._db.change((f"INSERT INTO decisions VALUES ({', '.join('?' * 14)})", rows), (_SPEND, spending))
+        places = ", ".join("?" * len(_COLUMNS))
+        self._db.change((f"INSERT INTO decisions ({', '.join(_COLUMNS)}) VALUES ({places})", rows), (_SPEND, spending))
         self._board.add([one.shown for one in kept], {one.decision.id: one.pictures for one in kept if one.pictures})
 
     def spent(self, day: str) -> dict[str, int]:
@@ -170,12 +180,14 @@ class DecisionStore:
         length = max(1.0, minutes * 60 / _BUCKETS)
         begin = (time.time() - minutes * 60) // length * length + length
         rows = self._db.rows(
-            f"SELECT {self._db.whole('(time - ?) / ?')}, COUNT(*), SUM(COALESCE(changed, 0)), SUM(failed), "
-            "SUM(1 - shielded), SUM(COALESCE(queries, 0)), AVG(seconds), MAX(seconds), AVG(waited) "
-            "FROM decisions WHERE time >= ? GROUP BY 1 ORDER BY 1",
+            f"SELECT {self._db.whole('(time - ?) / ?')}, COUNT(*), SUM(COALESCE(changed, 0)), "
+            "SUM(COALESCE(doubtful, 0)), SUM(failed), SUM(1 - shielded), SUM(COALESCE(queries, 0)), AVG(seconds), "
+            "MAX(seconds), AVG(waited) FROM decisions WHERE time >= ? GROUP BY 1 ORDER BY 1",
             [begin, length, begin],
         )
-        names = ("decisions", "changed", "errors", "unshielded", "queries", "seconds", "slowest", "waited")
+        names = (
+            "decisions", "changed", "doubtful", "errors", "unshielded", "queries", "seconds", "slowest", "waited",
+        )  # fmt: skip
         return [Bucket(time=iso(begin + row[0] * length), **dict(zip(names, row[1:], strict=True))) for row in rows]
 
     def prune(self) -> int:
@@ -201,10 +213,10 @@ class DecisionStore:
         keep = self._config.pictures == "all" or (self._config.pictures == "changed" and bool(one.changed))
         return (
             one.id, datetime.fromisoformat(one.time).timestamp(), one.model, one.tenant,
-            None if one.changed is None else int(one.changed), int(one.error is not None), int(one.shielded),
+            _flag(one.changed), int(one.error is not None), int(one.shielded),
             one.suspicion, one.queries, one.seconds, one.waited,
             one.model_dump_json(exclude={"pictures"}), _packed(kept.maps),
-            _packed(kept.pictures) if keep and kept.pictures else None,
+            _packed(kept.pictures) if keep and kept.pictures else None, _flag(one.doubtful),
         )  # fmt: skip
 
     def _decisions(self, rows: Sequence[tuple[str, bool]]) -> list[Decision]:
@@ -225,6 +237,10 @@ def iso(seconds: float) -> str:
 def today() -> str:
     """The day in UTC."""
     return datetime.now(UTC).date().isoformat()
+
+
+def _flag(known: bool | None) -> int | None:
+    return None if known is None else int(known)
 
 
 def _packed(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:

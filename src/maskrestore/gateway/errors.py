@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from maskrestore.classifiers.open_inference_messages import MessageError
 from maskrestore.errors import ClassifierError, InvalidImageError, MaskRestoreError, QueryBudgetError, RetryLater
 from maskrestore.reporting import printable
 
-__all__ = ["RESPONSES", "OverloadedError", "RefusedError", "TimeOverError", "described"]
+__all__ = ["RESPONSES", "AbstainedError", "OverloadedError", "RefusedError", "TimeOverError", "described"]
 
 _STATUSES = {
     400: "the request is not what is expected", 401: "no valid key", 403: "not for this key", 404: "there is none",
     408: "the body is too slow", 409: "another picture", 413: "too large", 415: "compressed",
+    422: "the answer about a picture would be in doubt, so there is none",
     429: "a rate, a budget or a queue is full; see Retry-After", 503: "the model cannot be asked",
     504: "the time of the request is over",
 }  # fmt: skip
@@ -43,6 +45,20 @@ class OverloadedError(RefusedError):
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(429, message, retry_after=retry_after)
+
+
+class AbstainedError(RefusedError):
+    """Pictures are not answered, since the answer would be in doubt, and the output of the model cannot say so."""
+
+    STATUS = 422
+
+    def __init__(self, places: Sequence[int]) -> None:
+        """places: of these pictures in the request."""
+        super().__init__(
+            self.STATUS,
+            "the answer would be in doubt, so there is none, and this output cannot say so; pictures in doubt, counted "
+            f"from 0: {', '.join(map(str, places))}",
+        )
 
 
 class TimeOverError(RefusedError):

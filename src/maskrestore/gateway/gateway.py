@@ -249,4 +249,5 @@ def _status(slot: ModelSlot) -> ModelStatus:
         input=[int(axis) for axis in shape],
         classes=None if model is None or model.classes is None else list(map(printable, model.classes)),
         profile=slot.config.profile, max_queries=0 if model is None else model.max_queries,
+        on_doubt=slot.config.on_doubt,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from maskrestore.classifiers.http_transport import TimeOver
 from maskrestore.classifiers.open_inference_messages import BINARY_HEADER, json_bytes
+from maskrestore.defense.doubt import ABSTAINED
 from maskrestore.gateway.bodies import gone, read_body
-from maskrestore.gateway.errors import RefusedError, TimeOverError
+from maskrestore.gateway.errors import AbstainedError, RefusedError, TimeOverError
 from maskrestore.gateway.gateway import Gateway
 from maskrestore.gateway.models import ShieldedModel
 from maskrestore.gateway.outcomes import Caller, Outcome
@@ -112,6 +113,11 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     """Purify the pictures of the request and answer as the model would.
 
     In JSON, or with tensors in bytes behind a JSON header (Inference-Header-Content-Length).
+
+    The parameters maskrestore_doubtful and maskrestore_abstained of the answer, and headers of such names, list the
+    places of pictures, from 0 on, whose answer is in doubt, and of those that are not answered for that reason; without
+    any they are left out. A picture that is not answered has the label -1, or an empty text as its name. Where the
+    output holds scores, or numbers that cannot be negative, the request gets the status 422 instead.
     """
     gateway: Gateway = request.app.state.gateway
     limits = gateway.config.limits
@@ -121,19 +127,35 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
         content = await read_body(request, limits)
         read = functools.partial(read_question, content, request.headers.get(BINARY_HEADER), found, limits)
         question = await asyncio.to_thread(read)
-        caller = caller_of(request, tenant, question.timeout)
+        can_abstain = found.interface.can_abstain(found.classes)
+        caller = caller_of(request, tenant, question.timeout, abstained=200 if can_abstain else AbstainedError.STATUS)
         outcomes = await gateway.service.purify(found, question.pictures, caller, gateway.access)
-        labelled(request, outcomes)
-        outputs = await _outputs(found, outcomes, question.pictures, caller)
-    decisions = [one.decision.id for one in outcomes]
+        labels = labelled(request, outcomes)
+        abstained = _places(outcomes, "abstained")
+        if abstained and not can_abstain:
+            raise AbstainedError(abstained)
+        if found.interface.answer == "upstream":
+            outputs = await _upstream_outputs(found, outcomes, question.pictures, caller)
+        else:
+            values = found.interface.encode(labels, found.classes)
+            outputs = {found.interface.output: (found.interface.answer_type, values)}
+    decisions = " ".join(one.decision.id for one in outcomes)
     shielded = all(one.decision.shielded for one in outcomes)
-    body, headers = write_answer(question, found, outputs, decisions=decisions, shielded=shielded)
-    headers |= {"Maskrestore-Decision": " ".join(decisions), "Maskrestore-Shielded": str(shielded).lower()}
+    doubt = {"doubtful": _places(outcomes, "doubtful"), "abstained": abstained}
+    doubt_told = {name: " ".join(map(str, places)) for name, places in doubt.items() if places}
+    body, headers = write_answer(
+        question, found, outputs, told={"decisions": decisions, "shielded": shielded, **doubt_told}
+    )
+    headers |= {"Maskrestore-Decision": decisions, "Maskrestore-Shielded": str(shielded).lower()}
+    headers |= {f"Maskrestore-{name.capitalize()}": places for name, places in doubt_told.items()}
     return Response(body, headers=headers)
 
 
-def caller_of(request: Request, tenant: str, timeout: float | None) -> Caller:
-    """Who asks. timeout: seconds that the client waits, if it says so; the gateway's own limit is the most."""
+def caller_of(request: Request, tenant: str, timeout: float | None, *, abstained: int = 200) -> Caller:
+    """Who asks. timeout: seconds that the client waits, if it says so; the gateway's own limit is the most.
+
+    abstained: status of an answer about a picture that is not answered.
+    """
     limits = request.app.state.gateway.config.limits
     wanted = request.headers.get("maskrestore-timeout")
     seconds = limits.timeout if timeout is None else min(limits.timeout, timeout)
@@ -147,35 +169,44 @@ def caller_of(request: Request, tenant: str, timeout: float | None) -> Caller:
         seconds = min(seconds, given)
     return Caller(
         tenant=tenant, request=request.state.request, deadline=request.state.started + seconds,
-        gone=functools.partial(gone, request),
+        gone=functools.partial(gone, request), abstained=abstained,
     )  # fmt: skip
 
 
 def labelled(request: Request, outcomes: Sequence[Outcome]) -> list[int]:
-    """The labels of all pictures. Raises the error of the first that has none; it is answered with all decisions."""
+    """The labels of all pictures, ABSTAINED for those that are not answered since the answer would be in doubt.
+
+    Raises the error of the first that failed; it is answered with all decisions.
+    """
     request.state.decisions = [one.decision.id for one in outcomes]
     labels = []
     for one in outcomes:
-        if one.decision.label is None:
+        label = ABSTAINED if one.decision.abstained else one.decision.label
+        if label is None:
             assert one.error is not None
             raise one.error
-        labels.append(one.decision.label)
+        labels.append(label)
     return labels
 
 
-async def _outputs(
+def _places(outcomes: Sequence[Outcome], name: Literal["doubtful", "abstained"]) -> list[int]:
+    """Of the pictures in the request that are so."""
+    return [place for place, one in enumerate(outcomes) if getattr(one.decision, name)]
+
+
+async def _upstream_outputs(
     model: ShieldedModel, outcomes: Sequence[Outcome], pictures: Sequence[Tensor], caller: Caller
 ) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
-    """Datatypes and values of the outputs."""
-    interface = model.interface
-    if interface.answer != "upstream":
-        labels = [one.decision.label or 0 for one in outcomes]
-        return {interface.output: (interface.answer_type, interface.encode(labels, model.classes))}
-    # A picture that could not be purified and has a label anyway is shown as it came.
+    """Datatypes and values of the model's own outputs, which belong to the labels of the decisions.
+
+    A picture is shown as it came if the model's plain label is answered: it could not be purified, or the answer is in
+    doubt and the policy says so.
+    """
     shown = [
-        plain if one.purification is None else one.purification.images[0]
+        plain if one.purification is None or (one.decision.doubtful and model.config.on_doubt == "original")
+        else one.purification.images[0]
         for one, plain in zip(outcomes, pictures, strict=True)
-    ]
+    ]  # fmt: skip
     try:
         left = max(0.0, caller.deadline - time.monotonic())
         ask = functools.partial(copy_context().run, model.upstream_outputs, shown, caller.deadline)

@@ -14,14 +14,17 @@ from maskrestore.classifiers import HttpClassifier, ModuleClassifier, OnnxClassi
 from maskrestore.classifiers.normalisation import Normalisation
 from maskrestore.classifiers.onnx_inputs import FLOATS, INTEGERS, OnnxInput
 from maskrestore.classifiers.open_inference import datatype_of
+from maskrestore.defense.doubt import ABSTAINED, DoubtPolicy
 from maskrestore.errors import ClassifierError, ConfigError
 from maskrestore.gateway.config import ModelConfig
 from maskrestore.runtime.environment import own_version
 from maskrestore.types import Classifier
 
-__all__ = ["Interface", "interface_of"]
+__all__ = ["NO_NAME", "Interface", "interface_of"]
 
 _MOST_CLASSES = 2**20
+NO_NAME = ""
+"""Of a picture that is not answered, where classes have names."""
 Answer = Literal["labels", "names", "one-hot", "upstream"]
 
 
@@ -45,6 +48,8 @@ class Interface:
     """Axes of the output behind that of the pictures."""
     declared: Mapping[str, Any]
     """The upstream's own metadata, if it has any."""
+    on_doubt: DoubtPolicy = "answer"
+    """What clients get for a picture whose answer is in doubt."""
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -59,20 +64,30 @@ class Interface:
             "platform": str(self.declared.get("platform") or "maskrestore"),
             "inputs": list(self.declared.get("inputs") or inputs),
             "outputs": outputs,
-            "parameters": {"shielded_by": f"maskrestore {own_version()}", "scores": self.answer},
-        }
+            "parameters": {
+                "shielded_by": f"maskrestore {own_version()}", "scores": self.answer, "on_doubt": self.on_doubt,
+            },
+        }  # fmt: skip
+
+    def can_abstain(self, names: Sequence[str] | None) -> bool:
+        """Whether the output can say that a picture is not answered: by -1 among labels, by an empty text among names.
+
+        Among scores nothing does: whoever takes the largest of them finds a class in any numbers. names: of the
+        classes, as far as they are known.
+        """
+        if self.answer == "names":
+            return NO_NAME not in (names or ())
+        return self.answer == "labels" and self.answer_type.startswith("INT")
 
     def encode(self, labels: Sequence[int], names: Sequence[str] | None) -> np.ndarray[Any, Any]:
-        """The output for labels: ``(B, *answer_shape)``. names: of the classes. Not for the answer ``upstream``.
+        """The output for labels: ``(B, *answer_shape)``. Not for the answer ``upstream``.
 
-        Raises ConfigError for a label that is no place among the scores, or has no name.
+        labels: also ABSTAINED, where :meth:`can_abstain` allows it. names: of the classes. Raises ConfigError for a
+        label that is no place among the scores, or has no name.
         """
         count = len(labels)
         if self.answer == "names":
-            unnamed = [label for label in labels if names is None or not 0 <= label < len(names)]
-            if names is None or unnamed:
-                raise ConfigError(f"the label {unnamed[0]} has no name; list the classes of the model")
-            texts = np.array([*(names[label] for label in labels), None], dtype=object)[:-1]
+            texts = np.array([*(_named(label, names) for label in labels), None], dtype=object)[:-1]
             return texts.reshape(count, *self.answer_shape)
         dtype = np.dtype({"BOOL": "bool"}.get(self.answer_type, self.answer_type.lower().replace("fp", "float")))
         if self.answer == "labels":
@@ -129,7 +144,7 @@ def interface_of(name: str, classifier: Classifier, config: ModelConfig) -> Inte
     )
     return Interface(
         name=name, input=taken, datatype=datatype, normalise=normalise, output=output, answer=answer,
-        answer_type=answer_type, answer_shape=trailing, declared=declared,
+        answer_type=answer_type, answer_shape=trailing, declared=declared, on_doubt=config.on_doubt,
     )  # fmt: skip
 
 
@@ -170,6 +185,14 @@ def _answer(
     axes = [1] * max(1, len(trailing))
     axes[free[0] if free else 0] = width
     return "one-hot", datatype, tuple(axes)
+
+
+def _named(label: int, names: Sequence[str] | None) -> str:
+    if label == ABSTAINED:
+        return NO_NAME
+    if names is None or not 0 <= label < len(names):
+        raise ConfigError(f"the label {label} has no name; list the classes of the model")
+    return names[label]
 
 
 def _has_scores(classifier: Classifier) -> bool:

@@ -38,6 +38,9 @@ class Metrics:
         self._pictures = self._counter(
             "pictures", "Decisions, by what became of the picture", "model", "tenant", "outcome"
         )
+        self._doubtful = self._counter(
+            "doubtful", "Answers in doubt, by what was answered", "model", "tenant", "answer"
+        )
         self._queries = self._counter("queries", "Questions to the model", "model", "tenant")
         self._picture_seconds = self._histogram("picture_seconds", "From acceptance to result", "model")
         self._waited = self._histogram("queue_seconds", "In the queue", "model")
@@ -62,11 +65,15 @@ class Metrics:
     def decision(self, one: Decision) -> None:
         """Count a decision."""
         outcome = "changed" if one.changed else "unchanged"
-        if one.label is None:
+        if one.abstained:
+            outcome = "abstained"
+        elif one.label is None:
             outcome = "failed"
         elif not one.shielded:
             outcome = "unshielded"
         self._pictures.labels(one.model, one.tenant, outcome).inc()
+        if one.doubtful:
+            self._doubtful.labels(one.model, one.tenant, _answer_in_doubt(one)).inc()
         self._queries.labels(one.model, one.tenant).inc(one.queries or 0)
         self._picture_seconds.labels(one.model).observe(one.seconds)
         self._waited.labels(one.model).observe(one.waited)
@@ -133,6 +140,12 @@ class _OfReplicas(Collector):
             known = together.setdefault(one.name, Metric(one.name, one.documentation, one.type))
             known.samples.extend(one.samples)
         yield from together.values()
+
+
+def _answer_in_doubt(one: Decision) -> str:
+    if one.abstained:
+        return "none"
+    return "purified" if one.label == one.purified_label else "original"
 
 
 def _named(metric: Metric, replica: str) -> Metric:

@@ -73,10 +73,11 @@ class ShieldedModel:
         if self.interface.answer == "upstream":
             self.max_queries += 1
         options = config.model_dump(mode="json", include=_OF_IDENTITY)
+        in_doubt = [] if config.on_doubt == "answer" else [config.on_doubt, config.doubt_limit]
         self.identity = {
             "classifier": classifier_identity(config.classifier, classifier, options),
             "key_fingerprint": key_fingerprint(key),
-            "config_digest": settings_digest(self.defense, config.classifier, options, config.version),
+            "config_digest": settings_digest(self.defense, config.classifier, options, config.version, *in_doubt),
         }
         size = getattr(classifier, "input_size", None)
         self.view = None

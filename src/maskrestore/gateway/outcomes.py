@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from maskrestore.defense.doubt import answers
 from maskrestore.errors import MaskRestoreError
 from maskrestore.gateway.decisions import iso
 from maskrestore.gateway.errors import OverloadedError, RefusedError, described
@@ -38,6 +39,8 @@ class Caller:
     """By ``time.monotonic``."""
     gone: Callable[[], Awaitable[None]] | None = None
     """Returns when the client has gone away."""
+    abstained: int = 200
+    """HTTP status of an answer about a picture that is not answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +87,31 @@ def outcome_of(
         )  # fmt: skip
         return Outcome(decision=decision, error=error)
     result = found.purification
-    paid = answer(result, single_query=model.defense.config.restoration.single_query)
-    if model.interface.answer == "upstream":
-        paid["queries"] += 1
-    original, chosen = paid["original_label"], paid["label"]
     decision = Decision(
-        **common, **paid, shielded=True,
-        original_name=model.class_name(original), label_name=model.class_name(chosen),
-        changed=None if original is None else original != chosen,
+        **common, **_answered(model, caller, picture, result), shielded=True,
         restored=None if result.hidden is None else round(float(result.hidden[0].float().mean()), 6),
         suspicion=None if result.suspicion is None else float(result.suspicion[0]),
         waited=found.waited, seconds=found.waited + found.worked, result=content_of(result.images[0]),
         restorer=model.restorer_name(picture),
     )  # fmt: skip
     return Outcome(decision=decision, purification=result)
+
+
+def _answered(model: ShieldedModel, caller: Caller, picture: Tensor, result: Purification) -> dict[str, Any]:
+    """The labels of a picture, and what is answered if that is in doubt, as fields of its decision."""
+    on_doubt, limit = model.config.on_doubt, model.config.doubt_limit
+    paid = answer(result, single_query=model.defense.config.restoration.single_query)
+    original, purified = paid["original_label"], paid["label"]
+    doubtful = bool(result.doubtful(limit)[0])
+    abstained = doubtful and on_doubt == "abstain"
+    label = None if abstained else int(answers(picture[None], result, on_doubt, limit)[0])
+    if model.interface.answer == "upstream" and not abstained:
+        paid["queries"] += 1
+    return {
+        **paid, "label": label, "purified_label": purified,
+        "original_name": model.class_name(original), "label_name": model.class_name(label),
+        "purified_name": model.class_name(purified),
+        "changed": None if original is None else original != purified,
+        "doubtful": None if result.suspicion is None else doubtful, "abstained": abstained,
+        "status": caller.abstained if abstained else 200,
+    }  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from maskrestore.errors import ConfigError, MissingDependencyError
-from maskrestore.gateway.database import VERSION, Statement, other_version
+from maskrestore.gateway.database import VERSION, Changes, Statement, other_version, steps_from
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -35,7 +36,7 @@ class Postgres:
 
     shared = True
 
-    def __init__(self, url: str, schema: str) -> None:
+    def __init__(self, url: str, schema: str, changes: Changes) -> None:
         """url: ``postgresql://user@host:port/name``. Raises ConfigError if it cannot be used, MissingDependencyError.
 
         No message holds the password.
@@ -49,7 +50,7 @@ class Postgres:
         self._settings, self._pause_until = _settings(url), 0.0
         try:
             self._db = self._connected()
-            self._create(schema.format(id='TEXT COLLATE "C"', bytes="BYTEA", table=""))
+            self._create(schema.format(id='TEXT COLLATE "C"', bytes="BYTEA", table=""), changes)
         except psycopg.Error as error:
             raise ConfigError(
                 f"decisions cannot be kept in PostgreSQL: {' '.join(str(error).split())}; start the server, or correct "
@@ -116,8 +117,12 @@ class Postgres:
                 raise
             return do(self._db)
 
-    def _create(self, schema: str) -> None:
-        """Create the tables if there are none: whoever may only use them need not be allowed to create any."""
+    def _create(self, schema: str, changes: Changes) -> None:
+        """Create the tables if there are none, or change those of an earlier version.
+
+        Whoever may only use them need not be allowed to create any. Raises ConfigError if they need a change and belong
+        to somebody else.
+        """
         with self._db.transaction():
             self._db.execute("SELECT pg_advisory_xact_lock(%s)", [_CREATING])
             (there, version) = self._db.execute(
@@ -126,8 +131,23 @@ class Postgres:
             if not there:
                 self._db.execute(schema.encode())
                 self._db.execute(f"COMMENT ON TABLE decisions IS 'maskrestore {VERSION}'".encode())
-            elif version != f"maskrestore {VERSION}":
+                return
+            number = int(found[1]) if (found := re.fullmatch(r"maskrestore (\d+)", version or "")) else 0
+            if not 1 <= number <= VERSION:
                 raise other_version("decisions.url", version)
+            if number < VERSION:
+                self._change([*steps_from(number, changes), f"COMMENT ON TABLE decisions IS 'maskrestore {VERSION}'"])
+
+    def _change(self, statements: Sequence[str]) -> None:
+        """Change the tables. Raises ConfigError if that is for somebody else."""
+        try:
+            for statement in statements:
+                self._db.execute(statement.encode())
+        except self._psycopg.errors.InsufficientPrivilege as error:
+            raise ConfigError(
+                "decisions.url: the tables are of an earlier version and belong to somebody else, who must change them "
+                f"once: {'; '.join(statements)}"
+            ) from error
 
 
 def _sql(text: str) -> bytes:

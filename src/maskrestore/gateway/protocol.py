@@ -6,7 +6,7 @@ parameters that only some servers know, versions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,13 +77,15 @@ def write_answer(
     model: ShieldedModel,
     outputs: Mapping[str, tuple[str, np.ndarray[Any, Any]]],
     *,
-    decisions: Sequence[str],
-    shielded: bool,
+    told: Mapping[str, str | bool],
 ) -> tuple[bytes, dict[str, str]]:
-    """The body of the answer and its headers. outputs: datatype and values by name."""
+    """The body of the answer and its headers.
+
+    outputs: datatype and values by name. told: parameters of the answer, without the prefix of their names.
+    """
     fields: dict[str, Any] = {
         "model_name": model.name,
-        "parameters": {"maskrestore_decisions": " ".join(decisions), "maskrestore_shielded": shielded},
+        "parameters": {f"maskrestore_{name}": value for name, value in told.items()},
     }
     if question.id is not None:
         fields["id"] = question.id

@@ -47,7 +47,8 @@ ModelName = Annotated[str | None, Query(description="Name of the model; may be l
 async def purify(request: Request, model: ModelName = None, png: bool = False, stages: bool = False) -> Purified:
     """Purify an image file, of any format that maskrestore reads, and label it.
 
-    It gets the size of the model first. ``png`` adds the purified picture, ``stages`` pictures of all stages.
+    It gets the size of the model first. ``png`` adds the purified picture, ``stages`` pictures of all stages. A picture
+    that is not answered, since its answer would be in doubt, has no label in its decision, and ``abstained`` is true.
     """
     gateway: Gateway = request.app.state.gateway
     limits = gateway.config.limits

@@ -5,8 +5,9 @@ password and any name (a browser asks for it). Errors are ``{"error": "..."}`` w
 
 ================================================  ==================================================================
 ``GET /v1/decisions``                             a :class:`DecisionPage`, the newest first. Filters, all optional:
-                                                  ``changed=true``, ``errors=true``, ``unshielded=true``,
-                                                  ``suspicion=0.5`` (at least), ``model=``, ``tenant=``;
+                                                  ``changed=true``, ``doubtful=true``, ``errors=true``,
+                                                  ``unshielded=true``, ``suspicion=0.5`` (at least), ``model=``,
+                                                  ``tenant=``;
                                                   ``limit=`` (1 to 500, default 50); ``before=ID`` for the next page
 ``GET /v1/decisions/stream``                      server-sent events: ``event: decision``, ``id: ID``,
                                                   ``data:`` a :class:`Decision`. The same filters. With the header
@@ -31,7 +32,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 __all__ = [
     "Bucket",
@@ -74,12 +75,21 @@ class Decision(_Record):
     original_label: int | None = None
     """Of the picture as it came; None if it is not known."""
     label: int | None = None
-    """Of the purified picture, which clients get; None if there is only an error."""
+    """What clients get: the label of the purified picture, unless the answer is in doubt and the model's ``on_doubt``
+    says otherwise. None if there is only an error, or if ``abstained``."""
+    purified_label: int | None = None
+    """Of the purified picture; None if it could not be purified."""
     original_name: str | None = None
     label_name: str | None = None
+    purified_name: str | None = None
     """Names of the classes, if they are known."""
     changed: bool | None = None
-    """Whether the two labels differ; None if one is not known."""
+    """Whether the label of the purified picture is another than the original one; None if one is not known."""
+    doubtful: bool | None = None
+    """Whether the answer is in doubt: the picture looks as if it carried a trigger and its label stayed, or it does not
+    and its label changed. None if the picture could not be purified."""
+    abstained: bool = False
+    """Whether it is not answered, since the answer would be in doubt: ``label`` is None, and nothing failed."""
     queries: int | None = None
     restored: float | None = None
     """Share of the tokens that were restored, in [0, 1]."""
@@ -105,6 +115,14 @@ class Decision(_Record):
     """Of maskrestore."""
     pictures: list[str] = []
     """Which of ``before``, ``after`` and ``removed`` can be had now."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _answered_with_the_purified_label(cls, values: Any) -> Any:
+        """Decisions that were kept before there was a choice have no ``purified_label``: it was answered."""
+        if isinstance(values, dict) and values.get("shielded") and "purified_label" not in values:
+            return {**values, "purified_label": values.get("label"), "purified_name": values.get("label_name")}
+        return values
 
 
 class DecisionWithMaps(Decision):
@@ -164,6 +182,7 @@ class Bucket(_Record):
     """Its begin."""
     decisions: int
     changed: int
+    doubtful: int
     errors: int
     unshielded: int
     queries: int
@@ -200,6 +219,8 @@ class ModelStatus(_Record):
     classes: list[str] | None
     profile: str
     max_queries: int
+    on_doubt: str
+    """What clients get for a picture whose answer is in doubt: ``answer``, ``original`` or ``abstain``."""
 
 
 class Status(_Record):
