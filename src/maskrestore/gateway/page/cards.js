@@ -3,20 +3,29 @@
 import { classLabel, counted, element, printable, seconds } from "./dom.js";
 
 function verdict(one) {
-  if (one.label === null) return ["bad", "✗", "no answer"];
+  if (one.label === null && !one.abstained) return ["bad", "✗", "no answer"];
   if (!one.shielded) return ["bad", "!", "not shielded"];
   if (one.changed) return ["note", "↻", "label changed"];
   return one.changed === false ? ["", "=", "label unchanged"] : ["", "=", "label of the purified picture"];
 }
 
-export function verdictOf(one) {
-  const [tone, sign, text] = verdict(one);
+function chip(tone, sign, text) {
   return element("span", { class: `verdict ${tone}` }, element("span", { "aria-hidden": "true" }, sign), ` ${text}`);
 }
 
+export const verdictOf = (one) => chip(...verdict(one));
+
+/** That the answer is in doubt, and what was answered then. */
+export function doubtOf(one) {
+  if (!one.doubtful) return null;
+  if (one.abstained) return chip("bad", "?", "in doubt, not answered");
+  return chip("note", "?", one.label === one.purified_label ? "in doubt" : "in doubt, original label answered");
+}
+
+/** The label of the purified picture, and the one before if it is another. */
 export function labelsOf(one) {
-  if (one.label === null) return null;
-  const now = classLabel(one.label, one.label_name);
+  if (one.label === null && !one.abstained) return null;
+  const now = one.purified_label === null ? classLabel(one.label, one.label_name) : classLabel(one.purified_label, one.purified_name);
   if (!one.changed) return element("bdi", { class: "label" }, now);
   return element(
     "span", { class: "change" },

@@ -29,10 +29,11 @@ export async function draw() {
   const price = Number(byId("price").value) || 0;
   const money = (value) => ((value * price) / 1000).toLocaleString("en", { maximumFractionDigits: 2, minimumFractionDigits: 2 });
   const each = (value) => (pictures ? value / pictures : 0);
+  const doubtful = total("doubtful") ? `${count(total("doubtful"))} in doubt, ` : "";
   const begin = Date.now() - minutes * 60_000;
   const place = (one) => Math.floor(((new Date(one.time) - begin) / (minutes * 60_000)) * PIECES);
   byId("charts").replaceChildren(
-    chart("Pictures", count(pictures), `${count(total("changed"))} changed, ${counted(total("errors"), "error")}`, buckets, place, [
+    chart("Pictures", count(pictures), `${count(total("changed"))} changed, ${doubtful}${counted(total("errors"), "error")}`, buckets, place, [
       ["calm", (one) => one.decisions], ["note", (one) => one.changed + one.errors], ["bad", (one) => one.errors],
     ], count),
     chart("Time per picture", seconds(mean), `slowest ${seconds(slowest)}`, buckets, place, [

@@ -1,7 +1,7 @@
 // The list of decisions: the newest first, live, with pictures of those that can be seen.
 
 import { call, events, json, told } from "./api.js";
-import { factsOf, figuresOf, framed, labelsOf, stagesOf, verdictOf } from "./cards.js";
+import { doubtOf, factsOf, figuresOf, framed, labelsOf, stagesOf, verdictOf } from "./cards.js";
 import { byId, count, element, printable } from "./dom.js";
 
 const MOST_ROWS = 200; // live; older ones are let go
@@ -153,7 +153,6 @@ function drop(id) {
 }
 
 function row(one) {
-  if (one.suspicion !== null) byId("doubtful").hidden = false;
   const at = new Date(one.time);
   const sameDay = at.toDateString() === new Date().toDateString();
   const frames = Object.fromEntries(Object.keys(PICTURES).map((name) => [name, element("div", { class: "frame none" }, "–")]));
@@ -163,7 +162,7 @@ function row(one) {
   }, "All stages");
   const words = element(
     "div", { class: "words" },
-    element("h3", {}, labelsOf(one), verdictOf(one)),
+    element("h3", {}, labelsOf(one), verdictOf(one), doubtOf(one)),
     one.error === null ? null : element("p", { class: "error" }, element("bdi", {}, printable(one.error))),
     element(
       "p", { class: "hint" },

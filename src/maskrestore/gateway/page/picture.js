@@ -1,7 +1,7 @@
 // Try a picture: drop or choose it, and see every stage.
 
 import { json, told } from "./api.js";
-import { factsOf, figuresOf, labelsOf, stagesOf, verdictOf } from "./cards.js";
+import { doubtOf, factsOf, figuresOf, labelsOf, stagesOf, verdictOf } from "./cards.js";
 import { byId, element, printable } from "./dom.js";
 
 let latest = 0;
@@ -60,7 +60,7 @@ function card(name, found) {
   return element(
     "article", { class: "card tried", "aria-label": "Result" },
     element(
-      "h3", {}, element("bdi", { class: "name" }, name), labelsOf(one), verdictOf(one),
+      "h3", {}, element("bdi", { class: "name" }, name), labelsOf(one), verdictOf(one), doubtOf(one),
       element("span", { class: "aside" }, figuresOf(one)),
     ),
     one.error === null ? null : element("p", { class: "error" }, printable(one.error)),
