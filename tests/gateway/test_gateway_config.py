@@ -16,6 +16,8 @@ std = [0.229, 0.224, 0.225]
 scores = "upstream"
 headers = { Authorization = "Bearer $TOKEN" }
 settings = { "masks.rounds" = 4 }
+on_doubt = "abstain"
+doubt_limit = 0.8
 
 [models.local]
 classifier = "model.onnx"
@@ -42,6 +44,8 @@ def test_a_whole_file(tmp_path: Path) -> None:
     config = read_config(path)
     assert config.models["signs"].mean == (0.485, 0.456, 0.406)
     assert config.models["signs"].defense_config().masks.rounds == 4
+    assert (config.models["signs"].on_doubt, config.models["signs"].doubt_limit) == ("abstain", 0.8)
+    assert (config.models["local"].on_doubt, config.models["local"].doubt_limit) == ("answer", 0.5)
     assert config.models["local"].on_failure.upstream == "fail-open"
     assert config.models["local"].on_failure.deadline == "fail-closed"
     assert config.decisions.path == tmp_path / "decisions.sqlite"
@@ -54,7 +58,10 @@ def test_a_whole_file(tmp_path: Path) -> None:
     [
         ("scores =", "score =", "models.signs.score: Extra inputs are not permitted"),
         ('"upstream"\nheaders', '"logits"\nheaders', "models.signs.scores: Input should be 'one-hot'"),
-        ("masks.rounds", "masks.turns", "unknown setting 'turns'"),
+        ("masks.rounds", "masks.turns", "models.signs: unknown setting 'turns'"),
+        ('"abstain"', '"ask"', "models.signs.on_doubt: Input should be 'answer', 'original' or 'abstain'"),
+        ('"abstain"', '"original"\nmax_queries = 1', "models.signs: the only query is spent"),
+        ("0.8", "8", "models.signs.doubt_limit: Input should be less than or equal to 1"),
         ('models = ["signs"]', 'models = ["other"]', "may use other, which is no model"),
         ("aaaa", "", "tenants.shop.key_hash: String should match pattern"),
         ("[operator]", "[operator.x]", "operator.key_hash: Field required"),

@@ -2,9 +2,12 @@
 
 import io
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from gateway_runner import KEY, Running
 from maskrestore import BDMAE
 from maskrestore.errors import ConfigError
 from maskrestore.gateway.config import DecisionsConfig
+from maskrestore.gateway.database import VERSION
 from maskrestore.gateway.decisions import DecisionStore, Filters, KeptDecision, iso, today
 from maskrestore.gateway.ids import new_id
 from maskrestore.gateway.records import Decision
@@ -221,18 +225,66 @@ def test_old_decisions_and_those_beyond_the_size_are_deleted(place: dict[str, An
 def test_filters_are_the_same_in_sql_and_for_the_stream(place: dict[str, Any]) -> None:
     store = DecisionStore(DecisionsConfig(**place))
     all_of_them = [
-        decision(), decision(changed=True, suspicion=0.9),
+        decision(), decision(changed=True, suspicion=0.9, doubtful=False),
+        decision(label=None, suspicion=0.7, doubtful=True, abstained=True),
         decision(error="E", label=None, changed=None, shielded=False),
         decision(model="other"), decision(tenant="other", suspicion=0.2), decision(shielded=False),
     ]  # fmt: skip
     store.add([KeptDecision(decision=one) for one in all_of_them], {})
     for values in (
         {}, {"changed": True}, {"changed": False}, {"errors": True}, {"errors": False}, {"unshielded": True},
-        {"suspicion": 0.5}, {"model": "other"}, {"tenant": "t", "errors": False},
+        {"suspicion": 0.5}, {"doubtful": True}, {"doubtful": False}, {"doubtful": True, "suspicion": 0.8},
+        {"model": "other"}, {"tenant": "t", "errors": False},
     ):  # fmt: skip
         filters = Filters(**values)
         found = {one.id for one in store.page(filters, before=None, limit=100)}
         assert found == {one.id for one in all_of_them if filters.matches(one)}, values
+
+
+VERSION_1 = """
+CREATE TABLE decisions (
+    id TEXT PRIMARY KEY, time DOUBLE PRECISION, model TEXT, tenant TEXT, changed INT, failed INT, shielded INT,
+    suspicion DOUBLE PRECISION, queries INT, seconds DOUBLE PRECISION, waited DOUBLE PRECISION, record TEXT,
+    maps BLOB, pictures BLOB
+) WITHOUT ROWID;
+CREATE INDEX by_time ON decisions (time);
+CREATE TABLE spent (tenant TEXT, day TEXT, queries BIGINT, PRIMARY KEY (tenant, day)) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+"""Tables as they were before decisions said what is in doubt."""
+
+
+def test_a_file_of_the_version_before_goes_on(tmp_path: Path) -> None:
+    path, earlier = tmp_path / "d.sqlite", decision(label_name="stop")
+    record = earlier.model_dump_json(exclude={"pictures", "purified_label", "purified_name", "doubtful", "abstained"})
+    maps = io.BytesIO()
+    np.savez(maps, hidden=np.ones((8, 8)))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executescript(VERSION_1)
+        row = (earlier.id, time.time(), "m", "t", 0, 0, 1, None, 6, 0.5, 0.1, record, maps.getvalue(), None)
+        db.execute(f"INSERT INTO decisions VALUES ({', '.join('?' * 14)})", row)
+        db.execute("INSERT INTO spent VALUES ('t', ?, 7)", [today()])
+    with ThreadPoolExecutor(4) as pool:  # as several workers do
+        stores = list(pool.map(lambda _: DecisionStore(DecisionsConfig(path=path)), range(4)))
+    later = decision(label=None, suspicion=0.9, doubtful=True, abstained=True)
+    stores[0].add([KeptDecision(decision=later)], {})
+    for store in stores:
+        found = store.page(Filters(), before=None, limit=9)
+        assert found == [later, earlier.model_copy(update={"purified_label": 1, "purified_name": "stop"})]
+        assert store.page(Filters(doubtful=True), before=None, limit=9) == [later]
+        kept = store.get(earlier.id)
+        assert kept is not None
+        assert kept.maps["hidden"].all()
+        assert sum(one.doubtful for one in store.statistics(60)) == 1
+        assert store.spent(today()) == {"t": 7}
+        store.close()
+
+
+def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "d.sqlite")) as db:
+        db.execute(f"PRAGMA user_version = {VERSION + 1}")
+    with pytest.raises(ConfigError, match="another version of maskrestore"):
+        DecisionStore(DecisionsConfig(path=tmp_path / "d.sqlite"))
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -199,6 +199,30 @@ def test_a_wrong_password_is_said_and_not_shown(postgres: PostgresServer, url: s
     assert "other" not in str(caught.value)
 
 
+def test_tables_of_the_version_before_are_changed_by_whoever_may(
+    postgres: PostgresServer, url: str, store: DecisionStore
+) -> None:
+    schema, user = url.rpartition("%3D")[2], f"clerk_{new_id().lower()}".replace("-", "_")
+    store.add([earlier := kept(label=3)], {})
+    postgres.execute(f"ALTER TABLE {schema}.decisions DROP COLUMN doubtful")
+    postgres.execute(f"COMMENT ON TABLE {schema}.decisions IS 'maskrestore 1'")
+    postgres.execute(f"CREATE ROLE {user} LOGIN PASSWORD 'clerk'")
+    postgres.execute(f"GRANT USAGE ON SCHEMA {schema} TO {user}")
+    postgres.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {user}")
+    clerks = f"postgresql://{user}:clerk@127.0.0.1:{postgres.port}/postgres?options=-csearch_path%3D{schema}"
+    with pytest.raises(ConfigError, match="must change them once: ALTER TABLE decisions ADD COLUMN doubtful INT; COM"):
+        store_of(clerks)
+    with ThreadPoolExecutor(4) as pool:  # as gateways that start together do
+        others = list(pool.map(store_of, [url] * 4))
+    others.append(store_of(clerks))
+    others[-1].add([later := kept(doubtful=True, abstained=True)], {})
+    for one in others:
+        found = one.page(Filters(), before=None, limit=9)
+        assert [each.id for each in found] == [later.decision.id, earlier.decision.id]
+        assert [each.id for each in one.page(Filters(doubtful=True), before=None, limit=9)] == [later.decision.id]
+        one.close()
+
+
 def test_tables_of_another_version_are_refused(postgres: PostgresServer, url: str, store: DecisionStore) -> None:
     schema = url.rpartition("%3D")[2]
     postgres.execute(f"COMMENT ON TABLE {schema}.decisions IS 'maskrestore 0'")

@@ -98,6 +98,12 @@ def test_kill_9_during_load_and_a_new_start(tmp_path: Path) -> None:
         (["--classifier", "a.onnx", "--tls-key", "a"], "both --tls-certificate and --tls-key"),
         (["--classifier", "a.onnx", "--host", "0.0.0.0"], "without keys the gateway listens on the loopback only"),
         (["--config", "none.toml"], "cannot read none.toml"),
+        (
+            ["--classifier", "a.onnx", "--on-doubt", "original", "--max-queries", "1"],
+            "command line: models.a: the only query is spent on the restored image",
+        ),
+        (["--classifier", "a.onnx", "--on-doubt", "ask"], "'ask' is not one of 'answer', 'original', 'abstain'"),
+        (["--classifier", "a.onnx", "--doubt-limit", "2"], "'--doubt-limit': Input should be less than or equal to 1"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments: list[str], words: str) -> None:

@@ -16,6 +16,7 @@ from maskrestore.gateway.decisions import KeptDecision
 from maskrestore.gateway.ids import new_id
 from maskrestore.gateway.records import Decision
 from maskrestore.runtime.digests import digest_of_key
+from maskrestore.types import Purification
 
 Start = Callable[..., Running]
 Visit = Callable[..., Any]
@@ -65,7 +66,7 @@ def drop(page: Any, content: bytes, name: str) -> None:
 
 
 def test_decisions_arrive_live_with_their_pictures(gateway: Start, visit: Visit) -> None:
-    running = gateway(WITHIN | {"classes": ["black", *NAMES[1:6], "the target", "white"]})
+    running = gateway(WITHIN | {"classes": ["black", *NAMES[1:6], "the target", "white"], "doubt_limit": 1.0})
     page = visit(running)
     page.get_by_text("No picture has come yet").wait_for()
     assert "may have a backdoor" in page.locator(".lead").inner_text()
@@ -80,7 +81,7 @@ def test_decisions_arrive_live_with_their_pictures(gateway: Start, visit: Visit)
     row.wait_for()
     assert page.locator("#rows li").count() == 2
     assert re.search(r"the target.*becomes.*\w", row.locator("h3").inner_text(), re.DOTALL)
-    assert re.search(r"colours · .*% restored · \d+ queries · ", row.inner_text())
+    assert re.search(r"colours · .*% restored · suspicion [01]\.\d\d · \d+ queries · ", row.inner_text())
     row.locator("img").nth(2).wait_for()
     widths = row.locator("img").evaluate_all(
         "(all) => Promise.all(all.map((one) => one.decode().then(() => one.naturalWidth)))"
@@ -107,7 +108,7 @@ def test_decisions_arrive_live_with_their_pictures(gateway: Start, visit: Visit)
 
 
 def test_filters_and_errors(backdoor: Server, gateway: Start, visit: Visit) -> None:
-    running = gateway()
+    running = gateway({"doubt_limit": 1.0})
     send(running, MARKED[0], CLEAN[0])
     backdoor.faults = [says(500, b'{"error": "out <b>of</b> memory"}')]
     send(running, CLEAN[1])
@@ -115,7 +116,8 @@ def test_filters_and_errors(backdoor: Server, gateway: Start, visit: Visit) -> N
     page = visit(running)
     rows = page.locator("#rows li")
     rows.nth(2).wait_for()
-    assert not page.locator("#doubtful").is_visible(), "nothing says how suspicious pictures are"
+    page.locator(".filter").get_by_text("in doubt").click()
+    page.get_by_text("No decision is like that").wait_for()
     page.get_by_text("✗ errors").click()
     expect(page.locator("#rows li")).to_have_count(1)
     assert "no answer" in rows.inner_text()
@@ -128,18 +130,34 @@ def test_filters_and_errors(backdoor: Server, gateway: Start, visit: Visit) -> N
     assert all("label changed" in text for text in rows.all_inner_texts())
 
 
-def test_doubtful_is_offered_where_suspicion_is_known(gateway: Start, visit: Visit) -> None:
-    running = gateway(WITHIN)
-    send(running, MARKED[0])
+@pytest.mark.parametrize(
+    ("on_doubt", "words"),
+    [
+        ("answer", "? in doubt"),
+        ("original", "? in doubt, original label answered"),
+        ("abstain", "? in doubt, not answered"),
+    ],
+)
+def test_what_is_in_doubt_is_marked_and_can_be_shown_alone(
+    gateway: Start, visit: Visit, monkeypatch: pytest.MonkeyPatch, on_doubt: str, words: str
+) -> None:
+    monkeypatch.setattr(Purification, "doubtful", lambda self, limit: self.labels != self.original_labels)
+    running = gateway(WITHIN | {"on_doubt": on_doubt, "class_count": None, "scores": "labels"})
+    send(running, MARKED[0], CLEAN[0])
     page = visit(running)
-    first = running.client.get("/v1/decisions").json()
-    first["decisions"][0]["suspicion"] = 0.8
-    page.route(re.compile(r"/v1/decisions\?"), lambda route: route.fulfill(json=first))
-    page.reload()
-    page.get_by_text("suspicion 0.80").wait_for()
-    with page.expect_request(re.compile(r"/v1/decisions\?.*suspicion=0.5")):
-        page.locator("#doubtful").click()
-    expect(page.locator("#doubtful input")).to_be_checked()
+    rows = page.locator("#rows li")
+    expect(rows).to_have_count(2)
+    page.locator(".chart", has_text="Pictures").get_by_text("1 changed, 1 in doubt, 0 errors").wait_for()
+    page.locator("#live", has_text="live").wait_for()
+    page.locator(".filter").get_by_text("in doubt").click()
+    expect(rows).to_have_count(1)
+    expect(rows.locator(".verdict")).to_have_text(["↻ label changed", words])
+    made = running.client.get("/v1/decisions?doubtful=true").json()["decisions"][0]
+    assert re.search(rf"class 6.*becomes.*class {made['purified_label']}", rows.inner_text(), re.DOTALL)
+    assert re.search(r"suspicion [01]\.\d\d", rows.inner_text())
+    drop(page, png(MARKED[1]), "sign.png")
+    expect(page.get_by_role("article", name="Result").locator(".verdict")).to_have_text(["↻ label changed", words])
+    expect(rows).to_have_count(2)
 
 
 def test_models_can_be_told_apart(visit: Visit) -> None:
@@ -166,7 +184,7 @@ def test_a_dropped_picture_shows_every_stage(gateway: Start, visit: Visit) -> No
     result = page.get_by_role("article", name="Result")
     result.wait_for()
     assert re.search(r"sign\.png.*class 6.*class \d.*label changed", result.inner_text(), re.DOTALL)
-    assert re.search(r"% restored · \d+ queries · \d", result.inner_text())
+    assert re.search(r"% restored · suspicion [01]\.\d\d · \d+ queries · \d", result.inner_text())
     titles = result.locator("figcaption").all_inner_texts()
     assert titles[0] == "Input"
     assert any(title.startswith("Score map") for title in titles)
@@ -276,7 +294,8 @@ def test_everything_can_be_done_with_the_keyboard(gateway: Start, visit: Visit) 
 
 
 def test_a_phone_and_the_contrast(backdoor: Server, gateway: Start, visit: Visit) -> None:
-    running = gateway({"classes": [f"{name} {'x' * 80} {'a long name ' * 9}" for name in NAMES]})
+    classes = [f"{name} {'x' * 80} {'a long name ' * 9}" for name in NAMES]
+    running = gateway({"classes": classes, "on_doubt": "abstain", "doubt_limit": 0.0})
     page = visit(running, width=390, reduced_motion="reduce")
     page.locator("#live", has_text="live").wait_for()
     backdoor.faults = [says(500, b'{"error": "' + b"e" * 200 + b'"}')]
@@ -286,6 +305,7 @@ def test_a_phone_and_the_contrast(backdoor: Server, gateway: Start, visit: Visit
     drop(page, png(MARKED[0]), "n" * 200 + ".png")
     page.get_by_role("article", name="Result").wait_for()
     page.locator("#rows li").nth(3).wait_for()
+    expect(page.get_by_text("in doubt, not answered")).to_have_count(4)
     page.locator("#rows li").last.get_by_role("button", name="All stages").click()
     page.locator(".more dl").wait_for()
     page.locator(".chart").first.wait_for()
