@@ -219,7 +219,7 @@ class ModelStatus(_Record):
     classes: list[str] | None
     profile: str
     max_queries: int
-    on_doubt: str
+    on_doubt: str = "answer"
     """What clients get for a picture whose answer is in doubt: ``answer``, ``original`` or ``abstain``."""
 
 
