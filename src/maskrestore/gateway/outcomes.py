@@ -18,7 +18,7 @@ from maskrestore.gateway.models import ShieldedModel
 from maskrestore.gateway.pictures import content_of
 from maskrestore.gateway.records import Decision
 from maskrestore.gateway.scheduler import Purified
-from maskrestore.jobs.result_files import answer
+from maskrestore.jobs.result_files import answer, suspicion_of
 from maskrestore.reporting import printable
 from maskrestore.runtime.environment import own_version
 from maskrestore.types import Purification
@@ -90,7 +90,7 @@ def outcome_of(
     decision = Decision(
         **common, **_answered(model, caller, picture, result), shielded=True,
         restored=None if result.hidden is None else round(float(result.hidden[0].float().mean()), 6),
-        suspicion=None if result.suspicion is None else float(result.suspicion[0]),
+        suspicion=suspicion_of(result),
         waited=found.waited, seconds=found.waited + found.worked, result=content_of(result.images[0]),
         restorer=model.restorer_name(picture),
     )  # fmt: skip
