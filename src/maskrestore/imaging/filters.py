@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Upscale", "affine", "bicubic", "bilateral", "gaussian_blur", "median", "mirrored", "rescaled", "shifted"]
+__all__ = ["Upscale", "affine", "bicubic", "gaussian_blur", "median", "mirrored", "rescaled", "shifted"]
 
 Upscale = Callable[[Tensor, int, int], Tensor]
 """Super-resolution: ``(C, h, w)`` in [0, 1], height and width -> ``(C, height, width)`` in [0, 1]."""
@@ -65,12 +64,11 @@ def affine(
     scale: float = 1.0,
     down: float = 0.0,
     right: float = 0.0,
-    outside: Literal["zeros", "reflection"] = "zeros",
 ) -> Tensor:
     """Rotate ``(C, H, W)`` counter-clockwise about its centre, scale, then shift. Returns the same shape, in [0, 1].
 
-    down, right: shift as a share of the height and of the width. Interpolation is bilinear. outside: whether pixels
-    from outside the image are black or mirrored.
+    down, right: shift as a share of the height and of the width. Interpolation is bilinear; pixels from outside the
+    image are black.
     """
     height, width = image.shape[-2:]
     cos, sin = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
@@ -79,23 +77,7 @@ def affine(
     x = torch.arange(width) - (width - 1) / 2 - right * width
     source_x, source_y = cos * x - sin * y, sin * x + cos * y  # (H, W) each
     grid = torch.stack([source_x * 2 / width, source_y * 2 / height], dim=-1)
-    return F.grid_sample(image[None], grid[None].to(image), padding_mode=outside, align_corners=False)[0].clamp(0, 1)
-
-
-def bilateral(image: Tensor, *, radius: int, space: float, colour: float) -> Tensor:
-    """Average each pixel of ``(C, H, W)`` with near ones of a like colour: noise goes, edges stay. In [0, 1].
-
-    radius: of the neighbourhood, in pixels. space, colour: standard deviations of the weights, in pixels and for the
-    distance of colours in [0, 1]. Borders are mirrored. Source: Tomasi and Manduchi, 1998.
-    """
-    total, weights = torch.zeros_like(image), torch.zeros_like(image[:1])
-    offsets = range(-radius, radius + 1)
-    for down, rows in zip(offsets, shifted(image, -2, radius), strict=True):
-        for right, copy in zip(offsets, shifted(rows, -1, radius), strict=True):
-            distance = (copy - image).square().sum(dim=0, keepdim=True)  # (1, H, W)
-            weight = torch.exp(-distance / (2 * colour**2) - (down**2 + right**2) / (2 * space**2))
-            total, weights = total + weight * copy, weights + weight
-    return (total / weights).clamp(0, 1)
+    return F.grid_sample(image[None], grid[None].to(image), align_corners=False)[0].clamp(0, 1)
 
 
 def bicubic(image: Tensor, height: int, width: int) -> Tensor:

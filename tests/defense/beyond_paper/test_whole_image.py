@@ -7,7 +7,7 @@ from torch import Tensor
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense import BDMAE, PROFILES, within
-from maskrestore.defense.beyond_paper.whole_image import COPIES, FILTERS, WholeImageConfig, filtered
+from maskrestore.defense.beyond_paper.whole_image import FILTERS, WholeImageConfig, filtered
 from maskrestore.errors import ConfigError
 from maskrestore.runtime.settings import with_settings
 
@@ -18,7 +18,8 @@ ALONE = with_settings(PROFILES["broad"], {"squares": None, "fragile": None})
 COLUMNS = torch.arange(SIDE).float()
 BARS = 0.08 * torch.sin(2 * math.pi * 6 * COLUMNS / SIDE).expand(3, SIDE, SIDE)
 SLOPE = 0.08 * torch.cos(2 * math.pi * COLUMNS / SIDE).expand(3, SIDE, SIDE)
-DIAGONAL = 0.08 * torch.cos(2 * math.pi * (COLUMNS.unsqueeze(1) + COLUMNS) / SIDE).expand(3, SIDE, SIDE)
+MARKS = torch.zeros(3, SIDE, SIDE)
+MARKS[:, 3::8, 3::8] = 0.2
 NOISE = 0.15 * (2 * torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(3)) - 1)
 
 
@@ -39,10 +40,11 @@ def smooth_images(count: int) -> Tensor:
     return plain_images(count, size=SIDE).mean(dim=(2, 3), keepdim=True).expand(-1, -1, SIDE, SIDE).contiguous()
 
 
-@pytest.mark.parametrize("name", ["periodic", "slow", "fine"])
+@pytest.mark.parametrize("name", FILTERS)
 def test_a_pattern_over_the_whole_image_is_filtered_out(name: str) -> None:
-    pattern = {"periodic": BARS, "slow": DIAGONAL, "fine": NOISE}[name]
-    victim = PatternClassifier(pattern, 0.6 if name == "periodic" else 0.4)
+    pattern = {"periodic": BARS, "marks": MARKS, "slow": SLOPE, "fine": NOISE}[name]
+    # A third of the marks is enough, so that hiding a quarter of the tokens does not help.
+    victim = PatternClassifier(pattern, 0.3 if name == "marks" else 0.6)
     clean = smooth_images(6)
     stamped = (clean + pattern).clamp(0, 1)
     assert (victim(stamped) == TARGET).all()
@@ -58,22 +60,6 @@ def test_a_pattern_over_the_whole_image_is_filtered_out(name: str) -> None:
     assert result.hidden.all()
     assert torch.equal(result.images, filtered(stamped, name))
     assert torch.equal(victim(result.images), result.labels)
-
-
-@pytest.mark.parametrize(
-    ("name", "pattern", "least"),
-    [
-        ("fine", NOISE, 0.6),  # mixed half and half, the image loses the label
-        ("slow", DIAGONAL, 0.6),
-        ("slow", SLOPE, 0.4),  # upside down it is the same, as a green field is
-    ],
-)
-def test_what_may_be_content_stays(name: str, pattern: Tensor, least: float) -> None:
-    images = (smooth_images(6) + pattern).clamp(0, 1)
-    config = with_settings(ALONE, {"whole_image.filters": (name,), "whole_image.cloud_grids": (20, 12)})
-    result = BDMAE(MeanRestorer(), config).purify(images, PatternClassifier(pattern, least))
-    assert (result.labels == TARGET).all()
-    assert torch.equal(result.images, images)
 
 
 def test_a_pattern_that_brings_no_label_along_stays() -> None:
@@ -140,9 +126,9 @@ def test_a_small_patch_is_left_to_the_stages_that_restore_it() -> None:
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_filters_and_copies_stay_on_the_device_of_the_image(name: str) -> None:
+def test_filters_stay_on_the_device_of_the_image(name: str) -> None:
     """The device ``meta`` has shapes and no numbers, and refuses to be mixed with another one, as a GPU does."""
     image = torch.empty(3, SIDE, SIDE, device="meta")
-    for change in (FILTERS[name].apply, *COPIES):
-        assert change(image).device.type == "meta"
-        assert change(image).shape == image.shape
+    filtered_image = FILTERS[name].apply(image)
+    assert filtered_image.device.type == "meta"
+    assert filtered_image.shape == image.shape
