@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from maskrestore.defense.beyond_paper.budget import fast
 from maskrestore.defense.beyond_paper.fragile import FragileConfig
+from maskrestore.defense.beyond_paper.necessity import NecessityConfig
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
 from maskrestore.defense.beyond_paper.squares import SquaresConfig
 from maskrestore.defense.beyond_paper.transfer import TransferTestConfig
@@ -40,7 +41,7 @@ _DEFAULT = BDMAEConfig(
 # Chosen on training-split images of CIFAR-10 and GTSRB.
 # - whole_image: patterns over the whole image have no region to restore.
 # - fragile: warped images lose the trigger under faint noise.
-_BROAD = replace(_DEFAULT, whole_image=WholeImageConfig(), fragile=FragileConfig())
+_BROAD = replace(_DEFAULT, necessity=NecessityConfig(), whole_image=WholeImageConfig(), fragile=FragileConfig())
 
 PROFILES: dict[str, BDMAEConfig] = {
     "default": _DEFAULT,

@@ -51,6 +51,11 @@ def test_a_trigger_is_needed_and_half_an_object_is_not() -> None:
     assert needed(pictures(left=True, right=True), marked, NecessityConfig()) == (False, 3)
 
 
+def test_a_small_region_is_believed() -> None:
+    assert needed(pictures(left=True, right=True), marked, NecessityConfig(large=0.25)) == (True, 0)
+    assert needed(pictures(left=True, right=True), marked, NecessityConfig(large=0.24)) == (False, 3)
+
+
 def test_a_region_is_believed_if_there_are_too_few_queries_to_ask() -> None:
     assert needed(pictures(left=True, right=True), marked, NecessityConfig(query_limit=12), spent=10) == (True, 10)
 
@@ -90,6 +95,8 @@ def test_a_limit_of_queries_holds(queries: int) -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="cloud_grids"):
         NecessityConfig(cloud_grids=())
+    with pytest.raises(ConfigError, match="large"):
+        NecessityConfig(large=1.5)
     with pytest.raises(ConfigError, match="query_limit"):
         NecessityConfig(query_limit=0)
     with pytest.raises(ConfigError, match="without the transfer test"):

@@ -2,9 +2,9 @@
 
 A trigger that warps the image works only if every pixel is as the attacker left it, if the classifier was trained so.
 An ordinary image keeps its label under faint noise, and where it does not, other small changes rarely agree on another
-label. So an image whose label one noisy copy changes is noised once more, and restored twice: all its tokens from the
-others, in two halves and in four quarters. If all four copies have one other label, it is the answer, and the image
-restored in quarters is the purified one.
+label. So an image whose label one noisy copy changes is asked about again: with faint and with stronger noise, three
+times each, and restored twice, all its tokens from the others, in two halves and in four quarters. If all copies have
+one other label, it is the answer, and the image restored in quarters is the purified one.
 
 Departure: not in the BDMAE paper.
 """
@@ -25,8 +25,10 @@ from maskrestore.runtime.settings import check, check_types
 
 __all__ = ["FragileConfig", "settle_fragile"]
 
-_COPIES = 4
-"""Two noisy ones, and two restored ones."""
+_AGAIN = 3
+"""Copies with either noise, besides the first one."""
+_COPIES = 1 + 2 * _AGAIN + 2
+"""All noisy ones, and two restored ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +36,16 @@ class FragileConfig:
     """Fragile triggers, for images that are still open. Raises ConfigError."""
 
     noise: float = 0.02
-    """Standard deviation of the noise, for pixels in [0, 1]."""
+    """Standard deviation of the faint noise, for pixels in [0, 1]."""
+    strong_noise: float = 0.05
+    """That of the stronger noise."""
     query_limit: int = 47
     """Not tried if the image could then need more queries than this in all."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        check(0 < self.noise <= 1, "fragile.noise", "in (0, 1]", self.noise)
+        for name in ("noise", "strong_noise"):
+            check(0 < getattr(self, name) <= 1, f"fragile.{name}", "in (0, 1]", getattr(self, name))
         check(self.query_limit >= 1, "fragile.query_limit", "at least 1", self.query_limit)
 
     def max_queries(self, spent: int) -> int:
@@ -53,14 +58,16 @@ def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[
     asked = rows[~state.settled[rows] & (state.oracle.queries[rows] + _COPIES <= config.query_limit)]
     if not len(asked):
         return
-    first = yield from state.oracle.ask(asked, _noisy(state, asked, 0, config.noise))
+    first = (yield from state.oracle.ask(asked, _noisy(state, asked, config.noise, slice(1)))).squeeze(1)
     changed = first != state.original[asked]
     asked, label = asked[changed], first[changed]
     if not len(asked):
         return
     halves = yield from restore_in_parts(state, asked, 1)
     quarters = yield from restore_in_parts(state, asked, 2)
-    copies = torch.stack([_noisy(state, asked, 1, config.noise), halves, quarters], dim=1)
+    again, strong = slice(1, 1 + _AGAIN), slice(1 + _AGAIN, 1 + 2 * _AGAIN)
+    noisy = [_noisy(state, asked, config.noise, again), _noisy(state, asked, config.strong_noise, strong)]
+    copies = torch.cat([*noisy, torch.stack([halves, quarters], dim=1)], dim=1)
     same = (yield from state.oracle.ask(asked, copies)) == label.unsqueeze(1)
     state.note(asked, fragile=same.float().mean(dim=1))
     agreed = same.all(dim=1)
@@ -68,8 +75,15 @@ def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[
     state.settle(asked[agreed], quarters[agreed], everything, label[agreed])
 
 
-def _noisy(state: State, rows: Tensor, number: int, std: float) -> Tensor:
+def _noisy(state: State, rows: Tensor, std: float, numbers: slice) -> Tensor:
+    """Copies of some images with noise: ``(R, K, C, H, W)`` in [0, 1]. numbers: of the K draws; each differs."""
     images = state.images[rows]
+    draws = range(1 + 2 * _AGAIN)[numbers]
     # Paths 0 to 3 of a stream are used by the scoring masks, by refinement and by clouds.
-    noise = [gaussian_noise(stream, 4, number, shape=tuple(images.shape[1:])) for stream in state.streams(rows)]
-    return (images + std * to_device(torch.stack(noise), images.device)).clamp(0, 1)
+    noise = torch.stack(
+        [
+            torch.stack([gaussian_noise(stream, 4, draw, shape=tuple(images.shape[1:])) for draw in draws])
+            for stream in state.streams(rows)
+        ]
+    )
+    return (images.unsqueeze(1) + std * to_device(noise, images.device)).clamp(0, 1)

@@ -30,12 +30,16 @@ class NecessityConfig:
 
     cloud_grids: tuple[int, ...] = (20, 12, 8)
     """Number of colours along a side, for each cloud. A region is not needed if the image keeps its label on all."""
+    large: float = 0.15
+    """Share of the tokens above which a region is asked about. Smaller ones of clean images rarely pass the transfer
+    test, and some small triggers are not needed where the classifier takes the cloud for their label."""
     query_limit: int = 47
     """Not asked if the image could then need more queries than this in all."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_cloud_grids(self.cloud_grids, "necessity.cloud_grids")
+        check(0 <= self.large <= 1, "necessity.large", "in [0, 1]", self.large)
         check(self.query_limit >= 1, "necessity.query_limit", "at least 1", self.query_limit)
 
     def max_queries(self, spent: int) -> int:
@@ -44,13 +48,14 @@ class NecessityConfig:
 
 
 def is_needed(state: State, rows: Tensor, hidden: Tensor, config: NecessityConfig) -> Rounds[Tensor]:
-    """Whether an image loses its original label without the region: ``(R,)`` bool. True if it cannot be asked.
+    """Whether an image loses its original label without the region: ``(R,)`` bool. True if it is not asked.
 
     hidden: ``(R, g, g)`` bool, the region.
     """
     needed = torch.ones_like(rows, dtype=torch.bool)
     affordable = state.oracle.queries[rows] + len(config.cloud_grids) <= config.query_limit
-    where = affordable.nonzero().squeeze(1)
+    large = hidden.flatten(1).float().mean(dim=1) > config.large
+    where = (affordable & large).nonzero().squeeze(1)
     if not len(where):
         return needed
     asked = rows[where]
