@@ -130,7 +130,7 @@ class Purification:
 
     suspicion: Tensor | None = None
     """``(B,)`` in [0, 1]: how likely the image carries a trigger, if half of all images did. ``None`` for defenses that
-    do not estimate it."""
+    do not estimate it, and with a single query for each image."""
 
     @property
     def doubt(self) -> Tensor | None:

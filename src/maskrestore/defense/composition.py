@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrestore.defense.beyond_paper.consensus import consensus
 from maskrestore.defense.beyond_paper.fragile import settle_fragile
 from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
 from maskrestore.defense.beyond_paper.photographs import masks_of_attempt
@@ -40,12 +39,9 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     state.keep_maps(rows, initial_image_scores=s_i, initial_label_scores=s_l)
     if config.refinement is not None:
         s_i, s_l = yield from refine(state, rows, s_i, s_l, config.refinement)
-    state.note(
-        rows,
-        changed=answers.changed,
-        agreed=consensus(answers.labels, answers.original),
-        contrast=answers.label_scores.flatten(1).amax(dim=1),
-    )
+    state.note(rows, changed=answers.changed)
+    if config.scores.label_score == "contrast":
+        state.note(rows, contrast=s_l.flatten(1).amax(dim=1))
     scores = combined_scores(s_i, s_l, answers, config.masks, config.scores)
     state.keep_maps(rows, scores=scores, image_scores=s_i, label_scores=s_l)
     yield from _restore_what_scores_high(state, rows, scores, config)
@@ -104,4 +100,5 @@ def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: in
     labels = yield from state.oracle.ask(rows, purified)
     state.begin(labels)
     state.keep_maps(rows, scores=scores, image_scores=scores, initial_image_scores=scores)
-    state.settle(rows, purified, levels[:, -1], labels)
+    state.settle(rows, purified, levels[:, -1], labels, tested=False)
+    state.evidence.clear()  # nothing was asked that could tell

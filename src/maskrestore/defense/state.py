@@ -18,7 +18,7 @@ __all__ = ["State", "prepared_by"]
 
 MAPS = ("scores", "image_scores", "label_scores", "initial_image_scores", "initial_label_scores")
 """Fields of :class:`Purification` that hold score maps."""
-EVIDENCE = ("changed", "agreed", "contrast", "brings", "groups", "pattern", "fragile")
+EVIDENCE = ("changed", "contrast", "brings", "pattern", "accepted")
 """What the stages find out about an image as a whole, for its suspicion: see ``beyond_paper/suspicion.py``."""
 
 
@@ -56,7 +56,7 @@ class State:
         self.maps = {name: torch.zeros(count, grid, grid) for name in MAPS}
         """Score maps by their name in :class:`Purification`; 0 if not computed."""
         self.evidence = {name: torch.zeros(count) for name in EVIDENCE}
-        """``(B,)`` each, by name; 0 if a stage did not find it out."""
+        """``(B,)`` each, by name; 0 if a stage did not find it out. Empty if nothing can tell: no suspicion then."""
         self.seconds = torch.zeros(count, dtype=torch.float64)
         """``(B,)``: share of each image in the computing time."""
         self._streams = streams
@@ -93,11 +93,13 @@ class State:
         for name, values in evidence.items():
             self.evidence[name][rows] = torch.maximum(self.evidence[name][rows], values)
 
-    def settle(self, rows: Tensor, restored: Tensor, hidden: Tensor, labels: Tensor) -> None:
+    def settle(self, rows: Tensor, restored: Tensor, hidden: Tensor, labels: Tensor, *, tested: bool = True) -> None:
         """Settle images: set their results.
 
-        restored: ``(R, C, H, W)``; hidden: ``(R, g, g)`` bool; labels: ``(R,)`` int64.
+        restored: ``(R, C, H, W)``; hidden: ``(R, g, g)`` bool; labels: ``(R,)`` int64. tested: whether what they passed
+        says that a new label is that of an image without its trigger.
         """
+        self.note(rows, accepted=(tested & (labels != self.original[rows])).float())
         self.purified[rows], self.hidden[rows], self.labels[rows] = restored, hidden, labels
         self.settled[rows] = True
 
@@ -109,9 +111,11 @@ class State:
             original_labels=self.original[rows],
             queries=self.oracle.queries[rows],
             hidden=self.hidden[rows],
-            suspicion=suspicion(
-                {name: values[rows] for name, values in self.evidence.items()},
-                self.labels[rows] != self.original[rows],
-            ),
+            suspicion=self._suspicion(rows),
             **{name: values[rows] for name, values in self.maps.items()},
         )
+
+    def _suspicion(self, rows: Tensor) -> Tensor | None:
+        if not self.evidence:
+            return None
+        return suspicion({name: values[rows] for name, values in self.evidence.items()})

@@ -68,9 +68,7 @@ def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[
     again, strong = slice(1, 1 + _AGAIN), slice(1 + _AGAIN, 1 + 2 * _AGAIN)
     noisy = [_noisy(state, asked, config.noise, again), _noisy(state, asked, config.strong_noise, strong)]
     copies = torch.cat([*noisy, torch.stack([halves, quarters], dim=1)], dim=1)
-    same = (yield from state.oracle.ask(asked, copies)) == label.unsqueeze(1)
-    state.note(asked, fragile=same.float().mean(dim=1))
-    agreed = same.all(dim=1)
+    agreed = ((yield from state.oracle.ask(asked, copies)) == label.unsqueeze(1)).all(dim=1)
     everything = torch.ones(int(agreed.sum()), state.grid, state.grid, dtype=torch.bool)
     state.settle(asked[agreed], quarters[agreed], everything, label[agreed])
 

@@ -88,7 +88,6 @@ def settle_by_groups(state: State, config: GroupTestingConfig) -> Rounds[None]:
     rows = state.open_rows
     changed = yield from _hide_groups(state, rows, windows)  # (R, 5)
     changes = changed.sum(dim=1)
-    state.note(rows, groups=changes / len(GROUPS))
     state.settled[rows] = changes == 0
     few = (changes > 0) & (changes <= SPLIT)
     rows = rows[few]

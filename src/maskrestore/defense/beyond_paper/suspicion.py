@@ -1,6 +1,8 @@
 """Suspicion: how likely an image carries a trigger, from what the stages found out anyway. It costs no query.
 
-A logistic regression on a few numbers for each image, fitted to training images of which half carried a trigger.
+A logistic regression on five numbers for each image. Its weights were fitted to images of the training splits that the
+classifiers had not learned: 1,200 with eight kinds of triggers, and 3,160 without, each kind with the same weight
+(``docs/lab-notes/broad-profile.md`` says which). They hold for the stages of ``default`` and ``broad``.
 
 Departure: not in the BDMAE paper, which always answers.
 """
@@ -15,17 +17,26 @@ from torch import Tensor
 
 __all__ = ["WEIGHTS", "suspicion"]
 
-_OFFSET = -4.0
-WEIGHTS = {"changed": 2.0, "agreed": 1.0, "contrast": 1.0, "brings": 2.0, "groups": 1.0, "accepted": 4.0}
-"""Of the evidence, by its name in :attr:`State.evidence`, and of ``accepted``: whether the label was changed."""
+_OFFSET = -1.66
+WEIGHTS = {"changed": 1.31, "contrast": -2.12, "brings": 1.17, "pattern": 2.91, "accepted": 3.52}
+"""Of the evidence, each from 0 to 1:
+
+- ``changed``: share of the random masks that changed the label.
+- ``contrast``: highest contrast of a token. A label that depends on one place, and whose restoration failed the tests,
+  depends on an object there.
+- ``brings``: share of clouds that got the label of the image with a region of it that changed the label.
+- ``pattern``: share of clouds that got it with what a filter removed.
+- ``accepted``: whether a restoration passed its tests and changed the label.
+"""
 
 
-def suspicion(evidence: Mapping[str, Tensor], accepted: Tensor) -> Tensor:
+def suspicion(evidence: Mapping[str, Tensor]) -> Tensor:
     """The probability of a trigger, if half of all images carried one: ``(B,)`` float32 in [0, 1].
 
-    evidence: ``(B,)`` each. accepted: ``(B,)`` bool, whether a restoration was accepted that changes the label.
+    evidence: ``(B,)`` each, by the names of :data:`WEIGHTS`; those that a profile does not ask for are 0.
     """
-    known = {**evidence, "accepted": accepted}
-    total = sum((weight * known[name].double() for name, weight in WEIGHTS.items()), torch.tensor(_OFFSET).double())
+    total = torch.full_like(evidence["changed"], _OFFSET, dtype=torch.float64)
+    for name, weight in WEIGHTS.items():
+        total = total + weight * evidence[name].double()
     # One by one: the last bit of a vectorised exponential depends on the place in the batch.
-    return torch.tensor([1 / (1 + math.exp(-one)) for one in total.expand(len(accepted)).tolist()])
+    return torch.tensor([1 / (1 + math.exp(-one)) for one in total.tolist()])

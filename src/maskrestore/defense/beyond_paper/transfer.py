@@ -118,7 +118,8 @@ def try_restoration(
         )
         if necessity is not None and believed.any():
             believed[believed.clone()] = yield from is_needed(state, rows[believed], hidden[believed], necessity)
-    state.settle(rows[believed], restored[believed], hidden[believed], attempt.labels[believed])
+    labels = attempt.labels[believed]
+    state.settle(rows[believed], restored[believed], hidden[believed], labels, tested=test is not None)
 
 
 def transfer_test(

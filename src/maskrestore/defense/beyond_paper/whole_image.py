@@ -56,7 +56,7 @@ class Filter:
     """``(C, H, W)`` in [0, 1] -> the same shape, in [0, 1]."""
     strength: float = 1.0
     """How strongly what was removed is added to the clouds. More than 1 for a filter that leaves a part of its
-    pattern."""
+    pattern; less for one whose patterns work when they are faint, which content does not."""
     noise: bool = False
     """Whether it removes noise. Then what the restorer cannot restore from the other tokens is added to the clouds: it
     holds the noise, and less of the content than what the filter removes."""
@@ -135,8 +135,8 @@ def _median(image: Tensor) -> Tensor:
 
 FILTERS = {
     "periodic": Filter(apply=without_peaks, strength=1.5),
-    "fine": Filter(apply=functools.partial(rescaled, scale=_SCALE), noise=True),
-    "marks": Filter(apply=_median),
+    "fine": Filter(apply=functools.partial(rescaled, scale=_SCALE), strength=0.6, noise=True),
+    "marks": Filter(apply=_median, strength=0.5),
     "slow": Filter(apply=functools.partial(without_slow_changes, periods=_SLOW), strength=1.5),
 }
 """Filters by name."""
