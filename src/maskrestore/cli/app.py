@@ -12,6 +12,7 @@ from maskrestore import __version__
 from maskrestore.cli.cost import cost
 from maskrestore.cli.demo import demo
 from maskrestore.cli.inspect import inspect
+from maskrestore.cli.lab.detect import detect
 from maskrestore.cli.lab.evaluate import evaluate
 from maskrestore.cli.lab.records import records
 from maskrestore.cli.lab.reproduce import reproduce
@@ -62,6 +63,7 @@ app.command("serve")(serve)
 app.command("inspect")(inspect)
 app.command("cost")(cost)
 app.command("evaluate")(evaluate)
+app.command("detect")(detect)
 app.command("reproduce")(reproduce)
 app.command("table")(table)
 app.add_typer(records, name="records")

@@ -9,6 +9,7 @@ from torch import nn
 
 from maskrestore.lab.attacks import make_attack
 from maskrestore.lab.data.signs import SIGN_NAMES, load_signs
+from maskrestore.lab.measure.detection import detection_records
 from maskrestore.lab.measure.record_files import cell_records, read_records
 from maskrestore.lab.measure.records import read_record
 from maskrestore.lab.victims import PACKAGED, PackagedVictim, VictimData
@@ -21,7 +22,8 @@ def small_signs(monkeypatch):
     """The street signs, but few of them."""
     data = VictimData(train=load_signs("train", count=48), test=load_signs("test", count=48))
     monkeypatch.setattr("maskrestore.lab.victims.VictimData.load", lambda name, folder=None: data)
-    monkeypatch.setattr("maskrestore.cli.lab.evaluate.load_dataset", lambda name, split, folder=None: data.test)
+    for command in ("evaluate", "detect"):
+        monkeypatch.setattr(f"maskrestore.cli.lab.{command}.load_dataset", lambda name, split, folder=None: data.test)
     return data
 
 
@@ -30,7 +32,7 @@ def lab(invoke, small_signs, grey_restorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(command: str, *options: object):
-        name = "--victim" if command == "evaluate" else "--set"
+        name = "--set" if command == "train-victim" else "--victim"
         settings = [word for setting in TINY for word in (name, setting)]
         return invoke(command, "--dataset", "signs", "--cache", tmp_path / "cache", *settings, *options)
 
@@ -57,6 +59,20 @@ def test_a_victim_is_trained_once_and_then_evaluated(lab, tmp_path):
     assert 26 <= record.cost.queries_mean <= record.cost.queries_max <= 47
     for words in ("CA", "BA", "ASR", "queries per image", "images/s", str(record.after.asr)):
         assert words in result.stdout
+
+
+def test_detectors_and_a_defense_see_the_same_images(lab, tmp_path):
+    attack = ("--train", "--attack", "badnets:3x3-color")
+    result = lab("detect", *attack, "--detector", "scale-up", "--detector", "strip", *COUNTS)
+    assert result.exit_code == 0, result.output
+    assert "badnets:3x3-color, strip: AUROC" in result.stdout
+    found = detection_records(tmp_path / "results").read().values()
+    assert [one.detector for one in found] == ["scale-up", "strip"]
+    assert {(one.clean_images, one.triggered_images) for one in found} == {(6, 5)}
+    assert "suspicion: AUROC" in lab("evaluate", *attack, "--defense", "bdmae", *COUNTS).stdout
+    (record,) = read_records(tmp_path / "results")
+    assert record.suspicion is not None
+    assert record.suspicion.doubtful_clean.trials == 6
 
 
 def test_several_attacks_and_defenses_then_a_table(lab, invoke, tmp_path):

@@ -47,7 +47,7 @@ from maskrestore.lab.victims import VictimConfig, read_victim_record, victim_att
 from maskrestore.mae.choice import DEFAULT_RESTORER, named_restorer
 from maskrestore.runtime.environment import current_environment
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "victim_from_cache"]
 
 CLEAN = "none"
 """Value of ``--attack`` for a clean model."""
@@ -133,7 +133,7 @@ def evaluate(
     test = test if pictures is None else test.named(pictures)
     records = cell_records(out_path)
     for config in victims:
-        victim = _victim(config, victim_settings or [], cache, data, train=train, device=device)
+        victim = victim_from_cache(config, victim_settings or [], cache, data, train=train, device=device)
         trigger = victim_attack(config, cache)  # after loading the victim, whose training writes a learned trigger
         for one in defenses:
             with progress(f"{config.attack or 'clean model'}, {one.entry.name}") as update:
@@ -206,7 +206,7 @@ def _setting(text: str) -> str:
     return text.partition("=")[0].partition(".")[0].strip()
 
 
-def _victim(
+def victim_from_cache(
     config: VictimConfig, settings: list[str], cache: Path | None, data: Path | None, *, train: bool, device: str
 ) -> VictimUnderTest:
     """Load a victim from the cache, or train it.

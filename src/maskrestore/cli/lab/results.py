@@ -7,12 +7,13 @@ from collections.abc import Callable
 from rich.table import Table
 
 from maskrestore.cli.terminal import out
+from maskrestore.lab.measure.detection import DetectionRecord
 from maskrestore.lab.measure.records import Record
 from maskrestore.lab.measure.run import EvaluationProgress
-from maskrestore.statistics import Rate
+from maskrestore.statistics import Auroc, Rate
 from maskrestore.types import Progress
 
-__all__ = ["RATES", "progress_of", "show_record"]
+__all__ = ["RATES", "progress_of", "show_detection", "show_record"]
 
 RATES = {
     "ca": ("CA", "clean images that get their true label"),
@@ -55,3 +56,20 @@ def show_record(record: Record) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if record.suspicion is not None and record.suspicion.auroc is not None:
+        out.print(f"suspicion: AUROC {_area(record.suspicion.auroc)}", highlight=False)
+
+
+def show_detection(record: DetectionRecord) -> None:
+    """Print the AUROC of a detector with its 95 % interval, and its queries."""
+    out.print(
+        f"{record.dataset}, {record.attack}, {record.detector}: AUROC {_area(record.auroc)} over "
+        f"{record.clean_images} clean and {record.triggered_images} triggered images; "
+        f"{record.queries_mean:.1f} queries per image, {record.seconds:.1f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _area(found: Auroc) -> str:
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

@@ -233,6 +233,7 @@ def _digest(plan: _Plan) -> str:
     return digest_of_json(asked, (plan.dataset.images[part].numpy().tobytes() for part in parts))
 
 
-def detection_records(folder: Path) -> RecordFile[DetectionRecord]:
-    """Return the file of detection records in a folder: ``detections.jsonl``."""
-    return RecordFile(folder / "detections.jsonl", DetectionRecord)
+def detection_records(path: Path) -> RecordFile[DetectionRecord]:
+    """Return the file of detection records: ``path`` itself if it ends with ``.jsonl``, else ``detections.jsonl`` in
+    that folder."""
+    return RecordFile(path if path.suffix == ".jsonl" else path / "detections.jsonl", DetectionRecord)
