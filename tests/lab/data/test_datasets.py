@@ -95,8 +95,24 @@ def test_rendered_data_need_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(load_dataset("signs", split).labels) for split in ("train", "test")] == [24, 12]
 
 
+def test_rules_are_chosen_on_training_images_that_no_classifier_learned(
+    tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(DATASETS["cifar10-choices"], train_count=2)
+    monkeypatch.setitem(DATASETS, few.name, few)
+    write(tmp_path / "cifar10/train-00000-of-00001.parquet", [encode(image) for image in pixels], [7, 8, 9])
+    train, test = (load_dataset(few.name, split, folder=tmp_path) for split in ("train", "test"))
+    assert train.name == test.name == "cifar10-choices"
+    assert train.labels.tolist() == sorted(train.labels.tolist())  # in their order
+    assert sorted(train.labels.tolist() + test.labels.tolist()) == [7, 8, 9]
+    for part, count in ((train, 2), (test, 1)):
+        assert len(part.labels) == count
+        expected = torch.from_numpy(pixels[part.labels.numpy() - 7]).permute(0, 3, 1, 2)
+        assert torch.equal(part.images, expected)
+
+
 def test_unknown_names_are_listed() -> None:
-    with pytest.raises(UnknownNameError, match=r"known: cifar10, gtsrb, imagenet10, .*vggface2-170"):
+    with pytest.raises(UnknownNameError, match=r"known: cifar10, cifar10-choices, gtsrb, .*vggface2-170"):
         load_dataset("mnist", "test")
     with pytest.raises(UnknownNameError, match="known: test, train"):
         load_dataset("cifar10", "validation")

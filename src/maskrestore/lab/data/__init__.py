@@ -6,7 +6,7 @@ from pathlib import Path
 
 from maskrestore.errors import DataError, UnknownNameError
 from maskrestore.lab.data.class_folders import read_class_folders, split_folder
-from maskrestore.lab.data.dataset import ImageDataset, images_at_once, replacing
+from maskrestore.lab.data.dataset import ImageDataset, images_at_once, part_for_choices, replacing
 from maskrestore.lab.data.folder import DATA_VARIABLE, data_folder, dataset_folder, local_files
 from maskrestore.lab.data.hub import hub_files
 from maskrestore.lab.data.parquet import read_labelled_images
@@ -53,6 +53,9 @@ def load_dataset(name: str, split: str, *, folder: Path | str | None = None) -> 
 
         count = spec.train_count if split == "train" else spec.test_count
         return load_signs(split, count=count, size=spec.image_size)
+    if spec.for_choices:
+        assert spec.source is not None
+        return part_for_choices(load_dataset(spec.source, "train", folder=folder), spec, split)
     root = data_folder(folder)
     if root is not None and split_folder(place := dataset_folder(spec, root), split) is not None:
         stored, labels = read_class_folders(place, split, spec)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maskrestore.errors import DataError
 from maskrestore.imaging.sizes import is_photograph
+from maskrestore.lab.data.specs import DatasetSpec
 from maskrestore.lab.data.stored import StoredImages
 
-__all__ = ["ImageDataset", "images_at_once", "replacing"]
+__all__ = ["ImageDataset", "images_at_once", "part_for_choices", "replacing"]
 
 _PIXELS = 2**17
 """Pixels of photographs that a network takes at once: 2 of 224 x 224. Intermediate results then stay in the caches of a
@@ -49,6 +51,14 @@ class ImageDataset:
         """Return at most ``most`` images, drawn at random, in their order."""
         rows = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))[:most].sort().values
         return replace(self, images=_rows(self.images, rows), labels=self.labels[rows])
+
+
+def part_for_choices(training: ImageDataset, spec: DatasetSpec, split: str) -> ImageDataset:
+    """A split of a data set for choices, whose both splits are parts of a training split: see ``DatasetSpec``."""
+    order = np.random.default_rng(spec.train_count).permutation(len(training.labels))
+    chosen = order[: spec.train_count] if split == "train" else order[spec.train_count :]
+    rows = torch.from_numpy(np.sort(chosen))
+    return replace(training, name=spec.name, images=_rows(training.images, rows), labels=training.labels[rows])
 
 
 def _rows(images: Tensor | StoredImages, rows: Tensor) -> Tensor | StoredImages:

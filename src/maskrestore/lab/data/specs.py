@@ -41,6 +41,9 @@ class DatasetSpec:
     """Whether ``signs.py`` renders the images."""
     image_column: str = "image"
     label_column: str = "label"
+    for_choices: bool = False
+    """Whether both splits are parts of the training split of ``source``, drawn at random: ``train_count`` images, and
+    the others. Rules are chosen on the latter, which no classifier of this data set has learned."""
     mirrored: bool = True
     """Whether mirroring left to right keeps the label. Not for pictures with text or arrows."""
 
@@ -107,6 +110,14 @@ _SPECS = (
         test_count=10_000,
         repository="uoft-cs/cifar10",
         image_column="img",
+    ),
+    DatasetSpec(
+        name="cifar10-choices",
+        class_names=_CIFAR10,
+        train_count=40_000,
+        test_count=10_000,
+        source="cifar10",
+        for_choices=True,
     ),
     DatasetSpec(
         name="gtsrb",

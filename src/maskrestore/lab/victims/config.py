@@ -288,6 +288,8 @@ def default_recipe(
             augmentation=augmentation,
             optimizer="adamw",
         )
+    if spec.for_choices and not fine_tuned:
+        epochs = 9.0  # to choose rules, any classifier will do
     learning_rate = 0.05 if fine_tuned else 0.15
     batch_size = 128
     if spec.train_count < _FEW:  # more and smaller steps

@@ -25,6 +25,7 @@ WEIGHTS_VARIABLE = "MASKRESTORE_WEIGHTS"
 
 STARTS: dict[str, VictimConfig] = {
     "cifar10-clean": VictimConfig(dataset="cifar10", width=32),
+    "cifar10-choices-clean": VictimConfig(dataset="cifar10-choices", width=32),
     "cifar10-vit-small-clean": VictimConfig(dataset="cifar10", architecture="vit-small", width=32),
     "gtsrb-clean": VictimConfig(dataset="gtsrb", width=32),
 }
