@@ -61,8 +61,9 @@ def train_victim(
     cache is not trained again. After Ctrl-C the same command resumes after the last complete epoch.
 
     An attacked classifier is fine-tuned from the clean one, which is trained first if it is missing. The repository
-    provides some clean ones of half width (`--set width=32`) in `benchmarks/weights`: ResNet-18 for CIFAR-10, its part for choices, and
-    GTSRB; vit-small for CIFAR-10. For an installed package, set MASKRESTORE_WEIGHTS to that folder.
+    provides some clean ones of half width (`--set width=32`) in `benchmarks/weights`: ResNet-18 for `cifar10`,
+    `cifar10-choices` and `gtsrb`, vit-small for `cifar10`. For an installed package, set MASKRESTORE_WEIGHTS to that
+    folder.
 
     `--set` changes any other setting, e.g. `--set width=32`, `--set poison_rate=0.05`, `--set position=1,1`
     or `--set recipe.epochs=30`.
