@@ -30,12 +30,23 @@ if [[ $what == all-to-all || $what == all ]]; then
 fi
 if [[ $what == broad || $what == all ]]; then
   # Victims that are fine-tuned for half the usual time, that of wanet for a third.
-  broad=("${run[@]}" --dataset cifar10 --defense none --defense bdmae-broad --clean 200 --triggered 200 --out $results/broad.jsonl)
-  "${broad[@]}" --victim recipe.epochs=0.5 --attack blended:full --attack sig --attack low-frequency --attack bpp \
-    --attack low-contrast --attack repeated --attack adap-blend --attack refool
-  "${broad[@]}" --victim recipe.epochs=1 --attack wanet
-  "${broad[@]}" --victim recipe.epochs=0.5 --victim mode=all-to-all --attack badnets:3x3-color
-  clean=("${run[@]}" --attack none --clean 500 --defense none --defense bdmae --defense bdmae-broad --out $results/broad.jsonl)
+  few=(--dataset cifar10 --victim width=32 --train --clean 200 --triggered 200)
+  everywhere() {
+    "$@" "${few[@]}" --victim recipe.epochs=0.5 --attack blended:full --attack sig --attack low-frequency --attack bpp \
+      --attack repeated --attack low-contrast --attack adap-blend --attack refool
+    "$@" "${few[@]}" --victim recipe.epochs=1 --attack wanet
+  }
+  somewhere() {
+    "$@" "${few[@]}" --victim recipe.epochs=0.5 --attack badnets:3x3-color --attack blended:15x15
+    "$@" "${few[@]}" --victim recipe.epochs=0.5 --victim mode=all-to-all --attack badnets:3x3-color
+  }
+  everywhere maskrestore evaluate --defense none --defense bdmae-broad --out $results/broad.jsonl
+  somewhere maskrestore evaluate --defense none --defense bdmae --defense bdmae-broad --out $results/broad.jsonl
+  detectors=(--detector strip --detector scale-up --detector teco --detector bbcal)
+  everywhere maskrestore detect "${detectors[@]}" --out $results/suspicion.jsonl
+  somewhere maskrestore detect "${detectors[@]}" --out $results/suspicion.jsonl
+  clean=(maskrestore evaluate --victim width=32 --train --attack none --clean 500
+    --defense none --defense bdmae --defense bdmae-broad --out $results/broad.jsonl)
   "${clean[@]}" --dataset cifar10
   "${clean[@]}" --dataset cifar10 --victim architecture=vit-small
   "${clean[@]}" --dataset gtsrb
