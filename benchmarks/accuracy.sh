@@ -30,7 +30,7 @@ if [[ $what == all-to-all || $what == all ]]; then
 fi
 if [[ $what == broad || $what == all ]]; then
   # Victims that are fine-tuned for half the usual time, that of wanet for a third.
-  few=(--dataset cifar10 --victim width=32 --train --clean 200 --triggered 200)
+  few=(--dataset cifar10 --victim width=32 --train)
   everywhere() {
     "$@" "${few[@]}" --victim recipe.epochs=0.5 --attack blended:full --attack sig --attack low-frequency --attack bpp \
       --attack repeated --attack low-contrast --attack adap-blend --attack refool
@@ -40,11 +40,13 @@ if [[ $what == broad || $what == all ]]; then
     "$@" "${few[@]}" --victim recipe.epochs=0.5 --attack badnets:3x3-color --attack blended:15x15
     "$@" "${few[@]}" --victim recipe.epochs=0.5 --victim mode=all-to-all --attack badnets:3x3-color
   }
-  everywhere maskrestore evaluate --defense none --defense bdmae-broad --out $results/broad.jsonl
-  somewhere maskrestore evaluate --defense none --defense bdmae --defense bdmae-broad --out $results/broad.jsonl
-  detectors=(--detector strip --detector scale-up --detector teco --detector bbcal)
-  everywhere maskrestore detect "${detectors[@]}" --out $results/suspicion.jsonl
-  somewhere maskrestore detect "${detectors[@]}" --out $results/suspicion.jsonl
+  evaluated=(maskrestore evaluate --clean 200 --triggered 200 --out $results/broad.jsonl)
+  everywhere "${evaluated[@]}" --defense none --defense bdmae-broad
+  somewhere "${evaluated[@]}" --defense none --defense bdmae --defense bdmae-broad
+  detected=(maskrestore detect --clean 100 --triggered 100 --out $results/suspicion.jsonl
+    --detector strip --detector scale-up --detector teco --detector bbcal)
+  everywhere "${detected[@]}"
+  somewhere "${detected[@]}"
   clean=(maskrestore evaluate --victim width=32 --train --attack none --clean 500
     --defense none --defense bdmae --defense bdmae-broad --out $results/broad.jsonl)
   "${clean[@]}" --dataset cifar10
