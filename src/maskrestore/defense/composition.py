@@ -56,10 +56,10 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
             photographs=config.photographs,
             necessity=config.necessity,
         )
+    if config.fragile is not None:  # first: it asks little, and filters change the label of fragile triggers in vain
+        yield from settle_fragile(state, rows, config.fragile)
     if config.whole_image is not None:
         yield from filter_whole_image(state, rows, config.whole_image)
-    if config.fragile is not None:
-        yield from settle_fragile(state, rows, config.fragile)
 
 
 def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config: BDMAEConfig) -> Rounds[None]:

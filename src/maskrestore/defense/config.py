@@ -81,7 +81,7 @@ class BDMAEConfig:
         if self.group_testing is not None:
             left_open = self.group_testing.max_queries_left_open - 1
             queries = max(self.group_testing.max_queries, left_open + queries)
-        for stage in (self.squares, self.necessity, self.whole_image, self.fragile):
+        for stage in (self.squares, self.necessity, self.fragile, self.whole_image):
             queries = queries if stage is None else stage.max_queries(queries)
         return queries
 

@@ -43,9 +43,8 @@ __all__ = ["FILTERS", "Filter", "WholeImageConfig", "filter_whole_image", "filte
 
 _SCALE = 0.75
 """Of the sides, for the filter ``fine``. Smaller ones change the label of many clean images."""
-_SLOW = 2.0
-"""Periods across the image, for the filter ``slow``. With 3, small networks of transformers lost four times as many
-clean labels."""
+_SLOW = 2.5
+"""Periods across the image, for the filter ``slow``. With 3, clean traffic signs lose their label."""
 
 
 @dataclass(frozen=True, kw_only=True)
