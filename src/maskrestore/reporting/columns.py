@@ -90,7 +90,11 @@ COLUMNS: tuple[Column, ...] = (
         meaning="The tokens that were hidden and restored, in amber.",
         draw=_draw_hidden,
     ),
-    Column(symbol="Purified", meaning="The restored image. Its label is the answer, unless another one is given.", draw=_draw_purified),
+    Column(
+        symbol="Purified",
+        meaning="The restored image. Its label is the answer, unless another is given.",
+        draw=_draw_purified,
+    ),
     Column(
         symbol="Removed",
         meaning="How much each pixel changed, times two. Black: unchanged.",
