@@ -7,14 +7,23 @@ from typing import Annotated
 
 import typer
 
-from maskrestore.cli.lab.evaluate import victim_from_cache
+from maskrestore.cli.lab.evaluate import (
+    CleanCountOption,
+    DatasetOption,
+    SeedOption,
+    TargetOption,
+    TrainOption,
+    TriggeredCountOption,
+    VictimSetOption,
+    victim_from_cache,
+)
 from maskrestore.cli.lab.results import progress_of, show_detection
 from maskrestore.cli.lab.train_victim import victim_config
 from maskrestore.cli.options import CacheOption, DataOption, DeviceOption, KeyFileOption, read_key
 from maskrestore.cli.terminal import progress, say
 from maskrestore.lab.attacks import ATTACKS
 from maskrestore.lab.baselines import DETECTORS
-from maskrestore.lab.data import DATASETS, load_dataset
+from maskrestore.lab.data import load_dataset
 from maskrestore.lab.measure.detection import detect as run_detection
 from maskrestore.lab.measure.detection import detection_records, make_detector
 from maskrestore.lab.victims import victim_attack
@@ -24,7 +33,7 @@ __all__ = ["detect"]
 
 def detect(
     *,
-    dataset: Annotated[str, typer.Option(help=f"Data set, test split: {', '.join(DATASETS)}.")] = "cifar10",
+    dataset: DatasetOption = "cifar10",
     attack: Annotated[
         list[str],
         typer.Option(
@@ -33,19 +42,12 @@ def detect(
         ),
     ],
     detector: Annotated[list[str], typer.Option(help=f"Detector to measure: {', '.join(DETECTORS)}. May be repeated.")],
-    clean: Annotated[int, typer.Option(min=1, help="Number of clean test images.")] = 500,
-    triggered: Annotated[int, typer.Option(min=1, help="Number of triggered test images.")] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of test images.")] = 0,
-    target: Annotated[int, typer.Option(min=0, help="Target class of the attack.")] = 0,
-    victim_settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--victim",
-            metavar="NAME=VALUE",
-            help="Change one setting of the victim, as `--set` of `train-victim` does. May be repeated.",
-        ),
-    ] = None,
-    train: Annotated[bool, typer.Option("--train", help="Train victims that are not in the cache.")] = False,
+    clean: CleanCountOption = 500,
+    triggered: TriggeredCountOption = 500,
+    seed: SeedOption = 0,
+    target: TargetOption = 0,
+    victim_settings: VictimSetOption = None,
+    train: TrainOption = False,
     device: DeviceOption = "cpu",
     key_file: KeyFileOption = None,
     out_path: Annotated[

@@ -47,15 +47,40 @@ from maskrestore.lab.victims import VictimConfig, read_victim_record, victim_att
 from maskrestore.mae.choice import DEFAULT_RESTORER, named_restorer
 from maskrestore.runtime.environment import current_environment
 
-__all__ = ["evaluate", "victim_from_cache"]
+__all__ = [
+    "CleanCountOption",
+    "DatasetOption",
+    "SeedOption",
+    "TargetOption",
+    "TrainOption",
+    "TriggeredCountOption",
+    "VictimSetOption",
+    "evaluate",
+    "victim_from_cache",
+]
 
 CLEAN = "none"
 """Value of ``--attack`` for a clean model."""
 
+DatasetOption = Annotated[str, typer.Option(help=f"Data set, test split: {', '.join(DATASETS)}.")]
+CleanCountOption = Annotated[int, typer.Option(min=1, help="Number of clean test images.")]
+TriggeredCountOption = Annotated[int, typer.Option(min=1, help="Number of triggered test images.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the choice of test images.")]
+TargetOption = Annotated[int, typer.Option(min=0, help="Target class of the attack.")]
+TrainOption = Annotated[bool, typer.Option("--train", help="Train victims that are not in the cache.")]
+VictimSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--victim",
+        metavar="NAME=VALUE",
+        help="Change one setting of the victim, as `--set` of `train-victim` does. May be repeated.",
+    ),
+]
+
 
 def evaluate(
     *,
-    dataset: Annotated[str, typer.Option(help=f"Data set, test split: {', '.join(DATASETS)}.")] = "cifar10",
+    dataset: DatasetOption = "cifar10",
     attack: Annotated[
         list[str],
         typer.Option(
@@ -64,8 +89,8 @@ def evaluate(
         ),
     ],
     defense: Annotated[list[str], typer.Option(help=f"Defense to measure: {', '.join(DEFENSES)}. May be repeated.")],
-    clean: Annotated[int, typer.Option(min=1, help="Number of clean test images.")] = 500,
-    triggered: Annotated[int, typer.Option(min=1, help="Number of triggered test images.")] = 500,
+    clean: CleanCountOption = 500,
+    triggered: TriggeredCountOption = 500,
     pictures: Annotated[
         str | None,
         typer.Option(
@@ -74,17 +99,10 @@ def evaluate(
             "`imagenette` that no network pretrained on ImageNet has seen.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of test images.")] = 0,
-    target: Annotated[int, typer.Option(min=0, help="Target class of the attack.")] = 0,
-    victim_settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--victim",
-            metavar="NAME=VALUE",
-            help="Change one setting of the victim, as `--set` of `train-victim` does. May be repeated.",
-        ),
-    ] = None,
-    train: Annotated[bool, typer.Option("--train", help="Train victims that are not in the cache.")] = False,
+    seed: SeedOption = 0,
+    target: TargetOption = 0,
+    victim_settings: VictimSetOption = None,
+    train: TrainOption = False,
     settings: DefenseSetOption = None,
     max_queries: MaxQueriesOption = None,
     restorer: RestorerOption = DEFAULT_RESTORER,

@@ -58,14 +58,14 @@ def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[
     asked = rows[~state.settled[rows] & (state.oracle.queries[rows] + _COPIES <= config.query_limit)]
     if not len(asked):
         return
-    first = (yield from state.oracle.ask(asked, _noisy(state, asked, config.noise, slice(1)))).squeeze(1)
+    first = (yield from state.oracle.ask(asked, _noisy(state, asked, config.noise, range(1)))).squeeze(1)
     changed = first != state.original[asked]
     asked, label = asked[changed], first[changed]
     if not len(asked):
         return
     halves = yield from restore_in_parts(state, asked, 1)
     quarters = yield from restore_in_parts(state, asked, 2)
-    again, strong = slice(1, 1 + _AGAIN), slice(1 + _AGAIN, 1 + 2 * _AGAIN)
+    again, strong = range(1, 1 + _AGAIN), range(1 + _AGAIN, 1 + 2 * _AGAIN)
     noisy = [_noisy(state, asked, config.noise, again), _noisy(state, asked, config.strong_noise, strong)]
     copies = torch.cat([*noisy, torch.stack([halves, quarters], dim=1)], dim=1)
     agreed = ((yield from state.oracle.ask(asked, copies)) == label.unsqueeze(1)).all(dim=1)
@@ -73,10 +73,9 @@ def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[
     state.settle(asked[agreed], quarters[agreed], everything, label[agreed])
 
 
-def _noisy(state: State, rows: Tensor, std: float, numbers: slice) -> Tensor:
-    """Copies of some images with noise: ``(R, K, C, H, W)`` in [0, 1]. numbers: of the K draws; each differs."""
+def _noisy(state: State, rows: Tensor, std: float, draws: range) -> Tensor:
+    """Copies of some images with noise: ``(R, K, C, H, W)`` in [0, 1]. draws: numbers of the K draws; each differs."""
     images = state.images[rows]
-    draws = range(1 + 2 * _AGAIN)[numbers]
     # Paths 0 to 3 of a stream are used by the scoring masks, by refinement and by clouds.
     noise = torch.stack(
         [
