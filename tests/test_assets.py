@@ -88,7 +88,9 @@ def test_provided_starts_are_of_the_recipes_that_victims_start_from(config: Vict
     found = provided_start(config)
     assert found is not None
     network, record = found
-    assert record["clean_accuracy"] > (0.8 if config.architecture == "vit-small" else 0.9)
+    # As on the cards. The one for choices has learned fewer images for fewer epochs.
+    least = 0.8 if config.architecture == "vit-small" else 0.88 if config.spec.for_choices else 0.9
+    assert record["clean_accuracy"] > least
     assert not network.training
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.isfinite(network(images)).all()

@@ -288,10 +288,12 @@ def test_settings_that_cannot_be_are_said_at_the_start(settings: dict[str, Any],
         checked_config({"models": {"m": {**WITHIN, **settings}}}, "the file")
 
 
-def test_without_an_original_label_the_others_work(gateway: Start) -> None:
+def test_with_a_single_query_nothing_is_in_doubt(gateway: Start) -> None:
     running = gateway({**WITHIN, **ABSTAIN, "scores": "labels", "doubt_limit": 0.0, "max_queries": 1})
     made = running.client.post("/v1/purify", content=png(CLEAN[0])).json()["decision"]
-    assert (made["label"], made["abstained"], made["original_label"], made["changed"]) == (None, True, None, None)
+    assert made["label"] == made["purified_label"]
+    assert made["suspicion"] is None
+    assert (made["doubtful"], made["abstained"], made["original_label"], made["changed"]) == (None, False, None, None)
 
 
 def test_decisions_that_were_kept_earlier_were_answered_with_the_purified_label() -> None:
