@@ -25,6 +25,7 @@ __all__ = [
     "StreamItem",
     "StreamResult",
     "StreamingClassifier",
+    "doubt_of",
 ]
 
 Classifier = Callable[[Tensor], Tensor]
@@ -140,7 +141,7 @@ class Purification:
         """
         if self.suspicion is None:
             return None
-        return torch.where(self.labels == self.original_labels, self.suspicion, 1 - self.suspicion)
+        return doubt_of(self.suspicion, kept=self.labels == self.original_labels)
 
     def doubtful(self, limit: float) -> Tensor:
         """Whether the answer is in doubt, ``(B,)`` bool: its doubt is above ``limit``. Never without a suspicion."""
@@ -164,6 +165,11 @@ class Purification:
             return None if values[0] is None else torch.cat(values)
 
         return cls(**{field.name: joined(field.name) for field in fields(cls)})  # type: ignore[arg-type]
+
+
+def doubt_of(suspicion: Tensor, *, kept: Tensor) -> Tensor:
+    """How badly answers fit a suspicion, ``(B,)`` in [0, 1]. kept: ``(B,)`` bool, whether the label stayed."""
+    return torch.where(kept, suspicion, 1 - suspicion)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrestore.defense.beyond_paper.suspicion import suspicion
+from maskrestore.defense.beyond_paper.suspicion import WEIGHTS, suspicion
 from maskrestore.defense.oracle import Oracle, Restore, Rounds
 from maskrestore.defense.streams import Stream
 from maskrestore.runtime.devices import to_host
@@ -18,8 +18,6 @@ __all__ = ["State", "prepared_by"]
 
 MAPS = ("scores", "image_scores", "label_scores", "initial_image_scores", "initial_label_scores")
 """Fields of :class:`Purification` that hold score maps."""
-EVIDENCE = ("changed", "contrast", "brings", "pattern", "accepted")
-"""What the stages find out about an image as a whole, for its suspicion: see ``beyond_paper/suspicion.py``."""
 
 
 def prepared_by(restorer: Restorer, images: Tensor) -> Any:
@@ -55,8 +53,9 @@ class State:
         """``(B,)``: images whose result is final."""
         self.maps = {name: torch.zeros(count, grid, grid) for name in MAPS}
         """Score maps by their name in :class:`Purification`; 0 if not computed."""
-        self.evidence = {name: torch.zeros(count) for name in EVIDENCE}
-        """``(B,)`` each, by name; 0 if a stage did not find it out. Empty if nothing can tell: no suspicion then."""
+        self.evidence = {name: torch.zeros(count) for name in WEIGHTS}
+        """``(B,)`` each, what the stages find out about an image as a whole, for its suspicion; 0 if a stage did not.
+        Empty if nothing can tell: no suspicion then."""
         self.seconds = torch.zeros(count, dtype=torch.float64)
         """``(B,)``: share of each image in the computing time."""
         self._streams = streams

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from maskrestore.reporting.columns import Column, columns_for
 from maskrestore.reporting.entries import Evidence, ReportEntry
 from maskrestore.reporting.names import class_label, printable
 from maskrestore.reporting.pictures import data_uri, viridis_css
+from maskrestore.reporting.verdicts import VERDICTS, Totals, choose, verdict_of
 from maskrestore.runtime.files import replaced_atomically
 
 __all__ = ["Metric", "ReportSummary", "write_report"]
@@ -60,18 +60,6 @@ class ReportSummary:
     seconds: float | None = None
 
 
-_VERDICTS: dict[str, tuple[str, str, str]] = {  # verdict: (sign, text, tone)
-    "wrong": ("✗", "wrong before and after", "bad"),
-    "lost": ("✗", "was correct, now wrong", "bad"),
-    "recovered": ("✓", "was wrong, now correct", "good"),
-    "changed": ("↻", "label changed", "note"),
-    "kept": ("✓", "correct before and after", "calm"),
-    "same": ("=", "label unchanged", "calm"),
-    "only": ("·", "label of the restored image", "calm"),
-}
-"""In the order of the report: failures come first, because a reader looks for them."""
-
-
 def write_report(
     out_dir: Path | str,
     entries: Iterable[ReportEntry],
@@ -107,8 +95,8 @@ def write_report(
     for name, value in (("max_detailed", max_detailed), ("max_listed", max_listed)):
         if value < 0:
             raise ConfigError(f"{name} is {value}; expected zero or more")
-    totals = _Totals()
-    shown, listed = _choose(totals.counted(entries), max_detailed, max_listed, evidence_of)
+    totals = Totals()
+    shown, listed = choose(totals.counted(entries), max_detailed, max_listed, evidence_of)
     columns = columns_for(shown)
     failures = iter(errors)
     page = _template().render(
@@ -139,103 +127,18 @@ def write_report(
     return path
 
 
-@dataclass
-class _Totals:
-    """Counts over all entries, whether they are shown or not."""
-
-    images: int = 0
-    compared: int = 0
-    """Images whose original label is known."""
-    changed: int = 0
-    has_truth: bool = False
-    rated: int = 0
-    """Images whose suspicion is known."""
-    doubtful: int = 0
-    abstained: int = 0
-    verdicts: Counter[str] = field(default_factory=Counter)
-    asked: int = 0
-    """Images whose queries are known."""
-    queries: int = 0
-    most_queries: int = 0
-
-    def counted(self, entries: Iterable[ReportEntry]) -> Iterator[ReportEntry]:
-        """Yield the same entries and count them."""
-        for entry in entries:
-            self.images += 1
-            self.compared += entry.original_label is not None
-            self.changed += entry.changed
-            self.has_truth |= entry.true_label is not None
-            self.rated += entry.suspicion is not None
-            self.doubtful += entry.doubtful
-            self.abstained += entry.abstained
-            self.verdicts[_verdict(entry)] += 1
-            if entry.queries is not None:
-                self.asked += 1
-                self.queries += entry.queries
-                self.most_queries = max(self.most_queries, entry.queries)
-            yield entry
-
-
-def _choose(
-    entries: Iterable[ReportEntry],
-    max_detailed: int,
-    max_listed: int,
-    evidence_of: Callable[[str], Evidence | None] | None,
-) -> tuple[list[ReportEntry], list[ReportEntry]]:
-    """Return the entries to show with pictures and those to list, both sorted by result, doubt and position."""
-    # The first entries of each result, by position, those in doubt and the others: never fewer than are needed.
-    kinds = [(verdict, doubtful) for verdict in _VERDICTS for doubtful in (True, False)]
-    candidates: dict[tuple[str, bool], dict[int, ReportEntry]] = {kind: {} for kind in kinds}
-    rows: dict[tuple[str, bool], dict[int, ReportEntry]] = {kind: {} for kind in kinds}
-    for position, entry in enumerate(entries):
-        kind = _verdict(entry), entry.doubtful
-        if (entry.evidence or evidence_of) and len(candidates[kind]) < max_detailed:
-            candidates[kind][position] = entry
-        if len(rows[kind]) < max_detailed + max_listed:
-            rows[kind][position] = replace(entry, evidence=None)
-    groups = [candidates[verdict, True] | candidates[verdict, False] for verdict in _VERDICTS]
-    shown: dict[int, ReportEntry] = {}
-    for position, entry in _share(groups, max_detailed):
-        evidence = entry.evidence or (evidence_of(entry.name) if evidence_of else None)
-        if evidence is not None:
-            shown[position] = replace(entry, evidence=evidence)
-    others = (entry for group in rows.values() for position, entry in group.items() if position not in shown)
-    return list(shown.values()), list(islice(others, max_listed))
-
-
-def _share(groups: Iterable[dict[int, ReportEntry]], count: int) -> list[tuple[int, ReportEntry]]:
-    """Choose ``count`` entries: a sixth of them from each group that has so many, the others from the first groups."""
-    lists = [list(group.items()) for group in groups]
-    taken = [min(len(group), count // (len(lists) - 1)) for group in lists]
-    taken[-1] = 0  # "only": a job with a single query has no other result
-    for index, group in enumerate(lists):
-        taken[index] += min(len(group) - taken[index], count - sum(taken))
-    return [one for group, number in zip(lists, taken, strict=True) for one in group[:number]]
-
-
-def _verdict(entry: ReportEntry) -> str:
-    if entry.original_label is None:
-        return "only"
-    if entry.true_label is None:
-        return "changed" if entry.changed else "same"
-    right_before, right_after = entry.original_label == entry.true_label, entry.label == entry.true_label
-    return {(True, True): "kept", (False, True): "recovered", (True, False): "lost", (False, False): "wrong"}[
-        right_before, right_after
-    ]
-
-
-def _verdict_counts(totals: _Totals) -> list[dict[str, Any]]:
+def _verdict_counts(totals: Totals) -> list[dict[str, Any]]:
     return [
         {"key": key, "sign": sign, "text": text, "tone": tone, "count": totals.verdicts[key]}
-        for key, (sign, text, tone) in _VERDICTS.items()
+        for key, (sign, text, tone) in VERDICTS.items()
         if totals.verdicts[key]
     ]
 
 
 def _texts(entry: ReportEntry, class_names: Sequence[str] | None) -> dict[str, Any]:
     """Return everything that is said about an entry in words."""
-    verdict = _verdict(entry)
-    sign, text, tone = _VERDICTS[verdict]
+    verdict = verdict_of(entry)
+    sign, text, tone = VERDICTS[verdict]
     return {
         "name": printable(entry.name),
         "note": printable(entry.note),
@@ -271,7 +174,7 @@ def _card(entry: ReportEntry, columns: Sequence[Column], class_names: Sequence[s
     return {**_texts(entry, class_names), "tiles": tiles, "height": height, "width": width}
 
 
-def _facts(totals: _Totals, summary: ReportSummary) -> list[tuple[str, str]]:
+def _facts(totals: Totals, summary: ReportSummary) -> list[tuple[str, str]]:
     """Return the figures under the title as pairs of a name and a value."""
     facts = [("Images", f"{totals.images:,}")]
     if totals.compared or not totals.images:

@@ -25,9 +25,9 @@ from maskrestore.lab.victims import (
     train_victim,
     victim_path,
 )
-from maskrestore.lab.victims.config import default_recipe
 from maskrestore.lab.victims.fit import fit, one_cycle
 from maskrestore.lab.victims.poisoning import clean_plan
+from maskrestore.lab.victims.recipe import default_recipe
 from maskrestore.lab.victims.store import build_network
 from maskrestore.runtime.precision import fast_arithmetic
 

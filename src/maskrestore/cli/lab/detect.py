@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from maskrestore.cli.lab.evaluate import (
+from maskrestore.cli.lab.results import progress_of, show_detection
+from maskrestore.cli.lab.train_victim import victim_config
+from maskrestore.cli.lab.victim_options import (
     CleanCountOption,
     DatasetOption,
     SeedOption,
@@ -17,8 +19,6 @@ from maskrestore.cli.lab.evaluate import (
     VictimSetOption,
     victim_from_cache,
 )
-from maskrestore.cli.lab.results import progress_of, show_detection
-from maskrestore.cli.lab.train_victim import victim_config
 from maskrestore.cli.options import CacheOption, DataOption, DeviceOption, KeyFileOption, read_key
 from maskrestore.cli.terminal import progress, say
 from maskrestore.lab.attacks import ATTACKS

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from maskrestore.cli.lab.results import progress_of, show_record
-from maskrestore.cli.lab.train_victim import train_with_progress, victim_config
+from maskrestore.cli.lab.train_victim import victim_config
+from maskrestore.cli.lab.victim_options import (
+    CleanCountOption,
+    DatasetOption,
+    SeedOption,
+    TargetOption,
+    TrainOption,
+    TriggeredCountOption,
+    VictimSetOption,
+    victim_from_cache,
+)
 from maskrestore.cli.options import (
     CacheOption,
     DataOption,
@@ -26,15 +35,14 @@ from maskrestore.cli.overrides import with_overrides
 from maskrestore.cli.terminal import progress, say
 from maskrestore.defense.beyond_paper.budget import within
 from maskrestore.defense.config import BDMAEConfig
-from maskrestore.errors import CheckpointError, ConfigError
+from maskrestore.errors import ConfigError
 from maskrestore.lab.attacks import ATTACKS
-from maskrestore.lab.data import DATASETS, load_dataset
+from maskrestore.lab.data import load_dataset
 from maskrestore.lab.measure.defenses import (
     DEFENSES,
     DefenseConfig,
     DefenseUnderTest,
     NoDefenseConfig,
-    VictimUnderTest,
     default_config,
     make_defense,
     restorer_of,
@@ -42,40 +50,14 @@ from maskrestore.lab.measure.defenses import (
 )
 from maskrestore.lab.measure.record_files import cell_records
 from maskrestore.lab.measure.run import evaluate as run_evaluation
-from maskrestore.lab.runner.resources import victim_under_test
-from maskrestore.lab.victims import VictimConfig, read_victim_record, victim_attack
+from maskrestore.lab.victims import victim_attack
 from maskrestore.mae.choice import DEFAULT_RESTORER, named_restorer
 from maskrestore.runtime.environment import current_environment
 
-__all__ = [
-    "CleanCountOption",
-    "DatasetOption",
-    "SeedOption",
-    "TargetOption",
-    "TrainOption",
-    "TriggeredCountOption",
-    "VictimSetOption",
-    "evaluate",
-    "victim_from_cache",
-]
+__all__ = ["evaluate"]
 
 CLEAN = "none"
 """Value of ``--attack`` for a clean model."""
-
-DatasetOption = Annotated[str, typer.Option(help=f"Data set, test split: {', '.join(DATASETS)}.")]
-CleanCountOption = Annotated[int, typer.Option(min=1, help="Number of clean test images.")]
-TriggeredCountOption = Annotated[int, typer.Option(min=1, help="Number of triggered test images.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the choice of test images.")]
-TargetOption = Annotated[int, typer.Option(min=0, help="Target class of the attack.")]
-TrainOption = Annotated[bool, typer.Option("--train", help="Train victims that are not in the cache.")]
-VictimSetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--victim",
-        metavar="NAME=VALUE",
-        help="Change one setting of the victim, as `--set` of `train-victim` does. May be repeated.",
-    ),
-]
 
 
 def evaluate(
@@ -222,26 +204,6 @@ def _defenses(
 def _setting(text: str) -> str:
     """Return the first part of a dotted name: ``masks`` for ``masks.rounds=3``."""
     return text.partition("=")[0].partition(".")[0].strip()
-
-
-def victim_from_cache(
-    config: VictimConfig, settings: list[str], cache: Path | None, data: Path | None, *, train: bool, device: str
-) -> VictimUnderTest:
-    """Load a victim from the cache, or train it.
-
-    settings: the options that describe it, for the error message. Raises CheckpointError when it is missing and
-    ``train`` is False.
-    """
-    if read_victim_record(config, cache) is None:
-        if not train:
-            attack = ["--attack", config.attack, "--target", str(config.target)] if config.attack else []
-            wanted = [word for setting in settings for word in ("--set", setting)]
-            command = shlex.join(["maskrestore", "train-victim", "--dataset", config.dataset, *attack, *wanted])
-            raise CheckpointError(f"the cache has no such victim; add --train, or run: {command}")
-        train_with_progress(config, cache=cache, data=data, device=device)
-    victim = victim_under_test(config, cache, device=device)
-    assert victim is not None, "the victim is in the cache"
-    return victim
 
 
 def _say_if_old(commit: str) -> None:

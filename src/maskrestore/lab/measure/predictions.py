@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskrestore.jobs.partial_results import PartialResults
 from maskrestore.lab.measure.suspicions import Suspected
-from maskrestore.types import Purification
+from maskrestore.types import Purification, doubt_of
 
 __all__ = ["Prediction", "PredictionLog"]
 
@@ -30,7 +30,6 @@ class Prediction:
     """Share of restored tokens, in [0, 1]; ``None`` for defenses without tokens."""
     suspicion: float | None = None
     """In [0, 1]; ``None`` for defenses without one."""
-    doubt: float | None = None
 
 
 class PredictionLog(PartialResults):
@@ -60,7 +59,6 @@ class PredictionLog(PartialResults):
             "queries": result.queries.tolist(),
             "restored": restored,
             "suspicion": None if result.suspicion is None else result.suspicion.tolist(),
-            "doubt": None if result.doubt is None else result.doubt.tolist(),
             "seconds": seconds,
             "passes": passes,
         }
@@ -80,15 +78,12 @@ class PredictionLog(PartialResults):
 
     def suspected(self, part: str, indices: list[int], labels: Tensor) -> Suspected | None:
         """The suspicion of the images; ``None`` if the defense has none. labels: ``(N,)``, the true ones."""
-        found = [self._rows[part, index] for index in indices]
-        suspicion, doubt = ([getattr(row, name) for row in found] for name in ("suspicion", "doubt"))
-        if None in suspicion:
+        known = [one for index in indices if (one := self._rows[part, index].suspicion) is not None]
+        if len(known) < len(indices):
             return None
-        return Suspected(
-            suspicion=torch.tensor(suspicion),
-            doubt=torch.tensor(doubt),
-            right=self.labels(part, indices) == labels,
-        )
+        suspicion, answers = torch.tensor(known), self.labels(part, indices)
+        doubt = doubt_of(suspicion, kept=answers == self.original_labels(part, indices))
+        return Suspected(suspicion=suspicion, doubt=doubt, right=answers == labels)
 
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self._rows.values())
@@ -98,13 +93,13 @@ class PredictionLog(PartialResults):
 
     def _take(self, line: dict[str, Any]) -> None:
         indices, queries = line["indices"], line["queries"]
-        optional = (line[name] or [None] * len(indices) for name in ("restored", "suspicion", "doubt"))
+        optional = (line[name] or [None] * len(indices) for name in ("restored", "suspicion"))
         columns = zip(indices, line["original"], line["label"], queries, *optional, strict=True)
         rows = {
             (line["part"], index): Prediction(
-                original=original, label=label, queries=count, restored=share, suspicion=suspicion, doubt=doubt
+                original=original, label=label, queries=count, restored=share, suspicion=suspicion
             )
-            for index, original, label, count, share, suspicion, doubt in columns
+            for index, original, label, count, share, suspicion in columns
         }
         self.seconds += line["seconds"]
         passes = line.get("passes")

@@ -2,7 +2,7 @@
 
 from maskrestore.lab.victims.architectures import ARCHITECTURES
 from maskrestore.lab.victims.augment import Augmentation
-from maskrestore.lab.victims.config import Recipe, VictimConfig, default_recipe
+from maskrestore.lab.victims.config import VictimConfig
 from maskrestore.lab.victims.fit import TrainingProgress
 from maskrestore.lab.victims.network import VictimNetwork
 from maskrestore.lab.victims.packaged import (
@@ -14,6 +14,7 @@ from maskrestore.lab.victims.packaged import (
 )
 from maskrestore.lab.victims.plain import VGG16, Conv6
 from maskrestore.lab.victims.poisoning import Restoration
+from maskrestore.lab.victims.recipe import Recipe, default_recipe
 from maskrestore.lab.victims.resnet import ResNet18, ResNet50
 from maskrestore.lab.victims.small_vit import ViTSmall
 from maskrestore.lab.victims.starts import STARTS

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from maskrestore.errors import CheckpointError, ConfigError, DataError
 from maskrestore.lab.data import StoredImages, images_at_once
 from maskrestore.lab.victims.augment import Augmentation, augment
-from maskrestore.lab.victims.config import Recipe
+from maskrestore.lab.victims.recipe import Recipe
 from maskrestore.runtime.precision import autocast
 
 __all__ = ["Companion", "Stamp", "TrainingProgress", "fit", "one_cycle", "predict"]

@@ -16,8 +16,9 @@ from maskrestore.errors import CheckpointError, UnknownNameError
 from maskrestore.lab.attacks import Attack
 from maskrestore.lab.data.specs import dataset_spec
 from maskrestore.lab.victims.architectures import ARCHITECTURES
-from maskrestore.lab.victims.config import VictimConfig, default_recipe
+from maskrestore.lab.victims.config import VictimConfig
 from maskrestore.lab.victims.pretrained import PretrainedNetwork
+from maskrestore.lab.victims.recipe import default_recipe
 from maskrestore.lab.victims.resnet import ResNet18
 from maskrestore.lab.victims.store import build_network, load_victim, read_victim_record, read_weights
 from maskrestore.lab.victims.train import victim_attack
