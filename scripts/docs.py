@@ -123,7 +123,7 @@ def settings() -> str:
 
         """
     )
-    shown = ("paper", "default", "broad", "fast", "paper-fast")
+    shown = ("paper", "default", "fast", "paper-fast")
     lines = []
     for field, config in _stages():
         meanings, head = _meanings(config), " | ".join(f"`{name}`" for name in shown)

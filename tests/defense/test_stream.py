@@ -53,12 +53,12 @@ def test_a_stream_of_mixed_sizes_gives_the_bits_of_each_image_alone(profile: str
 
 
 def test_in_any_order_the_first_to_be_settled_come_first() -> None:
-    images = [*TRIGGER.stamp(plain_images(2)), *plain_images(2)]
+    images = [*plain_images(2), *TRIGGER.stamp(plain_images(2))]
     defense = BDMAE(MeanRestorer(), "fast")
     ordered = list(defense.purify_stream(items(images), TRIGGER))
     found = list(defense.purify_stream(items(images), TRIGGER, ordered=False))
     assert [one.id for one in ordered] == ["image 0", "image 1", "image 2", "image 3"]
-    assert [one.id for one in found] == ["image 2", "image 3", "image 0", "image 1"]  # clean images need less
+    assert [one.id for one in found] == ["image 2", "image 3", "image 0", "image 1"]  # clean ones are asked about longer
     for one in found:
         (same,) = (other.result for other in ordered if other.id == one.id)
         assert same is not None

@@ -72,7 +72,7 @@ def test_queries_are_those_of_the_records() -> None:
 
 
 def test_the_records_are_of_the_profile_as_it_is_and_of_clean_checkouts() -> None:
-    expected = PROFILES["broad"].in_force(photographs=False).to_dict()
+    expected = PROFILES["default"].in_force(photographs=False).to_dict()
     for one in BROAD:
         assert one.defense.config == {
             name: {key: list(item) if isinstance(item, tuple) else item for key, item in stage.items()}

@@ -65,7 +65,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--out": ("out", "photos", "photos/out", "names.txt", "out/images", *ODD),
     "--mean": ("0.5", "0.5,0.5,0.5", "0.5,0.5", "a", *NUMBERS),
     "--std": ("0.5", "0.2,0.2,0.2", "0", *NUMBERS),
-    "--profile": ("default", "paper", "broad", "fast", "paper-fast", *ODD),
+    "--profile": ("default", "paper", "fast", "paper-fast", *ODD),
     "--set": ("masks.rounds=1", "squares=none", "masks.rounds=x", "refinement=none", "no=1", "=", "masks=1", *ODD),
     "--restorer": ("mae-tiny-32", "photos/a.png", "photos", "nobody/nothing", *ODD),
     "--precision": ("auto", "float32", "bfloat16", *ODD),

@@ -42,13 +42,12 @@ DefenseSetOption = Annotated[
         "May be repeated.",
     ),
 ]
-Profile = Literal["default", "paper", "broad", "fast", "paper-fast"]
+Profile = Literal["default", "paper", "fast", "paper-fast"]
 ProfileOption = Annotated[
     Profile,
     typer.Option(
-        help="Settings of the method. `paper` is the method as published. `broad` also looks for triggers over the "
-        "whole of a small image. `fast` and `paper-fast` need fewer queries for most images: they hide nine windows "
-        "first, and score tokens only if the label changes."
+        help="Settings of the method. `paper` is the method as published. `fast` and `paper-fast` need fewer "
+        "queries for most images: they hide nine windows first, and score tokens only if the label changes."
     ),
 ]
 ScheduleOption = Annotated[

@@ -30,7 +30,9 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
         return
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
     if config.group_testing is not None:
-        yield from settle_by_groups(state, config.group_testing)
+        cleared = yield from settle_by_groups(state, config.group_testing)
+        yield from _look_at_the_whole_image(state, cleared, config)
+        state.settled[cleared] = True
     rows = state.open_rows
     if not len(rows):
         return
@@ -56,10 +58,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
             photographs=config.photographs,
             necessity=config.necessity,
         )
-    if config.fragile is not None:  # first: it asks little, and filters change the label of fragile triggers in vain
-        yield from settle_fragile(state, rows, config.fragile)
-    if config.whole_image is not None:
-        yield from filter_whole_image(state, rows, config.whole_image)
+    yield from _look_at_the_whole_image(state, rows, config)
 
 
 def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config: BDMAEConfig) -> Rounds[None]:
@@ -88,6 +87,14 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
                 photographs=config.photographs,
                 necessity=config.necessity,
             )
+
+
+def _look_at_the_whole_image(state: State, rows: Tensor, config: BDMAEConfig) -> Rounds[None]:
+    """Look for triggers without a place in those of the images that are still open."""
+    if config.fragile is not None:  # first: it asks little, and filters change the label of fragile triggers in vain
+        yield from settle_fragile(state, rows, config.fragile)
+    if config.whole_image is not None:
+        yield from filter_whole_image(state, rows, config.whole_image)
 
 
 def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:

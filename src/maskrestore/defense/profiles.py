@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from maskrestore.defense.beyond_paper.budget import fast
 from maskrestore.defense.beyond_paper.fragile import FragileConfig
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig
@@ -19,7 +17,8 @@ from maskrestore.errors import ConfigError, UnknownNameError
 __all__ = ["PROFILES", "profile_config"]
 
 _PAPER = BDMAEConfig()
-# Chosen on training-split images, for victims on CIFAR-10 and GTSRB.
+# Chosen on training-split images, for victims on CIFAR-10 and GTSRB; the last three on images that no classifier had
+# learned.
 # - contrast instead of flips: with the packaged restorer, labels of clean images flip under many masks.
 # - consensus: if hiding any token breaks a trigger, there is no contrast, but the masks agree on the true label.
 # - transfer test: keeps clean images unchanged in which these scores find something; so a second attempt can lower the
@@ -29,30 +28,29 @@ _PAPER = BDMAEConfig()
 #   pictures of Imagenette.
 # - no refinement: it looks for tokens that flip the label when hidden. Clean images have such tokens too, and it takes
 #   20 queries, more than the transfer test.
+# - necessity: half an object may pass the transfer test.
+# - whole_image: patterns over the whole image have no region to restore.
+# - fragile: warped images lose the trigger under faint noise.
 _DEFAULT = BDMAEConfig(
     scores=ScoreConfig(label_score="contrast", contrast_windows=(1, 2), label_weight=0.6, consensus=True),
     refinement=None,
     restoration=RestorationConfig(thresholds=(0.65, 0.6, 0.55, 0.5, 0.45), attempts=(0.0, 0.2)),
     transfer_test=TransferTestConfig(),
+    necessity=NecessityConfig(),
     photographs=PhotographsConfig(),
     squares=SquaresConfig(),
+    whole_image=WholeImageConfig(),
+    fragile=FragileConfig(),
 )
-
-# Chosen on training-split images of CIFAR-10 and GTSRB that no classifier had learned.
-# - necessity: half an object may pass the transfer test.
-# - whole_image: patterns over the whole image have no region to restore.
-# - fragile: warped images lose the trigger under faint noise.
-_BROAD = replace(_DEFAULT, necessity=NecessityConfig(), whole_image=WholeImageConfig(), fragile=FragileConfig())
 
 PROFILES: dict[str, BDMAEConfig] = {
     "default": _DEFAULT,
     "paper": _PAPER,
-    "broad": _BROAD,
     "fast": fast(_DEFAULT),
     "paper-fast": fast(_PAPER),
 }
-"""``default`` was chosen by measurement; ``paper`` is the method as published. ``broad`` also looks for triggers over
-the whole image. ``fast`` and ``paper-fast`` begin with group testing, which settles most images with few queries."""
+"""``default`` was chosen by measurement; ``paper`` is the method as published. ``fast`` and ``paper-fast``
+begin with group testing, which settles most images with few queries."""
 
 
 def profile_config(profile: BDMAEConfig | str) -> BDMAEConfig:

@@ -124,10 +124,11 @@ def test_fast_recovers_the_labels_that_exact_recovers_with_fewer_queries(profile
 
 
 @pytest.mark.parametrize("profile", ["default", "paper"])
-def test_an_image_whose_label_no_window_changes_costs_six_queries(profile: str) -> None:
+def test_an_image_whose_label_nothing_changes_costs_few_queries(profile: str) -> None:
     images = torch.full((2, 3, 16, 16), 0.25)
     result = BDMAE(MeanRestorer(), fast(PROFILES[profile])).purify(images, colour_labels)
-    assert result.queries.tolist() == [6, 6]
+    more = 2 if profile == "default" else 0  # a noisy copy, and all filters together
+    assert result.queries.tolist() == [6 + more] * 2
     assert torch.equal(result.labels, result.original_labels)
     assert torch.equal(result.images, images)
 

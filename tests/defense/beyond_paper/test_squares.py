@@ -16,6 +16,8 @@ SQUARES = with_settings(
         "squares.side": 0.375,
         "squares.label_weight": 1.0,
         "squares.threshold": 0.5,
+        "whole_image": None,
+        "fragile": None,
     },
 )
 """No attempt reaches its thresholds, so that squares are all that restores anything."""
@@ -158,7 +160,7 @@ def test_squares_heed_their_limit_where_the_rest_may_cost_more() -> None:
 
 
 def test_squares_give_way_to_nothing_else() -> None:
-    default = PROFILES["default"]
+    default = with_settings(PROFILES["default"], {"necessity": None, "whole_image": None, "fragile": None})
     assert default.max_queries == 47
     assert with_settings(default, {"squares": None}).max_queries == 43
     for queries in range(43, 47):

@@ -13,7 +13,7 @@ from maskrestore.runtime.settings import with_settings
 
 TARGET = 9
 SIDE = 32
-ALONE = with_settings(PROFILES["broad"], {"squares": None, "fragile": None})
+ALONE = with_settings(PROFILES["default"], {"squares": None, "fragile": None})
 """What earlier stages leave open is left to the filters."""
 COLUMNS = torch.arange(SIDE).float()
 BARS = 0.08 * torch.sin(2 * math.pi * 6 * COLUMNS / SIDE).expand(3, SIDE, SIDE)
@@ -94,7 +94,7 @@ def test_filters_and_their_results_do_not_depend_on_the_batch() -> None:
 def test_filters_spend_what_is_left_and_no_more(limit: int) -> None:
     stamped = (smooth_images(2) + SLOPE).clamp(0, 1)
     counting = CountingClassifier(PatternClassifier(SLOPE))
-    config = within(PROFILES["broad"], limit)
+    config = within(PROFILES["default"], limit)
     result = BDMAE(MeanRestorer(), config).purify(stamped, counting)
     assert counting.queries == int(result.queries.sum())
     assert int(result.queries.max()) <= config.max_queries <= limit
@@ -121,7 +121,7 @@ def test_settings_are_checked(settings: dict[str, object]) -> None:
 def test_a_small_patch_is_left_to_the_stages_that_restore_it() -> None:
     trigger = PatchTriggerClassifier()
     clean = plain_images(4)
-    result = BDMAE(MeanRestorer(), PROFILES["broad"]).purify(trigger.stamp(clean), trigger)
+    result = BDMAE(MeanRestorer(), PROFILES["default"]).purify(trigger.stamp(clean), trigger)
     assert torch.equal(result.labels, colour_labels(clean))
     assert result.hidden is not None
     assert not result.hidden.flatten(1).all(dim=1).any()

@@ -61,7 +61,7 @@ def test_entry_identifies_the_key_without_holding_it():
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(UnknownNameError, match="affine, bdmae, bdmae-broad, bdmae-fast, bdmae-paper, "):
+    with pytest.raises(UnknownNameError, match="affine, bdmae, bdmae-fast, bdmae-paper, "):
         build("magic")
 
 

@@ -27,8 +27,8 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
 
     The other images are purified as ``config`` says, but without the comparison of the transfer test, and with at most
     as many refinement steps as fit into 47 queries in all. All-to-all triggers, with a target for each class, are not
-    looked for, nor are triggers over the whole image and fragile ones. If group testing settles an image, its maps hold
-    the share of windows that changed its label.
+    looked for. Filters of the whole image are first tried all together, which takes one query for most images. If group
+    testing settles an image, its maps hold the share of windows that changed its label.
     """
     test = config.transfer_test
     groups = GroupTestingConfig() if test is None else GroupTestingConfig(cloud_grids=test.cloud_grids)
@@ -36,13 +36,11 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
         config,
         group_testing=groups,
         transfer_test=None if test is None else replace(test, comparison=False),
-        necessity=None,
-        whole_image=None,
-        fragile=None,
+        whole_image=None if config.whole_image is None else replace(config.whole_image, together=True),
     )
     if config.refinement is None:
         return quick
-    spent = replace(quick, refinement=None, squares=None).max_queries
+    spent = _without_last(replace(quick, refinement=None)).max_queries
     return _with_steps(quick, min(config.refinement.steps, max(0, (MOST_QUERIES - spent) // 2)))
 
 
@@ -91,6 +89,10 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     return _without_masks(config, smaller, queries)
 
 
+def _without_last(config: BDMAEConfig) -> BDMAEConfig:
+    return replace(config, squares=None, necessity=None, whole_image=None, fragile=None)
+
+
 def _without_comparison(config: BDMAEConfig) -> BDMAEConfig:
     test = config.transfer_test
     return config if test is None else replace(config, transfer_test=replace(test, comparison=False))
@@ -109,8 +111,7 @@ def _with_first_attempt(config: BDMAEConfig) -> BDMAEConfig:
 
 def _without_masks(config: BDMAEConfig, smaller: BDMAEConfig, queries: int) -> BDMAEConfig:
     """The best settings without queries of masks. smaller: ``config`` after all other reductions."""
-    unasked = replace(smaller, masks=replace(smaller.masks, asked=0), squares=None)
-    unasked = replace(unasked, necessity=None, whole_image=None, fragile=None)
+    unasked = _without_last(replace(smaller, masks=replace(smaller.masks, asked=0)))
     test, attempts = config.transfer_test, config.restoration.attempts
     if test is None and unasked.max_queries <= queries:
         return unasked

@@ -1,13 +1,13 @@
 """Group testing: hide large windows first, and test smaller regions only if the label changes.
 
 1. A small trigger lies wholly inside one of nine overlapping windows. They are hidden as four pairs and one single
-   window. If none of the five changes the label, the image has no such trigger and is settled.
+   window. If none of the five changes the label, the image has no such trigger.
 2. The windows of the pairs that changed the label are hidden one by one. Those that change the label are pasted on
-   clouds of random colour (``transfer.py``). If the clouds do not get the label of the image, it is settled.
+   clouds of random colour (``transfer.py``). If the clouds do not get the label of the image, it has no such trigger.
 3. If a single window gives the clouds that label, four parts of it are hidden. The first part that passes the transfer
    test is restored.
 
-This settles most images with 6 to 20 queries. Images in which several windows act together, or that are near a decision
+This takes 6 to 20 queries for most images. Images in which several windows act together, or that are near a decision
 boundary, are left to the random masks.
 
 All-to-all triggers, with a target for each class, are not looked for: no single label follows them, and testing whether
@@ -73,38 +73,41 @@ def covering_squares(length: int, count: int, overlap: int) -> tuple[int, list[i
     return side, [round(number * (length - side) / (count - 1)) for number in range(count)]
 
 
-def settle_by_groups(state: State, config: GroupTestingConfig) -> Rounds[None]:
-    """Settle images by hiding windows, where that is possible; the others stay open.
+def settle_by_groups(state: State, config: GroupTestingConfig) -> Rounds[Tensor]:
+    """Look for a small trigger in all images by hiding windows, and settle those in which it is found.
+
+    Returns the images that have none, ``(R,)`` int64; they are still open, as are those that it cannot tell about.
 
     The maps S_l and S of an image then hold, for each token, the share of the groups over it that changed the label, or
     of the parts over it if they were hidden. Single windows of a split group are not counted. On a grid with fewer than
-    4 tokens along a side every image stays open.
+    4 tokens along a side it can tell about no image.
     """
     if state.grid < SMALLEST_GRID:
-        return
+        return torch.empty(0, dtype=torch.int64)
     side, places = covering_squares(state.grid, 3, 1)
     corners = torch.cartesian_prod(torch.tensor(places), torch.tensor(places))  # (9, 2)
     windows = square_masks(corners, side, state.grid)
     rows = state.open_rows
     changed = yield from _hide_groups(state, rows, windows)  # (R, 5)
     changes = changed.sum(dim=1)
-    state.settled[rows] = changes == 0
+    cleared = [rows[changes == 0]]
     few = (changes > 0) & (changes <= SPLIT)
     rows = rows[few]
     acting = yield from _split_groups(state, rows, changed[few], windows)  # (R, 9)
     if not len(rows):
-        return
+        return torch.cat(cleared)
     region = (acting[:, :, None, None] & windows).any(dim=1)
     grids = config.cloud_grids
     brings, _ = yield from on_clouds(state, rows, region, grids=grids, enough=len(grids), compare=False)
-    state.settled[rows] = ~brings
+    cleared.append(rows[~brings])
     one = (acting.sum(dim=1) == 1) & brings
     if one.any():
         part, offsets = covering_squares(side, 2, 2)
         inner = torch.tensor(sorted(set(itertools.product(offsets, offsets))))
         window = acting[one].long().argmax(dim=1)
         parts = torch.stack([square_masks(corner + inner, part, state.grid) for corner in corners[window]])
-        yield from _test_parts(state, rows[one], parts, config)
+        cleared.append((yield from _test_parts(state, rows[one], parts, config)))
+    return torch.cat(cleared)
 
 
 def _hide_groups(state: State, rows: Tensor, windows: Tensor) -> Rounds[Tensor]:
@@ -138,8 +141,11 @@ def _split_groups(state: State, rows: Tensor, changed: Tensor, windows: Tensor) 
     return acting
 
 
-def _test_parts(state: State, rows: Tensor, parts: Tensor, config: GroupTestingConfig) -> Rounds[None]:
-    """Test the parts of a window, ``(R, K, g, g)``, that change the label one after the other; settle the images."""
+def _test_parts(state: State, rows: Tensor, parts: Tensor, config: GroupTestingConfig) -> Rounds[Tensor]:
+    """Test the parts of a window, ``(R, K, g, g)``, that change the label one after the other.
+
+    Settles the images of which one passes, and returns the others, ``(N,)`` int64.
+    """
     restored = yield from state.restore(rows, parts)
     labels = yield from state.oracle.ask(rows, restored)
     changed = labels != state.original[rows].unsqueeze(1)
@@ -153,7 +159,7 @@ def _test_parts(state: State, rows: Tensor, parts: Tensor, config: GroupTestingC
         attempt = Attempt(restored=restored[where, number], hidden=part, labels=labels[where, number])
         found = yield from transfer_test(state, tried, attempt, grids=grids, enough=len(grids), compare=False)
         state.settle(tried[found], attempt.restored[found], part[found], attempt.labels[found])
-    state.settled[rows] = True
+    return rows[~state.settled[rows]]
 
 
 def _keep_map(state: State, rows: Tensor, hidden: Tensor, changed: Tensor) -> None:

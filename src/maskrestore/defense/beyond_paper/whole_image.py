@@ -69,6 +69,9 @@ class WholeImageConfig:
     """Keys of :data:`FILTERS`, tried one after the other."""
     cloud_grids: tuple[int, ...] = (20, 12, 4, 8)
     """Number of colours along a side, for each cloud. All clouds must get the label."""
+    together: bool = False
+    """Whether one query is first sent for the image after all filters, one after the other. If that keeps the label, no
+    filter is tried by itself."""
     query_limit: int = 47
     """No filter is tried if the image could then need more queries than this in all."""
 
@@ -86,11 +89,14 @@ class WholeImageConfig:
 
     def max_queries(self, spent: int) -> int:
         """The most queries for an image in all, if earlier stages need at most ``spent``."""
-        return max(spent, min(spent + len(self.filters) * self.price, self.query_limit))
+        wanted = int(self.together) + len(self.filters) * self.price
+        return max(spent, min(spent + wanted, self.query_limit))
 
 
 def filter_whole_image(state: State, rows: Tensor, config: WholeImageConfig) -> Rounds[None]:
     """Filter each image that is not settled, and settle those whose removed pattern passes the transfer test."""
+    if config.together:
+        rows = yield from _changed_by_all(state, rows, config)
     for name in config.filters:
         affordable = state.oracle.queries[rows] + config.price <= config.query_limit
         asked = rows[affordable & ~state.settled[rows]]
@@ -106,6 +112,18 @@ def filter_whole_image(state: State, rows: Tensor, config: WholeImageConfig) -> 
         found = changed[(yield from _brings_label(state, tested, pattern, config))]
         everything = torch.ones(len(found), state.grid, state.grid, dtype=torch.bool)
         state.settle(asked[found], pictures[found], everything, labels[found])
+
+
+def _changed_by_all(state: State, rows: Tensor, config: WholeImageConfig) -> Rounds[Tensor]:
+    """Those of the open images whose label changes after all filters."""
+    affordable = state.oracle.queries[rows] + 1 + config.price <= config.query_limit
+    asked = rows[affordable & ~state.settled[rows]]
+    if not len(asked):
+        return asked
+    pictures = state.images[asked]
+    for name in config.filters:
+        pictures = filtered(pictures, name)
+    return asked[(yield from state.oracle.ask(asked, pictures)) != state.original[asked]]
 
 
 def filtered(images: Tensor, name: str) -> Tensor:

@@ -70,7 +70,6 @@ DEFENSES: dict[str, DefenseConfig] = {
     "none": NoDefenseConfig(),
     "bdmae": PROFILES["default"],
     "bdmae-paper": PROFILES["paper"],
-    "bdmae-broad": PROFILES["broad"],
     "bdmae-fast": PROFILES["fast"],
     "bdmae-paper-fast": PROFILES["paper-fast"],
     **BASELINES,

@@ -43,8 +43,11 @@ def row(label: str, defense: str, settings: Mapping[str, Any] | None = None, *, 
 NONE = row("No defense", "none", paper="No defense")
 OURS = (
     row("BDMAE, as in the paper", "bdmae-paper", paper="Ours (Base)"),
+    row("BDMAE, regions only", "bdmae", dict.fromkeys(("necessity", "whole_image", "fragile")), paper="Ours (Base)"),
     row("BDMAE, default", "bdmae", paper="Ours (Base)"),
 )
+"""The row "regions only" is the default as it was before it looked for triggers over the whole image. It goes when all
+tables have the default."""
 PATCHCLEANSER = (
     row("PatchCleanser (Vanilla)", "patchcleanser", paper="PatchCleanser (Vanilla)"),
     row("PatchCleanser (Variant)", "patchcleanser-variant", paper="PatchCleanser (Variant)"),

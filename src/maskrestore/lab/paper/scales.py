@@ -73,9 +73,8 @@ SCALES: dict[str, Scale] = {
 """Scales by name."""
 
 SPEEDS: dict[str, float] = {
-    "bdmae": 16,
+    "bdmae": 13,
     "bdmae-paper": 9,
-    "bdmae-broad": 13,
     "bdmae-fast": 50,
     "bdmae-paper-fast": 45,
     "patchcleanser": 2,
