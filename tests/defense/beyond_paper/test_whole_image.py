@@ -100,6 +100,25 @@ def test_filters_spend_what_is_left_and_no_more(limit: int) -> None:
     assert int(result.queries.max()) <= config.max_queries <= limit
 
 
+def test_filters_together_spare_the_queries_of_each_and_miss_no_pattern() -> None:
+    clean = smooth_images(3)
+    images = torch.cat([clean, (clean + SLOPE).clamp(0, 1)])
+    victim = PatternClassifier(SLOPE, 0.1)
+    each = BDMAE(MeanRestorer(), ALONE).purify(images, victim)
+    first = BDMAE(MeanRestorer(), with_settings(ALONE, {"whole_image.together": True})).purify(images, victim)
+    assert torch.equal(first.labels, each.labels)
+    assert torch.equal(first.labels, colour_labels(torch.cat([clean, clean])))
+    spared = len(PROFILES["default"].whole_image.filters) - 1  # type: ignore[union-attr]
+    assert torch.equal(each.queries[:3] - first.queries[:3], torch.full((3,), spared))
+    assert torch.equal(first.queries[3:] - each.queries[3:], torch.ones(3, dtype=torch.int64))
+
+
+def test_fast_finds_a_pattern_over_the_whole_image() -> None:
+    clean = smooth_images(3)
+    result = BDMAE(MeanRestorer(), "fast").purify((clean + SLOPE).clamp(0, 1), PatternClassifier(SLOPE, 0.1))
+    assert torch.equal(result.labels, colour_labels(clean))
+
+
 def test_photographs_are_not_filtered() -> None:
     pattern = SLOPE.repeat(1, 3, 3)
     images = plain_images(1, size=96)

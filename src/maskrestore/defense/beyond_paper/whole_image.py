@@ -15,7 +15,7 @@ filtered image and its label are the answer.
 
 A class may look like noise, or like a green field: frogs and cats do, to some networks. The clouds have their full
 contrast, which hides such content and few triggers: at half of it, 40 of 2,200 clean images passed with ``fine``, at
-the full one none (``docs/lab-notes/broad-profile.md``).
+the full one none (``docs/lab-notes/whole-image.md``).
 
 Source of the idea: STRIP (Gao et al., 2019) and SentiNet (Chou et al., 2020), which add images to other images and
 paste regions; the filters are the usual ones. Here no other image is needed. Departure: not in the BDMAE paper, which

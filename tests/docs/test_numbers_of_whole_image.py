@@ -18,7 +18,7 @@ RECORDS = list(read_records(ROOT / "benchmarks/results/broad.jsonl"))
 BROAD = [one for one in RECORDS if one.defense.name == "bdmae-broad"]
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in (ROOT / "docs/method/broad-profile.md").read_text(encoding="utf-8").splitlines()
+    for line in (ROOT / "docs/method/whole-image.md").read_text(encoding="utf-8").splitlines()
     if line.startswith("| ")
 ]
 """The cells of each row of the page's tables."""
@@ -61,7 +61,7 @@ def test_clean_classifiers_are_those_of_the_records() -> None:
 
 
 def test_queries_are_those_of_the_records() -> None:
-    page = (ROOT / "docs/method/broad-profile.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/method/whole-image.md").read_text(encoding="utf-8")
 
     def queries(name: str) -> float:
         return mean(one.cost.queries_mean for one in RECORDS if one.attack is None and one.defense.name == name)
