@@ -85,6 +85,7 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
                 config.transfer_test,
                 first=number == 0,
                 photographs=config.photographs,
+                all_to_all=config.all_to_all,
                 necessity=config.necessity,
             )
 

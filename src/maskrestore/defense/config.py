@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig
 from maskrestore.defense.beyond_paper.fragile import FragileConfig
 from maskrestore.defense.beyond_paper.group_testing import GroupTestingConfig
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig
@@ -44,6 +45,9 @@ class BDMAEConfig:
     transfer_test: TransferTestConfig | None = None
     """Not in the paper: a restoration is accepted only if it changes the label and the region that it replaces also
     decides the label of other pictures. Otherwise the image is left unchanged."""
+    all_to_all: AllToAllConfig | None = None
+    """Not in the paper: a restoration that failed the transfer test is accepted if its region changes the label of all
+    pictures. It takes the place of the comparison of the transfer test. Not for photographs."""
     necessity: NecessityConfig | None = None
     """Not in the paper: a restoration that passed the transfer test is given up if the image keeps its label without
     the region. Not for photographs."""
@@ -64,7 +68,7 @@ class BDMAEConfig:
         attempts, tested = self.restoration.attempts, self.transfer_test is not None
         single = tested or len(attempts) == 1
         check(single, "restoration.attempts", "a single one if there is no transfer test to choose", attempts)
-        for name in ("squares", "necessity"):
+        for name in ("squares", "all_to_all", "necessity"):
             value = getattr(self, name)
             check(tested or value is None, name, "None without the transfer test", value)
 
@@ -81,15 +85,18 @@ class BDMAEConfig:
         if self.group_testing is not None:
             left_open = self.group_testing.max_queries_left_open - 1
             queries = max(self.group_testing.max_queries, left_open + queries)
-        for stage in (self.squares, self.necessity, self.fragile, self.whole_image):
+        for stage in (self.squares, self.all_to_all, self.necessity, self.fragile, self.whole_image):
             queries = queries if stage is None else stage.max_queries(queries)
         return queries
 
     def in_force(self, *, photographs: bool) -> BDMAEConfig:
         """The settings without the stages that do nothing for photographs, or for small images."""
         if photographs:
-            return replace(self, necessity=None, whole_image=None, fragile=None)
-        return replace(self, photographs=None)
+            return replace(self, all_to_all=None, necessity=None, whole_image=None, fragile=None)
+        test = self.transfer_test
+        if test is not None and self.all_to_all is not None:
+            test = replace(test, comparison=False)
+        return replace(self, photographs=None, transfer_test=test)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types. Stages that are off are left out, so a new stage changes no old digest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig
 from maskrestore.defense.beyond_paper.budget import fast
 from maskrestore.defense.beyond_paper.fragile import FragileConfig
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig
@@ -17,7 +18,7 @@ from maskrestore.errors import ConfigError, UnknownNameError
 __all__ = ["PROFILES", "profile_config"]
 
 _PAPER = BDMAEConfig()
-# Chosen on training-split images, for victims on CIFAR-10 and GTSRB; the last three on images that no classifier had
+# Chosen on training-split images, for victims on CIFAR-10 and GTSRB; the last four on images that no classifier had
 # learned.
 # - contrast instead of flips: with the packaged restorer, labels of clean images flip under many masks.
 # - consensus: if hiding any token breaks a trigger, there is no contrast, but the masks agree on the true label.
@@ -28,6 +29,7 @@ _PAPER = BDMAEConfig()
 #   pictures of Imagenette.
 # - no refinement: it looks for tokens that flip the label when hidden. Clean images have such tokens too, and it takes
 #   20 queries, more than the transfer test.
+# - all_to_all: such a trigger brings no label along.
 # - necessity: half an object may pass the transfer test.
 # - whole_image: patterns over the whole image have no region to restore.
 # - fragile: warped images lose the trigger under faint noise.
@@ -36,6 +38,7 @@ _DEFAULT = BDMAEConfig(
     refinement=None,
     restoration=RestorationConfig(thresholds=(0.65, 0.6, 0.55, 0.5, 0.45), attempts=(0.0, 0.2)),
     transfer_test=TransferTestConfig(),
+    all_to_all=AllToAllConfig(),
     necessity=NecessityConfig(),
     photographs=PhotographsConfig(),
     squares=SquaresConfig(),

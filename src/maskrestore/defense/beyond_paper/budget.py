@@ -18,7 +18,7 @@ __all__ = ["MOST_QUERIES", "fast", "scheduled", "within"]
 MOST_QUERIES = 47
 """The most queries for an image of any profile: 1 + 25 + 20 + 1, as in the paper."""
 
-_LAST = ("squares", "necessity", "whole_image", "fragile")
+_LAST = ("squares", "all_to_all", "necessity", "whole_image", "fragile")
 """Stages that use the queries that are left: each has a ``query_limit``."""
 
 
@@ -90,7 +90,7 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
 
 
 def _without_last(config: BDMAEConfig) -> BDMAEConfig:
-    return replace(config, squares=None, necessity=None, whole_image=None, fragile=None)
+    return replace(config, squares=None, all_to_all=None, necessity=None, whole_image=None, fragile=None)
 
 
 def _without_comparison(config: BDMAEConfig) -> BDMAEConfig:

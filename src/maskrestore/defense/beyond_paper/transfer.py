@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig, changes_all
 from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, check_cloud_grids, clouds, pasted
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig, is_needed
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, needs_coarse_test, shows_object
@@ -99,14 +100,16 @@ def try_restoration(
     first: bool = False,
     grids: Sequence[int] | None = None,
     photographs: PhotographsConfig | None = None,
+    all_to_all: AllToAllConfig | None = None,
     necessity: NecessityConfig | None = None,
 ) -> Rounds[None]:
     """Query a restoration of each image, and settle the images whose restoration passes the test.
 
     restored: ``(R, C, H, W)``; hidden: ``(R, g, g)``. test: ``None`` accepts every restoration. first: whether this is
     the first attempt, which needs fewer clouds and makes the comparison. grids: of the clouds; ``None``: those of the
-    test. photographs: how their large regions are tested; ``None``: as any other. necessity: whether the region must
-    also be needed; ``None``: not asked.
+    test. photographs: how their large regions are tested; ``None``: as any other. all_to_all: how those that fail the
+    test are tested for an all-to-all trigger; ``None``: not at all. necessity: whether the region must also be needed;
+    ``None``: not asked.
     """
     attempt = Attempt(restored=restored, hidden=hidden, labels=(yield from state.oracle.ask(rows, restored)))
     believed = torch.ones_like(rows, dtype=torch.bool)
@@ -116,6 +119,11 @@ def try_restoration(
         believed = yield from transfer_test(
             state, rows, attempt, grids=chosen, enough=enough, compare=compare, photographs=photographs
         )
+        doubted = ~believed & (attempt.labels != state.original[rows])
+        if all_to_all is not None and doubted.any():
+            believed[doubted] = yield from changes_all(
+                state, rows[doubted], hidden[doubted], restored[doubted], all_to_all
+            )
         if necessity is not None and believed.any():
             believed[believed.clone()] = yield from is_needed(state, rows[believed], hidden[believed], necessity)
     labels = attempt.labels[believed]
