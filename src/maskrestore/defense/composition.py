@@ -30,7 +30,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
         return
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
     if config.group_testing is not None:
-        cleared = yield from settle_by_groups(state, config.group_testing)
+        cleared = yield from settle_by_groups(state, config.group_testing, config.all_to_all)
         yield from _look_at_the_whole_image(state, cleared, config)
         state.settled[cleared] = True
     rows = state.open_rows

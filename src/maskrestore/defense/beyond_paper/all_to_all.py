@@ -59,14 +59,18 @@ class AllToAllConfig:
 
 
 def changes_all(
-    state: State, rows: Tensor, hidden: Tensor, restored: Tensor, config: AllToAllConfig
+    state: State, rows: Tensor, hidden: Tensor, restored: Tensor, config: AllToAllConfig | None, *, among: Tensor
 ) -> Rounds[Tensor]:
     """Whether the region of an image changes the label of all pictures: ``(R,)`` bool. False if it is not asked.
 
-    hidden: ``(R, g, g)`` bool, the region. restored: ``(R, C, H, W)``, the images without it.
+    hidden: ``(R, g, g)`` bool, the region. restored: ``(R, C, H, W)``, the images without it. config: ``None``: nothing
+    is asked. among: ``(R,)`` bool, the images to ask about.
     """
     found = torch.zeros_like(rows, dtype=torch.bool)
-    where = (state.oracle.queries[rows] + config.price <= config.query_limit).nonzero().squeeze(1)
+    if config is None:
+        return found
+    affordable = state.oracle.queries[rows] + config.price <= config.query_limit
+    where = (among & affordable).nonzero().squeeze(1)
     for made in (_clouds, _copies):
         if len(where):
             asked = rows[where]

@@ -26,8 +26,7 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
     """Add group testing as the first stage. It settles most images with far fewer queries.
 
     The other images are purified as ``config`` says, but without the comparison of the transfer test, and with at most
-    as many refinement steps as fit into 47 queries in all. All-to-all triggers, with a target for each class, are not
-    looked for. Filters of the whole image are first tried all together, which takes one query for most images. If group
+    as many refinement steps as fit into 47 queries in all. Filters of the whole image are first tried all together, which takes one query for most images. If group
     testing settles an image, its maps hold the share of windows that changed its label.
     """
     test = config.transfer_test

@@ -120,10 +120,7 @@ def try_restoration(
             state, rows, attempt, grids=chosen, enough=enough, compare=compare, photographs=photographs
         )
         doubted = ~believed & (attempt.labels != state.original[rows])
-        if all_to_all is not None and doubted.any():
-            believed[doubted] = yield from changes_all(
-                state, rows[doubted], hidden[doubted], restored[doubted], all_to_all
-            )
+        believed |= yield from changes_all(state, rows, hidden, restored, all_to_all, among=doubted)
         if necessity is not None and believed.any():
             believed[believed.clone()] = yield from is_needed(state, rows[believed], hidden[believed], necessity)
     labels = attempt.labels[believed]

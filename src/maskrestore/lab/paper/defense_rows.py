@@ -40,10 +40,11 @@ def row(label: str, defense: str, settings: Mapping[str, Any] | None = None, *, 
     return Row(label=label, variants=(variant(defense, settings),), paper=paper)
 
 
+_LATER_STAGES = ("all_to_all", "necessity", "whole_image", "fragile")
 NONE = row("No defense", "none", paper="No defense")
 OURS = (
     row("BDMAE, as in the paper", "bdmae-paper", paper="Ours (Base)"),
-    row("BDMAE, regions only", "bdmae", dict.fromkeys(("necessity", "whole_image", "fragile")), paper="Ours (Base)"),
+    row("BDMAE, regions only", "bdmae", dict.fromkeys(_LATER_STAGES), paper="Ours (Base)"),
     row("BDMAE, default", "bdmae", paper="Ours (Base)"),
 )
 """The row "regions only" is the default as it was before it looked for triggers over the whole image. It goes when all
