@@ -20,6 +20,7 @@ from maskrestore.errors import ConfigError
 from maskrestore.types import Classifier
 
 NECESSITY = replace(PROFILES["default"], necessity=NecessityConfig())
+CLOUDS = NecessityConfig(coarse=None)
 
 
 def marked(images: Tensor) -> Tensor:
@@ -47,17 +48,17 @@ def needed(images: Tensor, classifier: Classifier, config: NecessityConfig, spen
 
 
 def test_a_trigger_is_needed_and_half_an_object_is_not() -> None:
-    assert needed(pictures(left=True, right=False), marked, NecessityConfig()) == (True, 3)
-    assert needed(pictures(left=True, right=True), marked, NecessityConfig()) == (False, 3)
+    assert needed(pictures(left=True, right=False), marked, CLOUDS) == (True, 3)
+    assert needed(pictures(left=True, right=True), marked, CLOUDS) == (False, 3)
 
 
 def test_a_small_region_is_believed() -> None:
-    assert needed(pictures(left=True, right=True), marked, NecessityConfig(large=0.25)) == (True, 0)
-    assert needed(pictures(left=True, right=True), marked, NecessityConfig(large=0.24)) == (False, 3)
+    assert needed(pictures(left=True, right=True), marked, replace(CLOUDS, large=0.25)) == (True, 0)
+    assert needed(pictures(left=True, right=True), marked, replace(CLOUDS, large=0.24)) == (False, 3)
 
 
 def test_a_region_is_believed_if_there_are_too_few_queries_to_ask() -> None:
-    assert needed(pictures(left=True, right=True), marked, NecessityConfig(query_limit=12), spent=10) == (True, 10)
+    assert needed(pictures(left=True, right=True), marked, replace(CLOUDS, query_limit=12), spent=10) == (True, 10)
 
 
 def fooled(images: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def fooled(images: Tensor) -> Tensor:
     return (left | (marked(images).bool() & ~plain)).long()
 
 
-@pytest.mark.parametrize("necessity", [None, NecessityConfig()])
+@pytest.mark.parametrize("necessity", [None, CLOUDS])
 def test_a_restoration_is_given_up_if_the_region_is_not_needed(necessity: NecessityConfig | None) -> None:
     images = pictures(left=True, right=True)
     hidden = torch.zeros(1, 8, 8, dtype=torch.bool)
@@ -92,11 +93,33 @@ def test_a_limit_of_queries_holds(queries: int) -> None:
     assert int(result.queries) <= limited.max_queries <= queries
 
 
+def test_a_region_that_is_recognised_coarsely_shows_an_object() -> None:
+    def dark_left(images: Tensor) -> Tensor:
+        """An object: 1 if the left quarter is dark, in whatever detail."""
+        return (images[..., : images.shape[-1] // 4].mean(dim=(1, 2, 3)) < 0.4).long()
+
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    images[..., :4] *= 0.5
+    assert dark_left(images).all()
+    assert needed(images, dark_left, CLOUDS) == (True, 3)
+    assert needed(images, dark_left, NecessityConfig()) == (False, 1)
+    assert needed(pictures(left=True, right=False), marked, NecessityConfig()) == (True, 4)  # the mark is gone
+
+
+def test_with_few_queries_left_only_the_coarse_region_is_asked_about() -> None:
+    config = NecessityConfig(query_limit=12)
+    assert needed(pictures(left=True, right=False), marked, config, spent=11) == (True, 12)
+    assert needed(pictures(left=True, right=True), marked, config, spent=11) == (False, 12)
+    assert needed(pictures(left=True, right=True), marked, config, spent=12) == (True, 12)
+
+
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="cloud_grids"):
         NecessityConfig(cloud_grids=())
     with pytest.raises(ConfigError, match="large"):
         NecessityConfig(large=1.5)
+    with pytest.raises(ConfigError, match="coarse"):
+        NecessityConfig(coarse=1.0)
     with pytest.raises(ConfigError, match="query_limit"):
         NecessityConfig(query_limit=0)
     with pytest.raises(ConfigError, match="without the transfer test"):

@@ -16,8 +16,7 @@ SQUARES = with_settings(
         "squares.side": 0.375,
         "squares.label_weight": 1.0,
         "squares.threshold": 0.5,
-        "whole_image": None,
-        "fragile": None,
+        **dict.fromkeys(("necessity", "whole_image", "fragile")),
     },
 )
 """No attempt reaches its thresholds, so that squares are all that restores anything."""

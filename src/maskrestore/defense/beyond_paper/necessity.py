@@ -4,7 +4,7 @@ The transfer test (``transfer.py``) asks whether a region is enough to decide th
 of an ordinary image often is: half a truck makes a truck of any picture. But the rest of that image has the label as
 well, and loses it only because something else was restored. A trigger is needed: without it the label is gone,
 whatever takes its place. So a restoration that passed the transfer test is given up if the image keeps its label with
-clouds of random colour in the place of the region.
+clouds of random colour in the place of the region, or with the region shown coarsely (``objects.py``).
 
 Departure: not in the BDMAE paper.
 """
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds, pasted
+from maskrestore.defense.beyond_paper.objects import shows_object
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.runtime.settings import check, check_types
@@ -33,6 +34,9 @@ class NecessityConfig:
     large: float = 0.15
     """Share of the tokens above which a region is asked about. Smaller ones of clean images rarely pass the transfer
     test, and some small triggers are not needed where the classifier takes the cloud for their label."""
+    coarse: float | None = 0.5
+    """Share of the resolution at which the region is shown. It is an object, and no trigger, if the image then keeps
+    its label. ``None``: that is not asked."""
     query_limit: int = 47
     """Not asked if the image could then need more queries than this in all."""
 
@@ -40,6 +44,7 @@ class NecessityConfig:
         check_types(self)
         check_cloud_grids(self.cloud_grids, "necessity.cloud_grids")
         check(0 <= self.large <= 1, "necessity.large", "in [0, 1]", self.large)
+        check(self.coarse is None or 0 < self.coarse < 1, "necessity.coarse", "in (0, 1)", self.coarse)
         check(self.query_limit >= 1, "necessity.query_limit", "at least 1", self.query_limit)
 
     def max_queries(self, spent: int) -> int:
@@ -53,9 +58,16 @@ def is_needed(state: State, rows: Tensor, hidden: Tensor, config: NecessityConfi
     hidden: ``(R, g, g)`` bool, the region.
     """
     needed = torch.ones_like(rows, dtype=torch.bool)
-    affordable = state.oracle.queries[rows] + len(config.cloud_grids) <= config.query_limit
     large = hidden.flatten(1).float().mean(dim=1) > config.large
-    where = (affordable & large).nonzero().squeeze(1)
+
+    def asked_about(queries: int) -> Tensor:
+        affordable = state.oracle.queries[rows] + queries <= config.query_limit
+        return (large & needed & affordable).nonzero().squeeze(1)
+
+    if config.coarse is not None and len(where := asked_about(1)):
+        cells = max(1, round(config.coarse * state.images.shape[-1]))
+        needed[where] = ~(yield from shows_object(state, rows[where], hidden[where], cells))
+    where = asked_about(len(config.cloud_grids))
     if not len(where):
         return needed
     asked = rows[where]

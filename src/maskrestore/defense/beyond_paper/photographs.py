@@ -10,8 +10,8 @@ mistakes it for one. So for images of more than 64 x 64 pixels
    trigger in view, it comes back;
 2. squares are a little larger (``squares.py``). The second one is tried only if it is restored nearly as badly as the
    first, as all squares are that cover most of a faint trigger;
-3. a large region whose restoration changes the label is shown coarsely, in its place in the image. An object is still
-   recognised; the pattern of a trigger is gone. If the image keeps its label, the restoration is not accepted.
+3. a large region whose restoration changes the label is shown coarsely, in its place in the image (``objects.py``). If
+   the image keeps its label, the restoration is not accepted.
 
 The coarse picture takes the place of the last cloud, so an image needs no more queries. Small regions rarely hold an
 object, and some icons keep their effect when they are coarse, so only large ones are tested.
@@ -26,15 +26,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.restoration import RestorationConfig, adaptive_masks
-from maskrestore.defense.state import State
-from maskrestore.imaging.patches import tokens_to_pixels
-from maskrestore.imaging.resize import resize
-from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["PhotographsConfig", "masks_of_attempt", "needs_coarse_test", "shows_object"]
+__all__ = ["PhotographsConfig", "masks_of_attempt", "needs_coarse_test"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +92,3 @@ def needs_coarse_test(hidden: Tensor, config: PhotographsConfig | None) -> Tenso
     if config is None:
         return torch.zeros(len(hidden), dtype=torch.bool)
     return hidden.flatten(1).double().mean(dim=1) > config.small_region
-
-
-def shows_object(state: State, rows: Tensor, hidden: Tensor, cells: int) -> Rounds[Tensor]:
-    """Whether each image keeps its label when a region, ``(R, g, g)`` bool, is coarse: ``(R,)`` bool. One query."""
-    images = state.images[rows]
-    height, width = images.shape[-2:]
-    coarse = resize(resize(images, min(cells, height), min(cells, width)), height, width).clamp(0, 1)
-    region = tokens_to_pixels(to_device(hidden, images.device), height, width)  # (R, 1, H, W)
-    labels = yield from state.oracle.ask(rows, torch.where(region, coarse, images))
-    return labels == state.original[rows]

@@ -27,7 +27,8 @@ from torch import Tensor
 from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig, changes_all
 from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, check_cloud_grids, clouds, pasted
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig, is_needed
-from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, needs_coarse_test, shows_object
+from maskrestore.defense.beyond_paper.objects import shows_object
+from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, needs_coarse_test
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.imaging.resize import resize
