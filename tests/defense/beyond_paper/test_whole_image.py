@@ -105,7 +105,7 @@ def test_filters_together_spare_the_queries_of_each_and_miss_no_pattern() -> Non
     images = torch.cat([clean, (clean + SLOPE).clamp(0, 1)])
     victim = PatternClassifier(SLOPE, 0.1)
     each = BDMAE(MeanRestorer(), ALONE).purify(images, victim)
-    first = BDMAE(MeanRestorer(), with_settings(ALONE, {"whole_image.together": True})).purify(images, victim)
+    first = BDMAE(MeanRestorer(), with_settings(ALONE, {"whole_image.together": ("slow",)})).purify(images, victim)
     assert torch.equal(first.labels, each.labels)
     assert torch.equal(first.labels, colour_labels(torch.cat([clean, clean])))
     spared = len(PROFILES["default"].whole_image.filters) - 1  # type: ignore[union-attr]
@@ -130,7 +130,7 @@ def test_photographs_are_not_filtered() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"filters": ()}, {"filters": ("sharp",)}, {"cloud_grids": ()}, {"query_limit": 0}]
+    "settings", [{"filters": ()}, {"filters": ("sharp",)}, {"together": ("sharp",)}, {"cloud_grids": ()}, {"query_limit": 0}]
 )
 def test_settings_are_checked(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="whole_image"):

@@ -18,6 +18,8 @@ __all__ = ["MOST_QUERIES", "fast", "scheduled", "within"]
 MOST_QUERIES = 47
 """The most queries for an image of any profile: 1 + 25 + 20 + 1, as in the paper."""
 
+_TOGETHER = ("periodic", "fine", "slow")
+"""Filters of ``fast`` that are first tried together. With ``marks``, too many clean images lose their label."""
 _LAST = ("squares", "all_to_all", "necessity", "whole_image", "fragile")
 """Stages that use the queries that are left: each has a ``query_limit``."""
 
@@ -26,8 +28,9 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
     """Add group testing as the first stage. It settles most images with far fewer queries.
 
     The other images are purified as ``config`` says, but without the comparison of the transfer test, and with at most
-    as many refinement steps as fit into 47 queries in all. Filters of the whole image are first tried all together, which takes one query for most images. If group
-    testing settles an image, its maps hold the share of windows that changed its label.
+    as many refinement steps as fit into 47 queries in all. Filters of the whole image are first tried together, which
+    takes one query for most images. If group testing settles an image, its maps hold the share of windows that changed
+    its label.
     """
     test = config.transfer_test
     groups = GroupTestingConfig() if test is None else GroupTestingConfig(cloud_grids=test.cloud_grids)
@@ -35,7 +38,7 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
         config,
         group_testing=groups,
         transfer_test=None if test is None else replace(test, comparison=False),
-        whole_image=None if config.whole_image is None else replace(config.whole_image, together=True),
+        whole_image=None if config.whole_image is None else replace(config.whole_image, together=_TOGETHER),
     )
     if config.refinement is None:
         return quick

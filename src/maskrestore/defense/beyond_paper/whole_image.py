@@ -69,16 +69,18 @@ class WholeImageConfig:
     """Keys of :data:`FILTERS`, tried one after the other."""
     cloud_grids: tuple[int, ...] = (20, 12, 4, 8)
     """Number of colours along a side, for each cloud. All clouds must get the label."""
-    together: bool = False
-    """Whether one query is first sent for the image after all filters, one after the other. If that keeps the label, no
-    filter is tried by itself."""
+    together: tuple[str, ...] = ()
+    """Filters that are first applied one after the other, for one query. If the label stays, no filter is tried by
+    itself. Empty: each filter is tried by itself at once."""
     query_limit: int = 47
     """No filter is tried if the image could then need more queries than this in all."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        known = len(self.filters) > 0 and all(name in FILTERS for name in self.filters)
-        check(known, "whole_image.filters", f"one or more of {', '.join(FILTERS)}", self.filters)
+        check(len(self.filters) > 0, "whole_image.filters", "one or more", self.filters)
+        for name in ("filters", "together"):
+            known = all(one in FILTERS for one in getattr(self, name))
+            check(known, f"whole_image.{name}", f"of {', '.join(FILTERS)}", getattr(self, name))
         check_cloud_grids(self.cloud_grids, "whole_image.cloud_grids")
         check(self.query_limit >= 1, "whole_image.query_limit", "at least 1", self.query_limit)
 
@@ -89,14 +91,14 @@ class WholeImageConfig:
 
     def max_queries(self, spent: int) -> int:
         """The most queries for an image in all, if earlier stages need at most ``spent``."""
-        wanted = int(self.together) + len(self.filters) * self.price
+        wanted = int(bool(self.together)) + len(self.filters) * self.price
         return max(spent, min(spent + wanted, self.query_limit))
 
 
 def filter_whole_image(state: State, rows: Tensor, config: WholeImageConfig) -> Rounds[None]:
     """Filter each image that is not settled, and settle those whose removed pattern passes the transfer test."""
     if config.together:
-        rows = yield from _changed_by_all(state, rows, config)
+        rows = yield from _changed_together(state, rows, config)
     for name in config.filters:
         affordable = state.oracle.queries[rows] + config.price <= config.query_limit
         asked = rows[affordable & ~state.settled[rows]]
@@ -114,14 +116,14 @@ def filter_whole_image(state: State, rows: Tensor, config: WholeImageConfig) -> 
         state.settle(asked[found], pictures[found], everything, labels[found])
 
 
-def _changed_by_all(state: State, rows: Tensor, config: WholeImageConfig) -> Rounds[Tensor]:
-    """Those of the open images whose label changes after all filters."""
+def _changed_together(state: State, rows: Tensor, config: WholeImageConfig) -> Rounds[Tensor]:
+    """Those of the open images whose label changes after several filters."""
     affordable = state.oracle.queries[rows] + 1 + config.price <= config.query_limit
     asked = rows[affordable & ~state.settled[rows]]
     if not len(asked):
         return asked
     pictures = state.images[asked]
-    for name in config.filters:
+    for name in config.together:
         pictures = filtered(pictures, name)
     return asked[(yield from state.oracle.ask(asked, pictures)) != state.original[asked]]
 
