@@ -20,6 +20,7 @@ from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds, p
 from maskrestore.defense.beyond_paper.objects import shows_object
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
+from maskrestore.imaging.filters import rescaled
 from maskrestore.runtime.settings import check, check_types
 
 __all__ = ["NecessityConfig", "is_needed"]
@@ -32,18 +33,21 @@ class NecessityConfig:
     cloud_grids: tuple[int, ...] = (20, 12, 8)
     """Number of colours along a side, for each cloud. A region is not needed if the image keeps its label on all."""
     large: float = 0.15
-    """Share of the tokens above which a region is asked about. Smaller ones of clean images rarely pass the transfer
+    """Share of the tokens above which clouds take the place of a region. Smaller ones of clean images rarely pass the transfer
     test, and some small triggers are not needed where the classifier takes the cloud for their label."""
-    coarse: float | None = 0.5
+    coarse: float | None = 0.75
     """Share of the resolution at which the region is shown. It is an object, and no trigger, if the image then keeps
     its label. ``None``: that is not asked."""
+    small: float = 0.05
+    """Share of the tokens up to which a region is not shown coarsely."""
     query_limit: int = 47
     """Not asked if the image could then need more queries than this in all."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_cloud_grids(self.cloud_grids, "necessity.cloud_grids")
-        check(0 <= self.large <= 1, "necessity.large", "in [0, 1]", self.large)
+        for name in ("large", "small"):
+            check(0 <= getattr(self, name) <= 1, f"necessity.{name}", "in [0, 1]", getattr(self, name))
         check(self.coarse is None or 0 < self.coarse < 1, "necessity.coarse", "in (0, 1)", self.coarse)
         check(self.query_limit >= 1, "necessity.query_limit", "at least 1", self.query_limit)
 
@@ -58,16 +62,16 @@ def is_needed(state: State, rows: Tensor, hidden: Tensor, config: NecessityConfi
     hidden: ``(R, g, g)`` bool, the region.
     """
     needed = torch.ones_like(rows, dtype=torch.bool)
-    large = hidden.flatten(1).float().mean(dim=1) > config.large
+    share = hidden.flatten(1).float().mean(dim=1)
 
-    def asked_about(queries: int) -> Tensor:
+    def asked_about(above: float, queries: int) -> Tensor:
         affordable = state.oracle.queries[rows] + queries <= config.query_limit
-        return (large & needed & affordable).nonzero().squeeze(1)
+        return (needed & affordable & (share > above)).nonzero().squeeze(1)
 
-    if config.coarse is not None and len(where := asked_about(1)):
-        cells = max(1, round(config.coarse * state.images.shape[-1]))
-        needed[where] = ~(yield from shows_object(state, rows[where], hidden[where], cells))
-    where = asked_about(len(config.cloud_grids))
+    if config.coarse is not None and len(where := asked_about(config.small, 1)):
+        coarse = torch.stack([rescaled(image, config.coarse) for image in state.images[rows[where]]])
+        needed[where] = ~(yield from shows_object(state, rows[where], hidden[where], coarse))
+    where = asked_about(config.large, len(config.cloud_grids))
     if not len(where):
         return needed
     asked = rows[where]

@@ -28,7 +28,7 @@ from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig, changes_
 from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, check_cloud_grids, clouds, pasted
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig, is_needed
 from maskrestore.defense.beyond_paper.objects import shows_object
-from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, needs_coarse_test
+from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, coarse, needs_coarse_test
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.imaging.resize import resize
@@ -153,7 +153,8 @@ def transfer_test(
     large = needs_coarse_test(attempt.hidden, photographs if len(grids) > 1 else None)
     usual, tested = ((changed & chosen).nonzero().squeeze(1) for chosen in (~large, large))
     if photographs is not None and len(tested):
-        tested = tested[~(yield from shows_object(state, rows[tested], attempt.hidden[tested], photographs.cells))]
+        pictures = coarse(state.images[rows[tested]], photographs.cells)
+        tested = tested[~(yield from shows_object(state, rows[tested], attempt.hidden[tested], pictures))]
     for place, some in ((usual, grids), (tested, grids[:-1])):
         if len(place):
             found[place] = yield from _on_other_pictures(
