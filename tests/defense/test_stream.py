@@ -58,7 +58,7 @@ def test_in_any_order_the_first_to_be_settled_come_first() -> None:
     ordered = list(defense.purify_stream(items(images), TRIGGER))
     found = list(defense.purify_stream(items(images), TRIGGER, ordered=False))
     assert [one.id for one in ordered] == ["image 0", "image 1", "image 2", "image 3"]
-    assert [one.id for one in found] == ["image 2", "image 3", "image 0", "image 1"]  # clean ones are asked about longer
+    assert [one.id for one in found] == ["image 2", "image 3", "image 0", "image 1"]  # clean ones take longer
     for one in found:
         (same,) = (other.result for other in ordered if other.id == one.id)
         assert same is not None

@@ -130,7 +130,8 @@ def test_photographs_are_not_filtered() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"filters": ()}, {"filters": ("sharp",)}, {"together": ("sharp",)}, {"cloud_grids": ()}, {"query_limit": 0}]
+    "settings",
+    [{"filters": ()}, {"filters": ("sharp",)}, {"together": ("sharp",)}, {"cloud_grids": ()}, {"query_limit": 0}],
 )
 def test_settings_are_checked(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="whole_image"):

@@ -28,13 +28,13 @@ __all__ = ["NecessityConfig", "is_needed"]
 
 @dataclass(frozen=True, kw_only=True)
 class NecessityConfig:
-    """Clouds in the place of a region, for restorations that passed the transfer test. Raises ConfigError."""
+    """A coarse region, and clouds in its place, for restorations that passed the transfer test. Raises ConfigError."""
 
     cloud_grids: tuple[int, ...] = (20, 12, 8)
     """Number of colours along a side, for each cloud. A region is not needed if the image keeps its label on all."""
     large: float = 0.15
-    """Share of the tokens above which clouds take the place of a region. Smaller ones of clean images rarely pass the transfer
-    test, and some small triggers are not needed where the classifier takes the cloud for their label."""
+    """Share of the tokens above which clouds take the place of a region. Smaller ones of clean images rarely pass the
+    transfer test, and some small triggers are not needed where the classifier takes the cloud for their label."""
     coarse: float | None = 0.75
     """Share of the resolution at which the region is shown. It is an object, and no trigger, if the image then keeps
     its label. ``None``: that is not asked."""

@@ -1,8 +1,8 @@
 """Objects: a region that keeps the label of its image when it is shown coarsely shows an object.
 
 Half a truck is a truck on any picture, so it passes the transfer test (``transfer.py``) as a trigger does. What tells
-them apart is detail: a truck is a truck without it, and nearly all triggers are lost. Small regions are not asked about,
-since they rarely hold an object, and some icons and plain patches survive.
+them apart is detail: a truck is a truck without it, and nearly all triggers are lost. Small regions are not asked
+about, since they rarely hold an object, and some icons and plain patches survive.
 
 Departure: not in the BDMAE paper.
 """
