@@ -5,11 +5,13 @@ from torch import Tensor
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense import BDMAE, PROFILES
-from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig, changes_all, copies
+from maskrestore.defense.beyond_paper.all_to_all import PRICE, AllToAllConfig, changes_all, copies
+from maskrestore.defense.beyond_paper.clouds import clouds
 from maskrestore.defense.oracle import Oracle, run
 from maskrestore.defense.state import State
 from maskrestore.defense.streams import Stream
 from maskrestore.errors import ConfigError
+from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.runtime.settings import with_settings
 from maskrestore.types import Classifier
 
@@ -32,8 +34,17 @@ def asked(images: Tensor, classifier: Classifier, config: AllToAllConfig, spent:
     oracle = Oracle(count, 47)
     oracle.queries += spent
     state = State(images, [Stream(0, image) for image in images], restorer, oracle)
-    everyone = torch.ones(count, dtype=torch.bool)
-    stage = changes_all(state, state.all_rows, hidden, restorer.restore(images, hidden), config, among=everyone)
+    (cloud,) = clouds(images, state.streams(state.all_rows), (20,)).unbind(dim=1)
+    stage = changes_all(
+        state,
+        state.all_rows,
+        hidden,
+        restorer.restore(images, hidden),
+        config,
+        among=torch.ones(count, dtype=torch.bool),
+        cloud_grid=20,
+        on_cloud=all_to_all(torch.where(tokens_to_pixels(hidden, 16, 16), images, cloud)),
+    )
     return run(stage, restorer, classifier), oracle.queries - spent
 
 
@@ -41,14 +52,14 @@ def test_a_trigger_changes_the_label_of_all_pictures() -> None:
     counting = CountingClassifier(all_to_all)
     found, queries = asked(TRIGGER.stamp(plain_images(4)), counting, CONFIG)
     assert found.all()
-    assert queries.tolist() == [CONFIG.price] * 4
-    assert counting.queries == 4 * CONFIG.price
+    assert queries.tolist() == [PRICE] * 4
+    assert counting.queries == 4 * PRICE
 
 
 def test_what_does_not_change_a_cloud_is_not_asked_about_again() -> None:
     found, queries = asked(plain_images(4), all_to_all, CONFIG)
     assert not found.any()
-    assert queries.tolist() == [2] * 4
+    assert queries.tolist() == [1] * 4
 
 
 def test_what_changes_a_cloud_and_not_the_copies_is_no_trigger() -> None:
@@ -59,11 +70,11 @@ def test_what_changes_a_cloud_and_not_the_copies_is_no_trigger() -> None:
 
     found, queries = asked(TRIGGER.stamp(plain_images(4)), only_clouds, CONFIG)
     assert not found.any()
-    assert queries.tolist() == [CONFIG.price] * 4
+    assert queries.tolist() == [PRICE] * 4
 
 
 def test_nothing_is_asked_that_cannot_be_paid() -> None:
-    found, queries = asked(TRIGGER.stamp(plain_images(2)), all_to_all, CONFIG, spent=47 - CONFIG.price + 1)
+    found, queries = asked(TRIGGER.stamp(plain_images(2)), all_to_all, CONFIG, spent=47 - PRICE + 1)
     assert not found.any()
     assert queries.tolist() == [0, 0]
 
@@ -88,7 +99,7 @@ def test_copies_are_noisy_and_shifted_and_do_not_depend_on_the_batch() -> None:
     assert torch.equal(copies(images[1:2], streams[1:2], 0.1), made[1:2])
 
 
-@pytest.mark.parametrize("settings", [{"cloud_grids": ()}, {"noise": 0.0}, {"query_limit": 0}])
+@pytest.mark.parametrize("settings", [{"noise": 0.0}, {"query_limit": 0}])
 def test_settings_are_checked(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="all_to_all"):
         AllToAllConfig(**settings)  # type: ignore[arg-type]

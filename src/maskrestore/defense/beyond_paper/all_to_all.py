@@ -1,10 +1,10 @@
 """All-to-all triggers: a target for each class. They give no label to other pictures, but change the label of all.
 
 The transfer test (``transfer.py``) asks whether a region gives its label to pictures of random colour. If it does not,
-this stage asks whether the region *changes* the label of other pictures: of a fine cloud and, if so, of two copies of
-the purified image, with noise and shifted. Each is asked about with the region and without it. A trigger changes the
-label of all three. A part of an ordinary image changes the label of some copies, and hardly ever that of a fine cloud,
-where it is lost.
+this stage asks whether the region *changes* the label of other pictures: of the first cloud, the finest, and, if so, of
+two copies of the purified image, with noise and shifted. Each is asked about with the region and without it. A trigger
+changes the label of all three. A part of an ordinary image changes the label of some copies, and hardly ever that of a
+fine cloud, where it is lost.
 
 Departure: not in the BDMAE paper, whose method believes any restoration.
 """
@@ -17,26 +17,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds, pasted
+from maskrestore.defense.beyond_paper.clouds import clouds, pasted
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.defense.streams import Stream, gaussian_noise
 from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["AllToAllConfig", "changes_all", "copies"]
+__all__ = ["PRICE", "AllToAllConfig", "changes_all", "copies"]
 
 _SHIFT = 1 / 16
 """Of the width. What leaves a copy on one side comes back on the other."""
-_COPIES = 2
+PRICE = 1 + 2 * 2
+"""The most queries for one region: a cloud without it, and two copies with and without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllToAllConfig:
     """All-to-all triggers, for restorations that failed the transfer test. Raises ConfigError."""
 
-    cloud_grids: tuple[int, ...] = (20,)
-    """Number of colours along a side, for each cloud. The region must change the label of all."""
     noise: float = 0.1
     """Standard deviation of the noise in the first copy, for pixels in [0, 1]."""
     query_limit: int = 47
@@ -44,14 +43,8 @@ class AllToAllConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_cloud_grids(self.cloud_grids, "all_to_all.cloud_grids")
         check(0 < self.noise <= 1, "all_to_all.noise", "in (0, 1]", self.noise)
         check(self.query_limit >= 1, "all_to_all.query_limit", "at least 1", self.query_limit)
-
-    @property
-    def price(self) -> int:
-        """The most queries for one region."""
-        return 2 * (len(self.cloud_grids) + _COPIES)
 
     def max_queries(self, spent: int) -> int:
         """The most queries for an image in all, if the other stages need at most ``spent``."""
@@ -59,36 +52,38 @@ class AllToAllConfig:
 
 
 def changes_all(
-    state: State, rows: Tensor, hidden: Tensor, restored: Tensor, config: AllToAllConfig | None, *, among: Tensor
+    state: State,
+    rows: Tensor,
+    hidden: Tensor,
+    restored: Tensor,
+    config: AllToAllConfig,
+    *,
+    among: Tensor,
+    cloud_grid: int,
+    on_cloud: Tensor,
 ) -> Rounds[Tensor]:
     """Whether the region of an image changes the label of all pictures: ``(R,)`` bool. False if it is not asked.
 
-    hidden: ``(R, g, g)`` bool, the region. restored: ``(R, C, H, W)``, the images without it. config: ``None``: nothing
-    is asked. among: ``(R,)`` bool, the images to ask about.
+    hidden: ``(R, g, g)`` bool, the region. restored: ``(R, C, H, W)``, the images without it. among: ``(R,)`` bool, the
+    images to ask about. cloud_grid: number of colours along a side of the cloud. on_cloud: ``(R,)`` int64, its label
+    with the region, which is known already.
     """
     found = torch.zeros_like(rows, dtype=torch.bool)
-    if config is None:
+    where = (among & (state.oracle.queries[rows] + PRICE <= config.query_limit)).nonzero().squeeze(1)
+    if not len(where):
         return found
-    affordable = state.oracle.queries[rows] + config.price <= config.query_limit
-    where = (among & affordable).nonzero().squeeze(1)
-    for made in (_clouds, _copies):
-        if len(where):
-            asked = rows[where]
-            pictures = made(state, asked, restored[where], config)
-            alone = yield from state.oracle.ask(asked, pictures)
-            pasted_on = pasted(state.images[asked], hidden[where], pictures, in_place=True)
-            changed = ((yield from state.oracle.ask(asked, pasted_on)) != alone).all(dim=1)
-            where = where[changed]
-    found[where] = True
+    asked = rows[where]
+    cloud = clouds(state.images[asked], state.streams(asked), (cloud_grid,))[:, 0]
+    where = where[(yield from state.oracle.ask(asked, cloud)) != on_cloud[where]]
+    if not len(where):
+        return found
+    asked = rows[where]
+    pictures = copies(restored[where], state.streams(asked), config.noise)
+    alone = yield from state.oracle.ask(asked, pictures)
+    with_region = pasted(state.images[asked], hidden[where], pictures, in_place=True)
+    changed = (yield from state.oracle.ask(asked, with_region)) != alone
+    found[where] = changed.all(dim=1)
     return found
-
-
-def _clouds(state: State, rows: Tensor, restored: Tensor, config: AllToAllConfig) -> Tensor:
-    return clouds(restored, state.streams(rows), config.cloud_grids)
-
-
-def _copies(state: State, rows: Tensor, restored: Tensor, config: AllToAllConfig) -> Tensor:
-    return copies(restored, state.streams(rows), config.noise)
 
 
 def copies(images: Tensor, streams: Sequence[Stream], noise: float) -> Tensor:

@@ -100,10 +100,13 @@ def settle_by_groups(
         return torch.cat(cleared)
     region = (acting[:, :, None, None] & windows).any(dim=1)
     grids = config.cloud_grids
-    acts, _ = yield from on_clouds(state, rows, region, grids=grids, enough=len(grids), compare=False)
+    acts, _, first = yield from on_clouds(state, rows, region, grids=grids, enough=len(grids), compare=False)
     one = acting.sum(dim=1) == 1
-    restored = (yield from state.restore(rows, region)) if all_to_all is not None else state.images[rows]
-    acts |= yield from changes_all(state, rows, region, restored, all_to_all, among=one & ~acts)
+    if all_to_all is not None:
+        restored = yield from state.restore(rows, region)
+        acts |= yield from changes_all(
+            state, rows, region, restored, all_to_all, among=one & ~acts, cloud_grid=grids[0], on_cloud=first
+        )
     cleared.append(rows[~acts])
     one &= acts
     if one.any():
@@ -164,8 +167,9 @@ def _test_parts(
             continue
         tried, part = rows[where], parts[where, number]
         attempt = Attempt(restored=restored[where, number], hidden=part, labels=labels[where, number])
-        found = yield from transfer_test(state, tried, attempt, grids=grids, enough=len(grids), compare=False)
-        found |= yield from changes_all(state, tried, part, attempt.restored, all_to_all, among=~found)
+        found = yield from transfer_test(
+            state, tried, attempt, grids=grids, enough=len(grids), compare=False, all_to_all=all_to_all
+        )
         state.settle(tried[found], attempt.restored[found], part[found], attempt.labels[found])
     return rows[~state.settled[rows]]
 

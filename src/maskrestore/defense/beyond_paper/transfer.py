@@ -118,10 +118,15 @@ def try_restoration(
         chosen = test.cloud_grids if grids is None else grids
         enough, compare = (test.enough_clouds, test.comparison) if first else (len(chosen), False)
         believed = yield from transfer_test(
-            state, rows, attempt, grids=chosen, enough=enough, compare=compare, photographs=photographs
+            state,
+            rows,
+            attempt,
+            grids=chosen,
+            enough=enough,
+            compare=compare,
+            all_to_all=all_to_all,
+            photographs=photographs,
         )
-        doubted = ~believed & (attempt.labels != state.original[rows])
-        believed |= yield from changes_all(state, rows, hidden, restored, all_to_all, among=doubted)
         if necessity is not None and believed.any():
             believed[believed.clone()] = yield from is_needed(state, rows[believed], hidden[believed], necessity)
     labels = attempt.labels[believed]
@@ -136,6 +141,7 @@ def transfer_test(
     grids: Sequence[int],
     enough: int,
     compare: bool,
+    all_to_all: AllToAllConfig | None = None,
     photographs: PhotographsConfig | None = None,
 ) -> Rounds[Tensor]:
     """Whether the restored region of each image behaves like a trigger, ``(R,)`` bool.
@@ -145,7 +151,7 @@ def transfer_test(
 
     grids: numbers of colours along a side of the clouds. enough: number of clouds that must get the original label, all
     if there are fewer. compare: if they do not, look for an all-to-all trigger, which changes as many labels.
-    photographs: their large regions must not show an object; this takes the place of the last cloud. With a single
+    all_to_all: if they do not, look for one that changes all labels; ``None``: do not. photographs: their large regions must not show an object; this takes the place of the last cloud. With a single
     cloud, or ``None``, there is no such test.
     """
     found = torch.zeros_like(rows, dtype=torch.bool)
@@ -158,17 +164,28 @@ def transfer_test(
     for place, some in ((usual, grids), (tested, grids[:-1])):
         if len(place):
             found[place] = yield from _on_other_pictures(
-                state, rows[place], attempt.of(place), grids=some, enough=enough, compare=compare
+                state, rows[place], attempt.of(place), grids=some, enough=enough, compare=compare, all_to_all=all_to_all
             )
     return found
 
 
 def _on_other_pictures(
-    state: State, rows: Tensor, attempt: Attempt, *, grids: Sequence[int], enough: int, compare: bool
+    state: State,
+    rows: Tensor,
+    attempt: Attempt,
+    *,
+    grids: Sequence[int],
+    enough: int,
+    compare: bool,
+    all_to_all: AllToAllConfig | None,
 ) -> Rounds[Tensor]:
-    """Whether each region has the effect of a trigger on clouds and, for an all-to-all trigger, on turned copies."""
+    """Whether each region has the effect of a trigger on clouds and, for an all-to-all trigger, on copies."""
     hidden = attempt.hidden
-    found, changes = yield from on_clouds(state, rows, hidden, grids=grids, enough=enough, compare=compare)
+    found, changes, first = yield from on_clouds(state, rows, hidden, grids=grids, enough=enough, compare=compare)
+    if all_to_all is not None:
+        found |= yield from changes_all(
+            state, rows, hidden, attempt.restored, all_to_all, among=~found, cloud_grid=grids[0], on_cloud=first
+        )
     rest = changes.nonzero().squeeze(1)
     if len(rest):
         copies = turned(attempt.restored[rest])
@@ -180,14 +197,14 @@ def _on_other_pictures(
 
 def on_clouds(
     state: State, rows: Tensor, hidden: Tensor, *, grids: Sequence[int], enough: int, compare: bool
-) -> Rounds[tuple[Tensor, Tensor]]:
+) -> Rounds[tuple[Tensor, Tensor, Tensor]]:
     """Paste the region ``hidden``, ``(R, g, g)`` bool, of each image on a cloud of each grid, and query.
 
     enough: number of clouds that are enough, all if there are fewer. compare: if too few get the label of the image,
     also query the clouds without the region.
 
-    Returns two ``(R,)`` bool: whether enough clouds get the label of the image, and whether the region changes the
-    label of enough clouds (False if that was not queried).
+    Returns three ``(R,)``: whether enough clouds get the label of the image; whether the region changes the label of
+    enough clouds (False if that was not queried); and the label of the first cloud with the region, int64.
     """
     enough = min(enough, len(grids))
     images = state.images[rows]
@@ -201,7 +218,7 @@ def on_clouds(
     if compare and len(rest):
         alone = yield from state.oracle.ask(rows[rest], pictures[rest])
         changes[rest] = (answers[rest] != alone).sum(dim=1) >= enough
-    return brings, changes
+    return brings, changes, answers[:, 0]
 
 
 def turned(images: Tensor) -> Tensor:
