@@ -42,8 +42,7 @@ def asked(images: Tensor, classifier: Classifier, config: AllToAllConfig, spent:
         restorer.restore(images, hidden),
         config,
         among=torch.ones(count, dtype=torch.bool),
-        cloud_grid=20,
-        on_cloud=all_to_all(torch.where(tokens_to_pixels(hidden, 16, 16), images, cloud)),
+        cloud=(20, all_to_all(torch.where(tokens_to_pixels(hidden, 16, 16), images, cloud))),
     )
     return run(stage, restorer, classifier), oracle.queries - spent
 

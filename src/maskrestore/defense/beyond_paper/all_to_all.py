@@ -59,24 +59,24 @@ def changes_all(
     config: AllToAllConfig,
     *,
     among: Tensor,
-    cloud_grid: int,
-    on_cloud: Tensor,
+    cloud: tuple[int, Tensor] | None,
 ) -> Rounds[Tensor]:
     """Whether the region of an image changes the label of all pictures: ``(R,)`` bool. False if it is not asked.
 
     hidden: ``(R, g, g)`` bool, the region. restored: ``(R, C, H, W)``, the images without it. among: ``(R,)`` bool, the
-    images to ask about. cloud_grid: number of colours along a side of the cloud. on_cloud: ``(R,)`` int64, its label
-    with the region, which is known already.
+    images to ask about. cloud: the number of colours along its side, and its labels with the region, ``(R,)`` int64,
+    which are known already; ``None``: ask about the copies only.
     """
     found = torch.zeros_like(rows, dtype=torch.bool)
     where = (among & (state.oracle.queries[rows] + PRICE <= config.query_limit)).nonzero().squeeze(1)
     if not len(where):
         return found
-    asked = rows[where]
-    cloud = clouds(state.images[asked], state.streams(asked), (cloud_grid,))[:, 0]
-    where = where[(yield from state.oracle.ask(asked, cloud)) != on_cloud[where]]
-    if not len(where):
-        return found
+    if cloud is not None:
+        (grid, on_cloud), asked = cloud, rows[where]
+        picture = clouds(state.images[asked], state.streams(asked), (grid,))[:, 0]
+        where = where[(yield from state.oracle.ask(asked, picture)) != on_cloud[where]]
+        if not len(where):
+            return found
     asked = rows[where]
     pictures = copies(restored[where], state.streams(asked), config.noise)
     alone = yield from state.oracle.ask(asked, pictures)

@@ -100,21 +100,21 @@ def settle_by_groups(
         return torch.cat(cleared)
     region = (acting[:, :, None, None] & windows).any(dim=1)
     grids = config.cloud_grids
-    acts, _, first = yield from on_clouds(state, rows, region, grids=grids, enough=len(grids), compare=False)
-    one = acting.sum(dim=1) == 1
+    brings, _, first = yield from on_clouds(state, rows, region, grids=grids, enough=len(grids), compare=False)
+    one, changes = acting.sum(dim=1) == 1, torch.zeros_like(brings)
     if all_to_all is not None:
         restored = yield from state.restore(rows, region)
-        acts |= yield from changes_all(
-            state, rows, region, restored, all_to_all, among=one & ~acts, cloud_grid=grids[0], on_cloud=first
+        changes = yield from changes_all(
+            state, rows, region, restored, all_to_all, among=one & ~brings, cloud=(grids[0], first)
         )
-    cleared.append(rows[~acts])
-    one &= acts
+    cleared.append(rows[~brings & ~changes])
+    one &= brings | changes
     if one.any():
         part, offsets = covering_squares(side, 2, 2)
         inner = torch.tensor(sorted(set(itertools.product(offsets, offsets))))
         window = acting[one].long().argmax(dim=1)
         parts = torch.stack([square_masks(corner + inner, part, state.grid) for corner in corners[window]])
-        cleared.append((yield from _test_parts(state, rows[one], parts, config, all_to_all)))
+        cleared.append((yield from _test_parts(state, rows[one], parts, brings[one], config, all_to_all)))
     return torch.cat(cleared)
 
 
@@ -150,9 +150,17 @@ def _split_groups(state: State, rows: Tensor, changed: Tensor, windows: Tensor) 
 
 
 def _test_parts(
-    state: State, rows: Tensor, parts: Tensor, config: GroupTestingConfig, all_to_all: AllToAllConfig | None
+    state: State,
+    rows: Tensor,
+    parts: Tensor,
+    brings: Tensor,
+    config: GroupTestingConfig,
+    all_to_all: AllToAllConfig | None,
 ) -> Rounds[Tensor]:
     """Test the parts of a window, ``(R, K, g, g)``, that change the label one after the other.
+
+    brings: ``(R,)`` bool, whether the window gives clouds its label, as its part then has to; else the part must change
+    the labels of copies, as the window did.
 
     Settles the images of which one passes, and returns the others, ``(N,)`` int64.
     """
@@ -167,9 +175,13 @@ def _test_parts(
             continue
         tried, part = rows[where], parts[where, number]
         attempt = Attempt(restored=restored[where, number], hidden=part, labels=labels[where, number])
-        found = yield from transfer_test(
-            state, tried, attempt, grids=grids, enough=len(grids), compare=False, all_to_all=all_to_all
-        )
+        given = attempt.of(kept := brings[where].nonzero().squeeze(1))
+        found = torch.zeros_like(tried, dtype=torch.bool)
+        found[kept] = yield from transfer_test(state, tried[kept], given, grids=grids, enough=len(grids), compare=False)
+        if all_to_all is not None:
+            found |= yield from changes_all(
+                state, tried, part, attempt.restored, all_to_all, among=~brings[where], cloud=None
+            )
         state.settle(tried[found], attempt.restored[found], part[found], attempt.labels[found])
     return rows[~state.settled[rows]]
 

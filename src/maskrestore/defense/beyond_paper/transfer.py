@@ -184,7 +184,7 @@ def _on_other_pictures(
     found, changes, first = yield from on_clouds(state, rows, hidden, grids=grids, enough=enough, compare=compare)
     if all_to_all is not None:
         found |= yield from changes_all(
-            state, rows, hidden, attempt.restored, all_to_all, among=~found, cloud_grid=grids[0], on_cloud=first
+            state, rows, hidden, attempt.restored, all_to_all, among=~found, cloud=(grids[0], first)
         )
     rest = changes.nonzero().squeeze(1)
     if len(rest):
