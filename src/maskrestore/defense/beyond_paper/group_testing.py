@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig, changes_all
-from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, check_cloud_grids
+from maskrestore.defense.beyond_paper.all_to_all import PRICE, AllToAllConfig, changes_all
+from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, check_cloud_grids, clouds, pasted
 from maskrestore.defense.beyond_paper.squares import square_masks
 from maskrestore.defense.beyond_paper.transfer import Attempt, on_clouds, transfer_test
 from maskrestore.defense.oracle import Rounds
@@ -101,14 +101,17 @@ def settle_by_groups(
     region = (acting[:, :, None, None] & windows).any(dim=1)
     grids = config.cloud_grids
     brings, _, first = yield from on_clouds(state, rows, region, grids=grids, enough=len(grids), compare=False)
-    one, changes = acting.sum(dim=1) == 1, torch.zeros_like(brings)
-    if all_to_all is not None:
-        restored = yield from state.restore(rows, region)
-        changes = yield from changes_all(
-            state, rows, region, restored, all_to_all, among=one & ~brings, cloud=(grids[0], first)
+    changes = torch.zeros_like(brings)
+    if all_to_all is not None and not brings.all():
+        acting = yield from _act_on_cloud(
+            state, rows, acting, windows, first, grids[0], among=~brings, limit=all_to_all
         )
+        alone = (acting.sum(dim=1) == 1) & ~brings
+        region = (acting[:, :, None, None] & windows).any(dim=1)
+        restored = yield from state.restore(rows, region)
+        changes = yield from changes_all(state, rows, region, restored, all_to_all, among=alone, cloud=None)
     cleared.append(rows[~brings & ~changes])
-    one &= brings | changes
+    one = (acting.sum(dim=1) == 1) & (brings | changes)
     if one.any():
         part, offsets = covering_squares(side, 2, 2)
         inner = torch.tensor(sorted(set(itertools.product(offsets, offsets))))
@@ -147,6 +150,44 @@ def _split_groups(state: State, rows: Tensor, changed: Tensor, windows: Tensor) 
         neither = ~alone.view(-1, 2).any(dim=1).repeat_interleave(2)
         acting[where, window] = alone | neither
     return acting
+
+
+def _act_on_cloud(
+    state: State,
+    rows: Tensor,
+    acting: Tensor,
+    windows: Tensor,
+    first: Tensor,
+    grid: int,
+    *,
+    among: Tensor,
+    limit: AllToAllConfig,
+) -> Rounds[Tensor]:
+    """Which of the acting windows change the label of a cloud by themselves: ``(R, 9)`` bool, none if too costly.
+
+    A trigger's window does; another one that changed the label by chance rarely does. acting: ``(R, 9)`` bool; windows:
+    ``(9, g, g)``. first: ``(R,)`` int64, the label of the cloud with all of them; grid: its number of colours along a
+    side. among: ``(R,)`` bool, the images to ask about; the windows of the others are kept.
+    """
+    count = acting.sum(dim=1)
+    affordable = state.oracle.queries[rows] + 1 + count + PRICE <= limit.query_limit
+    found = acting & ~among.unsqueeze(1)
+    where = (among & affordable).nonzero().squeeze(1)
+    if not len(where):
+        return found
+    asked = rows[where]
+    cloud = clouds(state.images[asked], state.streams(asked), (grid,))[:, 0]
+    alone = yield from state.oracle.ask(asked, cloud)
+    some = first[where] != alone  # else no window is asked about
+    where, alone, cloud = where[some], alone[some], cloud[some]
+    found[where] = acting[where] & (count[where] == 1).unsqueeze(1)
+    place, window = (acting[where] & (count[where] > 1).unsqueeze(1)).nonzero(as_tuple=True)
+    if len(place):
+        images = state.images[rows[where[place]]]
+        pictures = pasted(images, windows[window], cloud[place].unsqueeze(1))[:, 0]
+        labels = yield from state.oracle.ask(rows[where[place]], pictures)
+        found[where[place], window] = labels != alone[place]
+    return found
 
 
 def _test_parts(
