@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the tables of the README. schedules.sh measures query budgets and draws figures of both. The paper's tables can reuse these
+# Measures the table of the README (default), and more. schedules.sh measures query budgets and draws figures of both. The paper's tables can reuse these
 # records: maskrestore reproduce tableA3 --train --known $results/cifar10.jsonl --known $results/gtsrb.jsonl --out $results/local
 # Needs MASKRESTORE_DATA (a folder with cifar10/ and gtsrb/). --train trains missing victims into the cache (hours on two cores).
 # Existing records are kept. After a change of the defaults delete the files first: a table refuses records of different
@@ -28,27 +28,24 @@ if [[ $what == all-to-all || $what == all ]]; then
   "${run[@]}" --victim mode=all-to-all --dataset cifar10 --defense bdmae --out $results/all-to-all.jsonl \
     --attack badnets:3x3-color
 fi
-if [[ $what == broad || $what == all ]]; then
-  # Victims that are fine-tuned for half the usual time, that of wanet for a third.
+if [[ $what == default || $what == all ]]; then
+  # The README's table. Victims that are fine-tuned for half the usual time, that of wanet for a third.
   few=(--dataset cifar10 --victim width=32 --train)
-  everywhere() {
-    "$@" "${few[@]}" --victim recipe.epochs=0.5 --attack blended:full --attack sig --attack low-frequency --attack bpp \
-      --attack repeated --attack low-contrast --attack adap-blend --attack refool
+  short=(--victim recipe.epochs=0.5)
+  compared() {
+    "$@" "${few[@]}" "${short[@]}" --victim mode=all-to-all --attack badnets:3x3-color
     "$@" "${few[@]}" --victim recipe.epochs=1 --attack wanet
+    "$@" "${few[@]}" "${short[@]}" --attack badnets:3x3-color --attack blended:15x15 --attack blended:full --attack sig \
+      --attack low-frequency --attack bpp --attack repeated --attack low-contrast --attack adap-blend --attack refool
   }
-  somewhere() {
-    "$@" "${few[@]}" --victim recipe.epochs=0.5 --attack badnets:3x3-color --attack blended:15x15
-    "$@" "${few[@]}" --victim recipe.epochs=0.5 --victim mode=all-to-all --attack badnets:3x3-color
-  }
-  evaluated=(maskrestore evaluate --clean 200 --triggered 200 --out $results/broad.jsonl)
-  everywhere "${evaluated[@]}" --defense none --defense bdmae-broad
-  somewhere "${evaluated[@]}" --defense none --defense bdmae --defense bdmae-broad
-  detected=(maskrestore detect --clean 100 --triggered 100 --out $results/suspicion.jsonl
-    --detector strip --detector scale-up --detector teco --detector bbcal)
-  everywhere "${detected[@]}"
-  somewhere "${detected[@]}"
+  evaluated=(maskrestore evaluate --clean 200 --triggered 200 --out $results/default.jsonl
+    --defense none --defense bdmae --defense bdmae-fast)
+  compared "${evaluated[@]}"
+  "${evaluated[@]}" "${few[@]}" "${short[@]}" --attack badnets:1x1-color --attack badnets:2x2-white --attack corners
+  compared maskrestore detect --clean 100 --triggered 100 --out $results/suspicion.jsonl \
+    --detector strip --detector scale-up --detector teco --detector bbcal
   clean=(maskrestore evaluate --victim width=32 --train --attack none --clean 500
-    --defense none --defense bdmae --defense bdmae-broad --out $results/broad.jsonl)
+    --defense none --defense bdmae --defense bdmae-fast --out $results/default.jsonl)
   "${clean[@]}" --dataset cifar10
   "${clean[@]}" --dataset cifar10 --victim architecture=vit-small
   "${clean[@]}" --dataset gtsrb

@@ -16,8 +16,8 @@ from maskrestore.lab.measure.records import Record
 DETECTIONS = list(detection_records(ROOT / "benchmarks/results/suspicion.jsonl").read().values())
 EVALUATIONS = [
     one
-    for one in read_records(ROOT / "benchmarks/results/broad.jsonl")
-    if one.attack is not None and one.defense.name == "bdmae-broad"
+    for one in read_records(ROOT / "benchmarks/results/default.jsonl")
+    if one.attack is not None and one.defense.name == "bdmae"
 ]
 ROWS = [
     [cell.strip(" *") for cell in line.strip("|").split("|")]
@@ -39,9 +39,11 @@ def test_areas_are_those_of_the_records() -> None:
         assert one.suspicion is not None
         assert one.suspicion.auroc is not None
         others = {other.detector: other for other in DETECTIONS if name_of(other) == name_of(one)}
+        if not others:
+            continue  # a row of the README only
         assert others.keys() == DETECTORS.keys()
         assert {(other.clean_images, other.triggered_images) for other in others.values()} == {(100, 100)}
-        assert {other.victim.weights for other in others.values()} == {one.victim.weights}
+        assert {other.victim.digest for other in others.values()} == {one.victim.digest}
         areas = [one.suspicion.auroc, *(others[name].auroc for name in DETECTORS)]
         found[name_of(one)] = [f"{area.value:.2f}" for area in areas]
     assert {row[0]: row[1:] for row in ROWS if len(row) == 6 and row[1].startswith(("0.", "1."))} == found
@@ -50,6 +52,8 @@ def test_areas_are_those_of_the_records() -> None:
 def test_wrong_answers_are_those_of_the_records() -> None:
     found = {}
     for one in EVALUATIONS:
+        if name_of(one) not in map(name_of, DETECTIONS):
+            continue
         assert one.suspicion is not None
         assert one.suspicion.doubtful_triggered is not None
         doubtful = (one.suspicion.doubtful_clean, one.suspicion.doubtful_triggered)

@@ -1,0 +1,134 @@
+"""The figures of the default and of fast, in README.md and on two pages, are those of the records."""
+
+from __future__ import annotations
+
+import re
+from statistics import mean, median
+
+import pytest
+
+pytest.importorskip("nbclient", reason="needs the extra docs")
+
+from scripts.docs import ROOT
+
+from benchmark_records import in_per_cent
+from maskrestore.defense.profiles import PROFILES
+from maskrestore.lab.measure.record_files import read_records
+from maskrestore.lab.measure.records import Record
+
+RECORDS = list(read_records(ROOT / "benchmarks/results/default.jsonl"))
+DEFENSES = ("none", "bdmae", "bdmae-fast")
+"""In the order of the columns."""
+README = {
+    "patches of 1 to 9 pixels": ["badnets:1x1-color", "badnets:2x2-white", "badnets:3x3-color"],
+    "four corners": ["corners"],
+    "faint patch over 22 % of the image": ["blended:15x15"],
+    "a target for each class (all-to-all)": ["badnets:3x3-color, all-to-all"],
+    "noise over the whole image": ["blended:full"],
+    "stripes over the whole image (SIG)": ["sig"],
+    "fewer colours (BPP)": ["bpp"],
+    "warped image (WaNet)": ["wanet"],
+    "smooth field over the whole image": ["low-frequency"],
+    "another picture blended in (Adap-Blend)": ["adap-blend"],
+    "adaptive: repeated everywhere": ["repeated"],
+    "adaptive: a large faint tint": ["low-contrast"],
+}
+"""What each row of the README stands for: attacks that it is the mean of."""
+WHOLE_IMAGE = {
+    *("blended:full", "sig", "low-frequency", "wanet", "bpp", "repeated", "low-contrast", "adap-blend", "refool")
+}
+
+
+def rows_of(page: str) -> dict[str, list[str]]:
+    """The cells of each row of the page's tables after the first, by the first."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    return {name: values for name, *values in cells}
+
+
+def attack_of(record: Record) -> str:
+    mode = record.victim.config["mode"]
+    return f"{record.attack}" if mode == "all-to-one" else f"{record.attack}, {mode}"
+
+
+def of_attack(defense: str, attack: str) -> Record:
+    (found,) = (one for one in RECORDS if one.attack and one.defense.name == defense and attack_of(one) == attack)
+    assert (found.clean_images, found.triggered_images) == (200, 200)
+    return found
+
+
+def shown(records: list[Record]) -> str:
+    rates = [mean(getattr(one.after, rate).value for one in records) for rate in ("ca", "ba", "asr")]
+    return " / ".join(f"{100 * rate:.1f}" for rate in rates)
+
+
+@pytest.mark.parametrize("name", README)
+def test_a_row_of_the_readme_is_that_of_the_records(name: str) -> None:
+    found = [shown([of_attack(defense, attack) for attack in README[name]]) for defense in DEFENSES]
+    assert rows_of("README.md")[name] == found
+
+
+def test_the_readme_is_short_and_shows_no_other_rates() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    assert len(re.findall(r"^\| .*\d+\.\d / ", text, re.MULTILINE)) == len(README)
+
+
+def test_triggers_over_the_whole_image_are_those_of_the_records() -> None:
+    rows = rows_of("docs/method/whole-image.md")
+    named = {name.partition(" (")[0]: values for name, values in rows.items() if "/" in "".join(values[:1])}
+    assert named == {attack: [shown([of_attack(one, attack)]) for one in DEFENSES] for attack in WHOLE_IMAGE}
+
+
+def clean_records() -> dict[str, dict[str, Record]]:
+    found: dict[str, dict[str, Record]] = {}
+    for one in RECORDS:
+        if one.attack is None:
+            assert one.clean_images == 500
+            found.setdefault(f"{one.dataset}, {one.victim.config['architecture']}", {})[one.defense.name] = one
+    return found
+
+
+def test_clean_classifiers_are_those_of_the_records() -> None:
+    rows = rows_of("docs/method/default-profile.md")
+    found = clean_records()
+    assert len(found) == 3
+    for name, by_defense in found.items():
+        assert rows[name] == [in_per_cent(by_defense[defense].after) for defense in DEFENSES]
+
+
+def test_queries_are_those_of_the_records() -> None:
+    page = (ROOT / "docs/method/default-profile.md").read_text(encoding="utf-8")
+    clean = clean_records().values()
+    means = [mean(one[defense].cost.queries_mean for one in clean) for defense in DEFENSES[1:]]
+    assert f"`default` asks about {means[0]:.0f} times about a clean image, `fast` {means[1]:.0f} times" in page
+    medians = [one["bdmae-fast"].cost.queries_median_clean for one in clean]
+    assert f"median {median(medians):.0f}" in page
+
+
+def test_patches_with_few_queries_are_those_of_the_records() -> None:
+    rows = rows_of("docs/guides/queries-and-profiles.md")
+    patches = README["patches of 1 to 9 pixels"]
+    for name, defense in zip(("no defense", "`default`", "`fast`"), DEFENSES, strict=True):
+        found = [of_attack(defense, attack) for attack in patches]
+        assert rows[name][0] == shown(found)
+        if defense != "none":
+            queries = mean(one.cost.queries_mean for one in found)
+            speed = mean(one.cost.images_per_second for one in found)
+            assert rows[name][1:] == [f"{queries:.1f}", f"{speed:.1f}"]
+
+
+def test_the_records_are_of_the_profiles_as_they_are_and_of_clean_checkouts() -> None:
+    for name, profile in (("bdmae", "default"), ("bdmae-fast", "fast")):
+        expected = PROFILES[profile].in_force(photographs=False).to_dict()
+        of_profile = [one for one in RECORDS if one.defense.name == name]
+        assert len(of_profile) == 18
+        for one in of_profile:
+            assert one.defense.config == {
+                name: {key: list(item) if isinstance(item, tuple) else item for key, item in stage.items()}
+                if isinstance(stage, dict)
+                else stage
+                for name, stage in expected.items()
+            }
+            assert not one.environment.commit.endswith("+dirty")
+            assert one.cost.queries_max <= 47
