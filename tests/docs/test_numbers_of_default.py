@@ -68,6 +68,13 @@ def test_a_row_of_the_readme_is_that_of_the_records(name: str) -> None:
     assert rows_of("README.md")[name] == found
 
 
+@pytest.mark.parametrize("name", README)
+def test_a_row_of_the_threat_model_is_that_of_the_records(name: str) -> None:
+    found = [of_attack("bdmae", attack) for attack in README[name]]
+    rates = [mean(getattr(one, when).asr.value for one in found) for when in ("before", "after")]
+    assert rows_of("docs/threat-model.md")[name] == [" → ".join(f"{100 * rate:.1f}" for rate in rates) + " %"]
+
+
 def test_the_readme_is_short_and_shows_no_other_rates() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
