@@ -93,24 +93,36 @@ def test_a_limit_of_queries_holds(queries: int) -> None:
     assert int(result.queries) <= limited.max_queries <= queries
 
 
-def test_a_region_that_is_recognised_coarsely_shows_an_object() -> None:
-    def dark_left(images: Tensor) -> Tensor:
-        """An object: 1 if the left quarter is dark, in whatever detail."""
-        return (images[..., : images.shape[-1] // 4].mean(dim=(1, 2, 3)) < 0.4).long()
+def dark_left(images: Tensor) -> Tensor:
+    """An object: 1 if the left quarter is dark, in whatever detail."""
+    return (images[..., : images.shape[-1] // 4].mean(dim=(1, 2, 3)) < 0.3).long()
 
+
+def test_a_region_that_is_recognised_coarsely_shows_an_object() -> None:
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     images[..., :4] *= 0.5
     assert dark_left(images).all()
     assert needed(images, dark_left, CLOUDS) == (True, 3)
-    assert needed(images, dark_left, NecessityConfig()) == (False, 1)
+    assert needed(images, dark_left, NecessityConfig()) == (False, 2)
     assert needed(pictures(left=True, right=False), marked, NecessityConfig()) == (True, 4)  # the mark is gone
+
+
+def test_a_plain_patch_is_recognised_coarsely_and_is_no_object() -> None:
+    def white_patch(images: Tensor) -> Tensor:
+        """1 if two tokens in the first corner are nearly white."""
+        return (images[..., :2, :4].amin(dim=(1, 2, 3)) > 0.6).long()
+
+    images = torch.full((1, 3, 16, 16), 0.3)
+    images[..., :2, :4] = 1.0
+    assert needed(images, white_patch, NecessityConfig()) == (True, 5)
+    assert needed(images, white_patch, NecessityConfig(core=1)) == (False, 2)
 
 
 def test_with_few_queries_left_only_the_coarse_region_is_asked_about() -> None:
     config = NecessityConfig(query_limit=12)
-    assert needed(pictures(left=True, right=False), marked, config, spent=11) == (True, 12)
-    assert needed(pictures(left=True, right=True), marked, config, spent=11) == (False, 12)
-    assert needed(pictures(left=True, right=True), marked, config, spent=12) == (True, 12)
+    assert needed(pictures(left=True, right=False), marked, config, spent=10) == (True, 11)
+    assert needed(pictures(left=True, right=True), marked, config, spent=10) == (False, 12)
+    assert needed(pictures(left=True, right=True), marked, config, spent=11) == (True, 11)
 
 
 def test_wrong_settings_are_refused() -> None:
@@ -120,6 +132,8 @@ def test_wrong_settings_are_refused() -> None:
         NecessityConfig(large=1.5)
     with pytest.raises(ConfigError, match="coarse"):
         NecessityConfig(coarse=1.0)
+    with pytest.raises(ConfigError, match="core"):
+        NecessityConfig(core=0)
     with pytest.raises(ConfigError, match="query_limit"):
         NecessityConfig(query_limit=0)
     with pytest.raises(ConfigError, match="without the transfer test"):

@@ -4,7 +4,11 @@ The transfer test (``transfer.py``) asks whether a region is enough to decide th
 of an ordinary image often is: half a truck makes a truck of any picture. But the rest of that image has the label as
 well, and loses it only because something else was restored. A trigger is needed: without it the label is gone,
 whatever takes its place. So a restoration that passed the transfer test is given up if the image keeps its label with
-clouds of random colour in the place of the region, or with the region shown coarsely (``objects.py``).
+clouds of random colour in the place of the region.
+
+It is also given up if the image keeps its label with the region shown coarsely (``objects.py``), since it then shows an
+object. But a plain patch, such as a white one, outlives that, too. What tells it from an object is size: its few tokens
+are enough, on pixel noise, and those of an object are not. Then the restoration is believed all the same.
 
 Departure: not in the BDMAE paper.
 """
@@ -40,6 +44,8 @@ class NecessityConfig:
     its label. ``None``: that is not asked."""
     small: float = 0.05
     """Share of the tokens up to which a region is not shown coarsely."""
+    core: int = 8
+    """Number of tokens of a region, those with the highest scores, that give noise the label if it is a plain patch."""
     query_limit: int = 47
     """Not asked if the image could then need more queries than this in all."""
 
@@ -48,6 +54,7 @@ class NecessityConfig:
         check_cloud_grids(self.cloud_grids, "necessity.cloud_grids")
         for name in ("large", "small"):
             check(0 <= getattr(self, name) <= 1, f"necessity.{name}", "in [0, 1]", getattr(self, name))
+        check(self.core >= 1, "necessity.core", "at least 1", self.core)
         check(self.coarse is None or 0 < self.coarse < 1, "necessity.coarse", "in (0, 1)", self.coarse)
         check(self.query_limit >= 1, "necessity.query_limit", "at least 1", self.query_limit)
 
@@ -68,9 +75,11 @@ def is_needed(state: State, rows: Tensor, hidden: Tensor, config: NecessityConfi
         affordable = state.oracle.queries[rows] + queries <= config.query_limit
         return (needed & affordable & (share > above)).nonzero().squeeze(1)
 
-    if config.coarse is not None and len(where := asked_about(config.small, 1)):
+    if config.coarse is not None and len(where := asked_about(config.small, 2)):
         coarse = torch.stack([rescaled(image, config.coarse) for image in state.images[rows[where]]])
         needed[where] = ~(yield from shows_object(state, rows[where], hidden[where], coarse))
+        where = where[~needed[where]]
+        needed[where] = yield from _core_is_enough(state, rows[where], hidden[where], config.core)
     where = asked_about(config.large, len(config.cloud_grids))
     if not len(where):
         return needed
@@ -81,3 +90,16 @@ def is_needed(state: State, rows: Tensor, hidden: Tensor, config: NecessityConfi
     answers = yield from state.oracle.ask(asked, without)
     needed[where] = (answers != state.original[asked].unsqueeze(1)).any(dim=1)
     return needed
+
+
+def _core_is_enough(state: State, rows: Tensor, hidden: Tensor, tokens: int) -> Rounds[Tensor]:
+    """Whether pixel noise gets the label of an image from the tokens of a region with the highest scores: ``(R,)``."""
+    if not len(rows):
+        return torch.zeros_like(rows, dtype=torch.bool)
+    scores = state.maps["scores"][rows].masked_fill(~hidden, -torch.inf).flatten(1)
+    highest = scores.argsort(dim=1, descending=True, stable=True)[:, :tokens]
+    core = torch.zeros_like(scores, dtype=torch.bool).scatter(1, highest, True).view_as(hidden) & hidden
+    images = state.images[rows]
+    noise = clouds(images, state.streams(rows), (images.shape[-1],))
+    labels = yield from state.oracle.ask(rows, pasted(images, core, noise, in_place=True)[:, 0])
+    return labels == state.original[rows]

@@ -88,7 +88,7 @@ def hide_squares(
     suspicious = scores >= config.threshold
     if photographs is not None:
         suspicious &= scores >= scores[:, :1] - photographs.square_margin
-    kept = 0 if necessity is None else 1  # of the queries, to see at least whether the square shows an object
+    kept = 0 if necessity is None else 2  # of the queries, to see at least whether the square shows an object
     for number in range(config.count):
         affordable = state.oracle.queries[rows] + config.price + kept <= config.query_limit
         ask = suspicious[:, number] & affordable & ~state.settled[rows]
