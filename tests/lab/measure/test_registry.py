@@ -24,10 +24,10 @@ def build(name, config=None, key=b"secret"):
 def test_names_stand_for_the_profiles():
     assert DEFENSES["bdmae"] == PROFILES["default"]
     assert DEFENSES["bdmae-paper"] == PROFILES["paper"]
-    for name in ("bdmae", "bdmae-paper"):
+    for name, profile in (("bdmae", "default"), ("bdmae-paper", "paper")):
         built = build(name)
         assert isinstance(built.defense, BDMAE)
-        assert built.defense.config == DEFENSES[name]
+        assert built.defense.config == PROFILES[profile].in_force(photographs=True)
         assert built.entry.name == name
         assert built.entry.restorer == "blank"
 

@@ -195,7 +195,7 @@ def test_cells_of_a_victim_come_together_and_once():
         *((0, "cifar10", "none"), (0, "cifar10", "bdmae"), (0, "gtsrb", "none")),
         *((1, "cifar10", "none"), (1, "cifar10", "bdmae"), (1, "gtsrb", "none")),
     ]
-    assert estimated_seconds(cells[:2]) == pytest.approx(2 * 1000 / 300 + 2 * 1000 / 16)  # of one core
+    assert estimated_seconds(cells[:2]) == pytest.approx(2 * 1000 / 300 + 2 * 1000 / SPEEDS["bdmae"])  # of one core
 
 
 def test_points_of_a_curve_are_reckoned_to_share_their_work():
@@ -221,7 +221,7 @@ def test_estimates_prefer_what_this_hardware_has_shown(tmp_path):
     assert speeds == {"blur-weak": pytest.approx(here.threads * (record.cost.seconds / 8 + 1))}
     spread = dataclasses.replace(record, environment=dataclasses.replace(here, threads=7))
     assert measured_speeds([spread], here) == {"blur-weak": pytest.approx(7 * record.cost.seconds / 8)}
-    assert estimated_seconds(wanted, speeds) == pytest.approx(2 * 1000 / 16 + 1000 * speeds["blur-weak"])
+    assert estimated_seconds(wanted, speeds) == pytest.approx(2 * 1000 / SPEEDS["bdmae"] + 1000 * speeds["blur-weak"])
     accelerated = dataclasses.replace(here, accelerator="a card")
     assert measured_speeds([record], accelerated) == {}
 
