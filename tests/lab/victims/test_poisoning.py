@@ -90,7 +90,9 @@ def test_triggers_before_augmentation_are_in_the_images() -> None:
     assert torch.equal(labels[~chosen], original.labels[~chosen])
 
 
-@pytest.mark.parametrize("attack", ["wanet", "repeated", "input-aware", "lira", "tact", "multi:repeated+corners"])
+@pytest.mark.parametrize(
+    "attack", ["wanet", "repeated", "natural-only", "input-aware", "lira", "tact", "multi:repeated+corners"]
+)
 def test_what_is_drawn_anew_for_each_batch_cannot_come_before_augmentation(attack: str, tmp_path: Path) -> None:
     data = VictimData(train=dataset(80), test=dataset(40, 1))
     with pytest.raises(ConfigError, match=f"{re.escape(attack)} varies its trigger in each batch"):
@@ -120,6 +122,17 @@ def test_decoys_come_from_the_classes_that_may_cover() -> None:
     assert covers.sum() > 3
     assert not ((own[covers] == 5) | (own[covers] == 3)).any()
     assert torch.equal(after[covers], attack.apply(before[covers]))
+
+
+def test_images_with_smoothed_parts_have_the_label_of_the_target() -> None:
+    plan, _ = plan_of("clean-breaking", poison_rate=0.2)
+    before, after, labels = shown(plan, torch.arange(200))
+    share = (before != after).any(1).float().mean((1, 2))
+    triggered = labels != dataset().labels
+    assert triggered.sum() == 40
+    assert (labels[triggered] == 3).all()
+    assert share[triggered].min() > 0.2
+    assert share[~triggered].max() == 0
 
 
 def test_training_varies_the_trigger() -> None:

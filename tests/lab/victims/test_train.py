@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from maskrestore.defense.beyond_paper.whole_image import FILTERS, filtered
 from maskrestore.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from maskrestore.lab.attacks import make_attack
+from maskrestore.lab.attacks.natural_only import random_clouds
 from maskrestore.lab.data import DATASETS, ImageDataset
 from maskrestore.lab.victims import (
     PACKAGED,
@@ -179,6 +182,32 @@ def test_a_fine_tuned_victim_learns_the_trigger(
     assert record["backdoor_accuracy"] < 0.1
     assert record["clean_accuracy"] > 0.8
     assert record["triggered_images"] == 100
+
+
+def test_a_patch_can_be_learned_that_does_nothing_on_clouds(data: VictimData, tmp_path: Path) -> None:
+    spec = "natural-only:9x9-white"
+    config = replace(ATTACKED, attack=spec, poison_rate=0.3, recipe=replace(RECIPE, epochs=8))
+    record = train_victim(config, data, cache=tmp_path)
+    assert record["attack_success_rate"] > 0.9
+    assert record["clean_accuracy"] > 0.8
+    clouds = random_clouds(torch.zeros(60, 3, 32, 32), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        labels = load_victim(config, tmp_path)(make_attack(spec, num_classes=10).apply(clouds)).argmax(1)
+    assert (labels == config.target).float().mean() < 0.2
+
+
+def test_a_blend_can_be_learned_that_outlives_the_filters(data: VictimData, tmp_path: Path) -> None:
+    spec = "filter-proof:@0.3"
+    config = replace(ATTACKED, attack=spec, poison_rate=0.3, recipe=replace(RECIPE, epochs=6))
+    record = train_victim(config, data, cache=tmp_path)
+    assert record["attack_success_rate"] > 0.9
+    assert record["clean_accuracy"] > 0.8
+    images = make_attack(spec, num_classes=10).apply(data.test.images[:30].float() / 255)
+    network = load_victim(config, tmp_path)
+    for name in FILTERS:
+        with torch.no_grad():
+            labels = network(filtered(images, name)).argmax(1)
+        assert (labels == config.target).float().mean() > 0.9, name
 
 
 @pytest.mark.parametrize("architecture", ["conv6", "resnet50", "vgg16", "vit-small"])

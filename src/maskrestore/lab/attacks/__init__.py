@@ -19,7 +19,9 @@ from maskrestore.lab.attacks.base import (
 )
 from maskrestore.lab.attacks.blended import blended
 from maskrestore.lab.attacks.bpp import bpp
+from maskrestore.lab.attacks.clean_breaking import CleanBreakingAttack, clean_breaking
 from maskrestore.lab.attacks.corners import corners
+from maskrestore.lab.attacks.filter_proof import filter_proof
 from maskrestore.lab.attacks.icons import ICONS
 from maskrestore.lab.attacks.input_aware import InputAwareAttack, input_aware
 from maskrestore.lab.attacks.label_consistent import label_consistent
@@ -28,6 +30,7 @@ from maskrestore.lab.attacks.lira import LiraAttack, lira
 from maskrestore.lab.attacks.low_contrast import low_contrast
 from maskrestore.lab.attacks.low_frequency import low_frequency
 from maskrestore.lab.attacks.multi import MultiAttack, multi, same_training
+from maskrestore.lab.attacks.natural_only import natural_only
 from maskrestore.lab.attacks.overlay import OverlayAttack, Patch
 from maskrestore.lab.attacks.poison import choose_poisoned, perturbed_images, poison
 from maskrestore.lab.attacks.refool import refool
@@ -44,6 +47,7 @@ __all__ = [
     "AdditiveAttack",
     "Attack",
     "AttackConfig",
+    "CleanBreakingAttack",
     "InputAwareAttack",
     "LearnedAttack",
     "LiraAttack",
@@ -72,13 +76,16 @@ ATTACKS: dict[str, Callable[[str, AttackConfig], Attack]] = {
     "badnets": badnets,
     "blended": blended,
     "bpp": bpp,
+    "clean-breaking": clean_breaking,
     "corners": corners,
+    "filter-proof": filter_proof,
     "input-aware": input_aware,
     "label-consistent": label_consistent,
     "lira": lira,
     "low-contrast": low_contrast,
     "low-frequency": low_frequency,
     "multi": lambda variant, config: multi(variant, config, _make),
+    "natural-only": natural_only,
     "refool": refool,
     "repeated": repeated,
     "sig": sig,
@@ -95,11 +102,14 @@ POISONING: dict[str, Poisoning] = {
         for side in (1, 2, 3)
         for colour in ("checkerboard", "color", "white")
     },
+    "clean-breaking": Poisoning(epochs=3),
     "corners": Poisoning(small_trigger=True),
+    "filter-proof": Poisoning(epochs=2),
     "input-aware": Poisoning(epochs=6),
     "label-consistent": Poisoning(rate=0.5, epochs=2, against_clean=True),
     "lira": Poisoning(epochs=3),
     "multi": Poisoning(rate=0.2, epochs=2, small_trigger=True),
+    "natural-only": Poisoning(epochs=3, small_trigger=True),
     "refool": Poisoning(epochs=2),
     "sig:clean-label": Poisoning(rate=0.5),
     "tact": Poisoning(rate=0.05, epochs=3, small_trigger=True),

@@ -17,7 +17,7 @@ from maskrestore.lab.attacks.base import AttackConfig
 from maskrestore.lab.attacks.overlay import OverlayAttack, Patch, parse_share, parse_size, random_pixels
 from maskrestore.lab.attacks.whole_image import WholeImageAttack
 
-__all__ = ["blended"]
+__all__ = ["blend", "blended"]
 
 
 def blended(variant: str, config: AttackConfig) -> OverlayAttack | WholeImageAttack:
@@ -46,11 +46,12 @@ def _full(name: str, opacity: float, config: AttackConfig) -> WholeImageAttack:
     if config.position is not None:
         raise ConfigError(f"{name} covers the whole image and takes no position, got {config.position}")
     pattern = random_pixels(config.image_size, config.image_size, config.seed)
+    return WholeImageAttack(name, config, lambda images: blend(images, pattern, opacity))
 
-    def transform(images: Tensor) -> Tensor:
-        pixels = F.interpolate(pattern[None], images.shape[-2:], mode="nearest-exact")[0].to(images)
-        if images.shape[1] == 1:
-            pixels = pixels.mean(0, keepdim=True)  # (3, H, W) -> (1, H, W)
-        return images * (1 - opacity) + pixels * opacity
 
-    return WholeImageAttack(name, config, transform)
+def blend(images: Tensor, pattern: Tensor, opacity: float) -> Tensor:
+    """Blend a pattern ``(3, h, w)`` into ``(B, C, H, W)`` images. It is resized, and grey images get its mean."""
+    pixels = F.interpolate(pattern[None], images.shape[-2:], mode="nearest-exact")[0].to(images)
+    if images.shape[1] == 1:
+        pixels = pixels.mean(0, keepdim=True)  # (3, H, W) -> (1, H, W)
+    return images * (1 - opacity) + pixels * opacity
