@@ -15,6 +15,7 @@ boundary, are left to the random masks. Departure: not in the paper.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,12 +105,16 @@ def settle_by_groups(
     changes = torch.zeros_like(brings)
     if all_to_all is not None and not brings.all():
         acting = yield from _act_on_cloud(
-            state, rows, acting, windows, first, grids[0], among=~brings, limit=all_to_all
+            state, rows, acting, windows, first=first, grid=grids[0], among=~brings, limit=all_to_all
         )
-        alone = (acting.sum(dim=1) == 1) & ~brings
-        region = (acting[:, :, None, None] & windows).any(dim=1)
-        restored = yield from state.restore(rows, region)
-        changes = yield from changes_all(state, rows, region, restored, all_to_all, among=alone, cloud=None)
+        alone = ((acting.sum(dim=1) == 1) & ~brings).nonzero().squeeze(1)
+        region = windows[acting[alone].long().argmax(dim=1)]
+        if len(alone):
+            restored = yield from state.restore(rows[alone], region)
+            everyone = torch.ones_like(alone, dtype=torch.bool)
+            changes[alone] = yield from changes_all(
+                state, rows[alone], region, restored, all_to_all, among=everyone, cloud=None
+            )
     cleared.append(rows[~brings & ~changes])
     one = (acting.sum(dim=1) == 1) & (brings | changes)
     if one.any():
@@ -117,7 +122,9 @@ def settle_by_groups(
         inner = torch.tensor(sorted(set(itertools.product(offsets, offsets))))
         window = acting[one].long().argmax(dim=1)
         parts = torch.stack([square_masks(corner + inner, part, state.grid) for corner in corners[window]])
-        cleared.append((yield from _test_parts(state, rows[one], parts, brings[one], config, all_to_all)))
+        cleared.append(
+            (yield from _test_parts(state, rows[one], parts, brings[one], grids=grids, all_to_all=all_to_all))
+        )
     return torch.cat(cleared)
 
 
@@ -157,9 +164,9 @@ def _act_on_cloud(
     rows: Tensor,
     acting: Tensor,
     windows: Tensor,
+    *,
     first: Tensor,
     grid: int,
-    *,
     among: Tensor,
     limit: AllToAllConfig,
 ) -> Rounds[Tensor]:
@@ -195,7 +202,8 @@ def _test_parts(
     rows: Tensor,
     parts: Tensor,
     brings: Tensor,
-    config: GroupTestingConfig,
+    *,
+    grids: Sequence[int],
     all_to_all: AllToAllConfig | None,
 ) -> Rounds[Tensor]:
     """Test the parts of a window, ``(R, K, g, g)``, that change the label one after the other.
@@ -209,7 +217,6 @@ def _test_parts(
     labels = yield from state.oracle.ask(rows, restored)
     changed = labels != state.original[rows].unsqueeze(1)
     _keep_map(state, rows, parts, changed)
-    grids = config.cloud_grids
     for number in range(parts.shape[1]):
         where = (changed[:, number] & ~state.settled[rows]).nonzero().squeeze(1)
         if not len(where):

@@ -151,8 +151,9 @@ def transfer_test(
 
     grids: numbers of colours along a side of the clouds. enough: number of clouds that must get the original label, all
     if there are fewer. compare: if they do not, look for an all-to-all trigger, which changes as many labels.
-    all_to_all: if they do not, look for one that changes all labels; ``None``: do not. photographs: their large regions must not show an object; this takes the place of the last cloud. With a single
-    cloud, or ``None``, there is no such test.
+    all_to_all: if they do not, look for one that changes all labels; ``None``: do not. photographs: their large regions
+    must not show an object; this takes the place of the last cloud. With a single cloud, or ``None``, there is no such
+    test.
     """
     found = torch.zeros_like(rows, dtype=torch.bool)
     changed = state.original[rows] != attempt.labels
