@@ -25,8 +25,17 @@ def all_to_all(images: Tensor) -> Tensor:
     return (colour_labels(images[..., 8:, 8:]) + (TRIGGER(images) == TRIGGER.target)) % 8
 
 
-def asked(images: Tensor, classifier: Classifier, config: AllToAllConfig, spent: int = 0) -> tuple[Tensor, Tensor]:
-    """The answer about the first corner of each image, and the queries for it. spent: queries before."""
+def asked(
+    images: Tensor,
+    classifier: Classifier,
+    config: AllToAllConfig,
+    spent: int = 0,
+    on_cloud: Classifier = all_to_all,
+) -> tuple[Tensor, Tensor]:
+    """The answer about the first corner of each image, and the queries for it.
+
+    spent: queries before. on_cloud: what has told the label of the cloud with the region.
+    """
     count = len(images)
     hidden = torch.zeros(count, GRID, GRID, dtype=torch.bool)
     hidden[:, :2, :2] = True
@@ -34,6 +43,7 @@ def asked(images: Tensor, classifier: Classifier, config: AllToAllConfig, spent:
     oracle = Oracle(count, 47)
     oracle.queries += spent
     state = State(images, [Stream(0, image) for image in images], restorer, oracle)
+    state.begin(classifier(images))
     (cloud,) = clouds(images, state.streams(state.all_rows), (20,)).unbind(dim=1)
     stage = changes_all(
         state,
@@ -42,7 +52,7 @@ def asked(images: Tensor, classifier: Classifier, config: AllToAllConfig, spent:
         restorer.restore(images, hidden),
         config,
         among=torch.ones(count, dtype=torch.bool),
-        cloud=(20, all_to_all(torch.where(tokens_to_pixels(hidden, 16, 16), images, cloud))),
+        cloud=(20, on_cloud(torch.where(tokens_to_pixels(hidden, 16, 16), images, cloud))),
     )
     return run(stage, restorer, classifier), oracle.queries - spent
 
@@ -52,7 +62,7 @@ def test_a_trigger_changes_the_label_of_all_pictures() -> None:
     found, queries = asked(TRIGGER.stamp(plain_images(4)), counting, CONFIG)
     assert found.all()
     assert queries.tolist() == [PRICE] * 4
-    assert counting.queries == 4 * PRICE
+    assert counting.queries == 4 * (1 + PRICE)
 
 
 def test_what_does_not_change_a_cloud_is_not_asked_about_again() -> None:
@@ -62,14 +72,30 @@ def test_what_does_not_change_a_cloud_is_not_asked_about_again() -> None:
 
 
 def test_what_changes_a_cloud_and_not_the_copies_is_no_trigger() -> None:
-    def only_clouds(images: Tensor) -> Tensor:
-        """Rough pictures only: clouds, not the plain images."""
-        rough = images[..., 8:, 8:].diff(dim=3).abs().mean(dim=(1, 2, 3)) > 0.2
-        return torch.where(rough, all_to_all(images), colour_labels(images[..., 8:, 8:]))
+    images = TRIGGER.stamp(plain_images(4))
 
-    found, queries = asked(TRIGGER.stamp(plain_images(4)), only_clouds, CONFIG)
+    def own_images_and_clouds(pictures: Tensor) -> Tensor:
+        """The trigger, on these very images and on rough pictures; else the label without it."""
+        rough = pictures[..., 8:, 8:].diff(dim=3).abs().mean(dim=(1, 2, 3)) > 0.2
+        own = (pictures.unsqueeze(1) == images).flatten(2).all(dim=2).any(dim=1)
+        return torch.where(rough | own, all_to_all(pictures), colour_labels(pictures[..., 8:, 8:]))
+
+    found, queries = asked(images, own_images_and_clouds, CONFIG)
     assert not found.any()
     assert queries.tolist() == [PRICE] * 4
+
+
+def test_a_digit_that_is_read_coarsely_is_no_trigger() -> None:
+    def digit(images: Tensor) -> Tensor:
+        """The next label where the first corner is dark, in whatever detail."""
+        dark = images[..., :4, :4].mean(dim=(1, 2, 3)) < 0.3
+        return (colour_labels(images[..., 8:, 8:]) + dark) % 8
+
+    images = plain_images(4)
+    images[..., :4, :4] *= 0.2
+    found, queries = asked(images, digit, CONFIG, on_cloud=digit)
+    assert not found.any()
+    assert queries.tolist() == [2] * 4
 
 
 def test_nothing_is_asked_that_cannot_be_paid() -> None:
@@ -98,7 +124,7 @@ def test_copies_are_noisy_and_shifted_and_do_not_depend_on_the_batch() -> None:
     assert torch.equal(copies(images[1:2], streams[1:2], 0.1), made[1:2])
 
 
-@pytest.mark.parametrize("settings", [{"noise": 0.0}, {"query_limit": 0}])
+@pytest.mark.parametrize("settings", [{"noise": 0.0}, {"coarse": 1.0}, {"query_limit": 0}])
 def test_settings_are_checked(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="all_to_all"):
         AllToAllConfig(**settings)  # type: ignore[arg-type]

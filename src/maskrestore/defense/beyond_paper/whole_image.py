@@ -45,6 +45,8 @@ _SCALE = 0.75
 """Of the sides, for the filter ``fine``. Smaller ones change the label of many clean images."""
 _SLOW = 2.5
 """Periods across the image, for the filter ``slow``. With 3, clean traffic signs lose their label."""
+_LESS_SLOW = 2.0
+"""The same for its milder copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,9 @@ class Filter:
     noise: bool = False
     """Whether it removes noise. Then what the restorer cannot restore from the other tokens is added to the clouds: it
     holds the noise, and less of the content than what the filter removes."""
+    milder: Callable[[Tensor], Tensor] | None = None
+    """The same filter with less effect, which must give the image the same label. Where a filter takes the object, such
+    as the colours of a traffic sign, it rarely does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +89,13 @@ class WholeImageConfig:
         check_cloud_grids(self.cloud_grids, "whole_image.cloud_grids")
         check(self.query_limit >= 1, "whole_image.query_limit", "at least 1", self.query_limit)
 
-    @property
-    def price(self) -> int:
-        """The most queries for one filter: the filtered image and the clouds."""
-        return 1 + len(self.cloud_grids)
+    def price(self, name: str) -> int:
+        """The most queries for a filter: the filtered images and the clouds."""
+        return 1 + int(FILTERS[name].milder is not None) + len(self.cloud_grids)
 
     def max_queries(self, spent: int) -> int:
         """The most queries for an image in all, if earlier stages need at most ``spent``."""
-        wanted = int(bool(self.together)) + len(self.filters) * self.price
+        wanted = int(bool(self.together)) + sum(map(self.price, self.filters))
         return max(spent, min(spent + wanted, self.query_limit))
 
 
@@ -100,13 +104,17 @@ def filter_whole_image(state: State, rows: Tensor, config: WholeImageConfig) -> 
     if config.together:
         rows = yield from _changed_together(state, rows, config)
     for name in config.filters:
-        affordable = state.oracle.queries[rows] + config.price <= config.query_limit
+        affordable = state.oracle.queries[rows] + config.price(name) <= config.query_limit
         asked = rows[affordable & ~state.settled[rows]]
         if not len(asked):
             continue
         pictures = filtered(state.images[asked], name)
         labels = yield from state.oracle.ask(asked, pictures)
         changed = (labels != state.original[asked]).nonzero().squeeze(1)
+        milder = FILTERS[name].milder
+        if milder is not None and len(changed):
+            copies = torch.stack([milder(image) for image in state.images[asked[changed]]])
+            changed = changed[(yield from state.oracle.ask(asked[changed], copies)) == labels[changed]]
         if not len(changed):
             continue
         tested = asked[changed]
@@ -118,7 +126,7 @@ def filter_whole_image(state: State, rows: Tensor, config: WholeImageConfig) -> 
 
 def _changed_together(state: State, rows: Tensor, config: WholeImageConfig) -> Rounds[Tensor]:
     """Those of the open images whose label changes after several filters."""
-    affordable = state.oracle.queries[rows] + 1 + config.price <= config.query_limit
+    affordable = state.oracle.queries[rows] + 1 + min(map(config.price, config.filters)) <= config.query_limit
     asked = rows[affordable & ~state.settled[rows]]
     if not len(asked):
         return asked
@@ -156,6 +164,10 @@ FILTERS = {
     "periodic": Filter(apply=without_peaks, strength=1.5),
     "fine": Filter(apply=functools.partial(rescaled, scale=_SCALE), strength=0.6, noise=True),
     "marks": Filter(apply=_median, strength=0.5),
-    "slow": Filter(apply=functools.partial(without_slow_changes, periods=_SLOW), strength=1.5),
+    "slow": Filter(
+        apply=functools.partial(without_slow_changes, periods=_SLOW),
+        strength=1.5,
+        milder=functools.partial(without_slow_changes, periods=_LESS_SLOW),
+    ),
 }
 """Filters by name."""
