@@ -67,8 +67,11 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
     If none is accepted, the image and its label stay unchanged.
     """
     tried = torch.zeros_like(scores, dtype=torch.bool)
+    price = 1 + (0 if config.transfer_test is None else config.transfer_test.clouds)
     for number in range(len(config.restoration.attempts)):
-        where = (~state.settled[rows]).nonzero().squeeze(1)
+        # After group testing, what the tests of the first attempt asked may leave too little for the second one.
+        affordable = state.oracle.queries[rows] + price <= config.max_queries
+        where = (~state.settled[rows] & affordable).nonzero().squeeze(1)
         levels = masks_of_attempt(scores[where], config.restoration, number, config.photographs)  # (R, K, g, g)
         hidden = levels[:, -1]
         # Skip images with nothing to restore, or with the same tokens as in the last attempt.

@@ -214,3 +214,17 @@ def test_a_trigger_with_a_target_for_each_class_is_found_by_group_testing_too() 
         assert torch.equal(result.labels, colour_labels(clean))
     blind = replace(PROFILES["fast"], all_to_all=None)
     assert (BDMAE(MeanRestorer(), blind).purify(images, to_the_next_class).labels != colour_labels(clean)).any()
+
+
+def test_a_second_attempt_that_cannot_be_paid_is_not_made() -> None:
+    """What the tests of the first attempt ask comes on top of group testing."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.rand(48, 3, 16, 16, generator=generator)
+    weights = torch.randn(10, 3 * 16 * 16, generator=generator)
+
+    def unsteady(pictures: torch.Tensor) -> torch.Tensor:
+        """Every change of a picture may change its label."""
+        return ((pictures - 0.5).flatten(1) @ weights.T).argmax(dim=1)
+
+    result = BDMAE(MeanRestorer(), "fast").purify(images, unsteady)
+    assert int(result.queries.max()) <= PROFILES["fast"].max_queries == 47
