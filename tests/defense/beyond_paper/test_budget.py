@@ -10,7 +10,11 @@ from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_ima
 from maskrestore import BDMAE, PROFILES, BDMAEConfig, CountingClassifier, with_settings
 from maskrestore.defense.beyond_paper.budget import fast, scheduled, within
 from maskrestore.defense.beyond_paper.group_testing import SMALLEST_GRID, GroupTestingConfig, covering_squares
+from maskrestore.defense.composition import _restore_what_scores_high
+from maskrestore.defense.oracle import Oracle, run
 from maskrestore.defense.profiles import profile_config
+from maskrestore.defense.state import State
+from maskrestore.defense.streams import Stream
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.patches import tokens_to_pixels
 
@@ -216,15 +220,24 @@ def test_a_trigger_with_a_target_for_each_class_is_found_by_group_testing_too() 
     assert (BDMAE(MeanRestorer(), blind).purify(images, to_the_next_class).labels != colour_labels(clean)).any()
 
 
-def test_a_second_attempt_that_cannot_be_paid_is_not_made() -> None:
+@pytest.mark.parametrize(("spent", "calls"), [(30, 8), (36, 6)])
+def test_a_second_attempt_that_cannot_be_paid_is_not_made(spent: int, calls: int) -> None:
     """What the tests of the first attempt ask comes on top of group testing."""
-    generator = torch.Generator().manual_seed(5)
-    images = torch.rand(48, 3, 16, 16, generator=generator)
-    weights = torch.randn(10, 3 * 16 * 16, generator=generator)
+    # The restored image, clouds with the region, a cloud without it, the coarse region, copies without it and with it:
+    # no trigger. Then the restored image and the clouds of the second attempt.
+    answers = iter([[1], [2, 2, 2], [3], [1], [5, 5], [5, 5], [1], [2, 2, 2]])
+    asked = []
 
-    def unsteady(pictures: torch.Tensor) -> torch.Tensor:
-        """Every change of a picture may change its label."""
-        return ((pictures - 0.5).flatten(1) @ weights.T).argmax(dim=1)
+    def scripted(pictures: torch.Tensor) -> torch.Tensor:
+        asked.append(len(pictures))
+        return torch.tensor(next(answers))
 
-    result = BDMAE(MeanRestorer(), "fast").purify(images, unsteady)
-    assert int(result.queries.max()) <= PROFILES["fast"].max_queries == 47
+    image, config = mixed(1), PROFILES["default"].in_force(photographs=False)
+    oracle = Oracle(1, 47)
+    oracle.queries += spent
+    state = State(image, [Stream(0, image[0])], MeanRestorer(), oracle)
+    scores = torch.zeros(1, 8, 8)
+    scores[0, 0, :4], scores[0, 1, :4] = 0.9, 0.3  # the second attempt restores the latter, too
+    run(_restore_what_scores_high(state, state.all_rows, scores, config), MeanRestorer(), scripted)
+    assert len(asked) == calls
+    assert int(oracle.queries) <= 47
