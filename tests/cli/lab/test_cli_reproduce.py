@@ -191,7 +191,7 @@ def test_the_pages_of_results_of_several_folders(invoke, toy, tmp_path):
     assert "wrote the pages in o/pages from 16 records" in invoke(*command).stdout
     pages = tmp_path / "o/pages"
     assert not (pages / "tableA2.md").exists()
-    assert "from 21 records" in invoke(*command, "--records", "p", "--records", "o").stdout
+    assert "from 24 records" in invoke(*command, "--records", "p", "--records", "o").stdout
     assert "## GTSRB" in (pages / "tableA2.md").read_text()
     assert "| JPEG |" in (pages / "figA4.md").read_text()
 
