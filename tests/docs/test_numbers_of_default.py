@@ -20,22 +20,20 @@ RECORDS = list(read_records(ROOT / "benchmarks/results/default.jsonl"))
 DEFENSES = ("none", "bdmae", "bdmae-fast")
 """In the order of the columns."""
 README = {
-    "patches of 2 x 2 and 3 x 3 pixels": ["badnets:2x2-white", "badnets:3x3-color"],
+    "patch of 3 x 3 pixels": ["badnets:3x3-color"],
     "four corners": ["corners"],
     "faint patch over 22 % of the image": ["blended:15x15"],
     "a target for each class (all-to-all)": ["badnets:3x3-color, all-to-all"],
     "noise over the whole image": ["blended:full"],
     "stripes over the whole image (SIG)": ["sig"],
-    "fewer colours (BPP)": ["bpp"],
     "warped image (WaNet)": ["wanet"],
     "smooth field over the whole image": ["low-frequency"],
-    "another picture blended in (Adap-Blend)": ["adap-blend"],
     "adaptive: repeated everywhere": ["repeated"],
     "adaptive: a large faint tint": ["low-contrast"],
 }
 """What each row of the README stands for: attacks that it is the mean of."""
 WHOLE_IMAGE = {
-    *("blended:full", "sig", "low-frequency", "wanet", "bpp", "repeated", "low-contrast", "adap-blend", "refool")
+    *("blended:full", "sig", "low-frequency", "wanet", "repeated", "low-contrast")
 }
 
 
@@ -115,7 +113,7 @@ def test_queries_are_those_of_the_records() -> None:
 
 def test_patches_with_few_queries_are_those_of_the_records() -> None:
     rows = rows_of("docs/guides/queries-and-profiles.md")
-    patches = README["patches of 2 x 2 and 3 x 3 pixels"]
+    patches = README["patch of 3 x 3 pixels"]
     for name, defense in zip(("no defense", "`default`", "`fast`"), DEFENSES, strict=True):
         found = [of_attack(defense, attack) for attack in patches]
         assert rows[name][0] == shown(found)
@@ -129,7 +127,7 @@ def test_the_records_are_of_the_profiles_as_they_are_and_of_clean_checkouts() ->
     for name, profile in (("bdmae", "default"), ("bdmae-fast", "fast")):
         expected = PROFILES[profile].in_force(photographs=False).to_dict()
         of_profile = [one for one in RECORDS if one.defense.name == name]
-        assert len(of_profile) == 18
+        assert len(of_profile) == 13
         for one in of_profile:
             assert one.defense.config == {
                 name: {key: list(item) if isinstance(item, tuple) else item for key, item in stage.items()}
