@@ -51,7 +51,6 @@ def asked(
         hidden,
         restorer.restore(images, hidden),
         config,
-        among=torch.ones(count, dtype=torch.bool),
         cloud=(20, on_cloud(torch.where(tokens_to_pixels(hidden, 16, 16), images, cloud))),
     )
     return run(stage, restorer, classifier), oracle.queries - spent

@@ -8,8 +8,15 @@ import torch
 
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore import BDMAE, PROFILES, BDMAEConfig, CountingClassifier, with_settings
+from maskrestore.defense.beyond_paper.all_to_all import PRICE, AllToAllConfig
 from maskrestore.defense.beyond_paper.budget import fast, scheduled, within
-from maskrestore.defense.beyond_paper.group_testing import SMALLEST_GRID, GroupTestingConfig, covering_squares
+from maskrestore.defense.beyond_paper.clouds import clouds, pasted
+from maskrestore.defense.beyond_paper.group_testing import (
+    SMALLEST_GRID,
+    GroupTestingConfig,
+    _window_that_changes_all,
+    covering_squares,
+)
 from maskrestore.defense.composition import _restore_what_scores_high
 from maskrestore.defense.oracle import Oracle, run
 from maskrestore.defense.profiles import profile_config
@@ -204,13 +211,12 @@ def test_group_testing_takes_the_clouds_of_the_transfer_test() -> None:
     assert fast(PROFILES["paper"]).group_testing == GroupTestingConfig()
 
 
-def test_a_trigger_with_a_target_for_each_class_is_found_by_group_testing_too() -> None:
-    def to_the_next_class(images: torch.Tensor) -> torch.Tensor:
-        labels = colour_labels(
-            images[..., 8:, 8:]
-        )  # far from the patch, which else decides on a picture of mean colour
-        return torch.where(TRIGGER(images) == TRIGGER.target, (labels + 1) % 8, labels)
+def to_the_next_class(images: torch.Tensor) -> torch.Tensor:
+    labels = colour_labels(images[..., 8:, 8:])  # far from the patch, which else decides on a picture of mean colour
+    return torch.where(TRIGGER(images) == TRIGGER.target, (labels + 1) % 8, labels)
 
+
+def test_a_trigger_with_a_target_for_each_class_is_found_by_group_testing_too() -> None:
     clean = plain_images(6)
     images = TRIGGER.stamp(clean)
     for config in (PROFILES["default"], PROFILES["fast"]):
@@ -218,6 +224,23 @@ def test_a_trigger_with_a_target_for_each_class_is_found_by_group_testing_too() 
         assert torch.equal(result.labels, colour_labels(clean))
     blind = replace(PROFILES["fast"], all_to_all=None)
     assert (BDMAE(MeanRestorer(), blind).purify(images, to_the_next_class).labels != colour_labels(clean)).any()
+
+
+@pytest.mark.parametrize(("spent", "found"), [(0, [True, False]), (47 - 1 - 2 - PRICE + 1, [False, False])])
+def test_of_two_windows_the_one_with_the_trigger_is_found_if_it_can_be_paid(spent: int, found: list[bool]) -> None:
+    images = TRIGGER.stamp(plain_images(4))
+    oracle = Oracle(4, 47)
+    oracle.queries += spent
+    state = State(images, [Stream(0, image) for image in images], MeanRestorer(), oracle)
+    state.begin(to_the_next_class(images))
+    windows = torch.zeros(2, state.grid, state.grid, dtype=torch.bool)
+    windows[0, :3, :3] = windows[1, 3:4, :2] = True  # the trigger, and a window that changed the label by chance
+    cloud = clouds(images, state.streams(state.all_rows), (20,))
+    both = to_the_next_class(pasted(images, windows.any(dim=0).expand(4, -1, -1), cloud)[:, 0])
+    acting = torch.ones(4, 2, dtype=torch.bool)
+    stage = _window_that_changes_all(state, state.all_rows, acting, windows, AllToAllConfig(), cloud=(20, both))
+    assert run(stage, MeanRestorer(), to_the_next_class).tolist() == [found] * 4
+    assert int(oracle.queries.max()) <= 47
 
 
 @pytest.mark.parametrize(("spent", "calls"), [(30, 8), (36, 6)])

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.beyond_paper.clouds import clouds, pasted
-from maskrestore.defense.beyond_paper.objects import shows_object
+from maskrestore.defense.beyond_paper.objects import at_resolution, shows_object
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.defense.streams import Stream, gaussian_noise
-from maskrestore.imaging.filters import rescaled
 from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.settings import check, check_types
 
@@ -64,26 +63,22 @@ def changes_all(
     restored: Tensor,
     config: AllToAllConfig,
     *,
-    among: Tensor,
     cloud: tuple[int, Tensor] | None,
 ) -> Rounds[Tensor]:
     """Whether the region of an image changes the label of all pictures: ``(R,)`` bool. False if it is not asked.
 
-    hidden: ``(R, g, g)`` bool, the region. restored: ``(R, C, H, W)``, the images without it. among: ``(R,)`` bool, the
-    images to ask about. cloud: the number of colours along its side, and its labels with the region, ``(R,)`` int64,
-    which are known already; ``None``: ask about the copies only.
+    hidden: ``(R, g, g)`` bool, the region. restored: ``(R, C, H, W)``, the images without it. cloud: the number of
+    colours along its side, and its labels with the region, ``(R,)`` int64, which are known already; ``None``: it was
+    asked about before.
     """
     found = torch.zeros_like(rows, dtype=torch.bool)
-    where = (among & (state.oracle.queries[rows] + PRICE <= config.query_limit)).nonzero().squeeze(1)
-    if not len(where):
-        return found
-    if cloud is not None:
+    where = (state.oracle.queries[rows] + PRICE <= config.query_limit).nonzero().squeeze(1)
+    if cloud is not None and len(where):
         (grid, on_cloud), asked = cloud, rows[where]
         picture = clouds(state.images[asked], state.streams(asked), (grid,))[:, 0]
         where = where[(yield from state.oracle.ask(asked, picture)) != on_cloud[where]]
-    if len(where):
-        coarse = torch.stack([rescaled(image, config.coarse) for image in state.images[rows[where]]])
-        where = where[~(yield from shows_object(state, rows[where], hidden[where], coarse))]
+    coarse = at_resolution(config.coarse)
+    where = where[~(yield from shows_object(state, rows[where], hidden[where], coarse))]
     if not len(where):
         return found
     asked = rows[where]

@@ -92,9 +92,9 @@ def settle_by_groups(
     windows = square_masks(corners, side, state.grid)
     rows = state.open_rows
     changed = yield from _hide_groups(state, rows, windows)  # (R, 5)
-    changes = changed.sum(dim=1)
-    cleared = [rows[changes == 0]]
-    few = (changes > 0) & (changes <= SPLIT)
+    count = changed.sum(dim=1)
+    cleared = [rows[count == 0]]
+    few = (count > 0) & (count <= SPLIT)
     rows = rows[few]
     acting = yield from _split_groups(state, rows, changed[few], windows)  # (R, 9)
     if not len(rows):
@@ -103,18 +103,13 @@ def settle_by_groups(
     grids = config.cloud_grids
     brings, _, first = yield from on_clouds(state, rows, region, grids=grids, enough=len(grids), compare=False)
     changes = torch.zeros_like(brings)
-    if all_to_all is not None and not brings.all():
-        acting = yield from _act_on_cloud(
-            state, rows, acting, windows, first=first, grid=grids[0], among=~brings, limit=all_to_all
+    if all_to_all is not None:
+        rest = (~brings).nonzero().squeeze(1)
+        cloud = (grids[0], first[rest])
+        acting[rest] = yield from _window_that_changes_all(
+            state, rows[rest], acting[rest], windows, all_to_all, cloud=cloud
         )
-        alone = ((acting.sum(dim=1) == 1) & ~brings).nonzero().squeeze(1)
-        region = windows[acting[alone].long().argmax(dim=1)]
-        if len(alone):
-            restored = yield from state.restore(rows[alone], region)
-            everyone = torch.ones_like(alone, dtype=torch.bool)
-            changes[alone] = yield from changes_all(
-                state, rows[alone], region, restored, all_to_all, among=everyone, cloud=None
-            )
+        changes[rest] = acting[rest].any(dim=1)
     cleared.append(rows[~brings & ~changes])
     one = (acting.sum(dim=1) == 1) & (brings | changes)
     if one.any():
@@ -159,41 +154,62 @@ def _split_groups(state: State, rows: Tensor, changed: Tensor, windows: Tensor) 
     return acting
 
 
-def _act_on_cloud(
+def _window_that_changes_all(
     state: State,
     rows: Tensor,
     acting: Tensor,
     windows: Tensor,
+    config: AllToAllConfig,
     *,
-    first: Tensor,
-    grid: int,
-    among: Tensor,
-    limit: AllToAllConfig,
+    cloud: tuple[int, Tensor],
 ) -> Rounds[Tensor]:
-    """Which of the acting windows change the label of a cloud by themselves: ``(R, 9)`` bool, none if too costly.
+    """The window that changes the label of all pictures: ``(R, 9)`` bool, none where there is no single one.
 
-    A trigger's window does; another one that changed the label by chance rarely does. acting: ``(R, 9)`` bool; windows:
-    ``(9, g, g)``. first: ``(R,)`` int64, the label of the cloud with all of them; grid: its number of colours along a
-    side. among: ``(R,)`` bool, the images to ask about; the windows of the others are kept.
+    acting: ``(R, 9)`` bool, the windows in question; windows: ``(9, g, g)``. cloud: the number of colours along its
+    side, and its labels with all of them, ``(R,)`` int64.
     """
+    acting = yield from _acting_on_cloud(state, rows, acting, windows, config, cloud=cloud)
+    found = torch.zeros_like(acting)
+    where = (acting.sum(dim=1) == 1).nonzero().squeeze(1)
+    if len(where):
+        window = windows[acting[where].long().argmax(dim=1)]
+        restored = yield from state.restore(rows[where], window)
+        changes = yield from changes_all(state, rows[where], window, restored, config, cloud=None)
+        found[where] = acting[where] & changes.unsqueeze(1)
+    return found
+
+
+def _acting_on_cloud(
+    state: State,
+    rows: Tensor,
+    acting: Tensor,
+    windows: Tensor,
+    config: AllToAllConfig,
+    *,
+    cloud: tuple[int, Tensor],
+) -> Rounds[Tensor]:
+    """Which of the windows change the label of a cloud by themselves: ``(R, 9)`` bool, none if that is too costly.
+
+    A trigger's window does; another one that changed the label by chance rarely does. Arguments: as above.
+    """
+    grid, together = cloud
     count = acting.sum(dim=1)
-    affordable = state.oracle.queries[rows] + 1 + count + PRICE <= limit.query_limit
-    found = acting & ~among.unsqueeze(1)
-    where = (among & affordable).nonzero().squeeze(1)
+    found = torch.zeros_like(acting)
+    where = (state.oracle.queries[rows] + 1 + count + PRICE <= config.query_limit).nonzero().squeeze(1)
     if not len(where):
         return found
     asked = rows[where]
-    cloud = clouds(state.images[asked], state.streams(asked), (grid,))[:, 0]
-    alone = yield from state.oracle.ask(asked, cloud)
-    some = first[where] != alone  # else no window is asked about
-    where, alone, cloud = where[some], alone[some], cloud[some]
-    found[where] = acting[where] & (count[where] == 1).unsqueeze(1)
-    place, window = (acting[where] & (count[where] > 1).unsqueeze(1)).nonzero(as_tuple=True)
+    pictures = clouds(state.images[asked], state.streams(asked), (grid,))  # (R, 1, C, H, W)
+    alone = yield from state.oracle.ask(asked, pictures[:, 0])
+    some = together[where] != alone  # else no window is asked about
+    where, alone, pictures = where[some], alone[some], pictures[some]
+    single = count[where] == 1
+    found[where[single]] = acting[where[single]]
+    place, window = (acting[where] & ~single.unsqueeze(1)).nonzero(as_tuple=True)
     if len(place):
-        images = state.images[rows[where[place]]]
-        pictures = pasted(images, windows[window], cloud[place].unsqueeze(1))[:, 0]
-        labels = yield from state.oracle.ask(rows[where[place]], pictures)
-        found[where[place], window] = labels != alone[place]
+        asked = rows[where[place]]
+        with_window = pasted(state.images[asked], windows[window], pictures[place])[:, 0]
+        found[where[place], window] = (yield from state.oracle.ask(asked, with_window)) != alone[place]
     return found
 
 
@@ -223,12 +239,14 @@ def _test_parts(
             continue
         tried, part = rows[where], parts[where, number]
         attempt = Attempt(restored=restored[where, number], hidden=part, labels=labels[where, number])
-        given = attempt.of(kept := brings[where].nonzero().squeeze(1))
         found = torch.zeros_like(tried, dtype=torch.bool)
-        found[kept] = yield from transfer_test(state, tried[kept], given, grids=grids, enough=len(grids), compare=False)
+        usual, others = (chosen.nonzero().squeeze(1) for chosen in (brings[where], ~brings[where]))
+        found[usual] = yield from transfer_test(
+            state, tried[usual], attempt.of(usual), grids=grids, enough=len(grids), compare=False
+        )
         if all_to_all is not None:
-            found |= yield from changes_all(
-                state, tried, part, attempt.restored, all_to_all, among=~brings[where], cloud=None
+            found[others] = yield from changes_all(
+                state, tried[others], part[others], attempt.restored[others], all_to_all, cloud=None
             )
         state.settle(tried[found], attempt.restored[found], part[found], attempt.labels[found])
     return rows[~state.settled[rows]]

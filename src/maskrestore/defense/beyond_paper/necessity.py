@@ -1,4 +1,4 @@
-"""Is the region needed? The image must lose its label, too, when clouds take the place of the region.
+"""Is the region needed? The image must lose its label, too, when clouds take its place or it is shown coarsely.
 
 The transfer test (``transfer.py``) asks whether a region is enough to decide the label of other pictures. A large part
 of an ordinary image often is: half a truck makes a truck of any picture. But the rest of that image has the label as
@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds, pasted
-from maskrestore.defense.beyond_paper.objects import shows_object
+from maskrestore.defense.beyond_paper.objects import at_resolution, shows_object
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
-from maskrestore.imaging.filters import rescaled
 from maskrestore.runtime.settings import check, check_types
 
 __all__ = ["NecessityConfig", "is_needed"]
@@ -76,7 +75,7 @@ def is_needed(state: State, rows: Tensor, hidden: Tensor, config: NecessityConfi
         return (needed & affordable & (share > above)).nonzero().squeeze(1)
 
     if config.coarse is not None and len(where := asked_about(config.small, 2)):
-        coarse = torch.stack([rescaled(image, config.coarse) for image in state.images[rows[where]]])
+        coarse = at_resolution(config.coarse)
         needed[where] = ~(yield from shows_object(state, rows[where], hidden[where], coarse))
         where = where[~needed[where]]
         needed[where] = yield from _core_is_enough(state, rows[where], hidden[where], config.core)

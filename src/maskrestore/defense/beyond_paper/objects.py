@@ -9,23 +9,33 @@ Departure: not in the BDMAE paper.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
+from maskrestore.imaging.filters import rescaled
 from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.runtime.devices import to_device
 
-__all__ = ["shows_object"]
+__all__ = ["at_resolution", "shows_object"]
 
 
-def shows_object(state: State, rows: Tensor, hidden: Tensor, coarse: Tensor) -> Rounds[Tensor]:
+def at_resolution(share: float) -> Callable[[Tensor], Tensor]:
+    """A look at images ``(R, C, H, W)`` in [0, 1] at a share of their resolution."""
+    return lambda images: torch.stack([rescaled(image, share) for image in images])
+
+
+def shows_object(state: State, rows: Tensor, hidden: Tensor, coarse: Callable[[Tensor], Tensor]) -> Rounds[Tensor]:
     """Whether each image keeps its label when a region, ``(R, g, g)`` bool, is coarse: ``(R,)`` bool. One query.
 
-    coarse: ``(R, C, H, W)`` in [0, 1], the images with less detail.
+    coarse: takes the detail of images ``(R, C, H, W)`` in [0, 1].
     """
+    if not len(rows):
+        return torch.zeros_like(rows, dtype=torch.bool)
     images = state.images[rows]
     region = tokens_to_pixels(to_device(hidden, images.device), *images.shape[-2:])  # (R, 1, H, W)
-    labels = yield from state.oracle.ask(rows, torch.where(region, coarse, images))
+    labels = yield from state.oracle.ask(rows, torch.where(region, coarse(images), images))
     return labels == state.original[rows]

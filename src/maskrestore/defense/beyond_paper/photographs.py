@@ -30,7 +30,7 @@ from maskrestore.defense.restoration import RestorationConfig, adaptive_masks
 from maskrestore.imaging.resize import resize
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["PhotographsConfig", "coarse", "masks_of_attempt", "needs_coarse_test"]
+__all__ = ["PhotographsConfig", "in_cells", "masks_of_attempt", "needs_coarse_test"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def needs_coarse_test(hidden: Tensor, config: PhotographsConfig | None) -> Tenso
     return hidden.flatten(1).double().mean(dim=1) > config.small_region
 
 
-def coarse(images: Tensor, cells: int) -> Tensor:
+def in_cells(images: Tensor, cells: int) -> Tensor:
     """Images ``(B, C, H, W)`` in [0, 1] as ``cells`` places along a side show them; the same shape."""
     height, width = images.shape[-2:]
     return resize(resize(images, min(cells, height), min(cells, width)), height, width).clamp(0, 1)

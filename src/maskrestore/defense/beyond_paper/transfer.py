@@ -6,8 +6,9 @@ at its place, on clouds of random colour. In the first attempt, which rarely cha
 clouds must get the label; in later attempts all of them must.
 
 An all-to-all trigger, with a target for each class, does not give one label to all pictures, but it changes the label
-of all. So if too few clouds get the label in the first attempt, the restoration is also accepted if the region changes
-the label of most clouds and of every mirrored or turned copy of the purified image.
+of all. So if too few clouds get the label, the restoration is also accepted if the region does that: see
+``all_to_all.py``. For photographs, the older *comparison* takes its place, in the first attempt only: the region must
+change the label of most clouds and of every mirrored or turned copy of the purified image.
 
 A large part of an ordinary image may show its object, so it can keep its label on smooth clouds, but not on clouds that
 are noise in every pixel. A large trigger keeps its label there as well. So squares (``squares.py``) use finer clouds.
@@ -18,6 +19,7 @@ other image is needed. Departure: not in the BDMAE paper.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +30,7 @@ from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig, changes_
 from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, check_cloud_grids, clouds, pasted
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig, is_needed
 from maskrestore.defense.beyond_paper.objects import shows_object
-from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, coarse, needs_coarse_test
+from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, in_cells, needs_coarse_test
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.imaging.resize import resize
@@ -160,8 +162,8 @@ def transfer_test(
     large = needs_coarse_test(attempt.hidden, photographs if len(grids) > 1 else None)
     usual, tested = ((changed & chosen).nonzero().squeeze(1) for chosen in (~large, large))
     if photographs is not None and len(tested):
-        pictures = coarse(state.images[rows[tested]], photographs.cells)
-        tested = tested[~(yield from shows_object(state, rows[tested], attempt.hidden[tested], pictures))]
+        coarse = functools.partial(in_cells, cells=photographs.cells)
+        tested = tested[~(yield from shows_object(state, rows[tested], attempt.hidden[tested], coarse))]
     for place, some in ((usual, grids), (tested, grids[:-1])):
         if len(place):
             found[place] = yield from _on_other_pictures(
@@ -184,8 +186,10 @@ def _on_other_pictures(
     hidden = attempt.hidden
     found, changes, first = yield from on_clouds(state, rows, hidden, grids=grids, enough=enough, compare=compare)
     if all_to_all is not None:
-        found |= yield from changes_all(
-            state, rows, hidden, attempt.restored, all_to_all, among=~found, cloud=(grids[0], first)
+        rest = (~found).nonzero().squeeze(1)
+        cloud = (grids[0], first[rest])
+        found[rest] = yield from changes_all(
+            state, rows[rest], hidden[rest], attempt.restored[rest], all_to_all, cloud=cloud
         )
     rest = changes.nonzero().squeeze(1)
     if len(rest):

@@ -11,7 +11,8 @@ little else.
 A filter that changes the label proves nothing, since it takes a part of the image's content, too. So the transfer test
 of a region (``transfer.py``) is made with what was removed: it is added to clouds of random colour. A pattern brings
 its label along; waves, marks, details and slow changes of an ordinary image do not. If all clouds get the label, the
-filtered image and its label are the answer.
+filtered image and its label are the answer. A milder copy of ``slow``, which may take the colours of the object, must
+have given the same label.
 
 A class may look like noise, or like a green field: frogs and cats do, to some networks. The clouds have their full
 contrast, which hides such content and few triggers: at half of it, 40 of 2,200 clean images passed with ``fine``, at
