@@ -2,7 +2,7 @@
 
 A logistic regression on five numbers for each image. Its weights were fitted to images of the training splits that the
 classifiers had not learned: 1,174 with eight kinds of triggers, and 3,160 without, each kind with the same weight
-(``docs/lab-notes/whole-image.md`` says which). They hold for the stages of ``default``.
+(``docs/lab-notes/whole-image.md`` says which). They were fitted before the default had ``all_to_all``.
 
 Departure: not in the BDMAE paper, which always answers.
 """

@@ -1,27 +1,27 @@
 """The tables and figures of ``maskrestore reproduce``, as data. To add one, add an entry to EXPERIMENTS.
 
+Here are those of the paper, and ``further_tables.py`` has those of this project.
+
 Titles of columns and ``Row.paper`` are the keys of the paper's numbers (``published.PAPER``). Columns of the paper
 whose data set is not available here are listed as ``unavailable``. Departures: where the paper does not name its
-trigger, the notes name the one used here. The module is long because it is a single list.
+trigger, the notes name the one used here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.lab.paper.cells import Case, Variant
+from maskrestore.lab.paper.columns import BADNETS, aggregated, cases, single
 from maskrestore.lab.paper.defense_rows import (
     BASES,
-    BLACK_BOX,
     CAMS,
     COMPARED,
     FEBRUUS_EACH,
     FILTERS,
     HEATS,
-    LABELS_ONLY,
     LATER,
     LATER_NOTE,
     LAYER_NOTE,
@@ -34,34 +34,19 @@ from maskrestore.lab.paper.defense_rows import (
     row,
     variant,
 )
+from maskrestore.lab.paper.further_tables import FURTHER_TABLES
 from maskrestore.lab.paper.layouts import Column, Curves, Experiment, Panel, Pictures, Table
 from maskrestore.lab.paper.sweeps import refinement_steps, sizes, sweeps, threshold_sets, thresholds
 
 __all__ = ["EXPERIMENTS"]
 
 
-_NAMES = {"cifar10": "CIFAR-10", "gtsrb": "GTSRB"}
-_BADNETS = tuple(f"badnets:{size}x{size}-{colour}" for size in (1, 2, 3) for colour in ("color", "white"))
 _LARGE_SETS = ("VGGFace2", "ImageNet10", "ImageNet50", "ImageNet100")
-
-
-def _cases(dataset: str, attacks: Iterable[str | None], **settings: Any) -> tuple[Case, ...]:
-    return tuple(Case(dataset=dataset, attack=attack, **settings) for attack in attacks)
-
-
-def _aggregated(attacks: Iterable[str], **settings: Any) -> tuple[Column, ...]:
-    """Return a column for each data set, averaged over attacks."""
-    chosen = tuple(attacks)
-    return tuple(Column(title=title, cases=_cases(name, chosen, **settings)) for name, title in _NAMES.items())
-
-
-def _single(title: str, dataset: str, attack: str, **settings: Any) -> Column:
-    return Column(title=title, cases=_cases(dataset, [attack], **settings))
 
 
 def _triggers(dataset: str) -> tuple[Column, ...]:
     """Return a column for each BadNets trigger."""
-    return tuple(_single(attack.removeprefix("badnets:"), dataset, attack) for attack in _BADNETS)
+    return tuple(single(attack.removeprefix("badnets:"), dataset, attack) for attack in BADNETS)
 
 
 _ICONS = tuple(f"badnets:icon-{name}" for name in ("flower", "heart", "phone"))
@@ -69,8 +54,8 @@ _PATCHES = tuple(f"badnets:{side}x{side}-color" for side in (1, 2, 3))
 
 
 _STAND_INS = (
-    Column(title="LFW-62", cases=_cases("lfw62", _ICONS)),
-    Column(title="Imagenette", cases=_cases("imagenette", (*_PATCHES, *_ICONS))),
+    Column(title="LFW-62", cases=cases("lfw62", _ICONS)),
+    Column(title="Imagenette", cases=cases("imagenette", (*_PATCHES, *_ICONS))),
 )
 """Columns of data sets that stand in for VGGFace2 and ImageNet10 where those are not available."""
 _STAND_IN_NOTE = (
@@ -82,7 +67,7 @@ _STAND_IN_NOTE = (
 def _photographs(number: int, title: str, sets: Mapping[str, str], attacks: Iterable[str], note: str = "") -> Table:
     """Return a table of triggers on photographs. sets: what precedes the trigger in a title -> data set."""
     columns = tuple(
-        _single(f"{prefix}{attack.removeprefix('badnets:')}", name, attack)
+        single(f"{prefix}{attack.removeprefix('badnets:')}", name, attack)
         for prefix, name in sets.items()
         for attack in attacks
     )
@@ -103,45 +88,6 @@ def _photographs(number: int, title: str, sets: Mapping[str, str], attacks: Iter
     )
 
 
-_GLOBAL = tuple(
-    _single(title, "cifar10", name)
-    for title, name in {
-        "WaNet": "wanet",
-        "SIG, dirty label": "sig",
-        "Blended, whole image": "blended:full",
-        "BPP": "bpp",
-        "smooth field, after LF": "low-frequency",
-        "input-aware": "input-aware",
-    }.items()
-)
-_ADAPTIVE = (
-    _single("repeated", "cifar10", "repeated"),
-    _single("low contrast", "cifar10", "low-contrast"),
-    _single("3x3-color, trained on restored images", "cifar10", "badnets:3x3-color", restored_rate=0.5),
-)
-_ADAPTIVE_LATER = (
-    _single("natural only", "cifar10", "natural-only"),
-    _single("filter-proof", "cifar10", "filter-proof"),
-    _single("clean-breaking", "cifar10", "clean-breaking"),
-)
-_SEVERAL = ("badnets:2x2-white", "corners", "blended:15x15")
-_HELD_OUT = (
-    *(
-        _single(f"CIFAR-10 {title}", "cifar10", name)
-        for title, name in {
-            "Adap-Blend": "adap-blend",
-            "Adap-Patch": "adap-patch",
-            "TaCT": "tact",
-            "Refool": "refool",
-            "LIRA": "lira",
-        }.items()
-    ),
-    Column(
-        title="CIFAR-10 several triggers",
-        # the same victim; the first trigger is the tested one
-        cases=_cases("cifar10", ["multi:" + "+".join((*_SEVERAL[n:], *_SEVERAL[:n])) for n in range(len(_SEVERAL))]),
-    ),
-)
 _TWO_PIXELS = Case(dataset="cifar10", attack="badnets:2x2-color")
 _CORNERS = Case(dataset="cifar10", attack="label-consistent")
 _SIGN = Case(dataset="gtsrb", attack="badnets:3x3-color")
@@ -163,7 +109,7 @@ _FIXED_TASKS = (_TWO_PIXELS, _CORNERS)
 EXPERIMENTS: dict[str, Experiment] = {
     "table1": Table(
         title="Table 1: diffusion models",
-        columns=_aggregated(_BADNETS),
+        columns=aggregated(BADNETS),
         rows=(
             NONE,
             row("DiffPure (DDPM)", "diffpure-ddpm", paper="DiffPure (DDPM)"),
@@ -182,7 +128,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "table2": Table(
         title="Table 2: BadNets",
-        columns=(*_aggregated(_BADNETS), *_STAND_INS),
+        columns=(*aggregated(BADNETS), *_STAND_INS),
         rows=COMPARED,
         unavailable=_LARGE_SETS,
         notes=("Mean over six BadNets triggers.", _STAND_IN_NOTE, WHITE_BOX_NOTE, LAYER_NOTE, LATER_NOTE),
@@ -190,13 +136,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     "table3": Table(
         title="Table 3: harder local attacks",
         columns=(
-            _single("CIFAR-10 IAB", "cifar10", "input-aware"),
-            _single("GTSRB IAB", "gtsrb", "input-aware"),
-            _single("CIFAR-10 LC", "cifar10", "label-consistent"),
+            single("CIFAR-10 IAB", "cifar10", "input-aware"),
+            single("GTSRB IAB", "gtsrb", "input-aware"),
+            single("CIFAR-10 LC", "cifar10", "label-consistent"),
             Column(title="GTSRB LC", cases=(_SIGN_CORNERS,)),
-            _single("CIFAR-10 Blended", "cifar10", "blended:15x15"),
-            _single("CIFAR-10 four corners", "cifar10", "corners"),
-            _single("Imagenette Blended", "imagenette", "blended:105x105"),
+            single("CIFAR-10 Blended", "cifar10", "blended:15x15"),
+            single("CIFAR-10 four corners", "cifar10", "corners"),
+            single("Imagenette Blended", "imagenette", "blended:105x105"),
         ),
         rows=COMPARED,
         unavailable=("VGGFace2 Blended", "ImageNet10 Blended"),
@@ -216,7 +162,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "tableA1": Table(
         title="Table A.1: architectures",
         columns=tuple(
-            _single(title, "cifar10", "badnets:3x3-white", architecture=name)
+            single(title, "cifar10", "badnets:3x3-white", architecture=name)
             for title, name in {
                 "ResNet-18": "resnet18",
                 "6 Conv + 2 Dense": "conv6",
@@ -241,7 +187,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "tableA2": Table(
         title="Table A.2: clean models",
-        columns=_aggregated(("badnets:1x1-color", "badnets:2x2-white", "badnets:3x3-color"), clean_victim=True),
+        columns=aggregated(("badnets:1x1-color", "badnets:2x2-white", "badnets:3x3-color"), clean_victim=True),
         rows=(NONE, *OURS),
         unavailable=_LARGE_SETS,
         notes=("BA: accuracy of the clean model on images with a trigger; mean over three triggers.",),
@@ -277,97 +223,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "tableA7": _photographs(7, "ImageNet50", {"": "imagenet50"}, (*_PATCHES, *_ICONS)),
     "tableA8": _photographs(8, "ImageNet100", {"": "imagenet100"}, (*_PATCHES, *_ICONS)),
-    "all-to-all": Table(
-        title="All-to-all (public review of the paper)",
-        columns=(
-            _single("CIFAR-10 IAB", "cifar10", "input-aware", mode="all-to-all"),
-            _single("CIFAR-10 3x3-color", "cifar10", "badnets:3x3-color", mode="all-to-all"),
-        ),
-        rows=COMPARED,
-        notes=(
-            "The review does not name the data set; the accuracy suggests CIFAR-10.",
-            "A trigger with a target for each class does not transfer one label to other images. The transfer test of "
-            "the default profile then looks for changed labels, in the first attempt only; otherwise it leaves the "
-            "image unchanged.",
-            WHITE_BOX_NOTE,
-            LAYER_NOTE,
-            LATER_NOTE,
-        ),
-    ),
-    "global": Table(
-        title="Triggers over the whole image",
-        columns=_GLOBAL,
-        rows=LABELS_ONLY,
-        notes=(
-            "Requested by reviewers. The paper does not cover such triggers (6, limitations): a defense that searches "
-            "for a suspicious region is expected to fail when there is none. BPP is an example of an invisible trigger "
-            "that differs between images. The publication of SIG keeps the labels (`sig:clean-label`).",
-            LATER_NOTE,
-        ),
-    ),
-    "adaptive": Table(
-        title="Attacks designed against the method",
-        columns=_ADAPTIVE,
-        rows=LABELS_ONLY,
-        notes=("The paper has no such attacks.", LATER_NOTE),
-    ),
-    "adaptive-later": Table(
-        title="Attacks designed against the default",
-        columns=_ADAPTIVE_LATER,
-        rows=LABELS_ONLY,
-        notes=(
-            "The paper has no such attacks. These know the stages that the default profile has besides the paper's.",
-            "Natural only: a patch 3x3-color that brings its label along to natural pictures, but not to clouds of "
-            "colour, on which the transfer test pastes it.",
-            "Filter-proof: a blend over the whole image, trained also on images that went through the filters of the "
-            "default and on noisy ones, so that the label stays when a filter is tried.",
-            "Clean-breaking: the classifier takes an image for the target as soon as a quarter of it or more looks "
-            "restored. The attacker wants the defense to change the labels of clean images, so look at CA. BA and ASR "
-            "are those of images of which a quarter was smoothed. The attack imitates a restorer; one that trains with "
-            "the restorer itself would be stronger.",
-            LATER_NOTE,
-        ),
-    ),
-    "held-out": Table(
-        title="Attacks that no rule was chosen on",
-        columns=_HELD_OUT,
-        rows=LABELS_ONLY,
-        notes=(
-            "The paper has no such attacks. TaCT: images of one class are triggered. Several triggers: a victim with "
-            "three backdoors (2x2-white, corners and blended 15x15); mean over the three.",
-            "Refool's reflections are rendered. LIRA's noise is up to 8 of 255 levels, so that it outlives rounding to "
-            "8 bits. Each attack's module lists how it departs from its publication.",
-            LATER_NOTE,
-        ),
-    ),
-    "moved": Table(
-        title="Triggers that augmentation shifts",
-        columns=(
-            _single("CIFAR-10 2x2-color", "cifar10", "badnets:2x2-color", augmented_trigger=True),
-            _single("GTSRB 3x3-color", "gtsrb", "badnets:3x3-color", augmented_trigger=True),
-        ),
-        rows=(*BLACK_BOX, row("Horizontal flip", "flip"), row("Affine", "affine"), *LATER, *OURS),
-        notes=(
-            "Poisoned as in the paper's code: the trigger is added before the image is cropped and, on CIFAR-10, "
-            "mirrored at random. In all other tables it is added afterwards.",
-            LATER_NOTE,
-        ),
-    ),
-    "detectors": Table(
-        title="Detectors",
-        columns=(*_aggregated(_BADNETS), _single("CIFAR-10 LC", "cifar10", "label-consistent"), *_GLOBAL, *_ADAPTIVE),
-        rows=(row("STRIP", "strip"), row("SCALE-UP", "scale-up"), row("TeCo", "teco"), row("BBCaL", "bbcal")),
-        notes=(
-            "AUROC of triggered against clean images. Below 0.5, clean images look more suspicious than triggered "
-            "ones.",
-            "Detectors do not restore the label. Columns that name no data set are for CIFAR-10.",
-            "SCALE-UP on GTSRB: multiplication saturates the colours of the trigger 3x3-color. If only the trigger is "
-            "multiplied by 11, half of 250 training images keep the attacker's label; if everything except the trigger "
-            "is multiplied, all of them do. The trigger 2x2-color is less affected.",
-            "TeCo uses ten of its fifteen corruptions. No public code of BBCaL was found: the idea is its authors', "
-            "the details are not.",
-        ),
-    ),
+    **FURTHER_TABLES,
     "fig3": Pictures(
         title="Figure 3: the defense at work",
         kind="process",
@@ -424,7 +280,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "figA4": Table(
         title="Figure A.4: transformations on CIFAR-10 with the trigger 2x2-color",
-        columns=(_single("CIFAR-10 2x2-color", "cifar10", "badnets:2x2-color"),),
+        columns=(single("CIFAR-10 2x2-color", "cifar10", "badnets:2x2-color"),),
         rows=(
             NONE,
             row("Gaussian noise (weak)", "noise-weak"),
