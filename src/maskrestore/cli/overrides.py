@@ -27,6 +27,7 @@ def with_overrides(config: T, assignments: Iterable[str]) -> T:
     stage off, ``squares=on`` switches it on with its defaults. Raises ConfigError if a text has another form or a value
     another type, UnknownNameError if the field does not exist.
     """
+    settings: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals:
@@ -36,8 +37,9 @@ def with_overrides(config: T, assignments: Iterable[str]) -> T:
         except ValueError as error:
             # An unknown name says so itself.
             raise error if isinstance(error, ConfigError) else ConfigError(f"{assignment}: {error}") from error
-        config = with_settings(config, {path: value})
-    return config
+        settings.pop(path, None)  # what is said last is set last
+        settings[path] = value
+    return with_settings(config, settings)
 
 
 def _annotation(owner: type, path: str) -> Any:

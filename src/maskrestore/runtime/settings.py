@@ -48,11 +48,24 @@ def with_settings(config: T, settings: Mapping[str, Any]) -> T:
     """A copy of a dataclass with some fields set; a dot leads into a dataclass inside it (``scores.label_weight``).
 
     A setting of a stage that is off (``None``) switches it on, with its defaults. Raises UnknownNameError for a field
-    that does not exist, ConfigError for a value that does not fit.
+    that does not exist, ConfigError for a value that does not fit. All are set at once, so that stages that need each
+    other can be switched on or off in any order.
     """
+    hints = type_hints(type(config))
+    changed: dict[str, Any] = {}
     for path, value in settings.items():
-        config = _with_setting(config, path, value)
-    return config
+        name, _, rest = path.partition(".")
+        if name not in hints:
+            raise UnknownNameError("setting", name, hints)
+        if not rest:
+            changed[name] = value
+            continue
+        stage = stage_type(type(config), name)
+        if stage is None:
+            raise ConfigError(f"{name} has no settings of its own, got {path!r}; set {name} itself")
+        current = changed.get(name, getattr(config, name))
+        changed[name] = with_settings(stage() if current is None else current, {rest: value})
+    return dataclasses.replace(config, **changed)  # type: ignore[type-var]
 
 
 def setting(config: Any, path: str) -> Any:
@@ -115,20 +128,6 @@ def type_hints(cls: type) -> Mapping[str, Any]:
 @functools.cache
 def _type_hints(cls: Any) -> Mapping[str, Any]:
     return typing.get_type_hints(cls)
-
-
-def _with_setting(config: T, path: str, value: Any) -> T:
-    hints = type_hints(type(config))
-    name, _, rest = path.partition(".")
-    if name not in hints:
-        raise UnknownNameError("setting", name, hints)
-    if rest:
-        stage = stage_type(type(config), name)
-        if stage is None:
-            raise ConfigError(f"{name} has no settings of its own, got {path!r}; set {name} itself")
-        current = getattr(config, name)
-        value = _with_setting(stage() if current is None else current, rest, value)
-    return dataclasses.replace(config, **{name: value})  # type: ignore[type-var]
 
 
 def _is_union(annotation: Any) -> bool:
