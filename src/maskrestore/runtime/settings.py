@@ -65,7 +65,7 @@ def with_settings(config: T, settings: Mapping[str, Any]) -> T:
             raise ConfigError(f"{name} has no settings of its own, got {path!r}; set {name} itself")
         current = changed.get(name, getattr(config, name))
         changed[name] = with_settings(stage() if current is None else current, {rest: value})
-    return dataclasses.replace(config, **changed)  # type: ignore[type-var]
+    return dataclasses.replace(config, **changed) if changed else config  # type: ignore[type-var]
 
 
 def setting(config: Any, path: str) -> Any:
