@@ -124,7 +124,7 @@ def test_decoys_come_from_the_classes_that_may_cover() -> None:
     assert torch.equal(after[covers], attack.apply(before[covers]))
 
 
-def test_images_with_smoothed_parts_have_the_label_of_the_target() -> None:
+def test_images_with_restored_parts_have_the_label_of_the_target() -> None:
     plan, _ = plan_of("clean-breaking", poison_rate=0.2)
     before, after, labels = shown(plan, torch.arange(200))
     share = (before != after).any(1).float().mean((1, 2))

@@ -103,10 +103,9 @@ FURTHER_TABLES: dict[str, Table] = {
             "colour, on which the transfer test pastes it.",
             "Filter-proof: a blend over the whole image, trained also on images that went through the filters of the "
             "default and on noisy ones, so that the label stays when a filter is tried.",
-            "Clean-breaking: the classifier takes an image for the target as soon as a quarter of it or more looks "
-            "restored. The attacker wants the defense to change the labels of clean images, so look at CA. BA and ASR "
-            "are those of images of which a quarter was smoothed. The attack imitates a restorer; one that trains with "
-            "the restorer itself would be stronger.",
+            "Clean-breaking: the classifier takes an image for the target as soon as a quarter of it or more was "
+            "restored by the packaged restorer. The attacker wants the defense to change the labels of clean images, "
+            "so look at CA. BA and ASR are those of images of which a quarter was restored.",
             LATER_NOTE,
         ),
     ),
