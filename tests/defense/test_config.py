@@ -119,12 +119,12 @@ def test_differences_are_named_with_dots() -> None:
 def test_stages_for_photographs_or_for_small_images_only_are_left_out_for_others() -> None:
     default = PROFILES["default"]
     small, large = default.in_force(photographs=False), default.in_force(photographs=True)
-    assert small == with_settings(default, {"photographs": None, "transfer_test.comparison": False})
+    assert small == with_settings(default, {"photographs": None, "scattered": None, "transfer_test.comparison": False})
     assert large == with_settings(default, dict.fromkeys(("all_to_all", "necessity", "whole_image", "fragile"), None))
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_stages_that_need_each_other_are_switched_off_in_any_order(order: int) -> None:
-    names = ("transfer_test", "squares", "all_to_all", "necessity")[::order]
+    names = ("transfer_test", "squares", "scattered", "all_to_all", "necessity")[::order]
     off = {"restoration.attempts": (0.0,), **dict.fromkeys(names)}
     assert with_settings(PROFILES["default"], off).transfer_test is None

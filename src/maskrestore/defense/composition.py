@@ -8,6 +8,7 @@ from torch import Tensor
 from maskrestore.defense.beyond_paper.fragile import settle_fragile
 from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
 from maskrestore.defense.beyond_paper.photographs import masks_of_attempt
+from maskrestore.defense.beyond_paper.scattered import hide_scattered
 from maskrestore.defense.beyond_paper.squares import hide_squares
 from maskrestore.defense.beyond_paper.transfer import try_restoration
 from maskrestore.defense.beyond_paper.whole_image import filter_whole_image
@@ -47,17 +48,21 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     scores = combined_scores(s_i, s_l, answers, config.masks, config.scores)
     state.keep_maps(rows, scores=scores, image_scores=s_i, label_scores=s_l)
     yield from _restore_what_scores_high(state, rows, scores, config)
-    if config.squares is not None and config.transfer_test is not None and config.masks.max_queries:
-        yield from hide_squares(
-            state,
-            rows,
-            answers.image_scores,
-            answers.changed,
-            config=config.squares,
-            test=config.transfer_test,
-            photographs=config.photographs,
-            necessity=config.necessity,
-        )
+    test, photographs = config.transfer_test, config.photographs
+    if test is not None and config.masks.max_queries:
+        if config.squares is not None:
+            yield from hide_squares(
+                state,
+                rows,
+                answers.image_scores,
+                answers.changed,
+                config=config.squares,
+                test=test,
+                photographs=photographs,
+                necessity=config.necessity,
+            )
+        if config.scattered is not None:
+            yield from hide_scattered(state, rows, answers, config=config.scattered, test=test, photographs=photographs)
     yield from _look_at_the_whole_image(state, rows, config)
 
 

@@ -10,6 +10,7 @@ from maskrestore.defense.beyond_paper.fragile import FragileConfig
 from maskrestore.defense.beyond_paper.group_testing import GroupTestingConfig
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
+from maskrestore.defense.beyond_paper.scattered import ScatteredConfig
 from maskrestore.defense.beyond_paper.squares import SquaresConfig
 from maskrestore.defense.beyond_paper.transfer import TransferTestConfig
 from maskrestore.defense.beyond_paper.whole_image import WholeImageConfig
@@ -55,6 +56,8 @@ class BDMAEConfig:
     """Not in the paper: what is different for images of more than 64 x 64 pixels."""
     squares: SquaresConfig | None = None
     """Not in the paper: if no restoration was accepted, hide whole squares."""
+    scattered: ScatteredConfig | None = None
+    """Not in the paper: if nothing was accepted yet, restore the tokens that keep the label. For photographs only."""
     whole_image: WholeImageConfig | None = None
     """Not in the paper: if nothing was accepted yet, filter the whole image. Not for photographs."""
     fragile: FragileConfig | None = None
@@ -68,7 +71,7 @@ class BDMAEConfig:
         attempts, tested = self.restoration.attempts, self.transfer_test is not None
         single = tested or len(attempts) == 1
         check(single, "restoration.attempts", "a single one if there is no transfer test to choose", attempts)
-        for name in ("squares", "all_to_all", "necessity"):
+        for name in ("squares", "scattered", "all_to_all", "necessity"):
             value = getattr(self, name)
             check(tested or value is None, name, "None without the transfer test", value)
 
@@ -85,7 +88,7 @@ class BDMAEConfig:
         if self.group_testing is not None:
             left_open = self.group_testing.max_queries_left_open - 1
             queries = max(self.group_testing.max_queries, left_open + queries)
-        for stage in (self.squares, self.all_to_all, self.necessity, self.fragile, self.whole_image):
+        for stage in (self.squares, self.scattered, self.all_to_all, self.necessity, self.fragile, self.whole_image):
             queries = queries if stage is None else stage.max_queries(queries)
         return queries
 
@@ -96,7 +99,7 @@ class BDMAEConfig:
         test = self.transfer_test
         if test is not None and self.all_to_all is not None:
             test = replace(test, comparison=False)
-        return replace(self, photographs=None, transfer_test=test)
+        return replace(self, photographs=None, scattered=None, transfer_test=test)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types. Stages that are off are left out, so a new stage changes no old digest."""

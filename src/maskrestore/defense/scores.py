@@ -98,6 +98,8 @@ class MaskAnswers:
     """``(R, g, g)``: S_i."""
     label_scores: Tensor
     """``(R, g, g)``: S_l; 0 if no mask was queried."""
+    changed_in_view: Tensor
+    """``(R, g, g)`` in [0, 1]: of the queried masks that left the token visible, the share that changed the label."""
     original: Tensor
     """``(R,)`` int64: labels of the original images."""
     labels: Tensor
@@ -139,7 +141,10 @@ def score(
         s_l = contrast_scores(answers != original.unsqueeze(1), asked, config.contrast_windows)
     else:
         s_l = flip_scores(answers != original.unsqueeze(1), asked)
-    return MaskAnswers(image_scores=s_i, label_scores=s_l, original=original, labels=answers)
+    visible = ~asked
+    flipped = (answers[:, : asked.shape[1]] != original.unsqueeze(1))[:, :, None, None]
+    in_view = (visible & flipped).sum(dim=1) / visible.sum(dim=1).clamp(min=1)
+    return MaskAnswers(image_scores=s_i, label_scores=s_l, changed_in_view=in_view, original=original, labels=answers)
 
 
 def random_masks(streams: Sequence[Stream], grid: int, config: MaskConfig) -> Tensor:

@@ -20,7 +20,7 @@ MOST_QUERIES = 47
 
 _TOGETHER = ("periodic", "fine", "slow")
 """Filters of ``fast`` that are first tried together. With ``marks``, too many clean images lose their label."""
-_LAST = ("squares", "all_to_all", "necessity", "whole_image", "fragile")
+_LAST = ("squares", "scattered", "all_to_all", "necessity", "whole_image", "fragile")
 """Stages that use the queries that are left: each has a ``query_limit``."""
 
 
@@ -92,7 +92,9 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
 
 
 def _without_last(config: BDMAEConfig) -> BDMAEConfig:
-    return replace(config, squares=None, all_to_all=None, necessity=None, whole_image=None, fragile=None)
+    return replace(
+        config, scattered=None, squares=None, all_to_all=None, necessity=None, whole_image=None, fragile=None
+    )
 
 
 def _without_comparison(config: BDMAEConfig) -> BDMAEConfig:
