@@ -17,6 +17,7 @@ from maskrestore.lab.measure.record_files import read_records
 from maskrestore.lab.measure.records import Record
 
 RECORDS = list(read_records(ROOT / "benchmarks/results/default.jsonl"))
+PUBLIC = list(read_records(ROOT / "benchmarks/results/public.jsonl"))
 DEFENSES = ("none", "bdmae", "bdmae-fast")
 """In the order of the columns."""
 README = {
@@ -100,6 +101,19 @@ def test_clean_classifiers_are_those_of_the_records() -> None:
         assert rows[name] == [in_per_cent(by_defense[defense].after) for defense in DEFENSES]
 
 
+def test_public_classifiers_are_those_of_the_records() -> None:
+    rows, page = rows_of("docs/method/default-profile.md"), (ROOT / "docs/method/default-profile.md").read_text("utf-8")
+    found = {(one.victim.config["architecture"], one.defense.name): one for one in PUBLIC}
+    assert len(found) == 4
+    for depth in (20, 56):
+        default, fast = (found[f"resnet{depth}", name] for name in DEFENSES[1:])
+        assert default.clean_images == fast.clean_images == 2000
+        assert rows[f"public ResNet-{depth}"] == [
+            in_per_cent(one) for one in (default.before, default.after, fast.after)
+        ]
+    assert f"{2000 - found['resnet56', 'bdmae'].kept} of its 2,000 labels change" in page
+
+
 def test_queries_are_those_of_the_records() -> None:
     page = (ROOT / "docs/method/default-profile.md").read_text(encoding="utf-8")
     clean = clean_records().values()
@@ -129,8 +143,8 @@ def test_patches_with_few_queries_are_those_of_the_records() -> None:
 def test_the_records_are_of_the_profiles_as_they_are_and_of_clean_checkouts() -> None:
     for name, profile in (("bdmae", "default"), ("bdmae-fast", "fast")):
         expected = PROFILES[profile].in_force(photographs=False).to_dict()
-        of_profile = [one for one in RECORDS if one.defense.name == name]
-        assert len(of_profile) == 13
+        of_profile = [one for one in [*RECORDS, *PUBLIC] if one.defense.name == name]
+        assert len(of_profile) == 13 + 2
         for one in of_profile:
             assert one.defense.config == {
                 name: {key: list(item) if isinstance(item, tuple) else item for key, item in stage.items()}

@@ -159,7 +159,7 @@ def test_squares_heed_their_limit_where_the_rest_may_cost_more() -> None:
 
 
 def test_squares_give_way_to_nothing_else() -> None:
-    others = ("all_to_all", "necessity", "whole_image", "fragile")
+    others = ("scattered", "all_to_all", "necessity", "whole_image", "fragile")
     default = with_settings(PROFILES["default"], dict.fromkeys(others))
     assert default.max_queries == 47
     assert with_settings(default, {"squares": None}).max_queries == 43
