@@ -51,6 +51,18 @@ def test_defenses_are_those_of_the_records() -> None:
             assert f"| `{name}` | {victim} | {after} |" in page
 
 
+def test_written_backdoors_are_those_of_their_records() -> None:
+    page = (ROOT / PAGES[0]).read_text(encoding="utf-8")
+    found = {one.name.removeprefix("imagenette_corners_"): one for one in read_records(RESULTS / "written.jsonl")}
+    assert len(found) == 4
+    for need, word in ((1, "one"), (2, "two")):
+        default, without = found[f"written-{need}_bdmae"], found[f"written-{need}_bdmae-without"]
+        assert (default.clean_images, default.triggered_images) == (100, 100)
+        assert not default.environment.commit.endswith("+dirty")
+        cells = [in_per_cent(one) for one in (default.before, without.after, default.after)]
+        assert f"| {word} of four | {' | '.join(cells)} |" in page
+
+
 def test_the_demo_of_large_signs_is_that_of_its_record() -> None:
     record = json.loads((RESULTS / "demo-224.json").read_text())
     assert record["dataset"] == "signs-224"

@@ -138,7 +138,8 @@ def test_photographs_are_not_filtered() -> None:
     pattern = SLOPE.repeat(1, 3, 3)
     images = plain_images(1, size=96)
     stamped = (images + pattern).clamp(0, 1)
-    for config in (ALONE, with_settings(ALONE, {"whole_image": None})):
+    alone = with_settings(ALONE, {"scattered": None})
+    for config in (alone, with_settings(alone, {"whole_image": None})):
         result = BDMAE(MeanRestorer(), config).purify(stamped, PatternClassifier(pattern))
         assert result.labels.tolist() == [TARGET]
         assert result.queries.tolist() == [28]
