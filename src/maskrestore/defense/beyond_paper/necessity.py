@@ -38,7 +38,7 @@ class NecessityConfig:
     large: float = 0.15
     """Share of the tokens above which clouds take the place of a region. Smaller ones of clean images rarely pass the
     transfer test, and some small triggers are not needed where the classifier takes the cloud for their label."""
-    coarse: float | None = 0.75
+    coarse: float | None = 0.5
     """Share of the resolution at which the region is shown. It is an object, and no trigger, if the image then keeps
     its label. ``None``: that is not asked."""
     small: float = 0.05
