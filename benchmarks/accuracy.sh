@@ -65,7 +65,7 @@ if [[ $what == parts || $what == all ]]; then
   part --defense bdmae --set scores.label_score=flip
   part --defense bdmae --set squares=none
   part --defense bdmae --set transfer_test.cloud_grids=4,8,16 --set squares.cloud_grids=4,8,16
-  part --defense bdmae --set squares=none --set restoration.attempts=0 --set all_to_all=none --set necessity=none --set transfer_test=none
+  part --defense bdmae --set squares=none --set restoration.attempts=0 --set scattered=none --set all_to_all=none --set necessity=none --set transfer_test=none
   part --defense bdmae --set restoration.attempts=0 --set squares=none
   part --defense bdmae --set scores.label_weight=0
   part --defense bdmae --set scores.label_weight=1

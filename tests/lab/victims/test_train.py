@@ -207,7 +207,7 @@ def test_a_patch_can_be_learned_that_does_nothing_on_clouds(data: VictimData, tm
 
 def test_a_blend_can_be_learned_that_outlives_the_filters(data: VictimData, tmp_path: Path) -> None:
     spec = "filter-proof:@0.3"
-    config = learned(spec, 6, data, tmp_path)
+    config = learned(spec, 9, data, tmp_path)
     images = make_attack(spec, num_classes=10).apply(data.test.images[:30].float() / 255)
     for name in FILTERS:
         assert share_of_target(filtered(images, name), config, tmp_path) > 0.9, name

@@ -45,12 +45,10 @@ NONE = row("No defense", "none", paper="No defense")
 OURS = (
     row("BDMAE, as in the paper", "bdmae-paper", paper="Ours (Base)"),
     row("BDMAE, regions only", "bdmae", dict.fromkeys(_LATER_STAGES), paper="Ours (Base)"),
-    row("BDMAE, finer look", "bdmae", {"necessity.coarse": 0.75}, paper="Ours (Base)"),
     row("BDMAE, default", "bdmae", paper="Ours (Base)"),
 )
-"""The rows "regions only" and "finer look" are the default as it was before it looked for triggers over the whole
-image, and before a region had to be recognised at half the resolution to stay. They go when all tables have the
-default."""
+"""The row "regions only" is the default as it was before it looked for triggers over the whole image. It goes when all
+tables have the default."""
 PATCHCLEANSER = (
     row("PatchCleanser (Vanilla)", "patchcleanser", paper="PatchCleanser (Vanilla)"),
     row("PatchCleanser (Variant)", "patchcleanser-variant", paper="PatchCleanser (Variant)"),

@@ -34,9 +34,8 @@ Measured results, with a page for each table and figure.
   records. Each record has the peak resident memory of the whole process, including libraries, weights and the data
   set, or on a GPU the memory that PyTorch allocated.
 - BDMAE, regions only: the default as it was before its later stages, which look for triggers over the whole image and
-  for those with a target for each class, and spare more clean images. BDMAE, finer look: the default as it was when a
-  region that can be recognised at three quarters of the resolution stayed; now it is half. A table that has no figures
-  of "BDMAE, default" was measured before that.
+  for those with a target for each class, and spare more clean images. A table that has no figures of "BDMAE, default"
+  was measured before them.
 
 In training, the trigger is added after the images are cropped and, on CIFAR-10, mirrored at random, so it has the same
 position as at test time. The paper's code adds it before (`utils/dataset/bd_dataset.py`). The victims of the table
