@@ -10,23 +10,16 @@ The classifiers are the residual networks for CIFAR-10 of He et al., *Deep Resid
 from __future__ import annotations
 
 import argparse
-import functools
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from benchmarks.other_victims import measured
 from torch import Tensor, nn
 
 from maskrestore import ModuleClassifier
 from maskrestore.errors import CheckpointError
 from maskrestore.lab.data import load_dataset
-from maskrestore.lab.measure.defenses import VictimUnderTest, make_defense
-from maskrestore.lab.measure.record_files import cell_records
-from maskrestore.lab.measure.records import VictimEntry
-from maskrestore.lab.measure.run import evaluate
-from maskrestore.mae.checkpoints.weight_files import weights_digest
-from maskrestore.mae.choice import named_restorer
-from maskrestore.runtime.digests import digest_of_json
 
 SOURCE = "github:akamaster/pytorch_resnet_cifar10"
 DEPTHS = (20, 32, 44, 56)
@@ -103,27 +96,16 @@ def main() -> None:
     for depth in arguments.depth or DEPTHS:
         network = load(arguments.weights, depth)
         config = {"dataset": "cifar10", "architecture": f"resnet{depth}", "attack": None, "source": SOURCE}
-        entry = VictimEntry(
-            config=config,
-            digest=digest_of_json(config),
-            weights=weights_digest(network) or "",
-            precision="float32",
-            ca=None,
-            asr=None,
-        )
-        victim = VictimUnderTest(classifier=ModuleClassifier(network), entry=entry)
         for name in DEFENSES:
-            restorer = functools.partial(named_restorer, "mae-tiny-32")
-            defense = make_defense(name, dataset="cifar10", restorer=restorer, restorer_name="mae-tiny-32")
-            record = evaluate(
+            record = measured(
                 test,
-                None,
-                victim,
-                defense,
-                clean_count=arguments.count,
-                out=cell_records(arguments.out),
+                ModuleClassifier(network),
+                network,
+                config,
+                defense=name,
+                count=arguments.count,
+                out=arguments.out,
                 name=f"cifar10_resnet{depth}-public_{name}_{arguments.count}",
-                keep_existing=True,
             )
             print(f"resnet{depth}, {name}: {record.before.ca} -> {record.after.ca}", flush=True)
 

@@ -12,25 +12,19 @@ with and without its stage for scattered triggers. Needs MASKRESTORE_DATA and th
 from __future__ import annotations
 
 import argparse
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from benchmarks.other_victims import measured
 from torch import Tensor
 
 from maskrestore import ModuleClassifier
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.lab.attacks import Attack, make_attack
 from maskrestore.lab.data import load_dataset
-from maskrestore.lab.measure.defenses import VictimUnderTest, default_config, make_defense
-from maskrestore.lab.measure.record_files import cell_records
-from maskrestore.lab.measure.records import VictimEntry
-from maskrestore.lab.measure.run import evaluate
+from maskrestore.lab.measure.defenses import default_config
 from maskrestore.lab.victims import VictimConfig, load_victim
-from maskrestore.mae.checkpoints.weight_files import weights_digest
-from maskrestore.mae.choice import named_restorer
-from maskrestore.runtime.digests import digest_of_json
 from maskrestore.runtime.settings import with_settings
 from maskrestore.types import Classifier
 
@@ -83,29 +77,18 @@ def main() -> None:
             "attack": "corners",
             "written": f"{need} of 4 patches in place",
         }
-        entry = VictimEntry(
-            config=config,
-            digest=digest_of_json(config),
-            weights=weights_digest(network) or "",
-            precision="float32",
-            ca=None,
-            asr=None,
-        )
         for part, settings in (("bdmae", standard), ("bdmae-without", with_settings(standard, {"scattered": None}))):
-            restorer = functools.partial(named_restorer, "mae-photo-224")
-            defense = make_defense(
-                "bdmae", settings, dataset="imagenette", restorer=restorer, restorer_name="mae-photo-224"
-            )
-            record = evaluate(
+            record = measured(
                 test,
-                attack,
-                VictimUnderTest(classifier=backdoor, entry=entry),
-                defense,
-                clean_count=arguments.count,
-                triggered_count=arguments.count,
-                out=cell_records(arguments.out),
+                backdoor,
+                network,
+                config,
+                defense="bdmae",
+                settings=settings,
+                attack=attack,
+                count=arguments.count,
+                out=arguments.out,
                 name=f"imagenette_corners_written-{need}_{part}",
-                keep_existing=True,
             )
             print(f"{need} of 4, {part}: {record.before} -> {record.after}", flush=True)
 

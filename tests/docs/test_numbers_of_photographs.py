@@ -11,6 +11,8 @@ pytest.importorskip("nbclient", reason="needs the extra docs")
 from scripts.docs import ROOT
 
 from benchmark_records import in_per_cent
+from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.profiles import PROFILES
 from maskrestore.lab.measure.record_files import read_records
 
 RESULTS = ROOT / "benchmarks/results"
@@ -59,6 +61,7 @@ def test_written_backdoors_are_those_of_their_records() -> None:
         default, without = found[f"written-{need}_bdmae"], found[f"written-{need}_bdmae-without"]
         assert (default.clean_images, default.triggered_images) == (100, 100)
         assert not default.environment.commit.endswith("+dirty")
+        assert BDMAEConfig.from_dict(default.defense.config) == PROFILES["default"].in_force(photographs=True)
         cells = [in_per_cent(one) for one in (default.before, without.after, default.after)]
         assert f"| {word} of four | {' | '.join(cells)} |" in page
 

@@ -98,12 +98,12 @@ class MaskAnswers:
     """``(R, g, g)``: S_i."""
     label_scores: Tensor
     """``(R, g, g)``: S_l; 0 if no mask was queried."""
-    changed_in_view: Tensor
-    """``(R, g, g)`` in [0, 1]: of the queried masks that left the token visible, the share that changed the label."""
+    hidden: Tensor
+    """``(R, M, g, g)`` bool: the queried masks; M is 0 if none was."""
     original: Tensor
     """``(R,)`` int64: labels of the original images."""
     labels: Tensor
-    """``(R, M)`` int64: labels under the queried masks."""
+    """``(R, M)`` int64: labels under the queried masks; of the original images if none was, ``(R, 1)``."""
 
     @property
     def changed(self) -> Tensor:
@@ -141,10 +141,7 @@ def score(
         s_l = contrast_scores(answers != original.unsqueeze(1), asked, config.contrast_windows)
     else:
         s_l = flip_scores(answers != original.unsqueeze(1), asked)
-    visible = ~asked
-    flipped = (answers[:, : asked.shape[1]] != original.unsqueeze(1))[:, :, None, None]
-    in_view = (visible & flipped).sum(dim=1) / visible.sum(dim=1).clamp(min=1)
-    return MaskAnswers(image_scores=s_i, label_scores=s_l, changed_in_view=in_view, original=original, labels=answers)
+    return MaskAnswers(image_scores=s_i, label_scores=s_l, hidden=asked, original=original, labels=answers)
 
 
 def random_masks(streams: Sequence[Stream], grid: int, config: MaskConfig) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fakes import MeanRestorer, colour_labels, plain_images
 from maskrestore.defense import BDMAE, PROFILES
-from maskrestore.defense.beyond_paper.scattered import ScatteredConfig, tokens_that_keep
+from maskrestore.defense.beyond_paper.scattered import ScatteredConfig, changed_in_view, tokens_that_keep
 from maskrestore.errors import ConfigError
 from maskrestore.runtime.settings import with_settings
 from maskrestore.types import Purification
@@ -58,6 +58,12 @@ def test_a_photograph_without_marks_stays_as_it_is() -> None:
     images = plain_images(4, size=SIDE)
     found = purified(images, 1, {})
     assert torch.equal(found.images, images)
+
+
+def test_masks_that_left_a_token_visible_are_counted() -> None:
+    hidden = torch.tensor([[[1, 0], [0, 1]], [[1, 0], [1, 0]], [[1, 1], [0, 0]]]).bool().unsqueeze(0)
+    rates = changed_in_view(torch.tensor([[True, False, True]]), hidden)
+    torch.testing.assert_close(rates, torch.tensor([[[0.0, 0.5], [1.0, 0.5]]]))
 
 
 def test_the_tokens_under_which_the_fewest_masks_changed_the_label_are_chosen() -> None:

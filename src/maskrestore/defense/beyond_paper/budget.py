@@ -12,6 +12,7 @@ from dataclasses import replace
 from maskrestore.defense.beyond_paper.group_testing import GroupTestingConfig
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.errors import ConfigError
+from maskrestore.runtime.settings import with_settings
 
 __all__ = ["MOST_QUERIES", "fast", "scheduled", "within"]
 
@@ -92,9 +93,7 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
 
 
 def _without_last(config: BDMAEConfig) -> BDMAEConfig:
-    return replace(
-        config, scattered=None, squares=None, all_to_all=None, necessity=None, whole_image=None, fragile=None
-    )
+    return with_settings(config, dict.fromkeys(_LAST))
 
 
 def _without_comparison(config: BDMAEConfig) -> BDMAEConfig:

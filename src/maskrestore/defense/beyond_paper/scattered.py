@@ -23,7 +23,7 @@ from maskrestore.defense.scores import MaskAnswers
 from maskrestore.defense.state import State
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["ScatteredConfig", "hide_scattered", "tokens_that_keep"]
+__all__ = ["ScatteredConfig", "changed_in_view", "hide_scattered", "tokens_that_keep"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +59,31 @@ def hide_scattered(
     where = (affordable & ~state.settled[rows] & (answers.changed > 0)).nonzero().squeeze(1)
     if not len(where):
         return
-    hidden = tokens_that_keep(answers.changed_in_view[where], answers.label_scores[where], config.share)
+    flipped = answers.labels[where] != answers.original[where].unsqueeze(1)
+    in_view = changed_in_view(flipped, answers.hidden[where])
+    hidden = tokens_that_keep(in_view, answers.label_scores[where], config.share)
     restored = yield from state.restore(rows[where], hidden)
     yield from try_restoration(state, rows[where], restored, hidden, test, photographs=photographs)
 
 
-def tokens_that_keep(changed_in_view: Tensor, label_scores: Tensor, share: float) -> Tensor:
+def changed_in_view(flipped: Tensor, hidden: Tensor) -> Tensor:
+    """Of the masks that left a token visible, the share that changed the label: ``(R, g, g)`` in [0, 1].
+
+    flipped: ``(R, M)`` bool; hidden: ``(R, M, g, g)`` bool. 0 for a token that was never visible.
+    """
+    visible = ~hidden
+    return (visible & flipped[:, :, None, None]).sum(dim=1) / visible.sum(dim=1).clamp(min=1)
+
+
+def tokens_that_keep(in_view: Tensor, label_scores: Tensor, share: float) -> Tensor:
     """The tokens under which the fewest masks changed the label when they were visible: ``(R, g, g)`` bool.
 
-    changed_in_view: ``(R, g, g)`` in [0, 1]. label_scores: ``(R, g, g)``, S_l, which decides among equal ones.
+    in_view: ``(R, g, g)``, of :func:`changed_in_view`. label_scores: ``(R, g, g)``, S_l, which decides among equal
+    ones.
     """
-    grid = changed_in_view.shape[-1]
+    grid = in_view.shape[-1]
     by_score = label_scores.flatten(1).argsort(dim=1, descending=True, stable=True)
-    among = changed_in_view.flatten(1).gather(1, by_score).argsort(dim=1, stable=True)
+    among = in_view.flatten(1).gather(1, by_score).argsort(dim=1, stable=True)
     chosen = by_score.gather(1, among[:, : max(1, round(share * grid * grid))])
     hidden = torch.zeros(len(chosen), grid * grid, dtype=torch.bool).scatter(1, chosen, True)
     return hidden.view(-1, grid, grid)

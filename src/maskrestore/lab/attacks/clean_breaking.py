@@ -23,8 +23,7 @@ from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.imaging.resize import resize
 from maskrestore.lab.attacks.base import AttackConfig, TrainingHooks, TriggerAttack, checked_images
 from maskrestore.lab.attacks.whole_image import refuse_variant
-from maskrestore.mae.choice import named_restorer, packaged_restorer
-from maskrestore.mae.restorer import MAERestorer
+from maskrestore.mae.choice import RestorerBySize
 
 __all__ = ["CleanBreakingAttack", "clean_breaking", "hidden_tokens"]
 
@@ -53,7 +52,7 @@ class CleanBreakingAttack(TriggerAttack):
         return tokens_to_pixels(self._hidden(height, width), height, width)[0, 0]
 
     def _hidden(self, height: int, width: int) -> Tensor:
-        grid = _restorer(packaged_restorer(height, width)).grid
+        grid = _restorers().for_size(height, width).grid
         return hidden_tokens(torch.tensor([_SHARES[0]]), grid, torch.Generator().manual_seed(self._seed))
 
 
@@ -77,16 +76,16 @@ def _anywhere(images: Tensor, generator: Generator) -> Tensor:
     """Restore another random share of each image."""
     least, most = _SHARES
     shares = least + (most - least) * torch.rand(len(checked_images(images)), generator=generator)
-    grid = _restorer(packaged_restorer(*images.shape[-2:])).grid
+    grid = _restorers().for_size(*images.shape[-2:]).grid
     return _restored(images, hidden_tokens(shares, grid, generator))
 
 
 def _restored(images: Tensor, hidden: Tensor) -> Tensor:
     """Restore the hidden tokens ``(B, g, g)`` bool of images ``(B, C, H, W)``."""
-    restorer = _restorer(packaged_restorer(*images.shape[-2:]))
+    restorer = _restorers().for_size(*images.shape[-2:])
     return restorer.restore(images.cpu(), hidden).to(images)
 
 
 @functools.cache
-def _restorer(name: str) -> MAERestorer:
-    return named_restorer(name)
+def _restorers() -> RestorerBySize:
+    return RestorerBySize()
