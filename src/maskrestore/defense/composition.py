@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.first_looks import look
 from maskrestore.defense.beyond_paper.fragile import settle_fragile
 from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
 from maskrestore.defense.beyond_paper.photographs import masks_of_attempt
 from maskrestore.defense.beyond_paper.scattered import hide_scattered
 from maskrestore.defense.beyond_paper.squares import hide_squares
 from maskrestore.defense.beyond_paper.transfer import try_restoration
-from maskrestore.defense.beyond_paper.whole_image import filter_whole_image
+from maskrestore.defense.beyond_paper.whole_image import FILTERS, NOISE, filter_whole_image
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.refinement import refine
@@ -31,10 +32,10 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
         return
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
     if config.group_testing is not None:
-        cleared = yield from settle_by_groups(state, config.group_testing, config.all_to_all)
-        yield from _look_at_the_whole_image(state, cleared, config)
+        cleared = yield from settle_by_groups(state, config.group_testing, config.all_to_all, config.necessity)
+        yield from _look_at_the_whole_image(state, state.open_rows, config)
         state.settled[cleared] = True
-    rows = state.open_rows
+    rows = _with_queries_for_masks(state, config)
     if not len(rows):
         return
     answers = yield from score(state, rows, config.masks, config.scores, masked_pixels=masked_pixels)
@@ -63,7 +64,14 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
             )
         if config.scattered is not None:
             yield from hide_scattered(state, rows, answers, config=config.scattered, test=test, photographs=photographs)
-    yield from _look_at_the_whole_image(state, rows, config)
+    if config.group_testing is None:
+        yield from _look_at_the_whole_image(state, rows, config)
+
+
+def _with_queries_for_masks(state: State, config: BDMAEConfig) -> Tensor:
+    """The open images that have enough queries left for the random masks: ``(R,)`` int64."""
+    rows = state.open_rows
+    return rows[state.oracle.queries[rows] + config.queries_of_one_attempt <= config.max_queries]
 
 
 def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config: BDMAEConfig) -> Rounds[None]:
@@ -100,10 +108,14 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
 
 def _look_at_the_whole_image(state: State, rows: Tensor, config: BDMAEConfig) -> Rounds[None]:
     """Look for triggers without a place in those of the images that are still open."""
-    if config.fragile is not None:  # first: it asks little, and filters change the label of fragile triggers in vain
-        yield from settle_fragile(state, rows, config.fragile)
-    if config.whole_image is not None:
-        yield from filter_whole_image(state, rows, config.whole_image)
+    fragile, filters = config.fragile, config.whole_image
+    worth = dict.fromkeys((NOISE, *FILTERS), rows)
+    if filters is not None and filters.together:
+        worth = yield from look(state, rows, filters, noise=0.0 if fragile is None else fragile.noise)
+    if fragile is not None:  # first: it asks little, and filters change the label of fragile triggers in vain
+        yield from settle_fragile(state, worth.get(NOISE, rows[:0]), fragile)
+    if filters is not None:
+        yield from filter_whole_image(state, worth, filters)
 
 
 def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:

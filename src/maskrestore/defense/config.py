@@ -92,6 +92,13 @@ class BDMAEConfig:
             queries = queries if stage is None else stage.max_queries(queries)
         return queries
 
+    @property
+    def queries_of_one_attempt(self) -> int:
+        """The most queries for the random masks, refinement, and one attempt."""
+        steps = 0 if self.refinement is None else self.refinement.max_queries
+        clouds = 0 if self.transfer_test is None else self.transfer_test.clouds
+        return self.masks.max_queries + steps + 1 + clouds
+
     def in_force(self, *, photographs: bool) -> BDMAEConfig:
         """The settings without the stages that do nothing for photographs, or for small images."""
         if photographs:

@@ -100,17 +100,36 @@ def test_filters_spend_what_is_left_and_no_more(limit: int) -> None:
     assert int(result.queries.max()) <= config.max_queries <= limit
 
 
-def test_filters_together_spare_the_queries_of_each_and_miss_no_pattern() -> None:
+def test_changes_together_spare_the_queries_of_each_and_miss_no_pattern() -> None:
     clean = smooth_images(2)
     images = torch.cat([clean, (clean + SLOPE).clamp(0, 1)])
     victim = PatternClassifier(SLOPE, 0.3)
     each = BDMAE(MeanRestorer(), ALONE).purify(images, victim)
-    first = BDMAE(MeanRestorer(), with_settings(ALONE, {"whole_image.together": ("slow",)})).purify(images, victim)
+    config = with_settings(ALONE, {"whole_image.together": ("periodic+slow", "noise+fine+marks")})
+    first = BDMAE(MeanRestorer(), config).purify(images, victim)
     assert torch.equal(first.labels, each.labels)
     assert torch.equal(first.labels, colour_labels(torch.cat([clean, clean])))
-    spared = len(PROFILES["default"].whole_image.filters) - 1  # type: ignore[union-attr]
+    spared = len(FILTERS) - len(config.whole_image.together)  # type: ignore[union-attr]
     assert torch.equal(each.queries[:2] - first.queries[:2], torch.full((2,), spared))
-    assert torch.equal(first.queries[2:] - each.queries[2:], torch.ones(2, dtype=torch.int64))
+    # With the pattern, two pictures more are asked about, and neither of the filters that the second one has.
+    assert torch.equal(first.queries[2:], each.queries[2:])
+
+
+def test_noise_in_one_picture_with_filters_is_that_of_the_look_for_fragile_triggers() -> None:
+    images = plain_images(4, size=SIDE)
+
+    def warped(pictures: Tensor) -> Tensor:
+        """These very images are taken for the target."""
+        same = (pictures.unsqueeze(1) == images).flatten(2).all(dim=2).any(dim=1)
+        return torch.where(same, TARGET, colour_labels(pictures))
+
+    config = with_settings(
+        PROFILES["fast"], {"whole_image.together": ("noise+fine",), "whole_image.filters": ("slow",)}
+    )
+    result = BDMAE(MeanRestorer(), config).purify(images, warped)
+    assert torch.equal(result.labels, colour_labels(images))
+    off = with_settings(config, {"fragile": None})
+    assert (BDMAE(MeanRestorer(), off).purify(images, warped).labels == TARGET).all()
 
 
 def test_fast_finds_a_pattern_over_the_whole_image() -> None:
@@ -147,7 +166,14 @@ def test_photographs_are_not_filtered() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"filters": ()}, {"filters": ("sharp",)}, {"together": ("sharp",)}, {"cloud_grids": ()}, {"query_limit": 0}],
+    [
+        {"filters": ()},
+        {"filters": ("sharp",)},
+        {"together": ("fine+sharp",)},
+        {"together": ("fine", "slow+fine")},
+        {"cloud_grids": ()},
+        {"query_limit": 0},
+    ],
 )
 def test_settings_are_checked(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="whole_image"):

@@ -19,8 +19,9 @@ __all__ = ["MOST_QUERIES", "fast", "scheduled", "within"]
 MOST_QUERIES = 47
 """The most queries for an image of any profile: 1 + 25 + 20 + 1, as in the paper."""
 
-_TOGETHER = ("periodic", "fine", "slow")
-"""Filters of ``fast`` that are first tried together. With ``marks``, too many clean images lose their label."""
+_TOGETHER = ("periodic+slow", "noise+fine+marks")
+"""The pictures of ``fast``: most clean images keep their label in both. Others cost more or find less
+(``docs/lab-notes/whole-image.md``)."""
 _LAST = ("squares", "scattered", "all_to_all", "necessity", "whole_image", "fragile")
 """Stages that use the queries that are left: each has a ``query_limit``."""
 
@@ -29,9 +30,8 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
     """Add group testing as the first stage. It settles most images with far fewer queries.
 
     The other images are purified as ``config`` says, but without the comparison of the transfer test, and with at most
-    as many refinement steps as fit into 47 queries in all. Filters of the whole image are first tried together, which
-    takes one query for most images. If group testing settles an image, its maps hold the share of windows that changed
-    its label.
+    as many refinement steps as fit into 47 queries in all. Two pictures tell which filters are worth a query, and
+    whether noise is. If group testing settles an image, its maps hold the share of windows that changed its label.
     """
     test = config.transfer_test
     groups = GroupTestingConfig() if test is None else GroupTestingConfig(cloud_grids=test.cloud_grids)

@@ -11,6 +11,7 @@ Departure: not in the BDMAE paper.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +20,11 @@ from torch import Tensor
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.restoration import restore_in_parts
 from maskrestore.defense.state import State
-from maskrestore.defense.streams import gaussian_noise
+from maskrestore.defense.streams import Stream, gaussian_noise
 from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["FragileConfig", "settle_fragile"]
+__all__ = ["FragileConfig", "noisy", "settle_fragile"]
 
 _AGAIN = 3
 """Copies with either noise, besides the first one."""
@@ -58,29 +59,34 @@ def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[
     asked = rows[~state.settled[rows] & (state.oracle.queries[rows] + _COPIES <= config.query_limit)]
     if not len(asked):
         return
-    first = (yield from state.oracle.ask(asked, _noisy(state, asked, config.noise, range(1)))).squeeze(1)
+    images, streams = state.images[asked], state.streams(asked)
+    first = (yield from state.oracle.ask(asked, noisy(images, streams, config.noise, range(1)))).squeeze(1)
     changed = first != state.original[asked]
     asked, label = asked[changed], first[changed]
     if not len(asked):
         return
+    images, streams = state.images[asked], state.streams(asked)
     halves = yield from restore_in_parts(state, asked, 1)
     quarters = yield from restore_in_parts(state, asked, 2)
     again, strong = range(1, 1 + _AGAIN), range(1 + _AGAIN, 1 + 2 * _AGAIN)
-    noisy = [_noisy(state, asked, config.noise, again), _noisy(state, asked, config.strong_noise, strong)]
-    copies = torch.cat([*noisy, torch.stack([halves, quarters], dim=1)], dim=1)
+    faint_copies = noisy(images, streams, config.noise, again)
+    strong_copies = noisy(images, streams, config.strong_noise, strong)
+    copies = torch.cat([faint_copies, strong_copies, torch.stack([halves, quarters], dim=1)], dim=1)
     agreed = ((yield from state.oracle.ask(asked, copies)) == label.unsqueeze(1)).all(dim=1)
     everything = torch.ones(int(agreed.sum()), state.grid, state.grid, dtype=torch.bool)
     state.settle(asked[agreed], quarters[agreed], everything, label[agreed])
 
 
-def _noisy(state: State, rows: Tensor, std: float, draws: range) -> Tensor:
-    """Copies of some images with noise: ``(R, K, C, H, W)`` in [0, 1]. draws: numbers of the K draws; each differs."""
-    images = state.images[rows]
+def noisy(images: Tensor, streams: Sequence[Stream], std: float, draws: range) -> Tensor:
+    """Copies of images ``(R, C, H, W)`` with noise: ``(R, K, C, H, W)``, all in [0, 1].
+
+    draws: numbers of the K draws; each differs.
+    """
     # Paths 0 to 3 of a stream are used by the scoring masks, by refinement and by clouds.
     noise = torch.stack(
         [
             torch.stack([gaussian_noise(stream, 4, draw, shape=tuple(images.shape[1:])) for draw in draws])
-            for stream in state.streams(rows)
+            for stream in streams
         ]
     )
     return (images.unsqueeze(1) + std * to_device(noise, images.device)).clamp(0, 1)

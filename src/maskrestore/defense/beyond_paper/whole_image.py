@@ -26,7 +26,7 @@ names such triggers as its limitation.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +40,10 @@ from maskrestore.imaging.filters import median, rescaled
 from maskrestore.imaging.spectrum import without_peaks, without_slow_changes
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["FILTERS", "Filter", "WholeImageConfig", "filter_whole_image", "filtered"]
+__all__ = ["FILTERS", "NOISE", "Filter", "WholeImageConfig", "filter_whole_image", "filtered"]
+
+NOISE = "noise"
+"""The change that fragile triggers break under (``fragile.py``), in ``WholeImageConfig.together``."""
 
 _SCALE = 0.75
 """Of the sides, for the filter ``fine``. Smaller ones change the label of many clean images."""
@@ -76,17 +79,21 @@ class WholeImageConfig:
     cloud_grids: tuple[int, ...] = (20, 12, 4, 8)
     """Number of colours along a side, for each cloud. All clouds must get the label."""
     together: tuple[str, ...] = ()
-    """Filters that are first applied one after the other, for one query. If the label stays, no filter is tried by
-    itself. Empty: each filter is tried by itself at once."""
+    """Changes that are first made in one picture: filters, and the noise that fragile triggers break under, such as
+    ``periodic+slow``. If the label stays, none of them is tried by itself. A change in none of the pictures is not
+    tried. Empty: each is tried by itself at once."""
     query_limit: int = 47
     """No filter is tried if the image could then need more queries than this in all."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check(len(self.filters) > 0, "whole_image.filters", "one or more", self.filters)
-        for name in ("filters", "together"):
-            known = all(one in FILTERS for one in getattr(self, name))
-            check(known, f"whole_image.{name}", f"of {', '.join(FILTERS)}", getattr(self, name))
+        known = all(one in FILTERS for one in self.filters)
+        check(known, "whole_image.filters", f"of {', '.join(FILTERS)}", self.filters)
+        named = [name for names in self.together for name in names.split("+")]
+        known = len(set(named)) == len(named) and set(named) <= {NOISE, *FILTERS}
+        every = ", ".join((NOISE, *FILTERS))
+        check(known, "whole_image.together", f"of {every}, each at most once, joined by +", self.together)
         check_cloud_grids(self.cloud_grids, "whole_image.cloud_grids")
         check(self.query_limit >= 1, "whole_image.query_limit", "at least 1", self.query_limit)
 
@@ -96,15 +103,17 @@ class WholeImageConfig:
 
     def max_queries(self, spent: int) -> int:
         """The most queries for an image in all, if earlier stages need at most ``spent``."""
-        wanted = int(bool(self.together)) + sum(map(self.price, self.filters))
+        wanted = len(self.together) + sum(map(self.price, self.filters))
         return max(spent, min(spent + wanted, self.query_limit))
 
 
-def filter_whole_image(state: State, rows: Tensor, config: WholeImageConfig) -> Rounds[None]:
-    """Filter each image that is not settled, and settle those whose removed pattern passes the transfer test."""
-    if config.together:
-        rows = yield from _changed_together(state, rows, config)
+def filter_whole_image(state: State, worth: Mapping[str, Tensor], config: WholeImageConfig) -> Rounds[None]:
+    """Filter each image that is not settled, and settle those whose removed pattern passes the transfer test.
+
+    worth: for a filter, the images that it is tried on, ``(R,)`` int64; none if it is missing.
+    """
     for name in config.filters:
+        rows = worth.get(name, torch.empty(0, dtype=torch.int64))
         affordable = state.oracle.queries[rows] + config.price(name) <= config.query_limit
         asked = rows[affordable & ~state.settled[rows]]
         if not len(asked):
@@ -123,18 +132,6 @@ def filter_whole_image(state: State, rows: Tensor, config: WholeImageConfig) -> 
         found = changed[(yield from _brings_label(state, tested, pattern, config))]
         everything = torch.ones(len(found), state.grid, state.grid, dtype=torch.bool)
         state.settle(asked[found], pictures[found], everything, labels[found])
-
-
-def _changed_together(state: State, rows: Tensor, config: WholeImageConfig) -> Rounds[Tensor]:
-    """Those of the open images whose label changes after several filters."""
-    affordable = state.oracle.queries[rows] + 1 + min(map(config.price, config.filters)) <= config.query_limit
-    asked = rows[affordable & ~state.settled[rows]]
-    if not len(asked):
-        return asked
-    pictures = state.images[asked]
-    for name in config.together:
-        pictures = filtered(pictures, name)
-    return asked[(yield from state.oracle.ask(asked, pictures)) != state.original[asked]]
 
 
 def filtered(images: Tensor, name: str) -> Tensor:
