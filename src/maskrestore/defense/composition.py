@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from maskrestore.defense.beyond_paper.first_looks import look
 from maskrestore.defense.beyond_paper.fragile import settle_fragile
 from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
+from maskrestore.defense.beyond_paper.moved import settle_moved
 from maskrestore.defense.beyond_paper.photographs import masks_of_attempt
 from maskrestore.defense.beyond_paper.scattered import hide_scattered
 from maskrestore.defense.beyond_paper.squares import hide_squares
 from maskrestore.defense.beyond_paper.transfer import try_restoration
-from maskrestore.defense.beyond_paper.whole_image import FILTERS, NOISE, filter_whole_image
+from maskrestore.defense.beyond_paper.whole_image import FILTERS, MIRRORED, NOISE, filter_whole_image
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.refinement import refine
@@ -22,6 +25,8 @@ from maskrestore.defense.state import State
 from maskrestore.imaging.sizes import is_photograph
 
 __all__ = ["purify_cohort"]
+
+_NONE = torch.empty(0, dtype=torch.int64)
 
 
 def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
@@ -33,7 +38,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
     if config.group_testing is not None:
         cleared = yield from settle_by_groups(state, config.group_testing, config.all_to_all, config.necessity)
-        yield from _look_at_the_whole_image(state, state.open_rows, config)
+        yield from _look_before_the_masks(state, config)
         state.settled[cleared] = True
     rows = _with_queries_for_masks(state, config)
     if not len(rows):
@@ -49,6 +54,8 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     scores = combined_scores(s_i, s_l, answers, config.masks, config.scores)
     state.keep_maps(rows, scores=scores, image_scores=s_i, label_scores=s_l)
     yield from _restore_what_scores_high(state, rows, scores, config)
+    if config.group_testing is None and config.moved is not None:  # before squares, which may take all queries
+        yield from settle_moved(state, rows, config.moved)
     test, photographs = config.transfer_test, config.photographs
     if test is not None and config.masks.max_queries:
         if config.squares is not None:
@@ -65,7 +72,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
         if config.scattered is not None:
             yield from hide_scattered(state, rows, answers, config=config.scattered, test=test, photographs=photographs)
     if config.group_testing is None:
-        yield from _look_at_the_whole_image(state, rows, config)
+        yield from _look_at_the_whole_image(state, dict.fromkeys((NOISE, *FILTERS), rows), config)
 
 
 def _with_queries_for_masks(state: State, config: BDMAEConfig) -> Tensor:
@@ -106,16 +113,23 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
             )
 
 
-def _look_at_the_whole_image(state: State, rows: Tensor, config: BDMAEConfig) -> Rounds[None]:
-    """Look for triggers without a place in those of the images that are still open."""
-    fragile, filters = config.fragile, config.whole_image
-    worth = dict.fromkeys((NOISE, *FILTERS), rows)
+def _look_before_the_masks(state: State, config: BDMAEConfig) -> Rounds[None]:
+    """After group testing, look for what needs no mask in all images that are still open."""
+    rows, fragile, filters = state.open_rows, config.fragile, config.whole_image
+    worth = dict.fromkeys((MIRRORED, NOISE, *FILTERS), rows)
     if filters is not None and filters.together:
         worth = yield from look(state, rows, filters, noise=0.0 if fragile is None else fragile.noise)
-    if fragile is not None:  # first: it asks little, and filters change the label of fragile triggers in vain
-        yield from settle_fragile(state, worth.get(NOISE, rows[:0]), fragile)
-    if filters is not None:
-        yield from filter_whole_image(state, worth, filters)
+    if config.moved is not None:
+        yield from settle_moved(state, worth.get(MIRRORED, _NONE), config.moved)
+    yield from _look_at_the_whole_image(state, worth, config)
+
+
+def _look_at_the_whole_image(state: State, worth: Mapping[str, Tensor], config: BDMAEConfig) -> Rounds[None]:
+    """Look for triggers without a place. worth: for each change, the images to try it on, ``(R,)`` int64."""
+    if config.fragile is not None:  # first: it asks little, and filters change the label of fragile triggers in vain
+        yield from settle_fragile(state, worth.get(NOISE, _NONE), config.fragile)
+    if config.whole_image is not None:
+        yield from filter_whole_image(state, worth, config.whole_image)
 
 
 def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:

@@ -8,6 +8,7 @@ from typing import Any
 from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig
 from maskrestore.defense.beyond_paper.fragile import FragileConfig
 from maskrestore.defense.beyond_paper.group_testing import GroupTestingConfig
+from maskrestore.defense.beyond_paper.moved import MovedConfig
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
 from maskrestore.defense.beyond_paper.scattered import ScatteredConfig
@@ -54,6 +55,9 @@ class BDMAEConfig:
     the region, or with the region shown coarsely. Not for photographs."""
     photographs: PhotographsConfig | None = None
     """Not in the paper: what is different for images of more than 64 x 64 pixels."""
+    moved: MovedConfig | None = None
+    """Not in the paper: if no restoration was accepted, look whether mirrored and shifted copies have another label. Not
+    for photographs."""
     squares: SquaresConfig | None = None
     """Not in the paper: if no restoration was accepted, hide whole squares."""
     scattered: ScatteredConfig | None = None
@@ -88,7 +92,8 @@ class BDMAEConfig:
         if self.group_testing is not None:
             left_open = self.group_testing.max_queries_left_open - 1
             queries = max(self.group_testing.max_queries, left_open + queries)
-        for stage in (self.squares, self.scattered, self.all_to_all, self.necessity, self.fragile, self.whole_image):
+        regions = (self.squares, self.scattered, self.all_to_all, self.necessity)
+        for stage in (*regions, self.moved, self.fragile, self.whole_image):
             queries = queries if stage is None else stage.max_queries(queries)
         return queries
 
@@ -102,7 +107,7 @@ class BDMAEConfig:
     def in_force(self, *, photographs: bool) -> BDMAEConfig:
         """The settings without the stages that do nothing for photographs, or for small images."""
         if photographs:
-            return replace(self, all_to_all=None, necessity=None, whole_image=None, fragile=None)
+            return replace(self, all_to_all=None, necessity=None, moved=None, whole_image=None, fragile=None)
         test = self.transfer_test
         if test is not None and self.all_to_all is not None:
             test = replace(test, comparison=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig
 from maskrestore.defense.beyond_paper.budget import fast
 from maskrestore.defense.beyond_paper.fragile import FragileConfig
+from maskrestore.defense.beyond_paper.moved import MovedConfig
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig
 from maskrestore.defense.beyond_paper.scattered import ScatteredConfig
@@ -19,8 +20,8 @@ from maskrestore.errors import ConfigError, UnknownNameError
 __all__ = ["PROFILES", "profile_config"]
 
 _PAPER = BDMAEConfig()
-# Chosen on training-split images, for victims on CIFAR-10 and GTSRB; the last five on images that no classifier
-# had learned.
+# Chosen on training-split images, for victims on CIFAR-10 and GTSRB; the last ones on images that no
+# classifier had learned.
 # - contrast instead of flips: with the packaged restorer, labels of clean images flip under many masks.
 # - consensus: if hiding any token breaks a trigger, there is no contrast, but the masks agree on the true label.
 # - transfer test: keeps clean images unchanged in which these scores find something; so a second attempt can lower the
@@ -33,6 +34,7 @@ _PAPER = BDMAEConfig()
 # - all_to_all: such a trigger brings no label along.
 # - necessity: half an object may pass the transfer test.
 # - scattered: S_i does not show marks of a few pixels in a photograph, and attempts there restore one region.
+# - moved: a trigger that works on its own image only passes no transfer test.
 # - whole_image: patterns over the whole image have no region to restore.
 # - fragile: warped images lose the trigger under faint noise.
 _DEFAULT = BDMAEConfig(
@@ -43,6 +45,7 @@ _DEFAULT = BDMAEConfig(
     all_to_all=AllToAllConfig(),
     necessity=NecessityConfig(),
     photographs=PhotographsConfig(),
+    moved=MovedConfig(),
     squares=SquaresConfig(),
     scattered=ScatteredConfig(),
     whole_image=WholeImageConfig(),

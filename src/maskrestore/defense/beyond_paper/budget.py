@@ -19,10 +19,10 @@ __all__ = ["MOST_QUERIES", "fast", "scheduled", "within"]
 MOST_QUERIES = 47
 """The most queries for an image of any profile: 1 + 25 + 20 + 1, as in the paper."""
 
-_TOGETHER = ("periodic+slow", "noise+fine+marks")
+_TOGETHER = ("mirrored+periodic+slow", "noise+fine+marks")
 """The pictures of ``fast``: most clean images keep their label in both. Others cost more or find less
 (``docs/lab-notes/whole-image.md``)."""
-_LAST = ("squares", "scattered", "all_to_all", "necessity", "whole_image", "fragile")
+_LAST = ("squares", "scattered", "all_to_all", "necessity", "moved", "whole_image", "fragile")
 """Stages that use the queries that are left: each has a ``query_limit``."""
 
 

@@ -1,8 +1,8 @@
 """First looks: a few changes in one picture, to learn with one query whether any of them changes the label.
 
-The stages for triggers without a place (``whole_image.py``, ``fragile.py``) ask about one change at a time: a filter,
-or noise. Most images keep their label under all of them. So several changes are made one after the other, and only if
-the label is another one then is each of them tried by itself. All five changes in one picture would not do: what is
+The last stages (``moved.py``, ``fragile.py``, ``whole_image.py``) ask about one change at a time: the image mirrored,
+with noise, or filtered. Most images keep their label under all of them. So several changes are made one after the other, and only if
+the label is another one then is each of them tried by itself. All changes in one picture would not do: what is
 left of an image then has a label of its own.
 
 Departure: not in the BDMAE paper.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.beyond_paper.fragile import noisy
-from maskrestore.defense.beyond_paper.whole_image import NOISE, WholeImageConfig, filtered
+from maskrestore.defense.beyond_paper.whole_image import MIRRORED, NOISE, WholeImageConfig, filtered
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 
@@ -42,5 +42,10 @@ def _changed(state: State, rows: Tensor, names: Sequence[str], noise: float) -> 
     """Images after some changes, one after the other: ``(R, C, H, W)``."""
     images = state.images[rows]
     for name in names:
-        images = noisy(images, state.streams(rows), noise, range(1))[:, 0] if name == NOISE else filtered(images, name)
+        if name == MIRRORED:
+            images = images.flip(3)
+        elif name == NOISE:
+            images = noisy(images, state.streams(rows), noise, range(1))[:, 0]
+        else:
+            images = filtered(images, name)
     return images

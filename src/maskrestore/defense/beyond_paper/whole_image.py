@@ -40,10 +40,10 @@ from maskrestore.imaging.filters import median, rescaled
 from maskrestore.imaging.spectrum import without_peaks, without_slow_changes
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["FILTERS", "NOISE", "Filter", "WholeImageConfig", "filter_whole_image", "filtered"]
+__all__ = ["FILTERS", "MIRRORED", "NOISE", "Filter", "WholeImageConfig", "filter_whole_image", "filtered"]
 
-NOISE = "noise"
-"""The change that fragile triggers break under (``fragile.py``), in ``WholeImageConfig.together``."""
+NOISE, MIRRORED = "noise", "mirrored"
+"""Further changes in ``WholeImageConfig.together``: those of ``fragile.py`` and ``moved.py``."""
 
 _SCALE = 0.75
 """Of the sides, for the filter ``fine``. Smaller ones change the label of many clean images."""
@@ -79,8 +79,8 @@ class WholeImageConfig:
     cloud_grids: tuple[int, ...] = (20, 12, 4, 8)
     """Number of colours along a side, for each cloud. All clouds must get the label."""
     together: tuple[str, ...] = ()
-    """Changes that are first made in one picture: filters, and the noise that fragile triggers break under, such as
-    ``periodic+slow``. If the label stays, none of them is tried by itself. A change in none of the pictures is not
+    """Changes that are first made in one picture, such as ``mirrored+periodic+slow``: filters, ``noise`` for fragile
+    triggers, and ``mirrored`` for those that a moved copy breaks. If the label stays, none of them is tried by itself. A change in none of the pictures is not
     tried. Empty: each is tried by itself at once."""
     query_limit: int = 47
     """No filter is tried if the image could then need more queries than this in all."""
@@ -91,8 +91,8 @@ class WholeImageConfig:
         known = all(one in FILTERS for one in self.filters)
         check(known, "whole_image.filters", f"of {', '.join(FILTERS)}", self.filters)
         named = [name for names in self.together for name in names.split("+")]
-        known = len(set(named)) == len(named) and set(named) <= {NOISE, *FILTERS}
-        every = ", ".join((NOISE, *FILTERS))
+        known = len(set(named)) == len(named) and set(named) <= {MIRRORED, NOISE, *FILTERS}
+        every = ", ".join((MIRRORED, NOISE, *FILTERS))
         check(known, "whole_image.together", f"of {every}, each at most once, joined by +", self.together)
         check_cloud_grids(self.cloud_grids, "whole_image.cloud_grids")
         check(self.query_limit >= 1, "whole_image.query_limit", "at least 1", self.query_limit)

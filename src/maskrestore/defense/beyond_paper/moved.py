@@ -1,0 +1,76 @@
+"""Moved copies: the label of an image that loses it when it is mirrored, and when it is shifted.
+
+A trigger works at its place, if the classifier was trained so; an object does at any. So an image whose mirrored copy
+has another label is asked about again: mirrored and shifted, and shifted only, in three directions. If most of the five
+copies have the label of the mirrored one, it is the answer. Two of the five are mirrored: a traffic sign that changes
+its meaning in the mirror keeps its label in the other three.
+
+This breaks triggers that a network draws for each image, which the transfer test does not find: they work on their own
+image only. Training with triggers that are mirrored and shifted along with the image evades it.
+
+Source of the idea: geometric transformations as a defense, as in ShrinkPad (Li et al., 2021), whose random place it
+replaces by votes. Departure: not in the BDMAE paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskrestore.defense.oracle import Rounds
+from maskrestore.defense.state import State
+from maskrestore.runtime.settings import check, check_types
+
+__all__ = ["MovedConfig", "moved", "settle_moved"]
+
+_COPIES = 5
+_MOST = _COPIES // 2 + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovedConfig:
+    """Mirrored and shifted copies, for images that are still open. Raises ConfigError."""
+
+    shift: float = 0.125
+    """Share of the sides. What leaves a copy on one side comes back on the other."""
+    query_limit: int = 47
+    """Not tried if the image could then need more queries than this in all."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(0 < self.shift < 1, "moved.shift", "in (0, 1)", self.shift)
+        check(self.query_limit >= 1, "moved.query_limit", "at least 1", self.query_limit)
+
+    def max_queries(self, spent: int) -> int:
+        """The most queries for an image in all, if the other stages need at most ``spent``."""
+        return max(spent, min(spent + _COPIES, self.query_limit))
+
+
+def settle_moved(state: State, rows: Tensor, config: MovedConfig) -> Rounds[None]:
+    """Settle the open images among ``rows`` most of whose moved copies have one other label."""
+    asked = rows[~state.settled[rows] & (state.oracle.queries[rows] + _COPIES <= config.query_limit)]
+    if not len(asked):
+        return
+    mirrored = state.images[asked].flip(3)
+    label = yield from state.oracle.ask(asked, mirrored)
+    changed = label != state.original[asked]
+    asked, mirrored, label = asked[changed], mirrored[changed], label[changed]
+    if not len(asked):
+        return
+    answers = yield from state.oracle.ask(asked, moved(state.images[asked], config.shift))
+    agreed = 1 + (answers == label.unsqueeze(1)).sum(dim=1) >= _MOST
+    everything = torch.ones(int(agreed.sum()), state.grid, state.grid, dtype=torch.bool)
+    state.settle(asked[agreed], mirrored[agreed], everything, label[agreed])
+
+
+def moved(images: Tensor, shift: float) -> Tensor:
+    """Copies of images ``(R, C, H, W)``, one mirrored and shifted, three shifted: ``(R, 4, C, H, W)``.
+
+    shift: share of the sides.
+    """
+    down, right = (max(1, round(shift * side)) for side in images.shape[-2:])
+    ways = ((down, right), (-down, -right), (down, -right))
+    shifted = [images.roll(way, dims=(2, 3)) for way in ways]
+    return torch.stack([images.flip(3).roll(ways[0], dims=(2, 3)), *shifted], dim=1)
