@@ -120,7 +120,9 @@ def test_stages_for_photographs_or_for_small_images_only_are_left_out_for_others
     default = PROFILES["default"]
     small, large = default.in_force(photographs=False), default.in_force(photographs=True)
     assert small == with_settings(default, {"photographs": None, "scattered": None, "transfer_test.comparison": False})
-    assert large == with_settings(default, dict.fromkeys(("all_to_all", "necessity", "whole_image", "fragile"), None))
+    assert large == with_settings(
+        default, dict.fromkeys(("all_to_all", "necessity", "moved", "whole_image", "fragile"))
+    )
 
 
 @pytest.mark.parametrize("order", [1, -1])

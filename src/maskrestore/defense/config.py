@@ -56,8 +56,8 @@ class BDMAEConfig:
     photographs: PhotographsConfig | None = None
     """Not in the paper: what is different for images of more than 64 x 64 pixels."""
     moved: MovedConfig | None = None
-    """Not in the paper: if no restoration was accepted, look whether mirrored and shifted copies have another label. Not
-    for photographs."""
+    """Not in the paper: if no restoration was accepted, look whether mirrored and shifted copies have another label.
+    Not for photographs."""
     squares: SquaresConfig | None = None
     """Not in the paper: if no restoration was accepted, hide whole squares."""
     scattered: ScatteredConfig | None = None

@@ -106,8 +106,9 @@ def test_nothing_is_asked_that_cannot_be_paid() -> None:
 def test_the_default_finds_a_target_for_each_class_only_with_this_stage() -> None:
     clean = plain_images(6)
     images = TRIGGER.stamp(clean)
-    without = with_settings(PROFILES["default"], {"all_to_all": None, "transfer_test.comparison": False})
-    assert torch.equal(BDMAE(MeanRestorer()).purify(images, all_to_all).labels, colour_labels(clean))
+    default = with_settings(PROFILES["default"], {"moved": None})
+    without = with_settings(default, {"all_to_all": None, "transfer_test.comparison": False})
+    assert torch.equal(BDMAE(MeanRestorer(), default).purify(images, all_to_all).labels, colour_labels(clean))
     assert (BDMAE(MeanRestorer(), without).purify(images, all_to_all).labels != colour_labels(clean)).all()
 
 

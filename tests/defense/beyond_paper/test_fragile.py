@@ -10,7 +10,7 @@ from maskrestore.errors import ConfigError
 from maskrestore.runtime.settings import with_settings
 
 TARGET = 9
-ALONE = with_settings(PROFILES["default"], {"squares": None, "whole_image": None})
+ALONE = with_settings(PROFILES["default"], {"moved": None, "squares": None, "whole_image": None})
 
 
 class ExactClassifier:

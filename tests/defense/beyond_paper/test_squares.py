@@ -16,7 +16,7 @@ SQUARES = with_settings(
         "squares.side": 0.375,
         "squares.label_weight": 1.0,
         "squares.threshold": 0.5,
-        **dict.fromkeys(("necessity", "whole_image", "fragile")),
+        **dict.fromkeys(("necessity", "moved", "whole_image", "fragile")),
     },
 )
 """No attempt reaches its thresholds, so that squares are all that restores anything."""
@@ -159,7 +159,7 @@ def test_squares_heed_their_limit_where_the_rest_may_cost_more() -> None:
 
 
 def test_squares_give_way_to_nothing_else() -> None:
-    others = ("scattered", "all_to_all", "necessity", "whole_image", "fragile")
+    others = ("scattered", "all_to_all", "necessity", "moved", "whole_image", "fragile")
     default = with_settings(PROFILES["default"], dict.fromkeys(others))
     assert default.max_queries == 47
     assert with_settings(default, {"squares": None}).max_queries == 43

@@ -1,0 +1,115 @@
+import pytest
+import torch
+from torch import Tensor
+
+from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
+from maskrestore.classifiers import CountingClassifier
+from maskrestore.defense import BDMAE, PROFILES, within
+from maskrestore.defense.beyond_paper.moved import MovedConfig, moved
+from maskrestore.errors import ConfigError
+from maskrestore.runtime.settings import with_settings
+
+TARGET = 9
+ALONE = with_settings(
+    PROFILES["default"], dict.fromkeys(("squares", "all_to_all", "necessity", "fragile", "whole_image"))
+)
+UNMOVED = with_settings(ALONE, {"moved": None})
+SIDE = 32
+
+
+def pictures(count: int) -> Tensor:
+    """One colour each, so that a moved copy shows the same."""
+    return plain_images(count, size=SIDE).mean(dim=(2, 3), keepdim=True).expand(-1, -1, SIDE, SIDE).contiguous()
+
+
+class PlacedClassifier:
+    """Answers ``TARGET`` where a faint pattern is in its place, on a picture that is otherwise as it was."""
+
+    def __init__(self, pattern: Tensor) -> None:
+        self.pattern = pattern
+
+    def __call__(self, images: Tensor) -> Tensor:
+        centred = images - images.mean(dim=(2, 3), keepdim=True)
+        share = (centred * self.pattern).sum(dim=(1, 2, 3)) / self.pattern.square().sum()
+        return torch.where(share > 0.9, TARGET, colour_labels(images))
+
+
+PATTERN = 0.1 * (2 * torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(5)) - 1)
+
+
+@pytest.mark.parametrize("profile", ["default", "fast"])
+def test_a_trigger_that_works_at_its_place_only_is_found(profile: str) -> None:
+    clean = pictures(6)
+    stamped = (clean + PATTERN).clamp(0, 1)
+    victim = PlacedClassifier(PATTERN)
+    off = dict.fromkeys(("squares", "all_to_all", "necessity", "fragile", "whole_image"))
+    config = with_settings(PROFILES[profile], off)
+    # Random masks break this pattern, too; without their consensus nothing is restored.
+    config = with_settings(config, {"scores.consensus": False, "restoration.thresholds": (3.0,)})
+    without = BDMAE(MeanRestorer(), with_settings(config, {"moved": None})).purify(stamped, victim)
+    assert (without.labels == TARGET).all()
+    result = BDMAE(MeanRestorer(), config).purify(stamped, victim)
+    assert torch.equal(result.labels, colour_labels(clean))
+    assert torch.equal(result.images, stamped.flip(3))
+    assert torch.equal(victim(result.images), result.labels)
+    spent = {"default": without.queries, "fast": 1 + 5}[profile]
+    assert (result.queries - spent == 5).all()
+
+
+def test_what_changes_its_meaning_in_the_mirror_keeps_its_label() -> None:
+    images = pictures(4)
+    images[..., :8] *= 0.5  # darker on the left
+
+    def sign(pictures: Tensor) -> Tensor:
+        """Left or right, wherever it is."""
+        columns = pictures.mean(dim=(1, 2))
+        return (columns[:, :16].sum(dim=1) > columns[:, 16:].sum(dim=1)).long()
+
+    result = BDMAE(MeanRestorer(), ALONE).purify(images, sign)
+    assert torch.equal(result.labels, sign(images))
+    assert torch.equal(result.images, images)
+    still = BDMAE(MeanRestorer(), UNMOVED).purify(images, sign)
+    assert (result.queries - still.queries == 5).all()
+
+
+def test_an_image_that_stays_the_same_in_the_mirror_costs_one_query() -> None:
+    images = pictures(3)
+    queries = [BDMAE(MeanRestorer(), config).purify(images, colour_labels).queries for config in (ALONE, UNMOVED)]
+    assert (queries[0] - queries[1] == 1).all()
+
+
+def test_copies_are_moved_and_do_not_depend_on_the_batch() -> None:
+    images = torch.rand(3, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+    made = moved(images, 0.125)
+    assert made.shape == (3, 4, 3, 16, 24)
+    assert torch.equal(made[:, 0, :, 2:, 3:], images.flip(3)[:, :, :-2, :-3])
+    assert torch.equal(made[:, 1, :, 2:, 3:], images[:, :, :-2, :-3])
+    assert torch.equal(made[:, 2, :, :-2, :-3], images[:, :, 2:, 3:])
+    assert torch.equal(made[:, 3, :, 2:, :-3], images[:, :, :-2, 3:])
+    assert torch.equal(moved(images[1:2], 0.125), made[1:2])
+
+
+@pytest.mark.parametrize("limit", [26, 30, 31, 35, 47])
+def test_it_spends_what_is_left_and_no_more(limit: int) -> None:
+    stamped = (pictures(2) + PATTERN).clamp(0, 1)
+    counting = CountingClassifier(PlacedClassifier(PATTERN))
+    config = within(PROFILES["default"], limit)
+    result = BDMAE(MeanRestorer(), config).purify(stamped, counting)
+    assert counting.queries == int(result.queries.sum())
+    assert int(result.queries.max()) <= config.max_queries <= limit
+
+
+def test_photographs_are_not_moved() -> None:
+    images = plain_images(1, size=96)
+    classifier = PatchTriggerClassifier()
+    both = [
+        BDMAE(MeanRestorer(), with_settings(PROFILES["default"], {"moved": one})).purify(images, classifier).queries
+        for one in (None, MovedConfig())
+    ]
+    assert torch.equal(*both)
+
+
+@pytest.mark.parametrize("settings", [{"shift": 0.0}, {"shift": 1.0}, {"query_limit": 0}])
+def test_settings_are_checked(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="moved"):
+        MovedConfig(**settings)  # type: ignore[arg-type]
