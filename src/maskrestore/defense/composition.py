@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from maskrestore.defense.beyond_paper.first_looks import look
+from maskrestore.defense.beyond_paper.first_looks import changes_worth_a_query
 from maskrestore.defense.beyond_paper.fragile import settle_fragile
 from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
 from maskrestore.defense.beyond_paper.moved import settle_moved
@@ -37,7 +37,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
         return
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
     if config.group_testing is not None:
-        cleared = yield from settle_by_groups(state, config.group_testing, config.all_to_all, config.necessity)
+        cleared = yield from settle_by_groups(state, config.group_testing, config.all_to_all)
         yield from _look_before_the_masks(state, config)
         state.settled[cleared] = True
     rows = _with_queries_for_masks(state, config)
@@ -118,7 +118,7 @@ def _look_before_the_masks(state: State, config: BDMAEConfig) -> Rounds[None]:
     rows, fragile, filters = state.open_rows, config.fragile, config.whole_image
     worth = dict.fromkeys((MIRRORED, NOISE, *FILTERS), rows)
     if filters is not None and filters.together:
-        worth = yield from look(state, rows, filters, noise=0.0 if fragile is None else fragile.noise)
+        worth = yield from changes_worth_a_query(state, rows, filters, noise=0.0 if fragile is None else fragile.noise)
     if config.moved is not None:
         yield from settle_moved(state, worth.get(MIRRORED, _NONE), config.moved)
     yield from _look_at_the_whole_image(state, worth, config)

@@ -56,8 +56,8 @@ class BDMAEConfig:
     photographs: PhotographsConfig | None = None
     """Not in the paper: what is different for images of more than 64 x 64 pixels."""
     moved: MovedConfig | None = None
-    """Not in the paper: if no restoration was accepted, look whether mirrored and shifted copies have another label.
-    Not for photographs."""
+    """Not in the paper: if nothing was accepted yet, look whether mirrored and shifted copies have another label. Not
+    for photographs."""
     squares: SquaresConfig | None = None
     """Not in the paper: if no restoration was accepted, hide whole squares."""
     scattered: ScatteredConfig | None = None
@@ -101,8 +101,8 @@ class BDMAEConfig:
     def queries_of_one_attempt(self) -> int:
         """The most queries for the random masks, refinement, and one attempt."""
         steps = 0 if self.refinement is None else self.refinement.max_queries
-        clouds = 0 if self.transfer_test is None else self.transfer_test.clouds
-        return self.masks.max_queries + steps + 1 + clouds
+        tests = 0 if self.transfer_test is None else self.transfer_test.max_queries(1)
+        return self.masks.max_queries + steps + 1 + tests
 
     def in_force(self, *, photographs: bool) -> BDMAEConfig:
         """The settings without the stages that do nothing for photographs, or for small images."""

@@ -20,7 +20,7 @@ from maskrestore.errors import ConfigError, UnknownNameError
 __all__ = ["PROFILES", "profile_config"]
 
 _PAPER = BDMAEConfig()
-# Chosen on training-split images, for victims on CIFAR-10 and GTSRB; the last ones on images that no
+# Chosen on training-split images, for victims on CIFAR-10 and GTSRB; most later stages on images that no
 # classifier had learned.
 # - contrast instead of flips: with the packaged restorer, labels of clean images flip under many masks.
 # - consensus: if hiding any token breaks a trigger, there is no contrast, but the masks agree on the true label.
@@ -34,7 +34,7 @@ _PAPER = BDMAEConfig()
 # - all_to_all: such a trigger brings no label along.
 # - necessity: half an object may pass the transfer test.
 # - scattered: S_i does not show marks of a few pixels in a photograph, and attempts there restore one region.
-# - moved: a trigger that works on its own image only passes no transfer test.
+# - moved: the tests of regions find half of the triggers that work on their own image only.
 # - whole_image: patterns over the whole image have no region to restore.
 # - fragile: warped images lose the trigger under faint noise.
 _DEFAULT = BDMAEConfig(

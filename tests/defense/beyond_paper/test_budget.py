@@ -158,6 +158,37 @@ def test_the_part_of_a_window_that_holds_the_trigger_is_restored_and_nothing_els
     assert (result.images != images).any(dim=(1, 2, 3)).all()
 
 
+def test_a_trigger_larger_than_a_part_is_left_to_the_masks() -> None:
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2.0
+
+    def by_a_third(images: torch.Tensor) -> torch.Tensor:
+        """The target while a third of a chessboard of 8 x 8 pixels is there: in any half, not outside the window."""
+        same = (images[..., :8, :8] - board).abs() < 0.1
+        return torch.where(same.float().mean(dim=(1, 2, 3)) > 1 / 3, 9, colour_labels(images[..., 8:, 8:]))
+
+    clean = plain_images(4)
+    images = clean.clone()
+    images[..., :8, :8] = board
+    regions = with_settings(PROFILES["fast"], dict.fromkeys(("moved", "whole_image", "fragile")))
+    result = BDMAE(MeanRestorer(), regions).purify(images, by_a_third)
+    assert torch.equal(result.labels, colour_labels(clean[..., 8:, 8:]))
+    assert (result.queries > 25).all()
+
+
+def test_what_is_asked_before_the_masks_leaves_them_enough_or_there_are_none() -> None:
+    """A classifier that answers by chance: every stage finds something to ask about."""
+    images = plain_images(8)
+
+    def restless(pictures: torch.Tensor) -> torch.Tensor:
+        return (pictures.double().sum(dim=(1, 2, 3)) * 1e4).long() % 3
+
+    compared = {"transfer_test.comparison": True, "all_to_all": None}
+    for config in (PROFILES["fast"], with_settings(PROFILES["fast"], compared)):
+        for key in range(6):
+            result = BDMAE(MeanRestorer(), config, key=key).purify(images, restless)
+            assert (result.queries <= config.max_queries).all()
+
+
 def test_content_that_decides_the_label_is_no_trigger() -> None:
     def by_content(images: torch.Tensor) -> torch.Tensor:
         """Like a digit: dark pixels in the first corner of a bright picture make it class 1."""

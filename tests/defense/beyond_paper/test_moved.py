@@ -5,7 +5,10 @@ from torch import Tensor
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense import BDMAE, PROFILES, within
-from maskrestore.defense.beyond_paper.moved import MovedConfig, moved
+from maskrestore.defense.beyond_paper.moved import MovedConfig, moved, settle_moved
+from maskrestore.defense.oracle import Oracle, run
+from maskrestore.defense.state import State
+from maskrestore.defense.streams import Stream
 from maskrestore.errors import ConfigError
 from maskrestore.runtime.settings import with_settings
 
@@ -15,6 +18,12 @@ ALONE = with_settings(
 )
 UNMOVED = with_settings(ALONE, {"moved": None})
 SIDE = 32
+
+
+def state_of(images: Tensor) -> State:
+    state = State(images, [Stream(0, image) for image in images], MeanRestorer(), Oracle(len(images), 47))
+    state.begin(torch.zeros(len(images), dtype=torch.int64))
+    return state
 
 
 def pictures(count: int) -> Tensor:
@@ -72,6 +81,20 @@ def test_what_changes_its_meaning_in_the_mirror_keeps_its_label() -> None:
     assert (result.queries - still.queries == 5).all()
 
 
+@pytest.mark.parametrize(("votes", "settled"), [(1, False), (2, True), (4, True)])
+def test_three_of_five_copies_decide(votes: int, settled: bool) -> None:
+    state = state_of(plain_images(1, size=SIDE))
+    answers = iter([[7], [[7] * votes + [0] * (4 - votes)]])
+    run(
+        settle_moved(state, state.all_rows, MovedConfig()),
+        MeanRestorer(),
+        lambda _: torch.tensor(next(answers)).flatten(),
+    )
+    assert state.settled.tolist() == [settled]
+    assert state.labels.tolist() == [7 if settled else 0]
+    assert state.oracle.queries.tolist() == [5]
+
+
 def test_an_image_that_stays_the_same_in_the_mirror_costs_one_query() -> None:
     images = pictures(3)
     queries = [BDMAE(MeanRestorer(), config).purify(images, colour_labels).queries for config in (ALONE, UNMOVED)]
@@ -109,7 +132,7 @@ def test_photographs_are_not_moved() -> None:
     assert torch.equal(*both)
 
 
-@pytest.mark.parametrize("settings", [{"shift": 0.0}, {"shift": 1.0}, {"query_limit": 0}])
+@pytest.mark.parametrize("settings", [{"shift": 0.0}, {"shift": 0.5}, {"query_limit": 0}])
 def test_settings_are_checked(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="moved"):
         MovedConfig(**settings)  # type: ignore[arg-type]

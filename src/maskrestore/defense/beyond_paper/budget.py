@@ -20,7 +20,7 @@ MOST_QUERIES = 47
 """The most queries for an image of any profile: 1 + 25 + 20 + 1, as in the paper."""
 
 _TOGETHER = ("mirrored+periodic+slow", "noise+fine+marks")
-"""The pictures of ``fast``: most clean images keep their label in both. Others cost more or find less
+"""The pictures of ``fast``: most clean images of CIFAR-10 keep their label in both. Others cost more or find less
 (``docs/lab-notes/whole-image.md``)."""
 _LAST = ("squares", "scattered", "all_to_all", "necessity", "moved", "whole_image", "fragile")
 """Stages that use the queries that are left: each has a ``query_limit``."""
@@ -30,8 +30,9 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
     """Add group testing as the first stage. It settles most images with far fewer queries.
 
     The other images are purified as ``config`` says, but without the comparison of the transfer test, and with at most
-    as many refinement steps as fit into 47 queries in all. Two pictures tell which filters are worth a query, and
-    whether noise is. If group testing settles an image, its maps hold the share of windows that changed its label.
+    as many refinement steps as fit into 47 queries in all. Before the masks, two pictures tell which filters, noise or
+    moved copies are worth a query; images are masked only if that leaves enough queries. If group testing settles an
+    image, its maps hold the share of windows that changed its label.
     """
     test = config.transfer_test
     groups = GroupTestingConfig() if test is None else GroupTestingConfig(cloud_grids=test.cloud_grids)
@@ -60,12 +61,12 @@ def scheduled(config: BDMAEConfig, schedule: str | None) -> BDMAEConfig:
 def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     """Reduce the settings to at most ``queries`` queries for an image. Raises ConfigError below 1.
 
-    Squares, filters of the whole image and the look for fragile triggers use the queries that are left. Otherwise the
-    least useful queries are dropped first: the comparison of the transfer test, steps of refinement, all attempts but
-    the first, then queries of random masks. If not even one round of masks fits beside group testing, group testing is
-    dropped and the reduction starts again without it. If less than one round of masks fits, no mask is queried, and S_i
-    alone decides what is restored, in the attempt with the lowest thresholds if two or more clouds can test it. A
-    single query is used for the restored image.
+    Squares, moved copies, filters of the whole image and the look for fragile triggers use the queries that are left.
+    Otherwise the least useful queries are dropped first: the comparison of the transfer test, steps of refinement, all
+    attempts but the first, then queries of random masks. If not even one round of masks fits beside group testing,
+    group testing is dropped and the reduction starts again without it. If less than one round of masks fits, no mask
+    is queried, and S_i alone decides what is restored, in the attempt with the lowest thresholds if two or more clouds
+    can test it. A single query is used for the restored image.
     """
     if queries < 1:
         raise ConfigError(f"max_queries must be at least 1, got {queries}")

@@ -20,10 +20,12 @@ from maskrestore.defense.beyond_paper.whole_image import MIRRORED, NOISE, WholeI
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 
-__all__ = ["look"]
+__all__ = ["changes_worth_a_query"]
 
 
-def look(state: State, rows: Tensor, config: WholeImageConfig, *, noise: float) -> Rounds[dict[str, Tensor]]:
+def changes_worth_a_query(
+    state: State, rows: Tensor, config: WholeImageConfig, *, noise: float
+) -> Rounds[dict[str, Tensor]]:
     """For each change, the open images among ``rows`` for which it is worth a query of its own: ``(R,)`` int64.
 
     noise: standard deviation, for pixels in [0, 1].

@@ -6,7 +6,7 @@
    clouds of random colour (``transfer.py``). If the clouds do not get the label of the image, nor does a single window
    change the label of all pictures (``all_to_all.py``), the image has no such trigger.
 3. If a single window passes one of these tests, four parts of it are hidden. The first part that passes one, too, is
-   restored. If none does, and the window gives clouds the label and shows no object (``necessity.py``), the window is.
+   restored. If none does although the window gives clouds the label, the image is left to the random masks.
 
 This takes 6 to 20 queries for most images. Images in which several windows act together, or that are near a decision
 boundary, are left to the random masks. Departure: not in the paper.
@@ -23,7 +23,6 @@ from torch import Tensor
 
 from maskrestore.defense.beyond_paper.all_to_all import PRICE, AllToAllConfig, changes_all
 from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, check_cloud_grids, clouds, pasted
-from maskrestore.defense.beyond_paper.necessity import NecessityConfig, is_needed
 from maskrestore.defense.beyond_paper.squares import square_masks
 from maskrestore.defense.beyond_paper.transfer import Attempt, on_clouds, transfer_test
 from maskrestore.defense.oracle import Rounds
@@ -74,15 +73,11 @@ def covering_squares(length: int, count: int, overlap: int) -> tuple[int, list[i
 
 
 def settle_by_groups(
-    state: State,
-    config: GroupTestingConfig,
-    all_to_all: AllToAllConfig | None = None,
-    necessity: NecessityConfig | None = None,
+    state: State, config: GroupTestingConfig, all_to_all: AllToAllConfig | None = None
 ) -> Rounds[Tensor]:
     """Look for a small trigger in all images by hiding windows, and settle those in which it is found.
 
-    all_to_all: how regions that bring no label along are tested; ``None``: not at all. necessity: how a window is
-    tested of which no part can be restored; ``None``: no window is restored as a whole.
+    all_to_all: how regions that bring no label along are tested; ``None``: not at all.
 
     Returns the images that have none, ``(R,)`` int64; they are still open, as are those that it cannot tell about.
 
@@ -123,23 +118,8 @@ def settle_by_groups(
         window = acting[one].long().argmax(dim=1)
         parts = torch.stack([square_masks(corner + inner, part, state.grid) for corner in corners[window]])
         left = yield from _test_parts(state, rows[one], parts, brings[one], grids=grids, all_to_all=all_to_all)
-        if necessity is not None:  # the trigger may be larger than a part
-            whole = torch.isin(rows, left) & brings
-            yield from _restore_windows(state, rows[whole], windows[acting[whole].long().argmax(dim=1)], necessity)
-        cleared.append(left[~state.settled[left]])
+        cleared.append(left[~torch.isin(left, rows[brings])])  # a trigger may be larger than a part
     return torch.cat(cleared)
-
-
-def _restore_windows(state: State, rows: Tensor, hidden: Tensor, necessity: NecessityConfig) -> Rounds[None]:
-    """Settle images whose window, ``(R, g, g)`` bool, shows no object. It gave clouds the label of the image."""
-    affordable = state.oracle.queries[rows] + 3 <= necessity.query_limit  # else nothing would be asked about an object
-    rows, hidden = rows[affordable], hidden[affordable]
-    if not len(rows):
-        return
-    restored = yield from state.restore(rows, hidden)
-    labels = yield from state.oracle.ask(rows, restored)
-    needed = yield from is_needed(state, rows, hidden, necessity)
-    state.settle(rows[needed], restored[needed], hidden[needed], labels[needed])
 
 
 def _hide_groups(state: State, rows: Tensor, windows: Tensor) -> Rounds[Tensor]:

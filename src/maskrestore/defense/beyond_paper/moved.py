@@ -1,12 +1,12 @@
-"""Moved copies: the label of an image that loses it when it is mirrored, and when it is shifted.
+"""Moved copies: is there another label that most mirrored and shifted copies of the image have?
 
-A trigger works at its place, if the classifier was trained so; an object does at any. So an image whose mirrored copy
-has another label is asked about again: mirrored and shifted, and shifted only, in three directions. If most of the five
-copies have the label of the mirrored one, it is the answer. Two of the five are mirrored: a traffic sign that changes
-its meaning in the mirror keeps its label in the other three.
+A trigger works at its place, if the classifier was trained so; an object does at most places. So an image whose
+mirrored copy has another label is asked about again: mirrored and shifted, and shifted only, in three directions. If
+most of the five copies have the label of the mirrored one, it is the answer. Two of the five are mirrored: a traffic
+sign that changes its meaning in the mirror keeps its label in the other three.
 
-This breaks triggers that a network draws for each image, which the transfer test does not find: they work on their own
-image only. Training with triggers that are mirrored and shifted along with the image evades it.
+This breaks most triggers that a network draws for each image. They work on their own image, so the tests of regions
+find half of them only. Training with triggers that are mirrored and shifted along with the image evades it.
 
 Source of the idea: geometric transformations as a defense, as in ShrinkPad (Li et al., 2021), whose random place it
 replaces by votes. Departure: not in the BDMAE paper.
@@ -40,7 +40,7 @@ class MovedConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check(0 < self.shift < 1, "moved.shift", "in (0, 1)", self.shift)
+        check(0 < self.shift < 0.5, "moved.shift", "in (0, 0.5)", self.shift)
         check(self.query_limit >= 1, "moved.query_limit", "at least 1", self.query_limit)
 
     def max_queries(self, spent: int) -> int:

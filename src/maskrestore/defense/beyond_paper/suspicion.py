@@ -2,7 +2,8 @@
 
 A logistic regression on five numbers for each image. Its weights were fitted to images of the training splits that the
 classifiers had not learned: 1,174 with eight kinds of triggers, and 3,160 without, each kind with the same weight
-(``docs/lab-notes/whole-image.md`` says which). They were fitted before the default had ``all_to_all``.
+(``docs/lab-notes/whole-image.md`` says which). They were fitted before the default had ``all_to_all`` and
+``moved``.
 
 Departure: not in the BDMAE paper, which always answers.
 """
@@ -26,7 +27,7 @@ WEIGHTS = {"changed": 1.31, "contrast": -2.12, "brings": 1.17, "pattern": 2.91, 
   depends on an object there.
 - ``brings``: share of clouds that got the label of the image with a region of it that changed the label.
 - ``pattern``: share of clouds that got it with what a filter removed.
-- ``accepted``: whether a restoration passed its tests and changed the label.
+- ``accepted``: whether a restoration, a filtered image or a moved copy passed its tests and changed the label.
 """
 
 

@@ -40,7 +40,7 @@ def row(label: str, defense: str, settings: Mapping[str, Any] | None = None, *, 
     return Row(label=label, variants=(variant(defense, settings),), paper=paper)
 
 
-_LATER_STAGES = ("all_to_all", "necessity", "whole_image", "fragile")
+_LATER_STAGES = ("all_to_all", "necessity", "moved", "whole_image", "fragile")
 NONE = row("No defense", "none", paper="No defense")
 OURS = (
     row("BDMAE, as in the paper", "bdmae-paper", paper="Ours (Base)"),
