@@ -16,6 +16,7 @@ from benchmark_records import in_per_cent
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.lab.measure.record_files import read_records
 from maskrestore.lab.measure.records import Record
+from maskrestore.runtime.settings import with_settings
 
 RECORDS = list(read_records(ROOT / "benchmarks/results/default.jsonl"))
 PUBLIC = list(read_records(ROOT / "benchmarks/results/public.jsonl"))
@@ -59,6 +60,12 @@ def attack_of(record: Record) -> str:
     return f"{record.attack}" if mode == "all-to-one" else f"{record.attack}, {mode}"
 
 
+WITHOUT_MOVED = {
+    attack_of(one): one for one in read_records(ROOT / "benchmarks/results/without-moved.jsonl") if one.attack
+}
+MOVED = WITHOUT_MOVED.keys()
+
+
 def of_attack(defense: str, attack: str) -> Record:
     (found,) = (one for one in RECORDS if one.attack and one.defense.name == defense and attack_of(one) == attack)
     assert (found.clean_images, found.triggered_images) == (200, 200)
@@ -93,6 +100,16 @@ def test_triggers_over_the_whole_image_are_those_of_the_records() -> None:
     rows = rows_of("docs/method/whole-image.md")
     named = {name.partition(" (")[0]: values for name, values in rows.items() if "/" in "".join(values[:1])}
     assert named == {attack: [shown([of_attack(one, attack)]) for one in DEFENSES] for attack in WHOLE_IMAGE}
+
+
+def test_what_moved_copies_bring_is_that_of_the_records() -> None:
+    rows = {name: cells for name, cells in rows_of("docs/method/default-profile.md").items() if name in MOVED}
+    assert len(rows) == 11
+    for name, cells in rows.items():
+        assert cells == [shown([WITHOUT_MOVED[name]]), shown([of_attack("bdmae", name)])]
+        assert WITHOUT_MOVED[name].victim.weights == of_attack("bdmae", name).victim.weights
+    without = with_settings(PROFILES["default"], {"moved": None}).in_force(photographs=False).to_dict()
+    assert all(one.defense.config == json.loads(json.dumps(without)) for one in WITHOUT_MOVED.values())
 
 
 def clean_records() -> dict[str, dict[str, Record]]:

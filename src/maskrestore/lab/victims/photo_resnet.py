@@ -33,7 +33,7 @@ def _stem(width: int) -> nn.Sequential:
 
 
 class ResNet18Photo(ResNet18):
-    """ResNet-18 with the stem for large images, for 112 to 224 pixels. Features are ``(B, 8*width, H/32, W/32)``."""
+    """ResNet-18 with the stem for large images, for 112 to 204 pixels. Features are ``(B, 8*width, H/32, W/32)``."""
 
     def _build(self, num_classes: int, width: int) -> None:
         super()._build(num_classes, width)
