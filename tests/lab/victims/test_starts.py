@@ -16,6 +16,7 @@ from maskrestore.lab.victims import (
     VictimData,
     export_victim,
     load_victim,
+    read_victim_record,
     starts,
     train_victim,
 )
