@@ -102,6 +102,15 @@ def test_triggers_over_the_whole_image_are_those_of_the_records() -> None:
     assert named == {attack: [shown([of_attack(one, attack)]) for one in DEFENSES] for attack in WHOLE_IMAGE}
 
 
+def test_what_fast_gives_up_is_that_of_the_records() -> None:
+    page = (ROOT / "docs/guides/queries-and-profiles.md").read_text(encoding="utf-8")
+    for attack in ("corners", "blended:15x15"):
+        default, fast = (100 * of_attack(name, attack).after.ba.value for name in DEFENSES[1:])
+        assert f"{fast:.1f} in place of {default:.1f}" in page
+    signs = clean_records()["gtsrb, resnet18"]["bdmae-fast"]
+    assert f"a median of {signs.cost.queries_median_clean:.0f}." in page
+
+
 def test_what_moved_copies_bring_is_that_of_the_records() -> None:
     rows = {name: cells for name, cells in rows_of("docs/method/default-profile.md").items() if name in MOVED}
     assert len(rows) == 11
