@@ -15,7 +15,7 @@ from maskrestore.defense.beyond_paper.photographs import masks_of_attempt
 from maskrestore.defense.beyond_paper.scattered import hide_scattered
 from maskrestore.defense.beyond_paper.squares import hide_squares
 from maskrestore.defense.beyond_paper.transfer import try_restoration
-from maskrestore.defense.beyond_paper.whole_image import FILTERS, MIRRORED, NOISE, filter_whole_image
+from maskrestore.defense.beyond_paper.whole_image import CHANGES, MIRRORED, NOISE, filter_whole_image
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.refinement import refine
@@ -25,8 +25,6 @@ from maskrestore.defense.state import State
 from maskrestore.imaging.sizes import is_photograph
 
 __all__ = ["purify_cohort"]
-
-_NONE = torch.empty(0, dtype=torch.int64)
 
 
 def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
@@ -72,7 +70,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
         if config.scattered is not None:
             yield from hide_scattered(state, rows, answers, config=config.scattered, test=test, photographs=photographs)
     if config.group_testing is None:
-        yield from _look_at_the_whole_image(state, dict.fromkeys((NOISE, *FILTERS), rows), config)
+        yield from _look_at_the_whole_image(state, dict.fromkeys(CHANGES, rows), config)
 
 
 def _with_queries_for_masks(state: State, config: BDMAEConfig) -> Tensor:
@@ -116,18 +114,18 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
 def _look_before_the_masks(state: State, config: BDMAEConfig) -> Rounds[None]:
     """After group testing, look for what needs no mask in all images that are still open."""
     rows, fragile, filters = state.open_rows, config.fragile, config.whole_image
-    worth = dict.fromkeys((MIRRORED, NOISE, *FILTERS), rows)
+    worth = dict.fromkeys(CHANGES, rows)
     if filters is not None and filters.together:
         worth = yield from changes_worth_a_query(state, rows, filters, noise=0.0 if fragile is None else fragile.noise)
     if config.moved is not None:
-        yield from settle_moved(state, worth.get(MIRRORED, _NONE), config.moved)
+        yield from settle_moved(state, worth[MIRRORED], config.moved)
     yield from _look_at_the_whole_image(state, worth, config)
 
 
 def _look_at_the_whole_image(state: State, worth: Mapping[str, Tensor], config: BDMAEConfig) -> Rounds[None]:
     """Look for triggers without a place. worth: for each change, the images to try it on, ``(R,)`` int64."""
     if config.fragile is not None:  # first: it asks little, and filters change the label of fragile triggers in vain
-        yield from settle_fragile(state, worth.get(NOISE, _NONE), config.fragile)
+        yield from settle_fragile(state, worth[NOISE], config.fragile)
     if config.whole_image is not None:
         yield from filter_whole_image(state, worth, config.whole_image)
 

@@ -102,6 +102,11 @@ class State:
         self.purified[rows], self.hidden[rows], self.labels[rows] = restored, hidden, labels
         self.settled[rows] = True
 
+    def settle_whole(self, rows: Tensor, purified: Tensor, labels: Tensor) -> None:
+        """Settle images of which every token is another one. Arguments: as for :meth:`settle`."""
+        everything = torch.ones(len(rows), self.grid, self.grid, dtype=torch.bool)
+        self.settle(rows, purified, everything, labels)
+
     def result(self, rows: Tensor) -> Purification:
         """The results of some images."""
         return Purification(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.beyond_paper.fragile import noisy
-from maskrestore.defense.beyond_paper.whole_image import MIRRORED, NOISE, WholeImageConfig, filtered
+from maskrestore.defense.beyond_paper.whole_image import CHANGES, MIRRORED, NOISE, WholeImageConfig, filtered
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 
@@ -30,14 +30,15 @@ def changes_worth_a_query(
 
     noise: standard deviation, for pixels in [0, 1].
     """
+    none = dict.fromkeys(CHANGES, rows[:0])
     together = [names.split("+") for names in config.together]
     affordable = state.oracle.queries[rows] + len(together) <= config.query_limit
     asked = rows[affordable & ~state.settled[rows]]
     if not len(asked):
-        return {}
+        return none
     pictures = torch.stack([_changed(state, asked, names, noise) for names in together], dim=1)
     changed = (yield from state.oracle.ask(asked, pictures)) != state.original[asked].unsqueeze(1)
-    return {name: asked[changed[:, number]] for number, names in enumerate(together) for name in names}
+    return none | {name: asked[changed[:, number]] for number, names in enumerate(together) for name in names}
 
 
 def _changed(state: State, rows: Tensor, names: Sequence[str], noise: float) -> Tensor:

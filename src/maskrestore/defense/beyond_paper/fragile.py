@@ -73,8 +73,7 @@ def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[
     strong_copies = noisy(images, streams, config.strong_noise, strong)
     copies = torch.cat([faint_copies, strong_copies, torch.stack([halves, quarters], dim=1)], dim=1)
     agreed = ((yield from state.oracle.ask(asked, copies)) == label.unsqueeze(1)).all(dim=1)
-    everything = torch.ones(int(agreed.sum()), state.grid, state.grid, dtype=torch.bool)
-    state.settle(asked[agreed], quarters[agreed], everything, label[agreed])
+    state.settle_whole(asked[agreed], quarters[agreed], label[agreed])
 
 
 def noisy(images: Tensor, streams: Sequence[Stream], std: float, draws: range) -> Tensor:

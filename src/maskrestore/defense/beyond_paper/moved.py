@@ -5,8 +5,8 @@ mirrored copy has another label is asked about again: mirrored and shifted, and 
 most of the five copies have the label of the mirrored one, it is the answer. Two of the five are mirrored: a traffic
 sign that changes its meaning in the mirror keeps its label in the other three.
 
-This breaks most triggers that a network draws for each image. They work on their own image, so the tests of regions
-find half of them only. Training with triggers that are mirrored and shifted along with the image evades it.
+This breaks most input-aware triggers, which work on their own image, so that the tests of regions find half of them
+only. Training with triggers that are mirrored and shifted along with the image should evade it.
 
 Source of the idea: geometric transformations as a defense, as in ShrinkPad (Li et al., 2021), whose random place it
 replaces by votes. Departure: not in the BDMAE paper.
@@ -61,8 +61,7 @@ def settle_moved(state: State, rows: Tensor, config: MovedConfig) -> Rounds[None
         return
     answers = yield from state.oracle.ask(asked, moved(state.images[asked], config.shift))
     agreed = 1 + (answers == label.unsqueeze(1)).sum(dim=1) >= _MOST
-    everything = torch.ones(int(agreed.sum()), state.grid, state.grid, dtype=torch.bool)
-    state.settle(asked[agreed], mirrored[agreed], everything, label[agreed])
+    state.settle_whole(asked[agreed], mirrored[agreed], label[agreed])
 
 
 def moved(images: Tensor, shift: float) -> Tensor:

@@ -40,7 +40,7 @@ from maskrestore.imaging.filters import median, rescaled
 from maskrestore.imaging.spectrum import without_peaks, without_slow_changes
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["FILTERS", "MIRRORED", "NOISE", "Filter", "WholeImageConfig", "filter_whole_image", "filtered"]
+__all__ = ["CHANGES", "FILTERS", "MIRRORED", "NOISE", "Filter", "WholeImageConfig", "filter_whole_image", "filtered"]
 
 NOISE, MIRRORED = "noise", "mirrored"
 """Further changes in ``WholeImageConfig.together``: those of ``fragile.py`` and ``moved.py``."""
@@ -92,9 +92,8 @@ class WholeImageConfig:
         known = all(one in FILTERS for one in self.filters)
         check(known, "whole_image.filters", f"of {', '.join(FILTERS)}", self.filters)
         named = [name for names in self.together for name in names.split("+")]
-        known = len(set(named)) == len(named) and set(named) <= {MIRRORED, NOISE, *FILTERS}
-        every = ", ".join((MIRRORED, NOISE, *FILTERS))
-        check(known, "whole_image.together", f"of {every}, each at most once, joined by +", self.together)
+        known = len(set(named)) == len(named) and set(named) <= set(CHANGES)
+        check(known, "whole_image.together", f"of {', '.join(CHANGES)}, each at most once, joined by +", self.together)
         check_cloud_grids(self.cloud_grids, "whole_image.cloud_grids")
         check(self.query_limit >= 1, "whole_image.query_limit", "at least 1", self.query_limit)
 
@@ -111,10 +110,10 @@ class WholeImageConfig:
 def filter_whole_image(state: State, worth: Mapping[str, Tensor], config: WholeImageConfig) -> Rounds[None]:
     """Filter each image that is not settled, and settle those whose removed pattern passes the transfer test.
 
-    worth: for a filter, the images that it is tried on, ``(R,)`` int64; none if it is missing.
+    worth: for each filter, the images that it is tried on, ``(R,)`` int64.
     """
     for name in config.filters:
-        rows = worth.get(name, torch.empty(0, dtype=torch.int64))
+        rows = worth[name]
         affordable = state.oracle.queries[rows] + config.price(name) <= config.query_limit
         asked = rows[affordable & ~state.settled[rows]]
         if not len(asked):
@@ -131,8 +130,7 @@ def filter_whole_image(state: State, worth: Mapping[str, Tensor], config: WholeI
         tested = asked[changed]
         pattern = yield from _removed(state, tested, pictures[changed], FILTERS[name])
         found = changed[(yield from _brings_label(state, tested, pattern, config))]
-        everything = torch.ones(len(found), state.grid, state.grid, dtype=torch.bool)
-        state.settle(asked[found], pictures[found], everything, labels[found])
+        state.settle_whole(asked[found], pictures[found], labels[found])
 
 
 def filtered(images: Tensor, name: str) -> Tensor:
@@ -170,3 +168,5 @@ FILTERS = {
     ),
 }
 """Filters by name."""
+CHANGES = (MIRRORED, NOISE, *FILTERS)
+"""All that ``WholeImageConfig.together`` can name."""
