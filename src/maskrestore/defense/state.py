@@ -51,6 +51,10 @@ class State:
         """``(B, g, g)``: the tokens that are restored in ``purified``."""
         self.settled = torch.zeros(count, dtype=torch.bool)
         """``(B,)``: images whose result is final."""
+        self.doubted = self.original.clone()
+        """``(B,)``: labels of the last restorations that were not believed; the original ones if there were none."""
+        self.mirrored = self.original.clone()
+        """``(B,)``: the labels of the mirrored images; the original ones if that was not asked."""
         self.maps = {name: torch.zeros(count, grid, grid) for name in MAPS}
         """Score maps by their name in :class:`Purification`; 0 if not computed."""
         self.evidence = {name: torch.zeros(count) for name in WEIGHTS}
@@ -81,6 +85,7 @@ class State:
     def begin(self, labels: Tensor) -> None:
         """Set the labels of the original images, ``(B,)`` int64."""
         self.original, self.labels = labels, labels.clone()
+        self.doubted, self.mirrored = labels.clone(), labels.clone()
 
     def keep_maps(self, rows: Tensor, **maps: Tensor) -> None:
         """Store maps of some images, each ``(R, g, g)``, in place of earlier ones."""

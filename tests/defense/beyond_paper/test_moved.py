@@ -6,6 +6,7 @@ from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_ima
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense import BDMAE, PROFILES, within
 from maskrestore.defense.beyond_paper.moved import MovedConfig, moved, settle_moved
+from maskrestore.defense.beyond_paper.transfer import TransferTestConfig, try_restoration
 from maskrestore.defense.oracle import Oracle, run
 from maskrestore.defense.state import State
 from maskrestore.defense.streams import Stream
@@ -93,6 +94,40 @@ def test_three_of_five_copies_decide(votes: int, settled: bool) -> None:
     assert state.settled.tolist() == [settled]
     assert state.labels.tolist() == [7 if settled else 0]
     assert state.oracle.queries.tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("doubted", "changed", "settled"), [(7, 0.6, True), (7, 0.5, False), (6, 1.0, False), (0, 1.0, False)]
+)
+def test_a_restoration_that_failed_its_tests_is_believed_if_the_mirrored_image_and_the_masks_agree(
+    doubted: int, changed: float, settled: bool
+) -> None:
+    state = state_of(plain_images(1, size=SIDE))
+    state.doubted[:] = doubted
+    state.note(state.all_rows, changed=torch.tensor([changed]))
+    answers = iter([[7], [0, 0, 0, 0]])
+    run(settle_moved(state, state.all_rows, MovedConfig()), MeanRestorer(), lambda _: torch.tensor(next(answers)))
+    assert state.settled.tolist() == [settled]
+    assert state.labels.tolist() == [7 if settled else 0]
+    assert state.oracle.queries.tolist() == [1 if settled else 5]
+
+
+@pytest.mark.parametrize(("mirrored", "settled"), [(7, True), (6, False)])
+def test_a_later_restoration_with_the_label_of_the_mirrored_image_needs_no_test(mirrored: int, settled: bool) -> None:
+    state = state_of(plain_images(1, size=SIDE))
+    state.mirrored[:] = mirrored
+    state.note(state.all_rows, changed=torch.ones(1))
+    restored, hidden = torch.zeros_like(state.images), torch.ones_like(state.hidden)
+    labels = iter([[7], [1, 1, 1]])  # no cloud gets the label of the image
+    run(
+        try_restoration(state, state.all_rows, restored, hidden, TransferTestConfig()),
+        MeanRestorer(),
+        lambda _: torch.tensor(next(labels)),
+    )
+    assert state.settled.tolist() == [settled]
+    assert state.labels.tolist() == [7 if settled else 0]
+    assert state.doubted.tolist() == [0 if settled else 7]
+    assert state.oracle.queries.tolist() == [1 if settled else 4]
 
 
 def test_an_image_that_stays_the_same_in_the_mirror_costs_one_query() -> None:

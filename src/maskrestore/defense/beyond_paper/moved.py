@@ -5,6 +5,10 @@ mirrored copy has another label is asked about again: mirrored and shifted, and 
 most of the five copies have the label of the mirrored one, it is the answer. Two of the five are mirrored: a traffic
 sign that changes its meaning in the mirror keeps its label in the other three.
 
+One other label is enough if it is that of a restoration: if the mirrored image has the label of a restoration that
+failed its tests, or of one that is tried later, and most random masks change the label of the image, too, that label is
+believed. Masks change the label of few traffic signs.
+
 This breaks most input-aware triggers, which work on their own image, so that the tests of regions find half of them
 only. Training with triggers that are mirrored and shifted along with the image should evade it.
 
@@ -23,10 +27,12 @@ from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["MovedConfig", "moved", "settle_moved"]
+__all__ = ["MovedConfig", "is_seconded", "moved", "settle_moved"]
 
 _COPIES = 5
 _MOST = _COPIES // 2 + 1
+_CHANGED = 0.6
+"""Share of the random masks that must change the label for a restoration to need no further test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +61,25 @@ def settle_moved(state: State, rows: Tensor, config: MovedConfig) -> Rounds[None
         return
     mirrored = state.images[asked].flip(3)
     label = yield from state.oracle.ask(asked, mirrored)
-    changed = label != state.original[asked]
-    asked, mirrored, label = asked[changed], mirrored[changed], label[changed]
+    state.mirrored[asked] = label
+    agreed = is_seconded(state, asked, state.doubted[asked])
+    state.settle_whole(asked[agreed], mirrored[agreed], label[agreed])
+    doubtful = ~agreed & (label != state.original[asked])
+    asked, mirrored, label = asked[doubtful], mirrored[doubtful], label[doubtful]
     if not len(asked):
         return
     answers = yield from state.oracle.ask(asked, moved(state.images[asked], config.shift))
     agreed = 1 + (answers == label.unsqueeze(1)).sum(dim=1) >= _MOST
     state.settle_whole(asked[agreed], mirrored[agreed], label[agreed])
+
+
+def is_seconded(state: State, rows: Tensor, labels: Tensor) -> Tensor:
+    """Whether the mirrored image and the random masks speak for the label of a restoration, too: ``(R,)`` bool.
+
+    labels: ``(R,)`` int64, those of the restorations.
+    """
+    new = labels != state.original[rows]
+    return new & (labels == state.mirrored[rows]) & (state.evidence["changed"][rows] >= _CHANGED)
 
 
 def moved(images: Tensor, shift: float) -> Tensor:

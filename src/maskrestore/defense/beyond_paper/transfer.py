@@ -28,6 +28,7 @@ from torch import Tensor
 
 from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig, changes_all
 from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, check_cloud_grids, clouds, pasted
+from maskrestore.defense.beyond_paper.moved import is_seconded
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig, is_needed
 from maskrestore.defense.beyond_paper.objects import shows_object
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, in_cells, needs_coarse_test
@@ -108,31 +109,37 @@ def try_restoration(
 ) -> Rounds[None]:
     """Query a restoration of each image, and settle the images whose restoration passes the test.
 
+    It needs no test if the mirrored image has its label, too (``moved.py``).
+
     restored: ``(R, C, H, W)``; hidden: ``(R, g, g)``. test: ``None`` accepts every restoration. first: whether this is
     the first attempt, which needs fewer clouds and makes the comparison. grids: of the clouds; ``None``: those of the
     test. photographs: how their large regions are tested; ``None``: as any other. all_to_all: how those that fail the
     test are tested for an all-to-all trigger; ``None``: not at all. necessity: whether the region must also be needed;
     ``None``: not asked.
     """
-    attempt = Attempt(restored=restored, hidden=hidden, labels=(yield from state.oracle.ask(rows, restored)))
-    believed = torch.ones_like(rows, dtype=torch.bool)
+    labels = yield from state.oracle.ask(rows, restored)
+    believed = torch.ones_like(labels, dtype=torch.bool)
     if test is not None:
+        believed = is_seconded(state, rows, labels)
+        left = (~believed).nonzero().squeeze(1)
         chosen = test.cloud_grids if grids is None else grids
         enough, compare = (test.enough_clouds, test.comparison) if first else (len(chosen), False)
-        believed = yield from transfer_test(
+        passed = yield from transfer_test(
             state,
-            rows,
-            attempt,
+            rows[left],
+            Attempt(restored=restored, hidden=hidden, labels=labels).of(left),
             grids=chosen,
             enough=enough,
             compare=compare,
             all_to_all=all_to_all,
             photographs=photographs,
         )
-        if necessity is not None and believed.any():
-            believed[believed.clone()] = yield from is_needed(state, rows[believed], hidden[believed], necessity)
-    labels = attempt.labels[believed]
-    state.settle(rows[believed], restored[believed], hidden[believed], labels, tested=test is not None)
+        left = left[passed]
+        if necessity is not None and len(left):
+            left = left[(yield from is_needed(state, rows[left], hidden[left], necessity))]
+        believed[left] = True
+    state.doubted[rows[~believed]] = labels[~believed]
+    state.settle(rows[believed], restored[believed], hidden[believed], labels[believed], tested=test is not None)
 
 
 def transfer_test(
