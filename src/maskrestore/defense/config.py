@@ -63,7 +63,7 @@ class BDMAEConfig:
     scattered: ScatteredConfig | None = None
     """Not in the paper: if nothing was accepted yet, restore the tokens that keep the label. For photographs only."""
     whole_image: WholeImageConfig | None = None
-    """Not in the paper: if nothing was accepted yet, filter the whole image. Not for photographs."""
+    """Not in the paper: if nothing was accepted yet, filter the whole image."""
     fragile: FragileConfig | None = None
     """Not in the paper: if nothing was accepted yet, look whether the label breaks under small changes. Not for
     photographs."""
@@ -107,7 +107,10 @@ class BDMAEConfig:
     def in_force(self, *, photographs: bool) -> BDMAEConfig:
         """The settings without the stages that do nothing for photographs, or for small images."""
         if photographs:
-            return replace(self, all_to_all=None, necessity=None, moved=None, whole_image=None, fragile=None)
+            whole, large = self.whole_image, self.photographs
+            if whole is not None and large is not None:
+                whole = replace(whole, filters=large.filters, cloud_grids=large.filter_grids, together=())
+            return replace(self, all_to_all=None, necessity=None, moved=None, whole_image=whole, fragile=None)
         test = self.transfer_test
         if test is not None and self.all_to_all is not None:
             test = replace(test, comparison=False)

@@ -11,7 +11,9 @@ mistakes it for one. So for images of more than 64 x 64 pixels
 2. squares are a little larger (``squares.py``). The second one is tried only if it is restored nearly as badly as the
    first, as all squares are that cover most of a faint trigger;
 3. a large region whose restoration changes the label is shown coarsely, in its place in the image (``objects.py``). If
-   the image keeps its label, the restoration is not accepted.
+   the image keeps its label, the restoration is not accepted;
+4. of the filters of the whole image (``whole_image.py``) one is tried, a blur. What it removed is added to finer clouds:
+   edges of an object give its label to smooth clouds, but not to noise in every pixel.
 
 The coarse picture takes the place of the last cloud, so an image needs no more queries. Small regions rarely hold an
 object, and some icons keep their effect when they are coarse, so only large ones are tested.
@@ -26,6 +28,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.clouds import check_cloud_grids
+from maskrestore.defense.beyond_paper.whole_image import FILTERS
 from maskrestore.defense.restoration import RestorationConfig, adaptive_masks
 from maskrestore.imaging.resize import resize
 from maskrestore.runtime.settings import check, check_types
@@ -51,6 +55,10 @@ class PhotographsConfig:
     """Places along a side of the coarse picture, whose details are lost."""
     small_region: float = 0.05
     """Regions of at most this share of the tokens, in [0, 1], are not shown coarsely."""
+    filters: tuple[str, ...] = ("blurred",)
+    """In place of ``whole_image.filters``."""
+    filter_grids: tuple[int, ...] = (224, 56, 20, 8)
+    """In place of ``whole_image.cloud_grids``."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -62,6 +70,9 @@ class PhotographsConfig:
         check(self.square_margin >= 0, "photographs.square_margin", "at least 0", self.square_margin)
         check(self.cells >= 1, "photographs.cells", "at least 1", self.cells)
         check(0 <= self.small_region <= 1, "photographs.small_region", "in [0, 1]", self.small_region)
+        known = len(self.filters) > 0 and set(self.filters) <= set(FILTERS)
+        check(known, "photographs.filters", f"one or more of {', '.join(FILTERS)}", self.filters)
+        check_cloud_grids(self.filter_grids, "photographs.filter_grids")
 
 
 def masks_of_attempt(

@@ -7,6 +7,7 @@ little else.
 - ``fine``: noise and other fine detail, by scaling the image down and up.
 - ``marks``: small marks, by the median of the pixels around each pixel.
 - ``slow``: what changes slowly across the image.
+- ``blurred``: texture, by a blur. For photographs, which keep their label without it; the others are for small images.
 
 A filter that changes the label proves nothing, since it takes a part of the image's content, too. So the transfer test
 of a region (``transfer.py``) is made with what was removed: it is added to clouds of random colour. A pattern brings
@@ -26,6 +27,7 @@ names such triggers as its limitation.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -36,7 +38,7 @@ from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.restoration import restore_in_parts
 from maskrestore.defense.state import State
-from maskrestore.imaging.filters import median, rescaled
+from maskrestore.imaging.filters import gaussian_blur, median, rescaled
 from maskrestore.imaging.spectrum import without_peaks, without_slow_changes
 from maskrestore.runtime.settings import check, check_types
 
@@ -51,6 +53,8 @@ _SLOW = 2.5
 """Periods across the image, for the filter ``slow``. With 3, clean traffic signs lose their label."""
 _LESS_SLOW = 2.0
 """The same for its milder copy."""
+_BLUR = 2.5 / 224
+"""Standard deviation of the filter ``blurred``, as a share of the shorter side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +79,10 @@ class WholeImageConfig:
     """Filters of the whole image, for images that are still open. Raises ConfigError."""
 
     filters: tuple[str, ...] = ("periodic", "fine", "marks", "slow")
-    """Keys of :data:`FILTERS`, tried one after the other."""
+    """Keys of :data:`FILTERS`, tried one after the other. For photographs see ``photographs.filters``."""
     cloud_grids: tuple[int, ...] = (20, 12, 4, 8)
-    """Number of colours along a side, for each cloud. All clouds must get the label."""
+    """Number of colours along a side, for each cloud. All clouds must get the label. For photographs see
+    ``photographs.filter_grids``."""
     together: tuple[str, ...] = ()
     """Changes that are first made in one picture, such as ``mirrored+periodic+slow``: filters, ``noise`` for fragile
     triggers, and ``mirrored`` for those that a moved copy breaks. If the label stays, none of them is tried by itself.
@@ -153,6 +158,11 @@ def _brings_label(state: State, rows: Tensor, pattern: Tensor, config: WholeImag
     return got.all(dim=1)
 
 
+def _blurred(image: Tensor) -> Tensor:
+    sigma = _BLUR * min(image.shape[-2:])
+    return gaussian_blur(image.unsqueeze(0), 2 * math.ceil(3 * sigma) + 1, sigma)[0]
+
+
 def _median(image: Tensor) -> Tensor:
     return median(image.unsqueeze(0), 3)[0]
 
@@ -166,6 +176,7 @@ FILTERS = {
         strength=1.5,
         milder=functools.partial(without_slow_changes, periods=_LESS_SLOW),
     ),
+    "blurred": Filter(apply=_blurred),
 }
 """Filters by name."""
 CHANGES = (MIRRORED, NOISE, *FILTERS)
