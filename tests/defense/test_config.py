@@ -120,9 +120,15 @@ def test_stages_for_photographs_or_for_small_images_only_are_left_out_for_others
     default = PROFILES["default"]
     small, large = default.in_force(photographs=False), default.in_force(photographs=True)
     assert small == with_settings(default, {"photographs": None, "scattered": None, "transfer_test.comparison": False})
+    assert default.photographs is not None
+    filters = {
+        "whole_image.filters": default.photographs.filters,
+        "whole_image.cloud_grids": default.photographs.filter_grids,
+    }
     assert large == with_settings(
-        default, dict.fromkeys(("all_to_all", "necessity", "moved", "whole_image", "fragile"))
+        default, {**dict.fromkeys(("all_to_all", "necessity", "moved", "fragile")), **filters}
     )
+    assert PROFILES["fast"].in_force(photographs=True).whole_image == large.whole_image
 
 
 @pytest.mark.parametrize("order", [1, -1])

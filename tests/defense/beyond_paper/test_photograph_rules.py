@@ -69,6 +69,9 @@ def test_large_regions_of_photographs_are_tested() -> None:
         {"small_region": -0.1},
         {"square_side": 0.0},
         {"square_count": 0},
+        {"filters": ()},
+        {"filters": ("sharp",)},
+        {"filter_grids": ()},
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:

@@ -15,6 +15,8 @@ TARGET = 9
 SIDE = 32
 ALONE = with_settings(PROFILES["default"], {"moved": None, "squares": None, "fragile": None})
 """What earlier stages leave open is left to the filters."""
+SMALL = WholeImageConfig().filters
+"""Filters for small images."""
 COLUMNS = torch.arange(SIDE).float()
 BARS = 0.08 * torch.sin(2 * math.pi * 6 * COLUMNS / SIDE).expand(3, SIDE, SIDE)
 SLOPE = 0.08 * torch.cos(2 * math.pi * COLUMNS / SIDE).expand(3, SIDE, SIDE)
@@ -40,7 +42,7 @@ def smooth_images(count: int) -> Tensor:
     return plain_images(count, size=SIDE).mean(dim=(2, 3), keepdim=True).expand(-1, -1, SIDE, SIDE).contiguous()
 
 
-@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("name", SMALL)
 def test_a_pattern_over_the_whole_image_is_filtered_out(name: str) -> None:
     pattern = {"periodic": BARS, "marks": MARKS, "slow": SLOPE, "fine": NOISE}[name]
     # Less of the faint ones is enough; then hiding a quarter of the tokens does not help.
@@ -110,7 +112,7 @@ def test_changes_together_spare_the_queries_of_each_and_miss_no_pattern() -> Non
     first, alone = (BDMAE(MeanRestorer(), config).purify(images, victim) for config in (together, each))
     assert torch.equal(first.labels, alone.labels)
     assert torch.equal(first.labels, colour_labels(torch.cat([clean, clean])))
-    spared = 1 + 1 + len(FILTERS) - len(together.whole_image.together)  # a mirrored copy, a noisy one, filters
+    spared = 1 + 1 + len(SMALL) - len(together.whole_image.together)  # a mirrored copy, a noisy one, filters
     assert torch.equal(alone.queries[:2] - first.queries[:2], torch.full((2,), spared))
 
 
@@ -152,15 +154,51 @@ def test_a_filter_whose_milder_copy_says_otherwise_is_not_believed() -> None:
     assert torch.equal(result.images, images)
 
 
-def test_photographs_are_not_filtered() -> None:
-    pattern = SLOPE.repeat(1, 3, 3)
+def photographs(count: int) -> tuple[Tensor, Tensor]:
+    """Images of one colour each, large enough for photographs, and a texture over all of them."""
+    images = plain_images(count, size=96).mean(dim=(2, 3), keepdim=True).expand(-1, -1, 96, 96).contiguous()
+    return images, 0.15 * (2 * torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(4)) - 1)
+
+
+@pytest.mark.parametrize("profile", ["default", "fast"])
+def test_a_texture_over_a_photograph_is_blurred(profile: str) -> None:
+    images, texture = photographs(3)
+    stamped = (images + texture).clamp(0, 1)
+    victim = PatternClassifier(texture, 0.6)
+    config = PROFILES[profile]
+    result = BDMAE(MeanRestorer(), config).purify(stamped, victim)
+    assert torch.equal(result.labels, colour_labels(images))
+    assert torch.equal(result.images, filtered(stamped, "blurred"))
+    without = BDMAE(MeanRestorer(), with_settings(config, {"whole_image": None})).purify(stamped, victim)
+    assert (without.labels == TARGET).all()
+
+
+def test_detail_of_a_photograph_that_is_lost_in_noise_stays() -> None:
+    """The edges of an object are enough on smooth clouds, as a pattern is, but not on noise in every pixel."""
+    images, texture = photographs(2)
+    detailed = (images + texture).clamp(0, 1)
+
+    def object_of_edges(pictures: Tensor) -> Tensor:
+        rough = (pictures[..., 1:] - pictures[..., :-1]).abs().mean(dim=(1, 2, 3))
+        found = PatternClassifier(texture, 0.6)(pictures)
+        return torch.where(rough < 0.2, found, colour_labels(pictures))
+
+    assert (object_of_edges(detailed) == TARGET).all()
+    result = BDMAE(MeanRestorer(), "default").purify(detailed, object_of_edges)
+    assert (result.labels == TARGET).all()
+    assert torch.equal(result.images, detailed)
+    smooth = with_settings(PROFILES["default"], {"photographs.filter_grids": (20, 12, 4, 8)})
+    assert (BDMAE(MeanRestorer(), smooth).purify(detailed, object_of_edges).labels != TARGET).all()
+
+
+def test_photographs_have_filters_of_their_own() -> None:
     images = plain_images(1, size=96)
-    stamped = (images + pattern).clamp(0, 1)
-    alone = with_settings(ALONE, {"scattered": None})
-    for config in (alone, with_settings(alone, {"whole_image": None})):
-        result = BDMAE(MeanRestorer(), config).purify(stamped, PatternClassifier(pattern))
-        assert result.labels.tolist() == [TARGET]
-        assert result.queries.tolist() == [28]
+    default = PROFILES["default"]
+    few, more = (
+        BDMAE(MeanRestorer(), with_settings(default, settings)).purify(images, colour_labels).queries
+        for settings in ({"whole_image": None}, {"whole_image.filters": ("slow", "marks")})
+    )
+    assert (more - few).tolist() == [1]
 
 
 @pytest.mark.parametrize(
