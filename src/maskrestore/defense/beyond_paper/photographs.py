@@ -12,7 +12,7 @@ mistakes it for one. So for images of more than 64 x 64 pixels
    first, as all squares are that cover most of a faint trigger;
 3. a large region whose restoration changes the label is shown coarsely, in its place in the image (``objects.py``). If
    the image keeps its label, the restoration is not accepted;
-4. of the filters of the whole image (``whole_image.py``) one is tried, a blur. What it removed is added to finer clouds:
+4. of the filters of the whole image (``whole_image.py``) one is tried, a blur. What it removed goes on finer clouds:
    edges of an object give its label to smooth clouds, but not to noise in every pixel.
 
 The coarse picture takes the place of the last cloud, so an image needs no more queries. Small regions rarely hold an
