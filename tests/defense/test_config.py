@@ -129,6 +129,15 @@ def test_stages_for_photographs_or_for_small_images_only_are_left_out_for_others
         default, {**dict.fromkeys(("all_to_all", "necessity", "moved", "fragile")), **filters}
     )
     assert PROFILES["fast"].in_force(photographs=True).whole_image == large.whole_image
+    assert with_settings(default, {"photographs": None}).in_force(photographs=True).whole_image is None
+
+
+def test_the_bound_of_the_queries_counts_the_filters_of_photographs() -> None:
+    off = dict.fromkeys(("squares", "scattered", "all_to_all", "necessity", "moved", "fragile"))
+    few = {"transfer_test.comparison": False, "whole_image.filters": ("marks",), "whole_image.cloud_grids": (20,)}
+    config = with_settings(PROFILES["default"], {**off, **few})
+    assert config.max_queries == config.in_force(photographs=True).max_queries == 39
+    assert config.in_force(photographs=False).max_queries == 36
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -54,7 +54,7 @@ class BDMAEConfig:
     """Not in the paper: a restoration that passed the transfer test is given up if the image keeps its label without
     the region, or with the region shown coarsely. Not for photographs."""
     photographs: PhotographsConfig | None = None
-    """Not in the paper: what is different for images of more than 64 x 64 pixels."""
+    """Not in the paper: what is different for images of more than 64 x 64 pixels. Without it they are not filtered."""
     moved: MovedConfig | None = None
     """Not in the paper: if nothing was accepted yet, look whether mirrored and shifted copies have another label. Not
     for photographs."""
@@ -92,10 +92,10 @@ class BDMAEConfig:
         if self.group_testing is not None:
             left_open = self.group_testing.max_queries_left_open - 1
             queries = max(self.group_testing.max_queries, left_open + queries)
-        regions = (self.squares, self.scattered, self.all_to_all, self.necessity)
-        for stage in (*regions, self.moved, self.fragile, self.whole_image):
+        for stage in (self.squares, self.scattered, self.all_to_all, self.necessity, self.moved, self.fragile):
             queries = queries if stage is None else stage.max_queries(queries)
-        return queries
+        filters = (self.whole_image, self._filters_of_photographs)
+        return max([queries, *(one.max_queries(queries) for one in filters if one is not None)])
 
     @property
     def queries_of_one_attempt(self) -> int:
@@ -107,14 +107,19 @@ class BDMAEConfig:
     def in_force(self, *, photographs: bool) -> BDMAEConfig:
         """The settings without the stages that do nothing for photographs, or for small images."""
         if photographs:
-            whole, large = self.whole_image, self.photographs
-            if whole is not None and large is not None:
-                whole = replace(whole, filters=large.filters, cloud_grids=large.filter_grids, together=())
-            return replace(self, all_to_all=None, necessity=None, moved=None, whole_image=whole, fragile=None)
+            filters = self._filters_of_photographs
+            return replace(self, all_to_all=None, necessity=None, moved=None, whole_image=filters, fragile=None)
         test = self.transfer_test
         if test is not None and self.all_to_all is not None:
             test = replace(test, comparison=False)
         return replace(self, photographs=None, scattered=None, transfer_test=test)
+
+    @property
+    def _filters_of_photographs(self) -> WholeImageConfig | None:
+        large, filters = self.photographs, self.whole_image
+        if large is None or filters is None:
+            return None
+        return replace(filters, filters=large.filters, cloud_grids=large.filter_grids, together=())
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types. Stages that are off are left out, so a new stage changes no old digest."""

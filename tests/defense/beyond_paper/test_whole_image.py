@@ -173,6 +173,18 @@ def test_a_texture_over_a_photograph_is_blurred(profile: str) -> None:
     assert (without.labels == TARGET).all()
 
 
+@pytest.mark.parametrize("sides", [(224, 300), (500, 448), (160, 128)])
+def test_a_blur_takes_texture_and_leaves_the_colours_of_a_picture_of_any_shape(sides: tuple[int, int]) -> None:
+    picture = torch.full((1, 3, *sides), 0.4)
+    picture[..., : sides[1] // 2] = 0.6
+    texture = 0.2 * (torch.rand(1, 3, *sides, generator=torch.Generator().manual_seed(7)) - 0.5)
+    blurred = filtered(picture + texture, "blurred")
+    assert blurred.shape == picture.shape
+    away = (blurred - picture).abs()
+    assert away[..., : sides[1] // 4].mean() < 0.5 * texture.abs().mean()
+    assert away[..., : sides[1] // 4].amax() < 0.1
+
+
 def test_detail_of_a_photograph_that_is_lost_in_noise_stays() -> None:
     """The edges of an object are enough on smooth clouds, as a pattern is, but not on noise in every pixel."""
     images, texture = photographs(2)

@@ -5,9 +5,9 @@ mirrored copy has another label is asked about again: mirrored and shifted, and 
 most of the five copies have the label of the mirrored one, it is the answer. Two of the five are mirrored: a traffic
 sign that changes its meaning in the mirror keeps its label in the other three.
 
-One other label is enough if it is that of a restoration: if the mirrored image has the label of a restoration that
-failed its tests, or of one that is tried later, and most random masks change the label of the image, too, that label is
-believed. Masks change the label of few traffic signs.
+One copy is enough if a restoration agrees: if the mirrored image has the label of the last restoration that failed its
+tests, or of one that is tried later, and most random masks change the label of the image, too, that label is believed.
+Masks change the label of few traffic signs so often.
 
 This breaks most input-aware triggers, which work on their own image, so that the tests of regions find half of them
 only. Training with triggers that are mirrored and shifted along with the image should evade it.

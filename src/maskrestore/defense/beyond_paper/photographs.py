@@ -13,7 +13,7 @@ mistakes it for one. So for images of more than 64 x 64 pixels
 3. a large region whose restoration changes the label is shown coarsely, in its place in the image (``objects.py``). If
    the image keeps its label, the restoration is not accepted;
 4. of the filters of the whole image (``whole_image.py``) one is tried, a blur. What it removed goes on finer clouds:
-   edges of an object give its label to smooth clouds, but not to noise in every pixel.
+   edges of an object give its label to smooth clouds, but not to one with 224 colours along a side.
 
 The coarse picture takes the place of the last cloud, so an image needs no more queries. Small regions rarely hold an
 object, and some icons keep their effect when they are coarse, so only large ones are tested.
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.beyond_paper.clouds import check_cloud_grids
-from maskrestore.defense.beyond_paper.whole_image import FILTERS
+from maskrestore.defense.beyond_paper.whole_image import check_filters
 from maskrestore.defense.restoration import RestorationConfig, adaptive_masks
 from maskrestore.imaging.resize import resize
 from maskrestore.runtime.settings import check, check_types
@@ -70,8 +70,7 @@ class PhotographsConfig:
         check(self.square_margin >= 0, "photographs.square_margin", "at least 0", self.square_margin)
         check(self.cells >= 1, "photographs.cells", "at least 1", self.cells)
         check(0 <= self.small_region <= 1, "photographs.small_region", "in [0, 1]", self.small_region)
-        known = len(self.filters) > 0 and set(self.filters) <= set(FILTERS)
-        check(known, "photographs.filters", f"one or more of {', '.join(FILTERS)}", self.filters)
+        check_filters(self.filters, "photographs.filters")
         check_cloud_grids(self.filter_grids, "photographs.filter_grids")
 
 

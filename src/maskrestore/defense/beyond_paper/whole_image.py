@@ -7,7 +7,7 @@ little else.
 - ``fine``: noise and other fine detail, by scaling the image down and up.
 - ``marks``: small marks, by the median of the pixels around each pixel.
 - ``slow``: what changes slowly across the image.
-- ``blurred``: texture, by a blur. For photographs, which keep their label without it; the others are for small images.
+- ``blurred``: texture, by a blur. For photographs, most of which keep their label; the others are for small images.
 
 A filter that changes the label proves nothing, since it takes a part of the image's content, too. So the transfer test
 of a region (``transfer.py``) is made with what was removed: it is added to clouds of random colour. A pattern brings
@@ -39,10 +39,21 @@ from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.restoration import restore_in_parts
 from maskrestore.defense.state import State
 from maskrestore.imaging.filters import gaussian_blur, median, rescaled
+from maskrestore.imaging.resize import resize
 from maskrestore.imaging.spectrum import without_peaks, without_slow_changes
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["CHANGES", "FILTERS", "MIRRORED", "NOISE", "Filter", "WholeImageConfig", "filter_whole_image", "filtered"]
+__all__ = [
+    "CHANGES",
+    "FILTERS",
+    "MIRRORED",
+    "NOISE",
+    "Filter",
+    "WholeImageConfig",
+    "check_filters",
+    "filter_whole_image",
+    "filtered",
+]
 
 NOISE, MIRRORED = "noise", "mirrored"
 """Further changes in ``WholeImageConfig.together``: those of ``fragile.py`` and ``moved.py``."""
@@ -53,8 +64,9 @@ _SLOW = 2.5
 """Periods across the image, for the filter ``slow``. With 3, clean traffic signs lose their label."""
 _LESS_SLOW = 2.0
 """The same for its milder copy."""
-_BLUR = 2.5 / 224
-"""Standard deviation of the filter ``blurred``, as a share of the shorter side."""
+_BLUR, _BLURRED_AT = 2.5 / 224, 224
+"""Standard deviation of the filter ``blurred``, as a share of the shorter side, and the shorter side up to which an image
+is blurred as it is. Larger ones are reduced before and enlarged after it: the work grows with the cube of the side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +99,13 @@ class WholeImageConfig:
     """Changes that are first made in one picture, such as ``mirrored+periodic+slow``: filters, ``noise`` for fragile
     triggers, and ``mirrored`` for those that a moved copy breaks. If the label stays, none of them is tried by itself.
     A change in none of the pictures is not tried. Empty: each is tried by itself at once, as always without group
-    testing."""
+    testing, and for photographs."""
     query_limit: int = 47
     """No filter is tried if the image could then need more queries than this in all."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        check(len(self.filters) > 0, "whole_image.filters", "one or more", self.filters)
-        known = all(one in FILTERS for one in self.filters)
-        check(known, "whole_image.filters", f"of {', '.join(FILTERS)}", self.filters)
+        check_filters(self.filters, "whole_image.filters")
         named = [name for names in self.together for name in names.split("+")]
         known = len(set(named)) == len(named) and set(named) <= set(CHANGES)
         check(known, "whole_image.together", f"of {', '.join(CHANGES)}, each at most once, joined by +", self.together)
@@ -110,6 +120,12 @@ class WholeImageConfig:
         """The most queries for an image in all, if earlier stages need at most ``spent``."""
         wanted = len(self.together) + sum(map(self.price, self.filters))
         return max(spent, min(spent + wanted, self.query_limit))
+
+
+def check_filters(filters: tuple[str, ...], name: str) -> None:
+    """Raise ConfigError unless there is at least one filter, and each is a key of :data:`FILTERS`."""
+    known = len(filters) > 0 and set(filters) <= set(FILTERS)
+    check(known, name, f"one or more of {', '.join(FILTERS)}", filters)
 
 
 def filter_whole_image(state: State, worth: Mapping[str, Tensor], config: WholeImageConfig) -> Rounds[None]:
@@ -159,8 +175,11 @@ def _brings_label(state: State, rows: Tensor, pattern: Tensor, config: WholeImag
 
 
 def _blurred(image: Tensor) -> Tensor:
-    sigma = _BLUR * min(image.shape[-2:])
-    return gaussian_blur(image.unsqueeze(0), 2 * math.ceil(3 * sigma) + 1, sigma)[0]
+    height, width = image.shape[-2:]
+    scale = min(1, _BLURRED_AT / min(height, width))
+    small = resize(image.unsqueeze(0), round(scale * height), round(scale * width))
+    sigma = _BLUR * min(small.shape[-2:])
+    return resize(gaussian_blur(small, 2 * math.ceil(3 * sigma) + 1, sigma), height, width)[0]
 
 
 def _median(image: Tensor) -> Tensor:
