@@ -65,8 +65,9 @@ _SLOW = 2.5
 _LESS_SLOW = 2.0
 """The same for its milder copy."""
 _BLUR, _BLURRED_AT = 2.5 / 224, 224
-"""Standard deviation of the filter ``blurred``, as a share of the shorter side; the shorter side up to which an image is
-blurred as it is. Larger ones are reduced before it and enlarged after it: the work grows with the cube of the side."""
+"""Standard deviation of the filter ``blurred``, as a share of the shorter side; the shorter side up to which an
+image is blurred as it is. Larger ones are reduced before it and enlarged after it, since the work grows with the cube
+of the side."""
 
 
 @dataclass(frozen=True, kw_only=True)
