@@ -23,16 +23,16 @@ def toy(tmp_path, monkeypatch):
 def test_a_table_is_measured_and_written(invoke, toy, tmp_path):
     result = invoke("reproduce", "table2", "--scale", "smoke")
     assert result.exit_code == 0, result.output
-    assert "86 measured of 86 cells" in result.stderr
+    assert "88 measured of 88 cells" in result.stderr
     folder = tmp_path / "runs/reproduce/smoke"
-    assert len(read_records(folder)) == 86
+    assert len(read_records(folder)) == 88
     assert {path.name for path in (folder / "tables").iterdir()} == {"table2.md", "table2.csv", "table2.tex"}
-    assert "86 kept of 86 cells" in invoke("reproduce", "table2", "--scale", "smoke").stderr
+    assert "88 kept of 88 cells" in invoke("reproduce", "table2", "--scale", "smoke").stderr
 
 
 def test_the_cells_of_some_defenses_only(invoke, toy, tmp_path):
     arguments = ("reproduce", "table2", "--scale", "smoke", "--out", "o", "--only", "blur-weak", "--only", "bdmae")
-    assert "10 measured of 10 cells" in invoke(*arguments).stderr
+    assert "12 measured of 12 cells" in invoke(*arguments).stderr
     assert {record.defense.name for record in read_records(tmp_path / "o")} == {"blur-weak", "bdmae"}
     assert "| Blur (Weak) |" in (tmp_path / "o/tables/table2.md").read_text()
     result = invoke(*arguments, "--only", "bdmea")

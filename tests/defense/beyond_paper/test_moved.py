@@ -97,7 +97,7 @@ def test_three_of_five_copies_decide(votes: int, settled: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("doubted", "changed", "settled"), [(7, 0.6, True), (7, 0.5, False), (6, 1.0, False), (0, 1.0, False)]
+    ("doubted", "changed", "settled"), [(7, 0.72, True), (7, 0.68, False), (6, 1.0, False), (0, 1.0, False)]
 )
 def test_a_restoration_that_failed_its_tests_is_believed_if_the_mirrored_image_and_the_masks_agree(
     doubted: int, changed: float, settled: bool

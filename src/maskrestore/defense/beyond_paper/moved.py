@@ -31,7 +31,7 @@ __all__ = ["MovedConfig", "is_seconded", "moved", "settle_moved"]
 
 _COPIES = 5
 _MOST = _COPIES // 2 + 1
-_CHANGED = 0.6
+_CHANGED = 0.7
 """Share of the random masks that must change the label for a restoration to need no further test."""
 
 
