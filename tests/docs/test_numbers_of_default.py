@@ -197,7 +197,7 @@ def test_the_records_are_of_the_profiles_and_of_clean_checkouts() -> None:
     for name, profile in (("bdmae", "default"), ("bdmae-fast", "fast")):
         expected = json.loads(json.dumps(PROFILES[profile].in_force(photographs=False).to_dict()))
         of_profile = [one for one in [*RECORDS, *PUBLIC, *SECOND_OPINION] if one.defense.name == name]
-        assert len(of_profile) == 17 + len(PUBLIC) / 2 + 5
+        assert len(of_profile) == 17 + len(PUBLIC) / 2 + len(SECOND_OPINION) / len(DEFENSES)
         for one in of_profile:
             assert one.defense.config == expected
             assert not one.environment.commit.endswith("+dirty")

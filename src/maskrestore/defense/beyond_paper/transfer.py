@@ -5,6 +5,8 @@ that changed the label is accepted only if the replaced region gives the origina
 at its place, on clouds of random colour. In the first attempt, which rarely changes the label of a clean image, most
 clouds must get the label; in later attempts all of them must.
 
+There is no test if the mirrored image gives the new label, too: see ``moved.py``.
+
 An all-to-all trigger, with a target for each class, does not give one label to all pictures, but it changes the label
 of all. So if too few clouds get the label, the restoration is also accepted if the region does that: see
 ``all_to_all.py``. For photographs, the older *comparison* takes its place, in the first attempt only: the region must
