@@ -64,6 +64,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
                 answers.changed,
                 config=config.squares,
                 test=test,
+                filters=config.whole_image,
                 photographs=photographs,
                 necessity=config.necessity,
             )

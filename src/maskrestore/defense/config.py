@@ -94,8 +94,9 @@ class BDMAEConfig:
             queries = max(self.group_testing.max_queries, left_open + queries)
         for stage in (self.squares, self.scattered, self.all_to_all, self.necessity, self.moved, self.fragile):
             queries = queries if stage is None else stage.max_queries(queries)
-        filters = (self.whole_image, self._filters_of_photographs)
-        return max([queries, *(one.max_queries(queries) for one in filters if one is not None)])
+        small, large = self.whole_image, self._filters_of_photographs
+        most = queries if small is None else small.max_queries(queries)
+        return most if large is None else max(most, large.max_queries(self._with_blurred_squares(queries, large)))
 
     @property
     def queries_of_one_attempt(self) -> int:
@@ -113,6 +114,14 @@ class BDMAEConfig:
         if test is not None and self.all_to_all is not None:
             test = replace(test, comparison=False)
         return replace(self, photographs=None, scattered=None, transfer_test=test)
+
+    def _with_blurred_squares(self, spent: int, filters: WholeImageConfig) -> int:
+        """The most queries for a photograph in all, if stages before its squares need at most ``spent``."""
+        squares, large = self.squares, self.photographs
+        if squares is None or large is None:
+            return spent
+        price = sum(map(filters.price, filters.filters))
+        return max(spent, min(spent + squares.for_photographs(large).count * price, squares.query_limit))
 
     @property
     def _filters_of_photographs(self) -> WholeImageConfig | None:

@@ -6,6 +6,7 @@ from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_ima
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense import BDMAE, PROFILES, within
 from maskrestore.defense.beyond_paper.squares import least_restorable_squares, square_scores
+from maskrestore.defense.beyond_paper.whole_image import filtered
 from maskrestore.runtime.settings import with_settings
 
 TRIGGER = PatchTriggerClassifier(size=5)
@@ -167,3 +168,43 @@ def test_squares_give_way_to_nothing_else() -> None:
         assert with_settings(within(default, queries), {"squares.query_limit": 47}) == default
         assert within(default, queries).max_queries == queries
     assert within(PROFILES["paper"], 30).squares is None
+
+
+def test_a_filter_takes_the_place_of_a_restoration_if_it_is_enough() -> None:
+    """Noise is lost in a smaller picture. A coarse patch is not, so its restoration stays."""
+    noise = torch.zeros(3, 32, 32)
+    noise[:, 20:, 20:] = 0.4 * (torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(2)) - 0.5)
+
+    def faint(images: Tensor) -> Tensor:
+        share = ((images - images.mean(dim=(2, 3), keepdim=True)) * noise).sum(dim=(1, 2, 3)) / noise.square().sum()
+        return torch.where(share > 0.85, TRIGGER.target, colour_labels(images))
+
+    board = torch.tensor([[0.0, 1, 0], [1, 0, 1], [0, 1, 0]])
+
+    def coarse(images: Tensor) -> Tensor:
+        """The trigger is a board of 3 x 3 fields, 4 pixels wide; their middles decide."""
+        seen = (images[..., 22::4, 22::4] > 0.5).float()
+        return torch.where((seen == board).flatten(1).all(dim=1), TRIGGER.target, colour_labels(images))
+
+    with_filters = with_settings(
+        PROFILES["default"],
+        {
+            **{f"squares.{name}": getattr(SQUARES.squares, name) for name in ("side", "label_weight", "threshold")},
+            "restoration.thresholds": (3.0,),
+            "squares.query_limit": 100,
+            **dict.fromkeys(("necessity", "moved", "fragile")),
+        },
+    )
+    clean = plain_images(4, size=32).mean(dim=(2, 3), keepdim=True).expand(-1, -1, 32, 32)
+    patched = clean.clone()
+    patched[..., 20:, 20:] = board.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    for stamped, victim, by_filter in (((clean + noise).clamp(0, 1), faint, True), (patched, coarse, False)):
+        result = BDMAE(MeanRestorer(), with_filters).purify(stamped, victim)
+        restored = BDMAE(MeanRestorer(), SQUARES).purify(stamped, victim)
+        assert (result.labels != TRIGGER.target).all()
+        assert result.hidden is not None
+        assert restored.hidden is not None
+        assert torch.equal(result.hidden, restored.hidden)
+        assert torch.equal(result.images, filtered(stamped, "fine", result.hidden)) is by_filter
+        assert torch.equal(result.images, restored.images) is not by_filter
+        assert (result.queries - restored.queries == 1).all()

@@ -245,3 +245,43 @@ def test_filters_stay_on_the_device_of_the_image(name: str) -> None:
     filtered_image = FILTERS[name].apply(image)
     assert filtered_image.device.type == "meta"
     assert filtered_image.shape == image.shape
+
+
+def in_a_corner(images: Tensor, texture: Tensor) -> tuple[Tensor, Tensor]:
+    """The texture over the lower right quarter of images, and the tokens there, ``(B, 8, 8)`` bool."""
+    half = texture.shape[-1] // 2
+    region = torch.zeros(len(images), 8, 8, dtype=torch.bool)
+    region[:, 4:, 4:] = True
+    pattern = torch.zeros_like(texture)
+    pattern[:, half:, half:] = texture[:, half:, half:]
+    return pattern, region
+
+
+def test_a_texture_over_a_square_of_a_photograph_is_blurred_there() -> None:
+    images, texture = photographs(2)
+    pattern, region = in_a_corner(images, texture)
+    stamped, victim = (images + pattern).clamp(0, 1), PatternClassifier(pattern, 0.7)
+    config = with_settings(PROFILES["default"], {"restoration.thresholds": (3.0,), "scattered": None})
+    result = BDMAE(MeanRestorer(), config).purify(stamped, victim)
+    assert torch.equal(result.labels, colour_labels(images))
+    assert result.hidden is not None
+    assert torch.equal(result.hidden, region)
+    assert torch.equal(result.images, filtered(stamped, "blurred", region))
+    assert torch.equal(result.images[..., :48], stamped[..., :48])
+
+
+def test_a_square_of_a_photograph_that_shows_an_object_stays() -> None:
+    """What is in the square decides, and a blur of it changes the label, but the detail alone says nothing."""
+    images, texture = photographs(2)
+    pattern, _ = in_a_corner(images, texture)
+    victim = PatternClassifier(pattern, 0.7)
+
+    def object_there(pictures: Tensor) -> Tensor:
+        return torch.where(pictures[..., 48:, 48:].mean(dim=(1, 2, 3)) > 0.8, victim(pictures), 3)
+
+    bright = (0.05 * images + 0.85 + pattern).clamp(0, 1)
+    assert (object_there(bright) == TARGET).all()
+    assert (object_there(filtered(bright, "blurred")) != TARGET).all()
+    result = BDMAE(MeanRestorer(), with_settings(PROFILES["default"], {"scattered": None})).purify(bright, object_there)
+    assert (result.labels == TARGET).all()
+    assert torch.equal(result.images, bright)

@@ -34,6 +34,7 @@ from maskrestore.defense.beyond_paper.moved import is_seconded
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig, is_needed
 from maskrestore.defense.beyond_paper.objects import shows_object
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, in_cells, needs_coarse_test
+from maskrestore.defense.beyond_paper.whole_image import filter_if_enough
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.imaging.resize import resize
@@ -108,6 +109,8 @@ def try_restoration(
     photographs: PhotographsConfig | None = None,
     all_to_all: AllToAllConfig | None = None,
     necessity: NecessityConfig | None = None,
+    instead: str | None = None,
+    query_limit: int = 0,
 ) -> Rounds[None]:
     """Query a restoration of each image, and settle the images whose restoration passes the test.
 
@@ -117,7 +120,8 @@ def try_restoration(
     the first attempt, which needs fewer clouds and makes the comparison. grids: of the clouds; ``None``: those of the
     test. photographs: how their large regions are tested; ``None``: as any other. all_to_all: how those that fail the
     test are tested for an all-to-all trigger; ``None``: not at all. necessity: whether the region must also be needed;
-    ``None``: not asked.
+    ``None``: not asked. instead: a filter whose answer takes the place of a restoration that passed, if it changes the
+    label, too, and the image had fewer queries than ``query_limit``; ``None``: no filter.
     """
     labels = yield from state.oracle.ask(rows, restored)
     believed = torch.ones_like(labels, dtype=torch.bool)
@@ -141,7 +145,11 @@ def try_restoration(
             left = left[(yield from is_needed(state, rows[left], hidden[left], necessity))]
         believed[left] = True
     state.doubted[rows[~believed]] = labels[~believed]
-    state.settle(rows[believed], restored[believed], hidden[believed], labels[believed], tested=test is not None)
+    rows, restored, hidden, labels = rows[believed], restored[believed], hidden[believed], labels[believed]
+    if instead is not None and len(rows):
+        places, pictures, answers = yield from filter_if_enough(state, rows, hidden, instead, query_limit)
+        restored[places], labels[places] = pictures, answers
+    state.settle(rows, restored, hidden, labels, tested=test is not None)
 
 
 def transfer_test(
