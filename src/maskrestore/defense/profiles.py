@@ -35,8 +35,8 @@ _PAPER = BDMAEConfig()
 # - necessity: half an object may pass the transfer test.
 # - scattered: S_i does not show marks of a few pixels in a photograph, and attempts there restore one region.
 # - moved: the tests of regions find half of the triggers that work on their own image only.
-# - whole_image: patterns over the whole image have no region to restore. In photographs it also takes faint textures
-#   whose region passes for an object.
+# - whole_image: patterns over the whole image have no region to restore. Its filters also leave more of a faint
+#   trigger's square than a restoration does.
 # - fragile: warped images lose the trigger under faint noise.
 _DEFAULT = BDMAEConfig(
     scores=ScoreConfig(label_score="contrast", contrast_windows=(1, 2), label_weight=0.6, consensus=True),

@@ -10,10 +10,11 @@ mistakes it for one. So for images of more than 64 x 64 pixels
    trigger in view, it comes back;
 2. squares are a little larger (``squares.py``). The second one is tried only if it is restored nearly as badly as the
    first, as all squares are that cover most of a faint trigger;
-3. a large region whose restoration changes the label is shown coarsely, in its place in the image (``objects.py``). If
-   the image keeps its label, the restoration is not accepted;
-4. of the filters of the whole image (``whole_image.py``) one is tried, a blur. What it removed goes on finer clouds:
-   edges of an object give its label to smooth clouds, but not to one with 224 colours along a side.
+3. of the filters (``whole_image.py``) one is tried, a blur: of squares, in place of a restoration, and of the whole
+   image. What it removed goes on finer clouds: edges of an object give its label to smooth clouds, but not to one with
+   224 colours along a side;
+4. any other large region whose restoration changes the label is shown coarsely, in its place in the image
+   (``objects.py``). If the image keeps its label, the restoration is not accepted.
 
 The coarse picture takes the place of the last cloud, so an image needs no more queries. Small regions rarely hold an
 object, and some icons keep their effect when they are coarse, so only large ones are tested.
