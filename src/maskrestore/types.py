@@ -116,8 +116,7 @@ class Purification:
     queries: Tensor
     """``(B,)`` int64: how often the classifier was asked about each image."""
     hidden: Tensor | None = None
-    """``(B, g, g)`` bool: the tokens that were restored in the purified image; all if it was filtered or
-    mirrored as a whole."""
+    """``(B, g, g)`` bool: the tokens that were restored in the purified image, or filtered; all if it was mirrored."""
     scores: Tensor | None = None
     """``(B, g, g)`` in [0, 1] before refinement, any real after: the combined trigger score S. Zero, as the maps below,
     where the profile ``fast`` settled an image without it."""

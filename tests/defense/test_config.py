@@ -140,6 +140,15 @@ def test_the_bound_of_the_queries_counts_the_filters_of_photographs() -> None:
     assert config.in_force(photographs=False).max_queries == 36
 
 
+def test_the_bound_of_the_queries_counts_the_blurred_squares_of_photographs() -> None:
+    off = dict.fromkeys(("scattered", "all_to_all", "necessity", "moved", "fragile"))
+    far = {"squares.query_limit": 100, "whole_image.query_limit": 100, "transfer_test.comparison": False}
+    one = {"squares.count": 1, "squares.cloud_grids": (20,), "whole_image.filters": ("marks",)}
+    config = with_settings(PROFILES["default"], {**off, **far, **one})
+    # 34 for all attempts, a square that is restored and then filtered (3) or one that is blurred (5), and the blur (5)
+    assert config.max_queries == 34 + 3 + 5 + 5
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_stages_that_need_each_other_are_switched_off_in_any_order(order: int) -> None:
     names = ("transfer_test", "squares", "scattered", "all_to_all", "necessity")[::order]

@@ -63,7 +63,8 @@ class BDMAEConfig:
     scattered: ScatteredConfig | None = None
     """Not in the paper: if nothing was accepted yet, restore the tokens that keep the label. For photographs only."""
     whole_image: WholeImageConfig | None = None
-    """Not in the paper: if nothing was accepted yet, filter the whole image."""
+    """Not in the paper: if nothing was accepted yet, filter the whole image. Also filters squares, where that is better
+    than to restore them."""
     fragile: FragileConfig | None = None
     """Not in the paper: if nothing was accepted yet, look whether the label breaks under small changes. Not for
     photographs."""
@@ -92,7 +93,8 @@ class BDMAEConfig:
         if self.group_testing is not None:
             left_open = self.group_testing.max_queries_left_open - 1
             queries = max(self.group_testing.max_queries, left_open + queries)
-        for stage in (self.squares, self.scattered, self.all_to_all, self.necessity, self.moved, self.fragile):
+        # Those that are part of a test come first: squares may go on where the limits of tests end.
+        for stage in (self.all_to_all, self.necessity, self.moved, self.squares, self.scattered, self.fragile):
             queries = queries if stage is None else stage.max_queries(queries)
         small, large = self.whole_image, self._filters_of_photographs
         most = queries if small is None else small.max_queries(queries)

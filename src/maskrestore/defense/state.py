@@ -48,7 +48,7 @@ class State:
         """``(B,)``: the labels of ``purified``."""
         self.purified = images.clone()
         self.hidden = torch.zeros(count, grid, grid, dtype=torch.bool)
-        """``(B, g, g)``: the tokens that are restored in ``purified``."""
+        """``(B, g, g)``: the tokens that are restored or filtered in ``purified``."""
         self.settled = torch.zeros(count, dtype=torch.bool)
         """``(B,)``: images whose result is final."""
         self.doubted = self.original.clone()

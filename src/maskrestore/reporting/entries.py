@@ -56,7 +56,7 @@ class ReportEntry:
     """Whether ``label`` is in doubt: it does not fit the suspicion."""
     queries: int | None = None
     restored: float | None = None
-    """Share of the tokens that were hidden and restored, in [0, 1]."""
+    """Share of the tokens that were restored or filtered, in [0, 1]."""
     true_label: int | None = None
     note: str = ""
     """A short remark, for example "triggered"."""

@@ -208,3 +208,9 @@ def test_a_filter_takes_the_place_of_a_restoration_if_it_is_enough() -> None:
         assert torch.equal(result.images, filtered(stamped, "fine", result.hidden)) is by_filter
         assert torch.equal(result.images, restored.images) is not by_filter
         assert (result.queries - restored.queries == 1).all()
+        # Where the limit is reached, the restoration is the answer.
+        limit = int(restored.queries.max())
+        at_the_limit = with_settings(with_filters, {"squares.query_limit": limit})
+        assert torch.equal(BDMAE(MeanRestorer(), at_the_limit).purify(stamped, victim).images, restored.images)
+        alone = BDMAE(MeanRestorer(), with_filters).purify(stamped[1], victim)
+        assert torch.equal(alone.images[0], result.images[1])

@@ -14,11 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.clouds import pasted
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.imaging.filters import rescaled
-from maskrestore.imaging.patches import tokens_to_pixels
-from maskrestore.runtime.devices import to_device
 
 __all__ = ["at_resolution", "shows_object"]
 
@@ -36,6 +35,5 @@ def shows_object(state: State, rows: Tensor, hidden: Tensor, coarse: Callable[[T
     if not len(rows):
         return torch.zeros_like(rows, dtype=torch.bool)
     images = state.images[rows]
-    region = tokens_to_pixels(to_device(hidden, images.device), *images.shape[-2:])  # (R, 1, H, W)
-    labels = yield from state.oracle.ask(rows, torch.where(region, coarse(images), images))
+    labels = yield from state.oracle.ask(rows, pasted(coarse(images), hidden, images.unsqueeze(1)).squeeze(1))
     return labels == state.original[rows]

@@ -57,9 +57,9 @@ class PhotographsConfig:
     small_region: float = 0.05
     """Regions of at most this share of the tokens, in [0, 1], are not shown coarsely."""
     filters: tuple[str, ...] = ("blurred",)
-    """In place of ``whole_image.filters``."""
+    """In place of ``whole_image.filters``, and for squares in place of a restoration."""
     filter_grids: tuple[int, ...] = (224, 56, 20, 8)
-    """In place of ``whole_image.cloud_grids``."""
+    """In place of ``whole_image.cloud_grids``. For squares one of three or more clouds need not get the label."""
 
     def __post_init__(self) -> None:
         check_types(self)
