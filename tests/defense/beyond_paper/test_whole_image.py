@@ -325,3 +325,24 @@ def test_a_blurred_square_gets_the_same_bits_in_any_batch_within_the_bound(profi
             alone = BDMAE(MeanRestorer(), config).purify(image, victim)
             for name in ("images", "labels", "queries", "hidden"):
                 assert torch.equal(getattr(together, name)[row], getattr(alone, name)[0]), name
+
+
+def test_a_texture_in_one_corner_of_a_photograph_is_blurred_in_that_corner() -> None:
+    """No square is tried here. Where the blur of just one corner changes the label, the rest stays sharp."""
+    images, texture = photographs(2)
+    pattern = in_a_corner(images, texture)[0]
+    corner = torch.zeros(2, 8, 8, dtype=torch.bool)
+    corner[:, 2:, 2:] = True  # 10/14 of 8 tokens
+    settings = {**dict.fromkeys(("squares", "scattered")), "restoration.thresholds": (3.0,)}
+    config = with_settings(PROFILES["default"], settings)
+    used = 0
+    for seen, less, region in ((pattern, 0, corner), (pattern, 1, None), (texture, 0, None)):
+        stamped, victim = (images + seen).clamp(0, 1), PatternClassifier(seen, 0.7)
+        limit = used - less if less else 47  # one query too few for the corners
+        result = BDMAE(MeanRestorer(), with_settings(config, {"whole_image.query_limit": limit})).purify(
+            stamped, victim
+        )
+        assert torch.equal(result.labels, colour_labels(images))
+        assert torch.equal(result.images, filtered(stamped, "blurred", region))
+        used = int(result.queries.max())
+        assert used <= limit

@@ -36,9 +36,6 @@ __all__ = ["SquaresConfig", "hide_squares", "least_restorable_squares", "square_
 
 _FAINT = "fine"
 """The filter of small images that is tried on a square that was accepted."""
-_EXCEPTIONS = 1
-"""So many clouds need not get the label of a photograph. The squares of 300 clean ones won three of four clouds only
-where the classifier had already taken the picture for the attacker's class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +112,7 @@ def hide_squares(
         if blurs is not None:
             ask = suspicious[:, number]
             for name in blurs.filters:
-                yield from try_filter(state, rows[ask], hidden[ask, number], name, blurs, exceptions=_EXCEPTIONS)
+                yield from try_filter(state, rows[ask], hidden[ask, number], name, blurs)
             continue
         affordable = state.oracle.queries[rows] + config.price + kept <= config.query_limit
         ask = suspicious[:, number] & affordable & ~state.settled[rows]
