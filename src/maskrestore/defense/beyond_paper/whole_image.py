@@ -194,7 +194,8 @@ def _in_one_corner(
     bool, the filtered images ``(P, C, H, W)`` and their labels.
     """
     images, corners = state.images[rows], _corners(state.grid, share)
-    pictures = torch.stack([filtered(images, name, one.expand(len(rows), -1, -1)) for one in corners], dim=1)
+    everywhere = filtered(images, name)
+    pictures = torch.stack([_inside(one.expand(len(rows), -1, -1), everywhere, images) for one in corners], dim=1)
     labels = yield from state.oracle.ask(rows, pictures)  # (R, 4)
     changed = labels != state.original[rows].unsqueeze(1)
     places = (changed.sum(dim=1) == 1).nonzero().squeeze(1)
