@@ -1,4 +1,4 @@
-"""Convert between token maps and pixel maps, for a token grid of any size and an image of any size."""
+"""Token maps: convert them to pixel maps and back, for a grid and an image of any size; masks of squares."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["pool_to_tokens", "tokens_to_pixels"]
+__all__ = ["pool_to_tokens", "square_masks", "tokens_to_pixels"]
 
 
 def tokens_to_pixels(tokens: Tensor, height: int, width: int) -> Tensor:
@@ -29,3 +29,10 @@ def pool_to_tokens(pixels: Tensor, grid: int) -> Tensor:
     """
     # (B, H, W) -> (B, 1, H, W) -> (B, 1, g, g) -> (B, g, g)
     return F.adaptive_avg_pool2d(pixels.unsqueeze(1), grid).squeeze(1)
+
+
+def square_masks(corners: Tensor, side: int, grid: int) -> Tensor:
+    """Masks of squares. corners: ``(K, 2)`` int64, first rows and columns. Returns ``(K, g, g)`` bool."""
+    token = torch.arange(grid)
+    inside = (token >= corners[..., None]) & (token < corners[..., None] + side)  # (K, 2, g)
+    return inside[:, 0, :, None] & inside[:, 1, None, :]

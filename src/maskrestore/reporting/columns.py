@@ -87,7 +87,7 @@ COLUMNS: tuple[Column, ...] = (
     _map_column(*("S", "", ""), field="scores", meaning="Both scores combined. Tokens with a high score are hidden."),
     Column(
         symbol="Hidden",
-        meaning="The tokens that were hidden and restored, in amber.",
+        meaning="The tokens that were restored or filtered, in amber.",
         draw=_draw_hidden,
     ),
     Column(

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from maskrestore.defense.beyond_paper.all_to_all import PRICE, AllToAllConfig, changes_all
 from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS, check_cloud_grids, clouds, pasted
-from maskrestore.defense.beyond_paper.squares import square_masks
 from maskrestore.defense.beyond_paper.transfer import Attempt, on_clouds, transfer_test
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
+from maskrestore.imaging.patches import square_masks
 from maskrestore.runtime.settings import check_types
 
 __all__ = ["GroupTestingConfig", "covering_squares", "settle_by_groups"]

@@ -59,7 +59,8 @@ class PhotographsConfig:
     filters: tuple[str, ...] = ("blurred",)
     """In place of ``whole_image.filters``, and for squares in place of a restoration."""
     filter_grids: tuple[int, ...] = (224, 56, 20, 8)
-    """In place of ``whole_image.cloud_grids``. For squares one of three or more clouds need not get the label."""
+    """In place of ``whole_image.cloud_grids``. For squares and corners one of three or more need not
+    get the label."""
 
     def __post_init__(self) -> None:
         check_types(self)

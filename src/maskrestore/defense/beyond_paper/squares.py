@@ -30,9 +30,10 @@ from maskrestore.defense.beyond_paper.transfer import TransferTestConfig, try_re
 from maskrestore.defense.beyond_paper.whole_image import WholeImageConfig, try_filter
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
+from maskrestore.imaging.patches import square_masks
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["SquaresConfig", "hide_squares", "least_restorable_squares", "square_masks", "square_scores"]
+__all__ = ["SquaresConfig", "hide_squares", "least_restorable_squares", "square_scores"]
 
 _FAINT = "fine"
 """The filter of small images that is tried on a square that was accepted."""
@@ -105,15 +106,15 @@ def hide_squares(
     suspicious = scores >= config.threshold
     if photographs is not None:
         suspicious &= scores >= scores[:, :1] - photographs.square_margin
-    blurs = None if photographs is None or filters is None else replace(filters, query_limit=config.query_limit)
+    if photographs is not None and filters is not None:
+        filters = replace(filters, query_limit=config.query_limit)
+        for number, ask in enumerate(suspicious.T):
+            for name in filters.filters:
+                yield from try_filter(state, rows[ask], hidden[ask, number], name, filters)
+        return
     instead = _FAINT if filters is not None and _FAINT in filters.filters else None
     kept = 0 if necessity is None else 2  # of the queries, to see at least whether the square shows an object
     for number in range(config.count):
-        if blurs is not None:
-            ask = suspicious[:, number]
-            for name in blurs.filters:
-                yield from try_filter(state, rows[ask], hidden[ask, number], name, blurs)
-            continue
         affordable = state.oracle.queries[rows] + config.price + kept <= config.query_limit
         ask = suspicious[:, number] & affordable & ~state.settled[rows]
         if ask.any():
@@ -165,10 +166,3 @@ def square_scores(image_scores: Tensor, squares: Tensor, changed: Tensor, label_
     tokens = squares.flatten(2).sum(dim=2)
     image = (image_scores.unsqueeze(1) * squares).flatten(2).sum(dim=2) / tokens.clamp(min=1)
     return torch.where(tokens > 0, (1 - label_weight) * image + label_weight * changed.unsqueeze(1), -torch.inf)
-
-
-def square_masks(corners: Tensor, side: int, grid: int) -> Tensor:
-    """Masks of squares. corners: ``(K, 2)`` int64, first rows and columns. Returns ``(K, g, g)`` bool."""
-    token = torch.arange(grid)
-    inside = (token >= corners[..., None]) & (token < corners[..., None] + side)  # (K, 2, g)
-    return inside[:, 0, :, None] & inside[:, 1, None, :]

@@ -43,6 +43,7 @@ from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.restoration import restore_in_parts
 from maskrestore.defense.state import State
 from maskrestore.imaging.filters import gaussian_blur, median, rescaled
+from maskrestore.imaging.patches import square_masks
 from maskrestore.imaging.resize import resize
 from maskrestore.imaging.spectrum import without_peaks, without_slow_changes
 from maskrestore.runtime.settings import check, check_types
@@ -176,7 +177,7 @@ def try_filter(state: State, rows: Tensor, region: Tensor, name: str, config: Wh
     affordable = state.oracle.queries[rows] + _CORNERS + len(config.cloud_grids) <= config.query_limit
     places = (whole & affordable).nonzero().squeeze(1)
     if corner is not None and len(places):
-        single, *part = yield from _in_one_corner(state, rows[places], name, corner)
+        single, *part = yield from _in_one_corner(state, rows[places], pictures[places], corner)
         places = places[single]
         region[places], pictures[places], labels[places] = part
         whole[places] = False
@@ -186,28 +187,25 @@ def try_filter(state: State, rows: Tensor, region: Tensor, name: str, config: Wh
 
 
 def _in_one_corner(
-    state: State, rows: Tensor, name: str, share: float
+    state: State, rows: Tensor, pictures: Tensor, share: float
 ) -> Rounds[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Filter each corner of images. name: a key of :data:`FILTERS`. share: side of a corner, of that of the image.
+    """Ask about images that are filtered in one corner only. share: of their sides, the side of a corner.
 
-    Returns where exactly one changes the label, places in ``rows`` ``(P,)``, and for those the corner ``(P, g, g)``
-    bool, the filtered images ``(P, C, H, W)`` and their labels.
+    pictures: ``(R, C, H, W)``, filtered everywhere.
+
+    Returns where exactly one corner changes the label, places in ``rows`` ``(P,)``, and for those the corner
+    ``(P, g, g)`` bool, the images ``(P, C, H, W)`` and their labels.
     """
-    images, corners = state.images[rows], _corners(state.grid, share)
-    everywhere = filtered(images, name)
-    pictures = torch.stack([_inside(one.expand(len(rows), -1, -1), everywhere, images) for one in corners], dim=1)
+    side = max(1, round(share * state.grid))
+    ends = torch.tensor([0, state.grid - side])
+    corners = square_masks(torch.cartesian_prod(ends, ends), side, state.grid)  # (4, g, g)
+    images = state.images[rows]
+    pictures = torch.stack([_inside(one.expand(len(rows), -1, -1), pictures, images) for one in corners], dim=1)
     labels = yield from state.oracle.ask(rows, pictures)  # (R, 4)
     changed = labels != state.original[rows].unsqueeze(1)
     places = (changed.sum(dim=1) == 1).nonzero().squeeze(1)
     one = changed[places].long().argmax(dim=1)
     return places, corners[one], pictures[places, one], labels[places, one]
-
-
-def _corners(grid: int, share: float) -> Tensor:
-    """The four corners of an image, whose sides are a share of its side: ``(4, g, g)`` bool."""
-    token, side = torch.arange(grid), max(1, round(share * grid))
-    ends = (token < side, token >= grid - side)
-    return torch.stack([down.unsqueeze(1) & across for down in ends for across in ends])
 
 
 def filter_if_enough(
