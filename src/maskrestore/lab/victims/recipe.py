@@ -102,7 +102,8 @@ def default_recipe(
     mirrored = spec.mirrored
     if mirrored:
         augmentation = Augmentation(shift=4, flip=True)
-        epochs, fine_epochs = 9.0 if spec.for_choices else 20.0, 1.0  # to choose rules, any classifier will do
+        # an epoch of photographs takes long; and to choose rules, any classifier will do
+        epochs, fine_epochs = 10.0 if spec.photographs else 9.0 if spec.for_choices else 20.0, 1.0
     else:
         augmentation = Augmentation(shift=spec.image_size // 16, flip=False, jitter=0.3)
         epochs, fine_epochs = 12.0, 2.0
