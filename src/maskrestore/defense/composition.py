@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,9 +15,9 @@ from maskrestore.defense.beyond_paper.group_testing import settle_by_groups
 from maskrestore.defense.beyond_paper.moved import settle_moved
 from maskrestore.defense.beyond_paper.photographs import masks_of_attempt
 from maskrestore.defense.beyond_paper.scattered import hide_scattered
-from maskrestore.defense.beyond_paper.squares import hide_squares
+from maskrestore.defense.beyond_paper.squares import filter_least_restorable, hide_squares
 from maskrestore.defense.beyond_paper.transfer import try_restoration
-from maskrestore.defense.beyond_paper.whole_image import CHANGES, MIRRORED, NOISE, filter_whole_image
+from maskrestore.defense.beyond_paper.whole_image import CHANGES, MIRRORED, NOISE, Parts, filter_whole_image
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.refinement import refine
@@ -36,7 +38,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
     if config.group_testing is not None:
         cleared = yield from settle_by_groups(state, config.group_testing, config.all_to_all)
-        yield from _look_before_the_masks(state, config)
+        yield from _look_before_the_masks(state, config, masked_pixels=masked_pixels)
         state.settled[cleared] = True
     rows = _with_queries_for_masks(state, config)
     if not len(rows):
@@ -112,23 +114,42 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
             )
 
 
-def _look_before_the_masks(state: State, config: BDMAEConfig) -> Rounds[None]:
-    """After group testing, look for what needs no mask in all images that are still open."""
+def _look_before_the_masks(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
+    """After group testing, look for what needs no answer about masks in all images that are still open."""
     rows, fragile, filters = state.open_rows, config.fragile, config.whole_image
     worth = dict.fromkeys(CHANGES, rows)
     if filters is not None and filters.together:
         worth = yield from changes_worth_a_query(state, rows, filters, noise=0.0 if fragile is None else fragile.noise)
     if config.moved is not None:
         yield from settle_moved(state, worth[MIRRORED], config.moved)
-    yield from _look_at_the_whole_image(state, worth, config)
+    first = functools.partial(_filter_squares, state, config=config, masked_pixels=masked_pixels)
+    photographs = config.photographs is not None and config.squares is not None
+    yield from _look_at_the_whole_image(state, worth, config, first=first if photographs else None)
 
 
-def _look_at_the_whole_image(state: State, worth: Mapping[str, Tensor], config: BDMAEConfig) -> Rounds[None]:
-    """Look for triggers without a place. worth: for each change, the images to try it on, ``(R,)`` int64."""
+def _filter_squares(state: State, rows: Tensor, name: str, *, config: BDMAEConfig, masked_pixels: int) -> Rounds[None]:
+    """Filter the least restorable squares of photographs. S_i tells which, so no mask is asked about."""
+    squares, photographs, filters = config.squares, config.photographs, config.whole_image
+    assert squares is not None
+    assert photographs is not None
+    assert filters is not None
+    unasked = replace(config.masks, asked=0)
+    answers = yield from score(state, rows, unasked, config.scores, masked_pixels=masked_pixels)
+    large = squares.for_photographs(photographs)
+    yield from filter_least_restorable(state, rows, answers.image_scores, name, config=large, filters=filters)
+
+
+def _look_at_the_whole_image(
+    state: State, worth: Mapping[str, Tensor], config: BDMAEConfig, *, first: Parts | None = None
+) -> Rounds[None]:
+    """Look for triggers without a place. worth: for each change, the images to try it on, ``(R,)`` int64.
+
+    first: as for :func:`filter_whole_image`.
+    """
     if config.fragile is not None:  # first: it asks little, and filters change the label of fragile triggers in vain
         yield from settle_fragile(state, worth[NOISE], config.fragile)
     if config.whole_image is not None:
-        yield from filter_whole_image(state, worth, config.whole_image)
+        yield from filter_whole_image(state, worth, config.whole_image, first=first)
 
 
 def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:

@@ -258,11 +258,12 @@ def in_a_corner(images: Tensor, texture: Tensor) -> tuple[Tensor, Tensor]:
     return pattern, region
 
 
-def test_a_texture_over_a_square_of_a_photograph_is_blurred_there() -> None:
+@pytest.mark.parametrize("profile", ["default", "fast"])
+def test_a_texture_over_a_square_of_a_photograph_is_blurred_there(profile: str) -> None:
     images, texture = photographs(2)
     pattern, region = in_a_corner(images, texture)
     stamped, victim = (images + pattern).clamp(0, 1), PatternClassifier(pattern, 0.7)
-    config = with_settings(PROFILES["default"], {"restoration.thresholds": (3.0,), "scattered": None})
+    config = with_settings(PROFILES[profile], {"restoration.thresholds": (3.0,), "scattered": None})
     result = BDMAE(MeanRestorer(), config).purify(stamped, victim)
     assert torch.equal(result.labels, colour_labels(images))
     assert result.hidden is not None

@@ -10,6 +10,8 @@ A faint pattern needs no restoration, which has to guess the content of a fifth 
 if a square passed the test and the filter ``fine`` takes its effect, too, the filtered image and its label are the
 answer. Squares of photographs are ``blurred`` at once: what that removes is a better test than the square itself,
 which may show an object. The filters and their test are those of ``whole_image.py``; without them squares are restored.
+Where group testing comes first, most photographs get no random mask. Then squares are blurred if a blur of the whole
+changes the label, in the order of S_i, which needs no query.
 
 Departure: not in the paper.
 """
@@ -33,7 +35,7 @@ from maskrestore.defense.state import State
 from maskrestore.imaging.patches import square_masks
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["SquaresConfig", "hide_squares", "least_restorable_squares", "square_scores"]
+__all__ = ["SquaresConfig", "filter_least_restorable", "hide_squares", "least_restorable_squares", "square_scores"]
 
 _FAINT = "fine"
 """The filter of small images that is tried on a square that was accepted."""
@@ -132,6 +134,19 @@ def hide_squares(
                 instead=instead,
                 query_limit=config.query_limit,
             )
+
+
+def filter_least_restorable(
+    state: State, rows: Tensor, image_scores: Tensor, name: str, *, config: SquaresConfig, filters: WholeImageConfig
+) -> Rounds[None]:
+    """Filter the least restorable squares of photographs whose label a filter of the whole changes.
+
+    image_scores: ``(R, g, g)``, S_i. name: of the filter. config: for photographs.
+    """
+    hidden = least_restorable_squares(image_scores, config.count, max(1, round(config.side * state.grid)))
+    filters = replace(filters, query_limit=config.query_limit)
+    for square in hidden.unbind(dim=1):
+        yield from try_filter(state, rows, square, name, filters)
 
 
 def least_restorable_squares(image_scores: Tensor, count: int, side: int) -> Tensor:

@@ -54,6 +54,7 @@ __all__ = [
     "MIRRORED",
     "NOISE",
     "Filter",
+    "Parts",
     "WholeImageConfig",
     "check_filters",
     "filter_if_enough",
@@ -64,6 +65,9 @@ __all__ = [
 
 NOISE, MIRRORED = "noise", "mirrored"
 """Further changes in ``WholeImageConfig.together``: those of ``fragile.py`` and ``moved.py``."""
+
+Parts = Callable[[Tensor, str], Rounds[None]]
+"""Tries a filter, by its name, on parts of some images, ``(R,)`` int64, and settles those of which one passes."""
 
 _SCALE = 0.75
 """Of the sides, for the filter ``fine``. Smaller ones change the label of many clean images."""
@@ -141,21 +145,26 @@ def check_filters(filters: tuple[str, ...], name: str) -> None:
     check(known, name, f"one or more of {', '.join(FILTERS)}", filters)
 
 
-def filter_whole_image(state: State, worth: Mapping[str, Tensor], config: WholeImageConfig) -> Rounds[None]:
+def filter_whole_image(
+    state: State, worth: Mapping[str, Tensor], config: WholeImageConfig, *, first: Parts | None = None
+) -> Rounds[None]:
     """Filter each image that is not settled, and settle those whose removed pattern passes the transfer test.
 
-    worth: for each filter, the images that it is tried on, ``(R,)`` int64.
+    worth: for each filter, the images that it is tried on, ``(R,)`` int64. first: tries parts of the images whose label
+    a filter of the whole changes, before the corners and the whole; ``None``: nothing is tried before.
     """
     for name in config.filters:
         rows = worth[name]
         everything = torch.ones(len(rows), state.grid, state.grid, dtype=torch.bool)
-        yield from try_filter(state, rows, everything, name, config)
+        yield from try_filter(state, rows, everything, name, config, first=first)
 
 
-def try_filter(state: State, rows: Tensor, region: Tensor, name: str, config: WholeImageConfig) -> Rounds[None]:
+def try_filter(
+    state: State, rows: Tensor, region: Tensor, name: str, config: WholeImageConfig, *, first: Parts | None = None
+) -> Rounds[None]:
     """Filter a region, ``(R, g, g)`` bool, of each image that is not settled, and settle those that pass the test.
 
-    name: a key of :data:`FILTERS`.
+    name: a key of :data:`FILTERS`. first: as for :func:`filter_whole_image`.
     """
     affordable = state.oracle.queries[rows] + config.price(name) <= config.query_limit
     left = affordable & ~state.settled[rows]
@@ -170,6 +179,9 @@ def try_filter(state: State, rows: Tensor, region: Tensor, name: str, config: Wh
         images = state.images[rows[changed]]
         copies = _inside(region[changed], torch.stack([milder(image) for image in images]), images)
         changed = changed[(yield from state.oracle.ask(rows[changed], copies)) == labels[changed]]
+    if first is not None and len(changed):
+        yield from first(rows[changed], name)
+        changed = changed[~state.settled[rows[changed]]]
     if not len(changed):
         return
     rows, region, pictures, labels = rows[changed], region[changed], pictures[changed], labels[changed]
