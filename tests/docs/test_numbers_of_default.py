@@ -61,10 +61,8 @@ def attack_of(record: Record) -> str:
     return f"{record.attack}" if mode == "all-to-one" else f"{record.attack}, {mode}"
 
 
-WITHOUT_MOVED = {
-    attack_of(one): one for one in read_records(ROOT / "benchmarks/results/without-moved.jsonl") if one.attack
-}
-MOVED = WITHOUT_MOVED.keys()
+MOVED_COPIES = [one for one in read_records(ROOT / "benchmarks/results/moved-copies.jsonl") if one.attack]
+"""With the stage and without it, for each victim."""
 
 
 def of_attack(defense: str, attack: str) -> Record:
@@ -113,13 +111,20 @@ def test_what_fast_gives_up_is_that_of_the_records() -> None:
 
 
 def test_what_moved_copies_bring_is_that_of_the_records() -> None:
-    rows = {name: cells for name, cells in rows_of("docs/method/default-profile.md").items() if name in MOVED}
-    assert len(rows) == 11
-    for name, cells in rows.items():
-        assert cells == [shown([WITHOUT_MOVED[name]]), shown([of_attack("bdmae", name)])]
-        assert WITHOUT_MOVED[name].victim.weights == of_attack("bdmae", name).victim.weights
-    without = with_settings(PROFILES["default"], {"moved": None}).in_force(photographs=False).to_dict()
-    assert all(one.defense.config == json.loads(json.dumps(without)) for one in WITHOUT_MOVED.values())
+    rows = rows_of("docs/method/default-profile.md")
+    default = PROFILES["default"]
+    configs = [
+        json.loads(json.dumps(config.in_force(photographs=False).to_dict()))
+        for config in (with_settings(default, {"moved": None}), default)
+    ]
+    by_attack: dict[str, list[Record]] = {}
+    for one in sorted(MOVED_COPIES, key=lambda one: configs.index(one.defense.config)):
+        by_attack.setdefault(attack_of(one), []).append(one)
+    found = {name: pair for name, pair in by_attack.items() if name in rows}
+    assert len(found) == 11
+    for name, (without, with_copies) in found.items():
+        assert rows[name] == [shown([without]), shown([with_copies])]
+        assert without.victim.weights == with_copies.victim.weights
 
 
 def test_what_the_second_opinion_brings_is_that_of_the_records() -> None:

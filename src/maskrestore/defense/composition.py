@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -122,21 +121,17 @@ def _look_before_the_masks(state: State, config: BDMAEConfig, *, masked_pixels: 
         worth = yield from changes_worth_a_query(state, rows, filters, noise=0.0 if fragile is None else fragile.noise)
     if config.moved is not None:
         yield from settle_moved(state, worth[MIRRORED], config.moved)
-    first = functools.partial(_filter_squares, state, config=config, masked_pixels=masked_pixels)
-    photographs = config.photographs is not None and config.squares is not None
-    yield from _look_at_the_whole_image(state, worth, config, first=first if photographs else None)
+    squares, photographs, first = config.squares, config.photographs, None
+    if squares is not None and photographs is not None and filters is not None:
 
+        def first(rows: Tensor, name: str) -> Rounds[None]:
+            """Filter squares, in the order of S_i, which asks about no mask."""
+            unasked = replace(config.masks, asked=0)
+            answers = yield from score(state, rows, unasked, config.scores, masked_pixels=masked_pixels)
+            large = squares.for_photographs(photographs)
+            yield from filter_least_restorable(state, rows, answers.image_scores, name, config=large, filters=filters)
 
-def _filter_squares(state: State, rows: Tensor, name: str, *, config: BDMAEConfig, masked_pixels: int) -> Rounds[None]:
-    """Filter the least restorable squares of photographs. S_i tells which, so no mask is asked about."""
-    squares, photographs, filters = config.squares, config.photographs, config.whole_image
-    assert squares is not None
-    assert photographs is not None
-    assert filters is not None
-    unasked = replace(config.masks, asked=0)
-    answers = yield from score(state, rows, unasked, config.scores, masked_pixels=masked_pixels)
-    large = squares.for_photographs(photographs)
-    yield from filter_least_restorable(state, rows, answers.image_scores, name, config=large, filters=filters)
+    yield from _look_at_the_whole_image(state, worth, config, first=first)
 
 
 def _look_at_the_whole_image(
