@@ -37,7 +37,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
     if config.group_testing is not None:
         cleared = yield from settle_by_groups(state, config.group_testing, config.all_to_all)
-        yield from _look_before_the_masks(state, config, masked_pixels=masked_pixels)
+        yield from _look_before_the_masks(state, cleared, config, masked_pixels=masked_pixels)
         state.settled[cleared] = True
     rows = _with_queries_for_masks(state, config)
     if not len(rows):
@@ -113,38 +113,45 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
             )
 
 
-def _look_before_the_masks(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
-    """After group testing, look for what needs no answer about masks in all images that are still open."""
+def _look_before_the_masks(state: State, cleared: Tensor, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
+    """After group testing, look for what needs no answer about masks in all images that are still open.
+
+    cleared: ``(R,)`` int64, those that will get no masks.
+    """
     rows, fragile, filters = state.open_rows, config.fragile, config.whole_image
     worth = dict.fromkeys(CHANGES, rows)
     if filters is not None and filters.together:
         worth = yield from changes_worth_a_query(state, rows, filters, noise=0.0 if fragile is None else fragile.noise)
     if config.moved is not None:
         yield from settle_moved(state, worth[MIRRORED], config.moved)
-    squares, photographs, first = config.squares, config.photographs, None
+    squares, photographs, parts = config.squares, config.photographs, None
     if squares is not None and photographs is not None and filters is not None:
 
-        def first(rows: Tensor, name: str) -> Rounds[None]:
-            """Filter squares, in the order of S_i, which asks about no mask."""
+        def parts(rows: Tensor, name: str) -> Rounds[None]:
+            """Filter squares of cleared photographs, in the order of S_i."""
+            rows = rows[torch.isin(rows, cleared)]
+            if not len(rows):
+                return
             unasked = replace(config.masks, asked=0)
-            answers = yield from score(state, rows, unasked, config.scores, masked_pixels=masked_pixels)
+            s_i = (yield from score(state, rows, unasked, config.scores, masked_pixels=masked_pixels)).image_scores
+            state.keep_maps(rows, initial_image_scores=s_i, image_scores=s_i)
             large = squares.for_photographs(photographs)
-            yield from filter_least_restorable(state, rows, answers.image_scores, name, config=large, filters=filters)
+            yield from filter_least_restorable(state, rows, s_i, name, config=large, filters=filters)
 
-    yield from _look_at_the_whole_image(state, worth, config, first=first)
+    yield from _look_at_the_whole_image(state, worth, config, parts=parts)
 
 
 def _look_at_the_whole_image(
-    state: State, worth: Mapping[str, Tensor], config: BDMAEConfig, *, first: Parts | None = None
+    state: State, worth: Mapping[str, Tensor], config: BDMAEConfig, *, parts: Parts | None = None
 ) -> Rounds[None]:
     """Look for triggers without a place. worth: for each change, the images to try it on, ``(R,)`` int64.
 
-    first: as for :func:`filter_whole_image`.
+    parts: as for :func:`filter_whole_image`.
     """
     if config.fragile is not None:  # first: it asks little, and filters change the label of fragile triggers in vain
         yield from settle_fragile(state, worth[NOISE], config.fragile)
     if config.whole_image is not None:
-        yield from filter_whole_image(state, worth, config.whole_image, first=first)
+        yield from filter_whole_image(state, worth, config.whole_image, parts=parts)
 
 
 def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:

@@ -59,7 +59,8 @@ class BDMAEConfig:
     """Not in the paper: if nothing was accepted yet, look whether mirrored and shifted copies have another label. Not
     for photographs."""
     squares: SquaresConfig | None = None
-    """Not in the paper: if no restoration was accepted, hide whole squares."""
+    """Not in the paper: if no restoration was accepted, hide whole squares. Also of photographs that group testing
+    cleared, if a blur of the whole changes the label."""
     scattered: ScatteredConfig | None = None
     """Not in the paper: if nothing was accepted yet, restore the tokens that keep the label. For photographs only."""
     whole_image: WholeImageConfig | None = None
@@ -118,12 +119,16 @@ class BDMAEConfig:
         return replace(self, photographs=None, scattered=None, transfer_test=test)
 
     def _with_blurred_squares(self, spent: int, filters: WholeImageConfig) -> int:
-        """The most queries for a photograph in all, if stages before its squares need at most ``spent``."""
+        """The most queries for a photograph in all, if stages before its squares need at most ``spent``.
+
+        After group testing each filter of the whole is asked about before squares.
+        """
         squares, large = self.squares, self.photographs
         if squares is None or large is None:
             return spent
+        asked = 0 if self.group_testing is None else len(filters.filters)
         price = sum(map(filters.price, filters.filters))
-        return max(spent, min(spent + squares.for_photographs(large).count * price, squares.query_limit))
+        return max(spent, min(spent + asked + squares.for_photographs(large).count * price, squares.query_limit))
 
     @property
     def _filters_of_photographs(self) -> WholeImageConfig | None:

@@ -258,13 +258,18 @@ def in_a_corner(images: Tensor, texture: Tensor) -> tuple[Tensor, Tensor]:
     return pattern, region
 
 
-@pytest.mark.parametrize("profile", ["default", "fast"])
-def test_a_texture_over_a_square_of_a_photograph_is_blurred_there(profile: str) -> None:
+@pytest.mark.parametrize(
+    ("profile", "grid", "least"),
+    [("default", 8, 0.7), ("fast", 14, 0.22)],  # the latter outlives a window, so that group testing clears the image
+)
+def test_a_texture_over_a_square_of_a_photograph_is_blurred_there(profile: str, grid: int, least: float) -> None:
     images, texture = photographs(2)
-    pattern, region = in_a_corner(images, texture)
-    stamped, victim = (images + pattern).clamp(0, 1), PatternClassifier(pattern, 0.7)
+    pattern, _ = in_a_corner(images, texture)
+    region = torch.zeros(2, grid, grid, dtype=torch.bool)
+    region[:, grid // 2 :, grid // 2 :] = True
+    stamped, victim = (images + pattern).clamp(0, 1), PatternClassifier(pattern, least)
     config = with_settings(PROFILES[profile], {"restoration.thresholds": (3.0,), "scattered": None})
-    result = BDMAE(MeanRestorer(), config).purify(stamped, victim)
+    result = BDMAE(MeanRestorer(grid), config).purify(stamped, victim)
     assert torch.equal(result.labels, colour_labels(images))
     assert result.hidden is not None
     assert torch.equal(result.hidden, region)
@@ -346,3 +351,31 @@ def test_a_texture_in_one_corner_of_a_photograph_is_blurred_in_that_corner() -> 
         assert torch.equal(result.images, filtered(stamped, "blurred", region))
         used = int(result.queries.max())
         assert used <= limit
+
+
+@pytest.mark.parametrize(
+    ("settings", "queries"),
+    [
+        ({}, 25),  # 1, five groups, the blur, two squares, the corners, four clouds
+        ({"squares": None}, 15),
+        ({"squares.query_limit": 16}, 20),  # one square
+        ({"whole_image.query_limit": 18}, 17),  # no clouds after the squares
+        ({"whole_image.query_limit": 11, "photographs.square_count": 5}, 27),  # four squares have a place
+        ({"squares.query_limit": 60, "photographs.square_count": 5}, 35),
+    ],
+)
+def test_squares_before_the_whole_keep_to_the_limits(settings: dict[str, object], queries: int) -> None:
+    """Group testing clears grey noise. Its blur and its squares change the label, and clouds have another one."""
+
+    def never_sure(pictures: Tensor) -> Tensor:
+        colourful = (pictures[:, 0] - pictures[:, 1]).abs().mean(dim=(1, 2)) > 0.02
+        steps = pictures.diff(dim=3).abs()
+        soft = ((steps > 1e-4) & (steps < 0.05)).double().mean(dim=(1, 2, 3)) > 0.17
+        return torch.where(colourful, 2, soft.long())
+
+    noise = torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(5)).expand(-1, 3, -1, -1)
+    config = with_settings(PROFILES["fast"], settings)
+    result = BDMAE(MeanRestorer(14), config).purify(noise, never_sure)
+    assert result.queries.tolist() == [queries] * 2
+    assert queries <= config.max_queries
+    assert torch.equal(result.images, noise)

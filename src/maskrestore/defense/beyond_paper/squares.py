@@ -10,8 +10,8 @@ A faint pattern needs no restoration, which has to guess the content of a fifth 
 if a square passed the test and the filter ``fine`` takes its effect, too, the filtered image and its label are the
 answer. Squares of photographs are ``blurred`` at once: what that removes is a better test than the square itself,
 which may show an object. The filters and their test are those of ``whole_image.py``; without them squares are restored.
-Where group testing comes first, most photographs get no random mask. Then squares are blurred if a blur of the whole
-changes the label, in the order of S_i, which needs no query.
+Photographs that group testing cleared get no random mask. If a blur of the whole changes their label, the squares that
+are restored worst are blurred, whatever their score: S_i needs no query.
 
 Departure: not in the paper.
 """
@@ -146,7 +146,8 @@ def filter_least_restorable(
     hidden = least_restorable_squares(image_scores, config.count, max(1, round(config.side * state.grid)))
     filters = replace(filters, query_limit=config.query_limit)
     for square in hidden.unbind(dim=1):
-        yield from try_filter(state, rows, square, name, filters)
+        some = square.flatten(1).any(dim=1)
+        yield from try_filter(state, rows[some], square[some], name, filters)
 
 
 def least_restorable_squares(image_scores: Tensor, count: int, side: int) -> Tensor:

@@ -146,25 +146,25 @@ def check_filters(filters: tuple[str, ...], name: str) -> None:
 
 
 def filter_whole_image(
-    state: State, worth: Mapping[str, Tensor], config: WholeImageConfig, *, first: Parts | None = None
+    state: State, worth: Mapping[str, Tensor], config: WholeImageConfig, *, parts: Parts | None = None
 ) -> Rounds[None]:
     """Filter each image that is not settled, and settle those whose removed pattern passes the transfer test.
 
-    worth: for each filter, the images that it is tried on, ``(R,)`` int64. first: tries parts of the images whose label
-    a filter of the whole changes, before the corners and the whole; ``None``: nothing is tried before.
+    worth: for each filter, the images that it is tried on, ``(R,)`` int64. parts: tries parts of the images whose label
+    a filter of the whole changes, before the corners and the whole; ``None``: no such parts.
     """
     for name in config.filters:
         rows = worth[name]
         everything = torch.ones(len(rows), state.grid, state.grid, dtype=torch.bool)
-        yield from try_filter(state, rows, everything, name, config, first=first)
+        yield from try_filter(state, rows, everything, name, config, parts=parts)
 
 
 def try_filter(
-    state: State, rows: Tensor, region: Tensor, name: str, config: WholeImageConfig, *, first: Parts | None = None
+    state: State, rows: Tensor, region: Tensor, name: str, config: WholeImageConfig, *, parts: Parts | None = None
 ) -> Rounds[None]:
     """Filter a region, ``(R, g, g)`` bool, of each image that is not settled, and settle those that pass the test.
 
-    name: a key of :data:`FILTERS`. first: as for :func:`filter_whole_image`.
+    name: a key of :data:`FILTERS`. parts: as for :func:`filter_whole_image`.
     """
     affordable = state.oracle.queries[rows] + config.price(name) <= config.query_limit
     left = affordable & ~state.settled[rows]
@@ -179,9 +179,10 @@ def try_filter(
         images = state.images[rows[changed]]
         copies = _inside(region[changed], torch.stack([milder(image) for image in images]), images)
         changed = changed[(yield from state.oracle.ask(rows[changed], copies)) == labels[changed]]
-    if first is not None and len(changed):
-        yield from first(rows[changed], name)
-        changed = changed[~state.settled[rows[changed]]]
+    if parts is not None and len(changed):
+        yield from parts(rows[changed], name)
+        left = state.oracle.queries[rows] + len(config.cloud_grids) <= config.query_limit
+        changed = changed[(left & ~state.settled[rows])[changed]]
     if not len(changed):
         return
     rows, region, pictures, labels = rows[changed], region[changed], pictures[changed], labels[changed]
