@@ -31,8 +31,8 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
 
     The other images are purified as ``config`` says, but without the comparison of the transfer test, and with at most
     as many refinement steps as fit into 47 queries in all. Before the masks, two pictures tell which filters, noise or
-    moved copies are worth a query; images are masked only if that leaves enough queries. If group testing settles an
-    image, its maps hold the share of windows that changed its label.
+    moved copies are worth a query; a photograph is blurred instead. Images are masked only if that leaves enough
+    queries. If group testing settles an image, its maps hold the share of windows that changed its label.
     """
     test = config.transfer_test
     groups = GroupTestingConfig() if test is None else GroupTestingConfig(cloud_grids=test.cloud_grids)

@@ -53,7 +53,7 @@ class SquaresConfig:
     """Weight w: the score of a square is (1 - w) times its mean S_i plus w times the share of masks that changed the
     label."""
     threshold: float = 0.425
-    """A square with this score or a higher one is hidden."""
+    """A square with this score or a higher one is hidden. Not asked of photographs that group testing cleared."""
     query_limit: int = 47
     """No square is hidden if the image would then need more queries than this in all."""
     cloud_grids: tuple[int, ...] = (32, 20, 8)
