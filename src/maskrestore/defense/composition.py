@@ -37,7 +37,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
     if config.group_testing is not None:
         cleared = yield from settle_by_groups(state, config.group_testing, config.all_to_all)
-        yield from _look_before_the_masks(state, cleared, config, masked_pixels=masked_pixels)
+        yield from _look_before_the_masks(state, config, masked_pixels=masked_pixels)
         state.settled[cleared] = True
     rows = _with_queries_for_masks(state, config)
     if not len(rows):
@@ -113,11 +113,8 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
             )
 
 
-def _look_before_the_masks(state: State, cleared: Tensor, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
-    """After group testing, look for what needs no answer about masks in all images that are still open.
-
-    cleared: ``(R,)`` int64, those that will get no masks.
-    """
+def _look_before_the_masks(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
+    """After group testing, look for what needs no answer about masks in all images that are still open."""
     rows, fragile, filters = state.open_rows, config.fragile, config.whole_image
     worth = dict.fromkeys(CHANGES, rows)
     if filters is not None and filters.together:
@@ -128,10 +125,7 @@ def _look_before_the_masks(state: State, cleared: Tensor, config: BDMAEConfig, *
     if squares is not None and photographs is not None and filters is not None:
 
         def parts(rows: Tensor, name: str) -> Rounds[None]:
-            """Filter squares of cleared photographs, in the order of S_i."""
-            rows = rows[torch.isin(rows, cleared)]
-            if not len(rows):
-                return
+            """Filter squares of photographs, in the order of S_i."""
             unasked = replace(config.masks, asked=0)
             s_i = (yield from score(state, rows, unasked, config.scores, masked_pixels=masked_pixels)).image_scores
             state.keep_maps(rows, initial_image_scores=s_i, image_scores=s_i)

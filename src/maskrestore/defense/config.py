@@ -59,8 +59,8 @@ class BDMAEConfig:
     """Not in the paper: if nothing was accepted yet, look whether mirrored and shifted copies have another label. Not
     for photographs."""
     squares: SquaresConfig | None = None
-    """Not in the paper: if no restoration was accepted, hide whole squares. Also of photographs that group testing
-    cleared, if a blur of the whole changes the label."""
+    """Not in the paper: if no restoration was accepted, hide whole squares. After group testing also squares
+    of photographs before the masks, if a blur of the whole changes the label."""
     scattered: ScatteredConfig | None = None
     """Not in the paper: if nothing was accepted yet, restore the tokens that keep the label. For photographs only."""
     whole_image: WholeImageConfig | None = None

@@ -51,8 +51,8 @@ class PhotographsConfig:
     square_count: int = 2
     """In place of ``squares.count``, if that is not less."""
     square_margin: float = 0.02
-    """Squares whose score is lower than the highest by more than this are not tried. Not asked of photographs that
-    group testing cleared."""
+    """Squares whose score is lower than the highest by more than this are not tried. Not asked before the
+    masks."""
     cells: int = 75
     """Places along a side of the coarse picture, whose details are lost."""
     small_region: float = 0.05

@@ -10,8 +10,8 @@ A faint pattern needs no restoration, which has to guess the content of a fifth 
 if a square passed the test and the filter ``fine`` takes its effect, too, the filtered image and its label are the
 answer. Squares of photographs are ``blurred`` at once: what that removes is a better test than the square itself,
 which may show an object. The filters and their test are those of ``whole_image.py``; without them squares are restored.
-Photographs that group testing cleared get no random mask. If a blur of the whole changes their label, the squares that
-are restored worst are blurred, whatever their score: S_i needs no query.
+After group testing most photographs get no random mask. If a blur of the whole changes the label, the squares that are
+restored worst are blurred, whatever their score: S_i needs no query.
 
 Departure: not in the paper.
 """
@@ -53,7 +53,7 @@ class SquaresConfig:
     """Weight w: the score of a square is (1 - w) times its mean S_i plus w times the share of masks that changed the
     label."""
     threshold: float = 0.425
-    """A square with this score or a higher one is hidden. Not asked of photographs that group testing cleared."""
+    """A square with this score or a higher one is hidden. Not asked before the masks."""
     query_limit: int = 47
     """No square is hidden if the image would then need more queries than this in all."""
     cloud_grids: tuple[int, ...] = (32, 20, 8)
