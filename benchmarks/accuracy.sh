@@ -41,7 +41,7 @@ if [[ $what == default || $what == all ]]; then
   evaluated=(maskrestore evaluate --clean 200 --triggered 200 --out $results/default.jsonl
     --defense none --defense bdmae --defense bdmae-fast)
   compared "${evaluated[@]}"
-  "${evaluated[@]}" "${few[@]}" "${short[@]}" --attack badnets:2x2-white --attack corners
+  "${evaluated[@]}" "${few[@]}" "${short[@]}" --attack corners
   compared maskrestore detect --clean 100 --triggered 100 --out $results/suspicion.jsonl \
     --detector strip --detector scale-up --detector teco --detector bbcal
   clean=(maskrestore evaluate --victim width=32 --train --attack none --clean 500

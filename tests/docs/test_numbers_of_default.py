@@ -20,7 +20,6 @@ from maskrestore.runtime.settings import with_settings
 
 RECORDS = list(read_records(ROOT / "benchmarks/results/default.jsonl"))
 PUBLIC = list(read_records(ROOT / "benchmarks/results/public.jsonl"))
-SECOND_OPINION = list(read_records(ROOT / "benchmarks/results/second-opinion.jsonl"))
 DEFENSES = ("none", "bdmae", "bdmae-fast")
 """In the order of the columns."""
 README = {
@@ -127,21 +126,6 @@ def test_what_moved_copies_bring_is_that_of_the_records() -> None:
         assert without.victim.weights == with_copies.victim.weights
 
 
-def test_what_the_second_opinion_brings_is_that_of_the_records() -> None:
-    rows = rows_of("docs/method/default-profile.md")
-    names = {
-        ("cifar10", "badnets:3x3-color"): "3x3-color",
-        ("cifar10", "blended:15x15"): "Blended 15x15",
-        ("cifar10", "low-frequency"): "smooth field",
-        ("cifar10", None): "clean, CIFAR-10",
-        ("gtsrb", None): "clean, GTSRB",
-    }
-    assert len(SECOND_OPINION) == len(names) * len(DEFENSES)
-    for one in SECOND_OPINION:
-        cells = rows[names[one.dataset, one.attack]]
-        assert cells[DEFENSES.index(one.defense.name)] == in_per_cent(one.after)
-
-
 def clean_records() -> dict[str, dict[str, Record]]:
     found: dict[str, dict[str, Record]] = {}
     for one in RECORDS:
@@ -201,8 +185,8 @@ def test_patches_with_few_queries_are_those_of_the_records() -> None:
 def test_the_records_are_of_the_profiles_and_of_clean_checkouts() -> None:
     for name, profile in (("bdmae", "default"), ("bdmae-fast", "fast")):
         expected = json.loads(json.dumps(PROFILES[profile].in_force(photographs=False).to_dict()))
-        of_profile = [one for one in [*RECORDS, *PUBLIC, *SECOND_OPINION] if one.defense.name == name]
-        assert len(of_profile) == 17 + len(PUBLIC) / 2 + len(SECOND_OPINION) / len(DEFENSES)
+        of_profile = [one for one in [*RECORDS, *PUBLIC] if one.defense.name == name]
+        assert len(of_profile) == 16 + len(PUBLIC) / 2
         for one in of_profile:
             assert one.defense.config == expected
             assert not one.environment.commit.endswith("+dirty")
