@@ -22,8 +22,11 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 demo: $(STAMP)
 	$(BIN)/maskrestore demo --out demo-report
 
+# Two processes share the tests, a thread each. Services measure time, so their tests run alone.
+SERVICES := tests/gateway tests/distributed tests/cluster tests/fuzzing
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(SERVICES))
+	$(BIN)/python -m pytest $(SERVICES)
 
 # The tests with real peers: MLServer, tritonclient, schemathesis, moto's S3, in environments of their own that pip makes.
 peers: $(STAMP)

@@ -13,6 +13,12 @@ from postgres_server import postgres
 __all__ = ["bucket", "host", "mlserver_python", "postgres", "s3_server"]  # fixtures
 
 
+def pytest_configure() -> None:
+    """Forget the size of a terminal that readline leaves to processes, which the shared consoles would keep."""
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A model server on this machine, whose answers a test decides."""
