@@ -38,14 +38,15 @@ class Outcome:
 
 
 def guarded(check: Check, cases: Iterable[Any], seconds: float, *, longest: float = 10.0) -> Outcome:
-    """Try cases until they end or the time is up.
+    """Try cases until they end or the time is up, which runs from the first case on: that may take long to make.
 
     cases: each can be pickled. longest: seconds for a case, after which it counts as a hang.
     """
     outcome, worker = Outcome(), _Worker(check)
-    end = time.monotonic() + seconds
+    end: float | None = None
     try:
         for case in cases:
+            end = time.monotonic() + seconds if end is None else end
             if time.monotonic() >= end:
                 break
             outcome.tried += 1
