@@ -5,8 +5,8 @@ from torch import Tensor
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense import BDMAE, PROFILES, within
+from maskrestore.defense.beyond_paper.filters import filtered
 from maskrestore.defense.beyond_paper.squares import least_restorable_squares, square_scores
-from maskrestore.defense.beyond_paper.whole_image import filtered
 from maskrestore.runtime.settings import with_settings
 
 TRIGGER = PatchTriggerClassifier(size=5)

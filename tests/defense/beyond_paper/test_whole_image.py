@@ -7,7 +7,8 @@ from torch import Tensor
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.classifiers import CountingClassifier
 from maskrestore.defense import BDMAE, PROFILES, within
-from maskrestore.defense.beyond_paper.whole_image import FILTERS, WholeImageConfig, filtered
+from maskrestore.defense.beyond_paper.filters import FILTERS, filtered
+from maskrestore.defense.beyond_paper.whole_image import WholeImageConfig
 from maskrestore.errors import ConfigError
 from maskrestore.runtime.settings import with_settings
 from maskrestore.types import Classifier

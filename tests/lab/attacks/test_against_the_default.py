@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskrestore.defense.beyond_paper.whole_image import FILTERS, filtered
+from maskrestore.defense.beyond_paper.filters import FILTERS, filtered
 from maskrestore.errors import ConfigError
 from maskrestore.imaging.resize import resize
 from maskrestore.lab.attacks import make_attack, training_hooks

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskrestore.defense.beyond_paper.whole_image import FILTERS, filtered
+from maskrestore.defense.beyond_paper.filters import FILTERS, filtered
 from maskrestore.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from maskrestore.lab.attacks import make_attack
 from maskrestore.lab.attacks.natural_only import random_clouds

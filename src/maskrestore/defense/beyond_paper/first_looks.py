@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.filters import filtered
 from maskrestore.defense.beyond_paper.fragile import noisy
-from maskrestore.defense.beyond_paper.whole_image import CHANGES, MIRRORED, NOISE, WholeImageConfig, filtered
+from maskrestore.defense.beyond_paper.whole_image import CHANGES, MIRRORED, NOISE, WholeImageConfig
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 

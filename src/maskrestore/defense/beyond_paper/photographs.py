@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from maskrestore.defense.beyond_paper.clouds import check_cloud_grids
-from maskrestore.defense.beyond_paper.whole_image import check_filters
+from maskrestore.defense.beyond_paper.filters import check_filters
 from maskrestore.defense.restoration import RestorationConfig, adaptive_masks
 from maskrestore.imaging.resize import resize
 from maskrestore.runtime.settings import check, check_types
@@ -51,8 +51,8 @@ class PhotographsConfig:
     square_count: int = 2
     """In place of ``squares.count``, if that is not less."""
     square_margin: float = 0.02
-    """Squares whose score is lower than the highest by more than this are not tried. Not asked before the
-    masks."""
+    """Squares whose score is lower than the highest by more than this are not tried. Not for those
+    that are blurred before the masks."""
     cells: int = 75
     """Places along a side of the coarse picture, whose details are lost."""
     small_region: float = 0.05

@@ -53,7 +53,7 @@ class SquaresConfig:
     """Weight w: the score of a square is (1 - w) times its mean S_i plus w times the share of masks that changed the
     label."""
     threshold: float = 0.425
-    """A square with this score or a higher one is hidden. Not asked before the masks."""
+    """A square with this score or a higher one is hidden. Not for those before the masks."""
     query_limit: int = 47
     """No square is hidden if the image would then need more queries than this in all."""
     cloud_grids: tuple[int, ...] = (32, 20, 8)
@@ -73,6 +73,10 @@ class SquaresConfig:
     def price(self) -> int:
         """The most queries for one square: one for its restoration and one for each cloud."""
         return 1 + len(self.cloud_grids)
+
+    def tokens(self, grid: int) -> int:
+        """Tokens along a side of a square, of ``grid`` along a side of the image."""
+        return max(1, round(self.side * grid))
 
     def max_queries(self, spent: int) -> int:
         """The most queries for an image in all, if earlier stages need at most ``spent``."""
@@ -103,7 +107,7 @@ def hide_squares(
     """
     if photographs is not None:
         config = config.for_photographs(photographs)
-    hidden = least_restorable_squares(image_scores, config.count, max(1, round(config.side * state.grid)))
+    hidden = least_restorable_squares(image_scores, config.count, config.tokens(state.grid))
     scores = square_scores(image_scores, hidden, changed, config.label_weight)  # (R, K)
     suspicious = scores >= config.threshold
     if photographs is not None:
@@ -143,7 +147,7 @@ def filter_least_restorable(
 
     image_scores: ``(R, g, g)``, S_i. name: of the filter. config: for photographs.
     """
-    hidden = least_restorable_squares(image_scores, config.count, max(1, round(config.side * state.grid)))
+    hidden = least_restorable_squares(image_scores, config.count, config.tokens(state.grid))
     filters = replace(filters, query_limit=config.query_limit)
     for square in hidden.unbind(dim=1):
         some = square.flatten(1).any(dim=1)

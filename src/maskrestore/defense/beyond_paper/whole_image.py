@@ -1,13 +1,7 @@
 """Triggers without a place: patterns that cover the whole image.
 
-Hiding a region does not break a pattern that is everywhere. A filter may: each filter removes one kind of pattern and
-little else.
-
-- ``periodic``: waves, by limiting peaks of the spectrum.
-- ``fine``: noise and other fine detail, by scaling the image down and up.
-- ``marks``: small marks, by the median of the pixels around each pixel.
-- ``slow``: what changes slowly across the image.
-- ``blurred``: texture, by a blur. For photographs, most of which keep their label; the others are for small images.
+Hiding a region does not break a pattern that is everywhere. A filter may: each filter (``filters.py``) removes one
+kind of pattern and little else.
 
 A filter that changes the label proves nothing, since it takes a part of the image's content, too. So the transfer test
 of a region (``transfer.py``) is made with what was removed: it is added to clouds of random colour. A pattern brings
@@ -30,76 +24,40 @@ names such triggers as its limitation.
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds, pasted
+from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds
+from maskrestore.defense.beyond_paper.filters import FILTERS, Filter, check_filters, filtered, inside
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.restoration import restore_in_parts
 from maskrestore.defense.state import State
-from maskrestore.imaging.filters import gaussian_blur, median, rescaled
 from maskrestore.imaging.patches import square_masks
-from maskrestore.imaging.resize import resize
-from maskrestore.imaging.spectrum import without_peaks, without_slow_changes
 from maskrestore.runtime.settings import check, check_types
 
 __all__ = [
     "CHANGES",
-    "FILTERS",
     "MIRRORED",
     "NOISE",
-    "Filter",
     "Parts",
     "WholeImageConfig",
-    "check_filters",
     "filter_if_enough",
     "filter_whole_image",
-    "filtered",
     "try_filter",
 ]
 
 NOISE, MIRRORED = "noise", "mirrored"
 """Further changes in ``WholeImageConfig.together``: those of ``fragile.py`` and ``moved.py``."""
+CHANGES = (MIRRORED, NOISE, *FILTERS)
+"""All that ``WholeImageConfig.together`` can name."""
 
 Parts = Callable[[Tensor, str], Rounds[None]]
 """Tries a filter, by its name, on parts of some images, ``(R,)`` int64, and settles those of which one passes."""
 
-_SCALE = 0.75
-"""Of the sides, for the filter ``fine``. Smaller ones change the label of many clean images."""
-_SLOW = 2.5
-"""Periods across the image, for the filter ``slow``. With 3, clean traffic signs lose their label."""
-_LESS_SLOW = 2.0
-"""The same for its milder copy."""
 _CORNERS = 4
-_BLUR, _BLURRED_AT = 2.5 / 224, 224
-"""Standard deviation of the filter ``blurred``, as a share of the shorter side; the shorter side up to which an
-image is blurred as it is. Larger ones are reduced before it and enlarged after it, since the work grows with the cube
-of the side."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filter:
-    """A filter, and how what it removed is tested."""
-
-    apply: Callable[[Tensor], Tensor]
-    """``(C, H, W)`` in [0, 1] -> the same shape, in [0, 1]."""
-    strength: float = 1.0
-    """How strongly what was removed is added to the clouds. More than 1 for a filter that leaves a part of its
-    pattern; less for one whose patterns work when they are faint, which content does not."""
-    noise: bool = False
-    """Whether it removes noise. Then what the restorer cannot restore from the other tokens is added to the clouds: it
-    holds the noise, and less of the content than what the filter removes."""
-    corner: float | None = None
-    """Side of the corners of the image that it is tried on if it changes the label of the whole, as a share of the side
-    of the image. ``None``: it is not."""
-    milder: Callable[[Tensor], Tensor] | None = None
-    """The same filter with less effect, which must give the image the same label. Where a filter takes the object, such
-    as the colours of a traffic sign, it rarely does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +97,6 @@ class WholeImageConfig:
         return max(spent, min(spent + wanted, self.query_limit))
 
 
-def check_filters(filters: tuple[str, ...], name: str) -> None:
-    """Raise ConfigError unless there is at least one filter, and each is a key of :data:`FILTERS`."""
-    known = len(filters) > 0 and set(filters) <= set(FILTERS)
-    check(known, name, f"one or more of {', '.join(FILTERS)}", filters)
-
-
 def filter_whole_image(
     state: State, worth: Mapping[str, Tensor], config: WholeImageConfig, *, parts: Parts | None = None
 ) -> Rounds[None]:
@@ -177,7 +129,7 @@ def try_filter(
     milder = FILTERS[name].milder
     if milder is not None and len(changed):
         images = state.images[rows[changed]]
-        copies = _inside(region[changed], torch.stack([milder(image) for image in images]), images)
+        copies = inside(region[changed], torch.stack([milder(image) for image in images]), images)
         changed = changed[(yield from state.oracle.ask(rows[changed], copies)) == labels[changed]]
     if parts is not None and len(changed):
         yield from parts(rows[changed], name)
@@ -213,7 +165,7 @@ def _in_one_corner(
     ends = torch.tensor([0, state.grid - side])
     corners = square_masks(torch.cartesian_prod(ends, ends), side, state.grid)  # (4, g, g)
     images = state.images[rows]
-    pictures = torch.stack([_inside(one.expand(len(rows), -1, -1), pictures, images) for one in corners], dim=1)
+    pictures = torch.stack([inside(one.expand(len(rows), -1, -1), pictures, images) for one in corners], dim=1)
     labels = yield from state.oracle.ask(rows, pictures)  # (R, 4)
     changed = labels != state.original[rows].unsqueeze(1)
     places = (changed.sum(dim=1) == 1).nonzero().squeeze(1)
@@ -240,24 +192,10 @@ def filter_if_enough(
     return places[enough], pictures[enough], labels[enough]
 
 
-def filtered(images: Tensor, name: str, region: Tensor | None = None) -> Tensor:
-    """Filter images ``(B, C, H, W)`` in [0, 1], each on its own.
-
-    name: a key of :data:`FILTERS`. region: the tokens that are filtered, ``(B, g, g)`` bool; ``None`` for all.
-    """
-    pictures = torch.stack([FILTERS[name].apply(image) for image in images])
-    return pictures if region is None else _inside(region, pictures, images)
-
-
-def _inside(region: Tensor, pictures: Tensor, images: Tensor) -> Tensor:
-    """Pictures in a region, ``(B, g, g)`` bool, and images elsewhere. Both, and the result: ``(B, C, H, W)``."""
-    return pasted(pictures, region, images.unsqueeze(1)).squeeze(1)
-
-
 def _removed(state: State, rows: Tensor, pictures: Tensor, region: Tensor, used: Filter) -> Rounds[Tensor]:
     """What to add to clouds for a filter of a region, ``(R, g, g)`` bool. pictures: the filtered images."""
     images = state.images[rows]
-    left = _inside(region, (yield from restore_in_parts(state, rows, 1)), images) if used.noise else pictures
+    left = inside(region, (yield from restore_in_parts(state, rows, 1)), images) if used.noise else pictures
     return used.strength * (images - left)
 
 
@@ -273,31 +211,3 @@ def _brings_label(
     state.note(rows, pattern=got.float().mean(dim=1))
     most = got.shape[1]
     return got.sum(dim=1) >= (most - exceptions).clamp(min=min(most, 2))
-
-
-def _blurred(image: Tensor) -> Tensor:
-    height, width = image.shape[-2:]
-    scale = min(1, _BLURRED_AT / min(height, width))
-    small = resize(image.unsqueeze(0), round(scale * height), round(scale * width))
-    sigma = _BLUR * min(small.shape[-2:])
-    return resize(gaussian_blur(small, 2 * math.ceil(3 * sigma) + 1, sigma), height, width)[0]
-
-
-def _median(image: Tensor) -> Tensor:
-    return median(image.unsqueeze(0), 3)[0]
-
-
-FILTERS = {
-    "periodic": Filter(apply=without_peaks, strength=1.5),
-    "fine": Filter(apply=functools.partial(rescaled, scale=_SCALE), strength=0.6, noise=True),
-    "marks": Filter(apply=_median, strength=0.5),
-    "slow": Filter(
-        apply=functools.partial(without_slow_changes, periods=_SLOW),
-        strength=1.5,
-        milder=functools.partial(without_slow_changes, periods=_LESS_SLOW),
-    ),
-    "blurred": Filter(apply=_blurred, corner=10 / 14),
-}
-"""Filters by name."""
-CHANGES = (MIRRORED, NOISE, *FILTERS)
-"""All that ``WholeImageConfig.together`` can name."""

@@ -19,7 +19,7 @@ import functools
 import torch
 from torch import Generator, Tensor
 
-from maskrestore.defense.beyond_paper.whole_image import FILTERS, filtered
+from maskrestore.defense.beyond_paper.filters import FILTERS, filtered
 from maskrestore.errors import ConfigError
 from maskrestore.lab.attacks.base import AttackConfig, TrainingHooks, any_of, checked_images
 from maskrestore.lab.attacks.blended import blend
