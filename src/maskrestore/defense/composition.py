@@ -36,7 +36,9 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
         return
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
     if config.group_testing is not None:
-        cleared = yield from settle_by_groups(state, config.group_testing, config.all_to_all)
+        cleared = yield from settle_by_groups(
+            state, config.group_testing, config.all_to_all, photographs=config.photographs is not None
+        )
         yield from _look_before_the_masks(state, config, masked_pixels=masked_pixels)
         state.settled[cleared] = True
     rows = _with_queries_for_masks(state, config)

@@ -173,6 +173,20 @@ def test_squares_of_photographs_are_larger_and_nearly_as_suspicious_as_the_first
         assert [int(hidden.sum()) for hidden in asked] == shown
 
 
+@pytest.mark.parametrize(("photographs", "tokens"), [(PhotographsConfig(), 9), (None, 16)])
+def test_group_testing_restores_a_smaller_part_of_a_photograph(
+    photographs: PhotographsConfig | None, tokens: int
+) -> None:
+    classifier = PatchTriggerClassifier(row=18, column=20)  # in one window only
+    images = classifier.stamp(torch.full((1, 3, SIDE, SIDE), 0.3))
+    config = dataclasses.replace(PROFILES["fast"], photographs=photographs)
+    found = BDMAE(MeanRestorer(12), config, key="key").purify(images, classifier)
+    assert found.labels.tolist() == [0]
+    assert found.hidden is not None and config.group_testing is not None
+    assert found.hidden.flatten(1).sum(dim=1).tolist() == [tokens]
+    assert found.queries.item() <= config.group_testing.max_queries
+
+
 @pytest.mark.parametrize("profile", ["default", "fast"])
 def test_small_images_get_the_same_bits_without_it(profile: str) -> None:
     classifier = PatchTriggerClassifier()
