@@ -55,9 +55,12 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     scores = combined_scores(s_i, s_l, answers, config.masks, config.scores)
     state.keep_maps(rows, scores=scores, image_scores=s_i, label_scores=s_l)
     yield from _restore_what_scores_high(state, rows, scores, config)
-    if config.group_testing is None and config.moved is not None:  # before squares, which may take all queries
-        yield from settle_moved(state, rows, config.moved)
     test, photographs = config.transfer_test, config.photographs
+    looks = config.group_testing is None  # else they came before the masks
+    if looks and config.moved is not None:
+        yield from settle_moved(state, rows, config.moved)
+    if looks and photographs is None:  # before squares, which may take all queries
+        yield from _look_at_the_whole_image(state, dict.fromkeys(CHANGES, rows), config)
     if test is not None and config.masks.max_queries:
         if config.squares is not None:
             yield from hide_squares(
@@ -73,7 +76,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
             )
         if config.scattered is not None:
             yield from hide_scattered(state, rows, answers, config=config.scattered, test=test, photographs=photographs)
-    if config.group_testing is None:
+    if looks and photographs is not None:  # after squares, which leave the rest of a photograph sharp
         yield from _look_at_the_whole_image(state, dict.fromkeys(CHANGES, rows), config)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig
 from maskrestore.defense.beyond_paper.fragile import FragileConfig
@@ -26,6 +26,20 @@ __all__ = ["SCHEMA", "BDMAEConfig"]
 
 SCHEMA = 1
 """Version of the format of :meth:`BDMAEConfig.to_dict`. It is increased when a setting changes its meaning."""
+
+
+class _Stage(Protocol):
+    """A stage that goes on with the queries that earlier ones left."""
+
+    def max_queries(self, spent: int, /) -> int:
+        """The most queries for an image in all, if earlier stages need at most ``spent``."""
+        ...
+
+
+def _in_turn(spent: int, *stages: _Stage | None) -> int:
+    for stage in stages:
+        spent = spent if stage is None else stage.max_queries(spent)
+    return spent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +108,15 @@ class BDMAEConfig:
         if self.group_testing is not None:
             left_open = self.group_testing.max_queries_left_open - 1
             queries = max(self.group_testing.max_queries, left_open + queries)
-        # Those that are part of a test come first: squares may go on where the limits of tests end.
-        for stage in (self.all_to_all, self.necessity, self.moved, self.squares, self.scattered, self.fragile):
-            queries = queries if stage is None else stage.max_queries(queries)
-        small, large = self.whole_image, self._filters_of_photographs
-        most = queries if small is None else small.max_queries(queries)
-        return most if large is None else max(most, large.max_queries(self._with_blurred_squares(queries, large)))
+        # In the order in which they are asked: squares may go on where the limits of the others end.
+        parts, rest = (self.all_to_all, self.necessity), (self.squares, self.scattered)
+        small = _in_turn(queries, *parts, self.moved, self.fragile, self.whole_image, *rest)
+        large = self._filters_of_photographs
+        if large is None:
+            return small
+        before, after = (rest, ()) if self.group_testing is None else ((), rest)
+        spent = _in_turn(queries, *parts, *before)
+        return max(small, _in_turn(self._with_blurred_squares(spent, large), large, *after))
 
     @property
     def queries_of_one_attempt(self) -> int:

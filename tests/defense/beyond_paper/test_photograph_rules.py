@@ -182,7 +182,8 @@ def test_group_testing_restores_a_smaller_part_of_a_photograph(
     config = dataclasses.replace(PROFILES["fast"], photographs=photographs)
     found = BDMAE(MeanRestorer(12), config, key="key").purify(images, classifier)
     assert found.labels.tolist() == [0]
-    assert found.hidden is not None and config.group_testing is not None
+    assert found.hidden is not None
+    assert config.group_testing is not None
     assert found.hidden.flatten(1).sum(dim=1).tolist() == [tokens]
     assert found.queries.item() <= config.group_testing.max_queries
 

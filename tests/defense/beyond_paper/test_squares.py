@@ -192,6 +192,7 @@ def test_a_filter_takes_the_place_of_a_restoration_if_it_is_enough() -> None:
             **{f"squares.{name}": getattr(SQUARES.squares, name) for name in ("side", "label_weight", "threshold")},
             "restoration.thresholds": (3.0,),
             "squares.query_limit": 100,
+            "whole_image.query_limit": 1,  # not of the whole image
             **dict.fromkeys(("necessity", "moved", "fragile")),
         },
     )
