@@ -104,6 +104,16 @@ def test_filters_spend_what_is_left_and_no_more(limit: int) -> None:
     assert int(result.queries.max()) <= config.max_queries <= limit
 
 
+def test_small_images_are_filtered_before_squares_take_the_queries() -> None:
+    clean = smooth_images(2)
+    found = []
+    for squares in ({"squares.threshold": 0.0}, {"squares": None}):
+        config = with_settings(PROFILES["default"], {**squares, "moved": None, "fragile": None})
+        found.append(BDMAE(MeanRestorer(), config).purify((clean + BARS).clamp(0, 1), PatternClassifier(BARS, 0.6)))
+    assert torch.equal(found[0].labels, colour_labels(clean))
+    assert torch.equal(found[0].queries, found[1].queries)
+
+
 def test_changes_together_spare_the_queries_of_each_and_miss_no_pattern() -> None:
     clean = smooth_images(2)
     images = torch.cat([clean, (clean + SLOPE).clamp(0, 1)])
