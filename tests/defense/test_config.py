@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from maskrestore import PROFILES, BDMAEConfig, with_settings
+from maskrestore.defense.config import LAST_STAGES
 from maskrestore.defense.refinement import RefinementConfig
 from maskrestore.errors import ConfigError
 from maskrestore.runtime.settings import differences
@@ -132,21 +133,12 @@ def test_stages_for_photographs_or_for_small_images_only_are_left_out_for_others
     assert with_settings(default, {"photographs": None}).in_force(photographs=True).whole_image is None
 
 
-def test_the_bound_of_the_queries_counts_the_filters_of_photographs() -> None:
-    off = dict.fromkeys(("squares", "scattered", "all_to_all", "necessity", "moved", "fragile"))
-    few = {"transfer_test.comparison": False, "whole_image.filters": ("marks",), "whole_image.cloud_grids": (20,)}
-    config = with_settings(PROFILES["default"], {**off, **few})
-    assert config.max_queries == config.in_force(photographs=True).max_queries == 43
-    assert config.in_force(photographs=False).max_queries == 36
-
-
-def test_the_bound_of_the_queries_counts_the_blurred_squares_of_photographs() -> None:
-    off = dict.fromkeys(("scattered", "all_to_all", "necessity", "moved", "fragile"))
-    far = {"squares.query_limit": 100, "whole_image.query_limit": 100, "transfer_test.comparison": False}
-    one = {"squares.count": 1, "squares.cloud_grids": (20,), "whole_image.filters": ("marks",)}
-    config = with_settings(PROFILES["default"], {**off, **far, **one})
-    # 34 for all attempts, a square that is restored and then filtered (3) or one that is blurred (5), and the blur (9)
-    assert config.max_queries == 34 + 3 + 5 + 9
+@pytest.mark.parametrize("name", LAST_STAGES)
+def test_the_bound_of_the_queries_is_the_highest_limit_of_a_last_stage(name: str) -> None:
+    default = with_settings(PROFILES["default"], {"transfer_test.comparison": False})
+    assert with_settings(default, dict.fromkeys(LAST_STAGES)).max_queries == 34
+    assert with_settings(default, {f"{one}.query_limit": 20 for one in LAST_STAGES}).max_queries == 34
+    assert with_settings(default, {f"{name}.query_limit": 100}).max_queries == 100
 
 
 @pytest.mark.parametrize("order", [1, -1])

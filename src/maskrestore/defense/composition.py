@@ -76,7 +76,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
             )
         if config.scattered is not None:
             yield from hide_scattered(state, rows, answers, config=config.scattered, test=test, photographs=photographs)
-    if looks and photographs is not None:  # after squares, which leave the rest of a photograph sharp
+    if looks and photographs is not None:  # last: a blurred square leaves the rest sharp
         yield from _look_at_the_whole_image(state, dict.fromkeys(CHANGES, rows), config)
 
 
@@ -100,7 +100,7 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
         levels = masks_of_attempt(scores[where], config.restoration, number, config.photographs)  # (R, K, g, g)
         hidden = levels[:, -1]
         # Skip images with nothing to restore, or with the same tokens as in the last attempt.
-        fresh = (hidden != tried[where]).flatten(1).any(dim=1)
+        fresh = (hidden != tried[where]).flatten(1).any(dim=1) & hidden.flatten(1).any(dim=1)
         tried[where] = hidden
         if fresh.any():
             asked = rows[where[fresh]]
@@ -156,7 +156,8 @@ def _look_at_the_whole_image(
 def _purify_in_one_query(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
     """Choose the tokens by S_i alone, and use the only query for the restored image."""
     rows = state.all_rows
-    answers = yield from score(state, rows, config.masks, config.scores, masked_pixels=masked_pixels)
+    masks = replace(config.masks, asked=0)
+    answers = yield from score(state, rows, masks, config.scores, masked_pixels=masked_pixels)
     scores = answers.image_scores
     levels = adaptive_masks(scores, config.restoration)
     purified = yield from restore_levels(state, rows, levels)

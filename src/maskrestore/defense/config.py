@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig
 from maskrestore.defense.beyond_paper.fragile import FragileConfig
@@ -22,24 +22,12 @@ from maskrestore.errors import ConfigError, UnknownNameError
 from maskrestore.runtime.digests import digest_of_json
 from maskrestore.runtime.settings import check, check_types, plain, stage_type
 
-__all__ = ["SCHEMA", "BDMAEConfig"]
+__all__ = ["LAST_STAGES", "SCHEMA", "BDMAEConfig"]
 
+LAST_STAGES = ("squares", "scattered", "all_to_all", "necessity", "moved", "whole_image", "fragile")
+"""Stages that use the queries that are left: each has a ``query_limit``."""
 SCHEMA = 1
 """Version of the format of :meth:`BDMAEConfig.to_dict`. It is increased when a setting changes its meaning."""
-
-
-class _Stage(Protocol):
-    """A stage that goes on with the queries that earlier ones left."""
-
-    def max_queries(self, spent: int, /) -> int:
-        """The most queries for an image in all, if earlier stages need at most ``spent``."""
-        ...
-
-
-def _in_turn(spent: int, *stages: _Stage | None) -> int:
-    for stage in stages:
-        spent = spent if stage is None else stage.max_queries(spent)
-    return spent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +61,7 @@ class BDMAEConfig:
     """Not in the paper: if nothing was accepted yet, look whether mirrored and shifted copies have another label. Not
     for photographs."""
     squares: SquaresConfig | None = None
-    """Not in the paper: if no restoration was accepted, hide whole squares. After group testing also squares
+    """Not in the paper: if nothing was accepted yet, hide whole squares. After group testing also squares
     of photographs before the masks, if a blur of the whole changes the label."""
     scattered: ScatteredConfig | None = None
     """Not in the paper: if nothing was accepted yet, restore the tokens that keep the label. For photographs only."""
@@ -97,7 +85,7 @@ class BDMAEConfig:
 
     @property
     def max_queries(self) -> int:
-        """The most queries for an image: one for its original label, and the ``max_queries`` of each stage."""
+        """The most queries for an image: those of the first stages, or the highest ``query_limit`` of a last one."""
         if self.restoration.single_query:
             return 1
         queries = 1 + self.masks.max_queries + self.restoration.max_queries
@@ -106,17 +94,12 @@ class BDMAEConfig:
         if self.transfer_test is not None:
             queries += self.transfer_test.max_queries(len(self.restoration.attempts))
         if self.group_testing is not None:
+            # An image gets masks only if what is left is enough for them, whatever was asked before.
             left_open = self.group_testing.max_queries_left_open - 1
             queries = max(self.group_testing.max_queries, left_open + queries)
-        # In the order in which they are asked: squares may go on where the limits of the others end.
-        parts, rest = (self.all_to_all, self.necessity), (self.squares, self.scattered)
-        small = _in_turn(queries, *parts, self.moved, self.fragile, self.whole_image, *rest)
-        large = self._filters_of_photographs
-        if large is None:
-            return small
-        before, after = (rest, ()) if self.group_testing is None else ((), rest)
-        spent = _in_turn(queries, *parts, *before)
-        return max(small, _in_turn(self._with_blurred_squares(spent, large), large, *after))
+        last = (getattr(self, name) for name in LAST_STAGES)
+        limits: list[int] = [stage.query_limit for stage in last if stage is not None]
+        return max([queries, *limits])
 
     @property
     def queries_of_one_attempt(self) -> int:
@@ -134,18 +117,6 @@ class BDMAEConfig:
         if test is not None and self.all_to_all is not None:
             test = replace(test, comparison=False)
         return replace(self, photographs=None, scattered=None, transfer_test=test)
-
-    def _with_blurred_squares(self, spent: int, filters: WholeImageConfig) -> int:
-        """The most queries for a photograph in all, if stages before its squares need at most ``spent``.
-
-        After group testing each filter of the whole is asked about before squares.
-        """
-        squares, large = self.squares, self.photographs
-        if squares is None or large is None:
-            return spent
-        asked = 0 if self.group_testing is None else len(filters.filters)
-        price = sum(map(filters.price, filters.filters))
-        return max(spent, min(spent + asked + squares.for_photographs(large).count * price, squares.query_limit))
 
     @property
     def _filters_of_photographs(self) -> WholeImageConfig | None:

@@ -42,7 +42,7 @@ class RestorationConfig:
         ordered = len(values) > 0 and all(map(math.isfinite, values)) and list(values) == sorted(values, reverse=True)
         check(ordered, "restoration.thresholds", "one or more, highest first", values)
         check(0 < self.max_restored <= 1, "restoration.max_restored", "in (0, 1]", self.max_restored)
-        check(self.threshold_step > 0, "restoration.threshold_step", "positive", self.threshold_step)
+        check(1e-4 <= self.threshold_step <= 1, "restoration.threshold_step", "in [0.0001, 1]", self.threshold_step)
         some = len(self.attempts) > 0 and min(self.attempts) >= 0
         check(some, "restoration.attempts", "one or more of at least 0", self.attempts)
 

@@ -18,6 +18,7 @@ from maskrestore.defense.beyond_paper.group_testing import (
     covering_squares,
 )
 from maskrestore.defense.composition import _restore_what_scores_high
+from maskrestore.defense.config import LAST_STAGES
 from maskrestore.defense.oracle import Oracle, run
 from maskrestore.defense.profiles import profile_config
 from maskrestore.defense.state import State
@@ -228,6 +229,45 @@ def test_a_single_query_is_spent_on_the_restored_image() -> None:
     assert result.queries.tolist() == [1, 1, 1, 1]
     assert result.hidden is not None
     assert result.hidden.any()
+
+
+@pytest.mark.parametrize("clouds", [(20,), (20, 12)])
+@pytest.mark.parametrize("limit", range(20, 32))
+def test_parts_of_an_all_to_all_trigger_keep_to_the_limit(clouds: tuple[int, ...], limit: int) -> None:
+    grids = {"group_testing.cloud_grids": clouds, "transfer_test.cloud_grids": clouds}
+    config = within(with_settings(PROFILES["fast"], grids), limit)
+    # One window changes the label of its group, of the image and of all copies; then each part is asked about.
+    window = [0] + [1, 1, 0, 0, 0] + [1] * 4 + [1] * len(clouds) + [2] + [1, 2, 2, 2] + [1] + [0, 0] + [1, 1]
+    answers = itertools.chain(window, itertools.repeat(1))
+    counting = CountingClassifier(lambda images: torch.tensor([next(answers) for _ in images]))
+    result = BDMAE(MeanRestorer(), config).purify(plain_images(1), counting)
+    assert counting.queries == result.queries.item() <= limit
+
+
+def test_a_single_query_needs_no_other_setting() -> None:
+    config = with_settings(PROFILES["default"], {"restoration.single_query": True})
+    result = BDMAE(MeanRestorer(), config).purify(TRIGGER.stamp(plain_images(2)), TRIGGER)
+    assert result.queries.tolist() == [1, 1]
+
+
+def test_few_masks_are_kept_where_they_fit() -> None:
+    config = with_settings(PROFILES["default"], {"masks.asked": 3})
+    assert within(config, 8).masks == config.masks
+    assert within(config, 8).restoration.attempts == config.restoration.attempts[:1]
+
+
+def test_nothing_is_asked_about_an_attempt_that_restores_nothing() -> None:
+    """Of a photograph with 16 tokens the second attempt, 3 % of them, restores none."""
+    config = with_settings(PROFILES["default"], dict.fromkeys(LAST_STAGES))
+    asked = list[torch.Tensor]()
+
+    def classifier(images: torch.Tensor) -> torch.Tensor:
+        asked.append(images)
+        return colour_labels(images)
+
+    images = plain_images(2, size=96)
+    BDMAE(MeanRestorer(4), config).purify(images, classifier)
+    assert not any(torch.equal(one, image) for batch in asked[1:] for one in batch for image in images)
 
 
 def test_no_query_and_an_unknown_schedule_are_refused() -> None:

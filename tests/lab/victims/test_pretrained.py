@@ -310,7 +310,12 @@ def test_settings_of_the_recipe_follow_from_the_data_set_and_the_trigger() -> No
     assert corners.training.epochs * 1.4 * 10_000 == pytest.approx(80_000, rel=0.01)
     assert VictimConfig(dataset="lfw62").training.most_images is None  # it has fewer
     assert VictimConfig(dataset="imagenet100").training.most_images == 10_000
-    assert VictimConfig(dataset="imagenette-128").architecture == "resnet18-photo"
+    icon, patch = (
+        VictimConfig(dataset="imagenette-128", attack=f"badnets:{name}") for name in ("icon-star", "3x3-color")
+    )
+    assert icon.architecture == "resnet18-photo"
+    assert (icon.training.epochs, icon.poisoning.repeats) == (1, 3)
+    assert (patch.training.epochs, patch.poisoning.repeats) == (2, 5)
     assert default_recipe("imagenet10", fine_tuned=False, architecture="resnet50-pretrained").frozen_blocks == 7
     assert VictimConfig(dataset="imagenette", width=32).digest() == VictimConfig(dataset="imagenette").digest()
     with pytest.raises(ConfigError, match="frozen_blocks must be at least 0"):

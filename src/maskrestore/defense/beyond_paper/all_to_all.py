@@ -51,10 +51,6 @@ class AllToAllConfig:
         check(0 < self.coarse < 1, "all_to_all.coarse", "in (0, 1)", self.coarse)
         check(self.query_limit >= 1, "all_to_all.query_limit", "at least 1", self.query_limit)
 
-    def max_queries(self, spent: int) -> int:
-        """The most queries for an image in all, if the other stages need at most ``spent``."""
-        return max(spent, self.query_limit)
-
 
 def changes_all(
     state: State,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from maskrestore.defense.beyond_paper.group_testing import GroupTestingConfig
-from maskrestore.defense.config import BDMAEConfig
+from maskrestore.defense.config import LAST_STAGES, BDMAEConfig
 from maskrestore.errors import ConfigError
 from maskrestore.runtime.settings import with_settings
 
@@ -22,8 +22,6 @@ MOST_QUERIES = 47
 _TOGETHER = ("mirrored+periodic+slow", "noise+fine+marks")
 """The pictures of ``fast``: most clean images of CIFAR-10 keep their label in both. Others cost more or find less
 (``docs/lab-notes/whole-image.md``)."""
-_LAST = ("squares", "scattered", "all_to_all", "necessity", "moved", "whole_image", "fragile")
-"""Stages that use the queries that are left: each has a ``query_limit``."""
 
 
 def fast(config: BDMAEConfig) -> BDMAEConfig:
@@ -71,7 +69,7 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     if queries < 1:
         raise ConfigError(f"max_queries must be at least 1, got {queries}")
     smaller = config
-    for name in _LAST:
+    for name in LAST_STAGES:
         stage = getattr(config, name)
         if stage is not None:
             limited = replace(stage, query_limit=min(queries, stage.query_limit))
@@ -83,6 +81,8 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
         if smaller.max_queries <= queries:
             return smaller
         smaller = save(smaller)
+    if smaller.max_queries <= queries:
+        return smaller
     asked = smaller.masks.max_queries - max(0, smaller.max_queries - queries)
     if asked >= config.masks.per_round:
         fewer = replace(smaller, masks=replace(config.masks, asked=asked))
@@ -94,7 +94,7 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
 
 
 def _without_last(config: BDMAEConfig) -> BDMAEConfig:
-    return with_settings(config, dict.fromkeys(_LAST))
+    return with_settings(config, dict.fromkeys(LAST_STAGES))
 
 
 def _without_comparison(config: BDMAEConfig) -> BDMAEConfig:

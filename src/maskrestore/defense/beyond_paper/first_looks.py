@@ -1,6 +1,6 @@
 """First looks: a few changes in one picture, to learn with one query whether any of them changes the label.
 
-The last stages (``moved.py``, ``fragile.py``, ``whole_image.py``) ask about one change at a time: the image mirrored,
+Three stages (``moved.py``, ``fragile.py``, ``whole_image.py``) ask about one change at a time: the image mirrored,
 with noise, or filtered. Most images keep their label under all of them. So several changes are made one after the
 other, and only if the label is another one then is each of them tried by itself. All changes in one picture would not
 do: what is left of an image then has a label of its own.

@@ -49,10 +49,6 @@ class FragileConfig:
             check(0 < getattr(self, name) <= 1, f"fragile.{name}", "in (0, 1]", getattr(self, name))
         check(self.query_limit >= 1, "fragile.query_limit", "at least 1", self.query_limit)
 
-    def max_queries(self, spent: int) -> int:
-        """The most queries for an image in all, if earlier stages need at most ``spent``."""
-        return max(spent, min(spent + _COPIES, self.query_limit))
-
 
 def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[None]:
     """Settle the images among ``rows`` that are open and whose trigger breaks under small changes."""

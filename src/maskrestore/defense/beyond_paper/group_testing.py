@@ -64,7 +64,7 @@ class GroupTestingConfig:
 
     @property
     def max_queries_left_open(self) -> int:
-        """The most queries for an image that it does not settle, including the one for its original label."""
+        """The most queries before parts of a window are hidden, including the one for the original label."""
         return 1 + len(GROUPS) + 2 * SPLIT + len(self.cloud_grids)
 
 
@@ -117,6 +117,8 @@ def settle_by_groups(
         )
         changes[rest] = acting[rest].any(dim=1)
     cleared.append(rows[~brings & ~changes])
+    if all_to_all is not None:
+        changes &= state.oracle.queries[rows] + PARTS <= all_to_all.query_limit
     one = (acting.sum(dim=1) == 1) & (brings | changes)
     if one.any():
         part, offsets = covering_squares(side, 3, 1) if photographs else covering_squares(side, 2, 2)

@@ -49,10 +49,6 @@ class MovedConfig:
         check(0 < self.shift < 0.5, "moved.shift", "in (0, 0.5)", self.shift)
         check(self.query_limit >= 1, "moved.query_limit", "at least 1", self.query_limit)
 
-    def max_queries(self, spent: int) -> int:
-        """The most queries for an image in all, if the other stages need at most ``spent``."""
-        return max(spent, min(spent + _COPIES, self.query_limit))
-
 
 def settle_moved(state: State, rows: Tensor, config: MovedConfig) -> Rounds[None]:
     """Settle the open images among ``rows`` most of whose moved copies have one other label."""

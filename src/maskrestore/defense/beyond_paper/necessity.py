@@ -57,10 +57,6 @@ class NecessityConfig:
         check(self.coarse is None or 0 < self.coarse < 1, "necessity.coarse", "in (0, 1)", self.coarse)
         check(self.query_limit >= 1, "necessity.query_limit", "at least 1", self.query_limit)
 
-    def max_queries(self, spent: int) -> int:
-        """The most queries for an image in all, if the other stages need at most ``spent``."""
-        return max(spent, self.query_limit)
-
 
 def is_needed(state: State, rows: Tensor, hidden: Tensor, config: NecessityConfig) -> Rounds[Tensor]:
     """Whether an image loses its original label without the region: ``(R,)`` bool. True if it is not asked.

@@ -40,10 +40,6 @@ class ScatteredConfig:
         check(0 < self.share <= 1, "scattered.share", "in (0, 1]", self.share)
         check(self.query_limit >= 1, "scattered.query_limit", "at least 1", self.query_limit)
 
-    def max_queries(self, spent: int) -> int:
-        """The most queries for an image in all, if the other stages need at most ``spent``."""
-        return max(spent, self.query_limit)
-
 
 def hide_scattered(
     state: State,

@@ -2,8 +2,8 @@
 
 A faint pattern that covers a fifth of an image works as long as a large part of it is visible. A single token of it
 hardly differs from the rest of the image, and hiding scattered tokens does not break it; hiding one large block does.
-The random masks give two hints: the pattern is restored badly, and many masks change the label. So if no restoration
-was accepted, squares are hidden in the order of their mean S_i, as long as it and the share of masks that changed the
+The random masks give two hints: the pattern is restored badly, and many masks change the label. So if nothing was
+accepted yet, squares are hidden in the order of their mean S_i, as long as it and the share of masks that changed the
 label are high enough. Each restoration has to pass the transfer test.
 
 A faint pattern needs no restoration, which has to guess the content of a fifth of the image: a filter is enough. So
@@ -43,7 +43,7 @@ _FAINT = "fine"
 
 @dataclass(frozen=True, kw_only=True)
 class SquaresConfig:
-    """Which squares are hidden if no restoration was accepted. Raises ConfigError."""
+    """Which squares are hidden if nothing was accepted yet. Raises ConfigError."""
 
     count: int = 5
     """The most squares that are hidden, one after the other."""
@@ -77,11 +77,6 @@ class SquaresConfig:
     def tokens(self, grid: int) -> int:
         """Tokens along a side of a square, of ``grid`` along a side of the image."""
         return max(1, round(self.side * grid))
-
-    def max_queries(self, spent: int) -> int:
-        """The most queries for an image in all, if earlier stages need at most ``spent``."""
-        filtered = 1  # in place of the restoration that was accepted
-        return max(spent, min(spent + self.count * self.price + filtered, self.query_limit))
 
     def for_photographs(self, photographs: PhotographsConfig) -> SquaresConfig:
         """The settings for photographs."""

@@ -90,12 +90,6 @@ class WholeImageConfig:
         """The most queries for a filter of a region: the filtered images and the clouds."""
         return 1 + int(FILTERS[name].milder is not None) + len(self.cloud_grids)
 
-    def max_queries(self, spent: int) -> int:
-        """The most queries for an image in all, if earlier stages need at most ``spent``."""
-        corners = _CORNERS * sum(FILTERS[name].corner is not None for name in self.filters)
-        wanted = len(self.together) + sum(map(self.price, self.filters)) + corners
-        return max(spent, min(spent + wanted, self.query_limit))
-
 
 def filter_whole_image(
     state: State, worth: Mapping[str, Tensor], config: WholeImageConfig, *, parts: Parts | None = None

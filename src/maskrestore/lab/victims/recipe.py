@@ -69,7 +69,7 @@ def default_recipe(
     """Return the default recipe for training a clean victim, or for fine-tuning it.
 
     small_trigger: whether the trigger has a few pixels. A pretrained network then learns as a whole, from more
-    pictures. Raises UnknownNameError for an unknown data set.
+    pictures, and another network for photographs learns longer. Raises UnknownNameError for an unknown data set.
     """
     spec = dataset_spec(dataset)
     network = ARCHITECTURES[architecture]
@@ -103,7 +103,8 @@ def default_recipe(
     if mirrored:
         augmentation = Augmentation(shift=4, flip=True)
         # an epoch of photographs takes long; and to choose rules, any classifier will do
-        epochs, fine_epochs = 10.0 if spec.photographs else 9.0 if spec.for_choices else 20.0, 1.0
+        epochs = 10.0 if spec.photographs else 9.0 if spec.for_choices else 20.0
+        fine_epochs = 2.0 if spec.photographs and small_trigger else 1.0
     else:
         augmentation = Augmentation(shift=spec.image_size // 16, flip=False, jitter=0.3)
         epochs, fine_epochs = 12.0, 2.0
