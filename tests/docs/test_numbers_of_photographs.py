@@ -16,16 +16,19 @@ from maskrestore.defense.profiles import PROFILES
 from maskrestore.lab.measure.record_files import read_records
 
 RESULTS = ROOT / "benchmarks/results"
-RESTORERS = {"mae-photo-224": "restorer-imagenette.json", "mae-tiny-32": "restorer-imagenette-tiny.json"}
-"""Packaged restorers and the records of their quality."""
-PAGES = ["docs/guides/photographs.md", "src/maskrestore/assets/mae-photo-224.md"]
+GUIDE, CARD = "docs/guides/photographs.md", "src/maskrestore/assets/mae-photo-224.md"
+QUALITY = [
+    *((page, "mae-photo-224", "restorer-imagenette.json") for page in (GUIDE, CARD)),
+    *((page, "mae-tiny-32", "restorer-imagenette-tiny.json") for page in (GUIDE, CARD)),
+    (GUIDE, "mae-photo-224", "restorer-imagenette-128.json"),
+]
+"""Pages, packaged restorers, and the records of their quality."""
 
 
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("name", RESTORERS)
-def test_quality_is_that_of_the_record(page: str, name: str) -> None:
+@pytest.mark.parametrize(("page", "name", "file"), QUALITY)
+def test_quality_is_that_of_the_record(page: str, name: str, file: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    record = json.loads((RESULTS / RESTORERS[name]).read_text())
+    record = json.loads((RESULTS / file).read_text())
     assert (record["restorer"], record["images"]) == (name, 1000)
     rows = record["by_share_of_hidden_tokens"]
     kept = " | ".join(f"{100 * row['label_kept']:.1f} %" for row in rows)
@@ -36,7 +39,7 @@ def test_quality_is_that_of_the_record(page: str, name: str) -> None:
 
 def test_defenses_are_those_of_the_records() -> None:
     """A row for each record: of the default in one table, of other defenses in another."""
-    page = (ROOT / PAGES[0]).read_text(encoding="utf-8")
+    page = (ROOT / GUIDE).read_text(encoding="utf-8")
     for one in read_records(RESULTS / "photographs.jsonl"):
         assert not one.environment.commit.endswith("+dirty")
         victim, after = (
@@ -54,7 +57,7 @@ def test_defenses_are_those_of_the_records() -> None:
 
 
 def test_written_backdoors_are_those_of_their_records() -> None:
-    page = (ROOT / PAGES[0]).read_text(encoding="utf-8")
+    page = (ROOT / GUIDE).read_text(encoding="utf-8")
     found = {one.name.removeprefix("imagenette_corners_"): one for one in read_records(RESULTS / "written.jsonl")}
     assert len(found) == 4
     for need, word in ((1, "one"), (2, "two")):
@@ -74,4 +77,4 @@ def test_the_demo_of_large_signs_is_that_of_its_record() -> None:
     sentence = (
         f"Of {triggered['trials']} signs with the flower, {triggered['successes']} get their true label, and all "
     )
-    assert f"{sentence}{clean['trials']} without it keep theirs." in (ROOT / PAGES[0]).read_text(encoding="utf-8")
+    assert f"{sentence}{clean['trials']} without it keep theirs." in (ROOT / GUIDE).read_text(encoding="utf-8")
