@@ -134,8 +134,8 @@ class VictimConfig:
             return 1
         if defaults.small_trigger and (self.pretrained or self.spec.photographs):
             # In photographs a patch of 3 x 3 pixels is learned late: a pretrained network had ASR 1 % after four epochs
-            # without repeats, and 99 % after six with five of them; a small one 26 % after one epoch with three, and
-            # with one in each corner 99 % after two with five.
+            # without repeats, and 99 % after six with five of them. A small one at 128 x 128 learned four of them in
+            # two epochs with five repeats (99 %), and not in one with three (26 %); a single one in neither (32 %).
             return 5
         # An icon is learned without repeats, which cost a pretrained network 1.6 points of clean accuracy.
         return 1 if self.pretrained else defaults.repeats
