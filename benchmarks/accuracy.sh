@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the table of the README (default), and more. schedules.sh measures query budgets and draws figures of both. The paper's tables can reuse these
 # records: maskrestore reproduce tableA3 --train --known $results/cifar10.jsonl --known $results/gtsrb.jsonl --out $results/local
-# Needs MASKRESTORE_DATA (a folder with cifar10/ and gtsrb/). --train trains missing victims into the cache (hours on two cores).
+# Needs MASKRESTORE_DATA (a folder with cifar10/, gtsrb/ and imagenette/). --train trains missing victims into the cache (hours on two cores).
 # Existing records are kept. After a change of the defaults delete the files first: a table refuses records of different
 # settings under the same name.
 set -euo pipefail
@@ -49,6 +49,15 @@ if [[ $what == default || $what == all ]]; then
   "${clean[@]}" --dataset cifar10
   "${clean[@]}" --dataset cifar10 --victim architecture=vit-small
   "${clean[@]}" --dataset gtsrb
+fi
+if [[ $what == photographs || $what == all ]]; then
+  # The first table of the guide to photographs. Its other rows are of an earlier default.
+  photographs=(maskrestore evaluate --train --defense bdmae --defense bdmae-fast --out $results/photographs.jsonl)
+  "${photographs[@]}" --dataset imagenette --clean 300 --triggered 300 \
+    --attack none --attack badnets:icon-flower --attack blended:105x105
+  small=("${photographs[@]}" --dataset imagenette-128 --victim width=32)
+  "${small[@]}" --clean 300 --attack none
+  "${small[@]}" --clean 150 --triggered 150 --attack badnets:icon-heart --attack corners
 fi
 if [[ $what == parts || $what == all ]]; then
   # The effect of each part: the paper's method and the default, with one setting changed at a time.

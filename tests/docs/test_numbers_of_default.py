@@ -153,6 +153,8 @@ def test_public_classifiers_are_those_of_the_records() -> None:
         assert rows[f"public ResNet-{depth}"] == [
             in_per_cent(one) for one in (default.before, default.after, fast.after)
         ]
+        lost = default.before.ca.value - default.after.ca.value
+        assert re.search(rf"ResNet-{depth} loses {100 * lost:.1f}\b", page)
     assert f"{2000 - found['resnet56', 'bdmae'].kept} of its 2,000 labels change" in page
 
 

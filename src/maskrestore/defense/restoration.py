@@ -29,7 +29,8 @@ class RestorationConfig:
     max_restored: float = 0.25
     """All thresholds are raised together until at most this share of the tokens reaches the lowest (4.4)."""
     threshold_step: float = 0.01
-    """By how much they are raised at a time; the paper says "a small amount" (4.4)."""
+    """By how much they are raised at a time, in [0.0001, 1]: smaller steps take long. The paper says "a small
+    amount" (4.4)."""
     attempts: tuple[float, ...] = (0.0,)
     """By how much the thresholds are lowered in each attempt. Attempts end with the first restoration that passes the
     transfer test. The paper has one attempt, and no test."""
