@@ -62,10 +62,10 @@ class Oracle:
         each = 1 if pictures.ndim == 4 else pictures.shape[1]
         self.queries.index_add_(0, rows, torch.full_like(rows, each))
         assert not len(rows) or int(self.queries.max()) <= self._most, "a stage sent more queries than its max_queries"
+        if not each or not len(rows):
+            return torch.zeros(pictures.shape[:-3], dtype=torch.int64)
         if pictures.ndim == 4:
             return (yield Ask(pictures, rows))
-        if not each or not len(rows):
-            return torch.zeros(pictures.shape[:2], dtype=torch.int64)
         labels = yield Ask(pictures.flatten(0, 1), rows.repeat_interleave(each))
         return labels.unflatten(0, pictures.shape[:2])  # type: ignore[no-any-return]
 

@@ -14,7 +14,7 @@ from maskrestore.imaging.patches import tokens_to_pixels
 from maskrestore.runtime.devices import to_device
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["RestorationConfig", "adaptive_masks", "fuse", "restore_in_parts", "restore_levels"]
+__all__ = ["RestorationConfig", "adaptive_masks", "fuse", "restore_in_halves", "restore_levels"]
 
 _FUSED_PIXELS = 2**20
 """Pixels of images that are fused at a time."""
@@ -96,15 +96,11 @@ def fuse(images: Tensor, restored: Tensor, hidden: Tensor, source: Tensor | None
     return fused
 
 
-def restore_in_parts(state: State, rows: Tensor, halvings: int) -> Rounds[Tensor]:
-    """Restore every token of some images from tokens of the other parts: ``(R, C, H, W)``.
-
-    halvings: 1 for two parts, the fields of a chessboard; 2 for four, which alternate along rows and columns.
-    """
+def restore_in_halves(state: State, rows: Tensor) -> Rounds[Tensor]:
+    """Restore every token of some images from those of the other half, as on a chessboard: ``(R, C, H, W)``."""
     token = torch.arange(state.grid)
-    down, right = token.unsqueeze(1) % 2, token % 2
-    part = (down + right) % 2 if halvings == 1 else 2 * down + right  # (g, g)
-    masks = torch.stack([part == number for number in range(2**halvings)]).expand(len(rows), -1, -1, -1)
+    white = (token.unsqueeze(1) + token) % 2 == 0  # (g, g)
+    masks = torch.stack([white, ~white]).expand(len(rows), -1, -1, -1)
     restored = yield from state.restore(rows, masks)
     return fuse(state.images[rows], restored, masks)
 

@@ -50,6 +50,22 @@ def test_copies_that_disagree_leave_the_image_as_it_is() -> None:
     assert torch.equal(result.images, images)
 
 
+@pytest.mark.parametrize(("in_the_mirror", "settled"), [(TARGET, False), (8, True)])
+def test_mirrored_copies_must_not_keep_the_label_but_may_have_another_one(in_the_mirror: int, settled: bool) -> None:
+    images = plain_images(4)
+    images[:, :, :, :6] /= 4  # which tells them from their mirrored copies
+
+    def sign(pictures: Tensor) -> Tensor:
+        """Noise and restorations break the trigger; in the mirror the sign is another one, or keeps the trigger."""
+        same = (pictures.unsqueeze(1) == images).flatten(2).all(dim=2).any(dim=1)
+        mirrored = (pictures.unsqueeze(1) - images.flip(3)).abs().mean(dim=(2, 3, 4)).amin(dim=1)
+        upright = (pictures.unsqueeze(1) - images).abs().mean(dim=(2, 3, 4)).amin(dim=1)
+        return torch.where(same, TARGET, torch.where(mirrored < upright, in_the_mirror, 1))
+
+    result = BDMAE(MeanRestorer(), ALONE).purify(images, sign)
+    assert (result.labels == (1 if settled else TARGET)).all()
+
+
 def test_the_noise_of_an_image_depends_on_the_key_and_not_on_the_batch() -> None:
     images = plain_images(4)
     asked: list[Tensor] = []

@@ -58,6 +58,11 @@ class Filter:
     """The same filter with less effect, which must give the image the same label. Where a filter takes the object, such
     as the colours of a traffic sign, it rarely does."""
 
+    @property
+    def looks(self) -> int:
+        """The most queries to see whether it changes the label of an image."""
+        return 1 if self.milder is None else 2
+
 
 def check_filters(filters: tuple[str, ...], name: str) -> None:
     """Raise ConfigError unless there is at least one filter, and each is a key of :data:`FILTERS`."""
@@ -65,12 +70,15 @@ def check_filters(filters: tuple[str, ...], name: str) -> None:
     check(known, name, f"one or more of {', '.join(FILTERS)}", filters)
 
 
-def filtered(images: Tensor, name: str, region: Tensor | None = None) -> Tensor:
+def filtered(images: Tensor, name: str, region: Tensor | None = None, *, milder: bool = False) -> Tensor:
     """Filter images ``(B, C, H, W)`` in [0, 1], each on its own.
 
-    name: a key of :data:`FILTERS`. region: the tokens that are filtered, ``(B, g, g)`` bool; ``None`` for all.
+    name: a key of :data:`FILTERS`. region: the tokens that are filtered, ``(B, g, g)`` bool; ``None`` for all. milder:
+    with less effect, if the filter has a milder copy.
     """
-    pictures = torch.stack([FILTERS[name].apply(image) for image in images])
+    used = FILTERS[name]
+    apply = used.milder if milder and used.milder is not None else used.apply
+    pictures = torch.stack([apply(image) for image in images]) if len(images) else images
     return pictures if region is None else inside(region, pictures, images)
 
 

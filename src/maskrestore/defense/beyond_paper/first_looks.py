@@ -49,7 +49,7 @@ def _changed(state: State, rows: Tensor, names: Sequence[str], noise: float) -> 
         if name == MIRRORED:
             images = images.flip(3)
         elif name == NOISE:
-            images = noisy(images, state.streams(rows), noise, range(1))[:, 0]
+            images = noisy(images, state.streams(rows), noise, draw=0)
         else:
-            images = filtered(images, name)
+            images = filtered(images, name, milder=True)
     return images

@@ -1,10 +1,12 @@
 """Fragile triggers: the label of a triggered image changes under the faintest noise, always to the same other label.
 
 A trigger that warps the image works only if every pixel is as the attacker left it, if the classifier was trained so.
-An ordinary image keeps its label under faint noise, and where it does not, other small changes rarely agree on another
-label. So an image whose label one noisy copy changes is asked about again: with faint and with stronger noise, three
-times each, and restored twice, all its tokens from the others, in two halves and in four quarters. If all copies have
-one other label, it is the answer, and the image restored in quarters is the purified one.
+An ordinary image keeps its label under faint noise. Where it does not, it is near a decision boundary, and some other
+small change keeps the old label. So an image whose label one noisy copy changes is asked about again: with other noise,
+restored, all its tokens from the others, in two halves, and mirrored, once with noise and twice shifted. If the noisy
+copies and the restored one have the new label, and no mirrored one has the old label, the new label is the answer, and
+the restored image is the purified one. A mirrored copy may have a third label: some traffic signs are others in the
+mirror.
 
 Departure: not in the BDMAE paper.
 """
@@ -17,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskrestore.defense.beyond_paper.moved import mirrored_and_shifted
 from maskrestore.defense.oracle import Rounds
-from maskrestore.defense.restoration import restore_in_parts
+from maskrestore.defense.restoration import restore_in_halves
 from maskrestore.defense.state import State
 from maskrestore.defense.streams import Stream, gaussian_noise
 from maskrestore.runtime.devices import to_device
@@ -26,10 +29,10 @@ from maskrestore.runtime.settings import check, check_types
 
 __all__ = ["FragileConfig", "noisy", "settle_fragile"]
 
-_AGAIN = 3
-"""Copies with either noise, besides the first one."""
-_COPIES = 1 + 2 * _AGAIN + 2
-"""All noisy ones, and two restored ones."""
+_SHIFTS = (1 / 8, 1 / 16)
+"""Of mirrored copies, as shares of the sides."""
+_COPIES = 4 + len(_SHIFTS)
+"""Two noisy ones, a restored one, a mirrored one with noise, and mirrored ones that are shifted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +40,13 @@ class FragileConfig:
     """Fragile triggers, for images that are still open. Raises ConfigError."""
 
     noise: float = 0.02
-    """Standard deviation of the faint noise, for pixels in [0, 1]."""
-    strong_noise: float = 0.05
-    """That of the stronger noise."""
+    """Standard deviation of the noise, for pixels in [0, 1]."""
     query_limit: int = 47
     """Not tried if the image could then need more queries than this in all."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("noise", "strong_noise"):
-            check(0 < getattr(self, name) <= 1, f"fragile.{name}", "in (0, 1]", getattr(self, name))
+        check(0 < self.noise <= 1, "fragile.noise", "in (0, 1]", self.noise)
         check(self.query_limit >= 1, "fragile.query_limit", "at least 1", self.query_limit)
 
 
@@ -55,33 +55,25 @@ def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[
     asked = rows[~state.settled[rows] & (state.oracle.queries[rows] + _COPIES <= config.query_limit)]
     if not len(asked):
         return
-    images, streams = state.images[asked], state.streams(asked)
-    first = (yield from state.oracle.ask(asked, noisy(images, streams, config.noise, range(1)))).squeeze(1)
-    changed = first != state.original[asked]
-    asked, label = asked[changed], first[changed]
+    first = noisy(state.images[asked], state.streams(asked), config.noise, draw=0)
+    label = yield from state.oracle.ask(asked, first)
+    changed = label != state.original[asked]
+    asked, label = asked[changed], label[changed]
     if not len(asked):
         return
     images, streams = state.images[asked], state.streams(asked)
-    halves = yield from restore_in_parts(state, asked, 1)
-    quarters = yield from restore_in_parts(state, asked, 2)
-    again, strong = range(1, 1 + _AGAIN), range(1 + _AGAIN, 1 + 2 * _AGAIN)
-    faint_copies = noisy(images, streams, config.noise, again)
-    strong_copies = noisy(images, streams, config.strong_noise, strong)
-    copies = torch.cat([faint_copies, strong_copies, torch.stack([halves, quarters], dim=1)], dim=1)
-    agreed = ((yield from state.oracle.ask(asked, copies)) == label.unsqueeze(1)).all(dim=1)
-    state.settle_whole(asked[agreed], quarters[agreed], label[agreed])
+    restored = yield from restore_in_halves(state, asked)
+    upright = [noisy(images, streams, config.noise, draw=1), restored]
+    mirrored = [noisy(images.flip(3), streams, config.noise, draw=2)]
+    mirrored += [mirrored_and_shifted(images, share) for share in _SHIFTS]
+    answers = yield from state.oracle.ask(asked, torch.stack(upright + mirrored, dim=1))
+    new, old = answers == label.unsqueeze(1), answers == state.original[asked].unsqueeze(1)
+    agreed = new[:, : len(upright)].all(dim=1) & ~old[:, len(upright) :].any(dim=1)
+    state.settle_whole(asked[agreed], restored[agreed], label[agreed])
 
 
-def noisy(images: Tensor, streams: Sequence[Stream], std: float, draws: range) -> Tensor:
-    """Copies of images ``(R, C, H, W)`` with noise: ``(R, K, C, H, W)``, all in [0, 1].
-
-    draws: numbers of the K draws; each differs.
-    """
+def noisy(images: Tensor, streams: Sequence[Stream], std: float, *, draw: int) -> Tensor:
+    """Add noise to images ``(R, C, H, W)``; the result is in [0, 1]. draw: its number; each differs."""
     # Paths 0 to 3 of a stream are used by the scoring masks, by refinement and by clouds.
-    noise = torch.stack(
-        [
-            torch.stack([gaussian_noise(stream, 4, draw, shape=tuple(images.shape[1:])) for draw in draws])
-            for stream in streams
-        ]
-    )
-    return (images.unsqueeze(1) + std * to_device(noise, images.device)).clamp(0, 1)
+    noise = torch.stack([gaussian_noise(stream, 4, draw, shape=tuple(images.shape[1:])) for stream in streams])
+    return (images + std * to_device(noise, images.device)).clamp(0, 1)

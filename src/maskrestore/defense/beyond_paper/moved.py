@@ -27,7 +27,7 @@ from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["MovedConfig", "is_seconded", "moved", "settle_moved"]
+__all__ = ["MovedConfig", "is_seconded", "mirrored_and_shifted", "moved", "settle_moved"]
 
 _COPIES = 5
 _MOST = _COPIES // 2 + 1
@@ -83,7 +83,16 @@ def moved(images: Tensor, shift: float) -> Tensor:
 
     shift: share of the sides.
     """
-    down, right = (max(1, round(shift * side)) for side in images.shape[-2:])
+    down, right = _pixels(images, shift)
     ways = ((down, right), (-down, -right), (down, -right))
-    shifted = [images.roll(way, dims=(2, 3)) for way in ways]
-    return torch.stack([images.flip(3).roll(ways[0], dims=(2, 3)), *shifted], dim=1)
+    return torch.stack([mirrored_and_shifted(images, shift), *(images.roll(way, dims=(2, 3)) for way in ways)], dim=1)
+
+
+def mirrored_and_shifted(images: Tensor, shift: float) -> Tensor:
+    """Mirror images ``(R, C, H, W)``, and shift them down and to the right. shift: share of the sides."""
+    return images.flip(3).roll(_pixels(images, shift), dims=(2, 3))
+
+
+def _pixels(images: Tensor, shift: float) -> tuple[int, int]:
+    down, right = (max(1, round(shift * side)) for side in images.shape[-2:])
+    return down, right

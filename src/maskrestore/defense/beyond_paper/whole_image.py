@@ -33,7 +33,7 @@ from torch import Tensor
 from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds
 from maskrestore.defense.beyond_paper.filters import FILTERS, Filter, check_filters, filtered, inside
 from maskrestore.defense.oracle import Rounds
-from maskrestore.defense.restoration import restore_in_parts
+from maskrestore.defense.restoration import restore_in_halves
 from maskrestore.defense.state import State
 from maskrestore.imaging.patches import square_masks
 from maskrestore.runtime.settings import check, check_types
@@ -88,7 +88,7 @@ class WholeImageConfig:
 
     def price(self, name: str) -> int:
         """The most queries for a filter of a region: the filtered images and the clouds."""
-        return 1 + int(FILTERS[name].milder is not None) + len(self.cloud_grids)
+        return FILTERS[name].looks + len(self.cloud_grids)
 
 
 def filter_whole_image(
@@ -117,21 +117,14 @@ def try_filter(
     rows, region = rows[left], region[left]
     if not len(rows):
         return
-    pictures = filtered(state.images[rows], name, region)
-    labels = yield from state.oracle.ask(rows, pictures)
-    changed = (labels != state.original[rows]).nonzero().squeeze(1)
-    milder = FILTERS[name].milder
-    if milder is not None and len(changed):
-        images = state.images[rows[changed]]
-        copies = inside(region[changed], torch.stack([milder(image) for image in images]), images)
-        changed = changed[(yield from state.oracle.ask(rows[changed], copies)) == labels[changed]]
-    if parts is not None and len(changed):
-        yield from parts(rows[changed], name)
-        left = state.oracle.queries[rows] + len(config.cloud_grids) <= config.query_limit
-        changed = changed[(left & ~state.settled[rows])[changed]]
-    if not len(changed):
+    changed, pictures, labels = yield from _change_labels(state, rows, region, name)
+    rows, region = rows[changed], region[changed]
+    if parts is not None and len(rows):
+        yield from parts(rows, name)
+        left = ~state.settled[rows] & (state.oracle.queries[rows] + len(config.cloud_grids) <= config.query_limit)
+        rows, region, pictures, labels = rows[left], region[left], pictures[left], labels[left]
+    if not len(rows):
         return
-    rows, region, pictures, labels = rows[changed], region[changed], pictures[changed], labels[changed]
     whole, corner = region.flatten(1).all(dim=1), FILTERS[name].corner
     affordable = state.oracle.queries[rows] + _CORNERS + len(config.cloud_grids) <= config.query_limit
     places = (whole & affordable).nonzero().squeeze(1)
@@ -170,26 +163,41 @@ def _in_one_corner(
 def filter_if_enough(
     state: State, rows: Tensor, region: Tensor, name: str, query_limit: int
 ) -> Rounds[tuple[Tensor, Tensor, Tensor]]:
-    """Filter a region, ``(R, g, g)`` bool, of each image, to see whether that changes the label. At most one query.
+    """Filter a region, ``(R, g, g)`` bool, of each image, to see whether that changes the label.
 
-    name: a key of :data:`FILTERS`. query_limit: images that had so many queries are not asked about.
+    name: a key of :data:`FILTERS`. query_limit: images that could then need more queries are not asked about.
 
-    Returns where it does, places in ``rows`` ``(P,)``, and the filtered images ``(P, C, H, W)`` and their labels.
+    Returns as :func:`_change_labels` does.
     """
-    places = (state.oracle.queries[rows] < query_limit).nonzero().squeeze(1)
-    if not len(places):
-        return places, state.images[rows[places]], state.original[rows[places]]
-    asked = rows[places]
-    pictures = filtered(state.images[asked], name, region[places])
-    labels = yield from state.oracle.ask(asked, pictures)
-    enough = labels != state.original[asked]
-    return places[enough], pictures[enough], labels[enough]
+    places = (state.oracle.queries[rows] + FILTERS[name].looks <= query_limit).nonzero().squeeze(1)
+    changed, pictures, labels = yield from _change_labels(state, rows[places], region[places], name)
+    return places[changed], pictures, labels
+
+
+def _change_labels(
+    state: State, rows: Tensor, region: Tensor, name: str
+) -> Rounds[tuple[Tensor, Tensor, Tensor]]:
+    """Filter a region, ``(R, g, g)`` bool, of each image.
+
+    Returns where that changes the label, places in ``rows`` ``(P,)``, and the filtered images ``(P, C, H, W)`` and
+    their labels. If the filter has a milder copy, both must give the same label.
+    """
+    places, expected = torch.arange(len(rows)), None
+    if FILTERS[name].milder is not None:  # first, since it changes fewer labels
+        milder = filtered(state.images[rows], name, region, milder=True)
+        labels = yield from state.oracle.ask(rows, milder)
+        places = (labels != state.original[rows]).nonzero().squeeze(1)
+        expected = labels[places]
+    pictures = filtered(state.images[rows[places]], name, region[places])
+    labels = yield from state.oracle.ask(rows[places], pictures)
+    changed = labels != state.original[rows[places]] if expected is None else labels == expected
+    return places[changed], pictures[changed], labels[changed]
 
 
 def _removed(state: State, rows: Tensor, pictures: Tensor, region: Tensor, used: Filter) -> Rounds[Tensor]:
     """What to add to clouds for a filter of a region, ``(R, g, g)`` bool. pictures: the filtered images."""
     images = state.images[rows]
-    left = inside(region, (yield from restore_in_parts(state, rows, 1)), images) if used.noise else pictures
+    left = inside(region, (yield from restore_in_halves(state, rows)), images) if used.noise else pictures
     return used.strength * (images - left)
 
 
