@@ -3,10 +3,10 @@
 A trigger that warps the image works only if every pixel is as the attacker left it, if the classifier was trained so.
 An ordinary image keeps its label under faint noise. Where it does not, it is near a decision boundary, and some other
 small change keeps the old label. So an image whose label one noisy copy changes is asked about again: with other noise,
-restored, all its tokens from the others, in two halves, and mirrored, once with noise and twice shifted. If the noisy
-copies and the restored one have the new label, and no mirrored one has the old label, the new label is the answer, and
-the restored image is the purified one. A mirrored copy may have a third label: some traffic signs are others in the
-mirror.
+restored, all its tokens from the others, in two halves, and mirrored, with faint and with stronger noise and shifted in
+two ways. If the noisy copies and the restored one have the new label, and no mirrored one has the old label, the new
+label is the answer, and the restored image is the purified one. A mirrored copy may have a third label: some traffic
+signs are others in the mirror.
 
 Departure: not in the BDMAE paper.
 """
@@ -31,8 +31,8 @@ __all__ = ["FragileConfig", "noisy", "settle_fragile"]
 
 _SHIFTS = (1 / 8, 1 / 16)
 """Of mirrored copies, as shares of the sides."""
-_COPIES = 4 + len(_SHIFTS)
-"""Two noisy ones, a restored one, a mirrored one with noise, and mirrored ones that are shifted."""
+_COPIES = 5 + len(_SHIFTS)
+"""Two noisy ones, a restored one, two mirrored ones with noise, and mirrored ones that are shifted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,16 @@ class FragileConfig:
     """Fragile triggers, for images that are still open. Raises ConfigError."""
 
     noise: float = 0.02
-    """Standard deviation of the noise, for pixels in [0, 1]."""
+    """Standard deviation of the faint noise, for pixels in [0, 1]."""
+    strong_noise: float = 0.05
+    """That of the stronger noise."""
     query_limit: int = 47
     """Not tried if the image could then need more queries than this in all."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        check(0 < self.noise <= 1, "fragile.noise", "in (0, 1]", self.noise)
+        for name in ("noise", "strong_noise"):
+            check(0 < getattr(self, name) <= 1, f"fragile.{name}", "in (0, 1]", getattr(self, name))
         check(self.query_limit >= 1, "fragile.query_limit", "at least 1", self.query_limit)
 
 
@@ -64,7 +67,8 @@ def settle_fragile(state: State, rows: Tensor, config: FragileConfig) -> Rounds[
     images, streams = state.images[asked], state.streams(asked)
     restored = yield from restore_in_halves(state, asked)
     upright = [noisy(images, streams, config.noise, draw=1), restored]
-    mirrored = [noisy(images.flip(3), streams, config.noise, draw=2)]
+    noises = (config.noise, config.strong_noise)
+    mirrored = [noisy(images.flip(3), streams, noise, draw=2 + number) for number, noise in enumerate(noises)]
     mirrored += [mirrored_and_shifted(images, share) for share in _SHIFTS]
     answers = yield from state.oracle.ask(asked, torch.stack(upright + mirrored, dim=1))
     new, old = answers == label.unsqueeze(1), answers == state.original[asked].unsqueeze(1)

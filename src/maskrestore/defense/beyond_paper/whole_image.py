@@ -174,9 +174,7 @@ def filter_if_enough(
     return places[changed], pictures, labels
 
 
-def _change_labels(
-    state: State, rows: Tensor, region: Tensor, name: str
-) -> Rounds[tuple[Tensor, Tensor, Tensor]]:
+def _change_labels(state: State, rows: Tensor, region: Tensor, name: str) -> Rounds[tuple[Tensor, Tensor, Tensor]]:
     """Filter a region, ``(R, g, g)`` bool, of each image.
 
     Returns where that changes the label, places in ``rows`` ``(P,)``, and the filtered images ``(P, C, H, W)`` and
