@@ -55,6 +55,8 @@ if [[ $what == photographs || $what == all ]]; then
   photographs=(maskrestore evaluate --train --defense bdmae --defense bdmae-fast --out $results/photographs.jsonl)
   "${photographs[@]}" --dataset imagenette --clean 300 --triggered 300 \
     --attack none --attack badnets:icon-flower --attack blended:105x105
+  "${photographs[@]}" --dataset lfw62 --clean 300 --triggered 300 \
+    --attack none --attack badnets:icon-flower --attack badnets:icon-heart --attack badnets:icon-phone
   small=("${photographs[@]}" --dataset imagenette-128 --victim width=32)
   "${small[@]}" --clean 300 --attack none
   "${small[@]}" --clean 150 --triggered 150 --attack badnets:icon-heart --attack corners
