@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the table of the README (default), and more. schedules.sh measures query budgets and draws figures of both. The paper's tables can reuse these
 # records: maskrestore reproduce tableA3 --train --known $results/cifar10.jsonl --known $results/gtsrb.jsonl --out $results/local
-# Needs MASKRESTORE_DATA (a folder with cifar10/, gtsrb/ and imagenette/). --train trains missing victims into the cache (hours on two cores).
+# Needs MASKRESTORE_DATA (a folder with cifar10/, gtsrb/, imagenette/ and lfw62/). --train trains missing victims into the cache (hours on two cores).
 # Existing records are kept. After a change of the defaults delete the files first: a table refuses records of different
 # settings under the same name.
 set -euo pipefail

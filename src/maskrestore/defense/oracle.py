@@ -57,7 +57,8 @@ class Oracle:
     def ask(self, rows: Tensor, pictures: Tensor) -> Rounds[Tensor]:
         """The labels of ``(R, C, H, W)`` pictures, ``(R,)`` int64, or of ``(R, K, C, H, W)``, ``(R, K)``.
 
-        rows: ``(R,)`` int64, the image that each belongs to; an image may occur more than once.
+        rows: ``(R,)`` int64, the image that each belongs to; an image may occur more than once. Nothing is asked if
+        there are no pictures.
         """
         each = 1 if pictures.ndim == 4 else pictures.shape[1]
         self.queries.index_add_(0, rows, torch.full_like(rows, each))

@@ -85,7 +85,7 @@ def test_the_noise_of_an_image_depends_on_the_key_and_not_on_the_batch() -> None
     assert not torch.equal(asked[-1], together)
 
 
-@pytest.mark.parametrize("limit", [27, 30, 31, 47])
+@pytest.mark.parametrize("limit", [27, 32, 33, 47])  # 26 queries before it, at most seven for it
 def test_it_spends_what_is_left_and_no_more(limit: int) -> None:
     images = plain_images(2)
     counting = CountingClassifier(ExactClassifier(images))
@@ -93,6 +93,7 @@ def test_it_spends_what_is_left_and_no_more(limit: int) -> None:
     result = BDMAE(MeanRestorer(), config).purify(images, counting)
     assert counting.queries == int(result.queries.sum())
     assert int(result.queries.max()) <= config.max_queries <= limit
+    assert (result.labels != TARGET).tolist() == [limit >= 33] * 2
 
 
 @pytest.mark.parametrize("settings", [{"noise": 0.0}, {"noise": 2.0}, {"query_limit": 0}])

@@ -166,6 +166,22 @@ def test_a_filter_whose_milder_copy_says_otherwise_is_not_believed() -> None:
     assert torch.equal(result.images, images)
 
 
+@pytest.mark.parametrize("profile", ["default", "fast"])
+def test_the_milder_copy_of_a_filter_is_asked_first(profile: str) -> None:
+    asked: list[Tensor] = []
+
+    def watching(pictures: Tensor) -> Tensor:
+        asked.append(pictures.clone())
+        return torch.zeros(len(pictures), dtype=torch.int64)
+
+    images = plain_images(2, size=SIDE)
+    off = {"moved": None, "squares": None, "fragile": None, "whole_image.filters": ("slow",)}
+    together = {"whole_image.together": ("slow",)} if profile == "fast" else {}
+    BDMAE(MeanRestorer(), with_settings(PROFILES[profile], off | together)).purify(images, watching)
+    assert torch.equal(asked[-1], filtered(images, "slow", milder=True))
+    assert not torch.equal(asked[-1], filtered(images, "slow"))
+
+
 def photographs(count: int) -> tuple[Tensor, Tensor]:
     """Images of one colour each, large enough for photographs, and a texture over all of them."""
     images = plain_images(count, size=96).mean(dim=(2, 3), keepdim=True).expand(-1, -1, 96, 96).contiguous()

@@ -1,12 +1,12 @@
 """Fragile triggers: the label of a triggered image changes under the faintest noise, always to the same other label.
 
-A trigger that warps the image works only if every pixel is as the attacker left it, if the classifier was trained so.
-An ordinary image keeps its label under faint noise. Where it does not, it is near a decision boundary, and some other
-small change keeps the old label. So an image whose label one noisy copy changes is asked about again: with other noise,
-restored, all its tokens from the others, in two halves, and mirrored, with faint and with stronger noise and shifted in
-two ways. If the noisy copies and the restored one have the new label, and no mirrored one has the old label, the new
-label is the answer, and the restored image is the purified one. A mirrored copy may have a third label: some traffic
-signs are others in the mirror.
+Faint noise breaks a trigger that warps the image, if the classifier was trained so; a restoration does, too, and mostly
+the mirror. An ordinary image keeps its label under faint noise. Where it does not, it is near a decision boundary, and
+some mirrored copy mostly has the old label. So an image whose label one noisy copy changes is asked about again: with
+other noise, restored, all its tokens from the others, in two halves, and mirrored, with faint and with stronger noise
+and shifted in two ways. If the second noisy copy and the restored one have the new label, too, and no mirrored one has
+the old label, the new label is the answer, and the restored image is the purified one. A mirrored copy may have a third
+label: some traffic signs are others in the mirror.
 
 Departure: not in the BDMAE paper.
 """
@@ -30,7 +30,7 @@ from maskrestore.runtime.settings import check, check_types
 __all__ = ["FragileConfig", "noisy", "settle_fragile"]
 
 _SHIFTS = (1 / 8, 1 / 16)
-"""Of mirrored copies, as shares of the sides."""
+"""Of mirrored copies, as shares of the sides. Both are one pixel in images of 11 pixels or fewer."""
 _COPIES = 5 + len(_SHIFTS)
 """Two noisy ones, a restored one, two mirrored ones with noise, and mirrored ones that are shifted."""
 

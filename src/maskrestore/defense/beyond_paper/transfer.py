@@ -121,7 +121,7 @@ def try_restoration(
     test. photographs: how their large regions are tested; ``None``: as any other. all_to_all: how those that fail the
     test are tested for an all-to-all trigger; ``None``: not at all. necessity: whether the region must also be needed;
     ``None``: not asked. instead: a filter whose answer takes the place of a restoration that passed, if it changes the
-    label, too, and the image had fewer queries than ``query_limit``; ``None``: no filter.
+    label, too, and the image then has at most ``query_limit`` queries; ``None``: no filter.
     """
     labels = yield from state.oracle.ask(rows, restored)
     believed = torch.ones_like(labels, dtype=torch.bool)

@@ -71,7 +71,8 @@ class WholeImageConfig:
     ``photographs.filter_grids``."""
     together: tuple[str, ...] = ()
     """Changes that are first made in one picture, such as ``mirrored+periodic+slow``: filters, ``noise`` for fragile
-    triggers, and ``mirrored`` for those that a moved copy breaks. If the label stays, none of them is tried by itself.
+    triggers, and ``mirrored`` for those that a moved copy breaks. Of a filter with a milder copy that copy is made. If
+    the label stays, none of them is tried by itself.
     A change in none of the pictures is not tried. Empty: each is tried by itself at once, as always without group
     testing, and for photographs."""
     query_limit: int = 47
@@ -165,7 +166,7 @@ def filter_if_enough(
 ) -> Rounds[tuple[Tensor, Tensor, Tensor]]:
     """Filter a region, ``(R, g, g)`` bool, of each image, to see whether that changes the label.
 
-    name: a key of :data:`FILTERS`. query_limit: images that could then need more queries are not asked about.
+    name: a key of :data:`FILTERS`. query_limit: images that could then need more queries than this in all are not asked about.
 
     Returns as :func:`_change_labels` does.
     """
