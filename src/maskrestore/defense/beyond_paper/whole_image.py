@@ -166,7 +166,7 @@ def filter_if_enough(
 ) -> Rounds[tuple[Tensor, Tensor, Tensor]]:
     """Filter a region, ``(R, g, g)`` bool, of each image, to see whether that changes the label.
 
-    name: a key of :data:`FILTERS`. query_limit: images that could then need more queries than this in all are not asked about.
+    name: a key of :data:`FILTERS`. query_limit: images that could then need more queries in all are not asked about.
 
     Returns as :func:`_change_labels` does.
     """
