@@ -158,15 +158,28 @@ def test_a_table_has_rates_costs_and_the_papers_figures(tmp_path):
     assert (line["mean"], line["paper"], line["images"]) == ("100.00", "95.3", "8")
 
 
-def test_a_row_that_lacks_a_column_is_compared_over_the_others(tmp_path):
-    blur = Row(label="Blur", variants=(Variant(defense="blur-weak"),))
-    table = small_table(rows=(*small_table().rows, blur))
+def only_ours_on_signs(rows, folder):
+    """A table whose rows are measured on CIFAR-10, and ours on GTSRB, too."""
+    table = small_table(rows=rows)
     cells = cells_of(table, SMOKE)
     wanted = [cell for cell in cells if cell.variant.defense == "bdmae" or cell.case == ATTACKED]
-    run_cells(wanted, tmp_path, ToyResources(tmp_path).make())
-    text = fill_table("table2", table, cells, [tmp_path]).markdown()
+    run_cells(wanted, folder, ToyResources(folder).make())
+    return fill_table("table2", table, cells, [folder]).markdown()
+
+
+BLUR = Row(label="Blur", variants=(Variant(defense="blur-weak"),))
+
+
+def test_a_row_that_lacks_a_column_is_compared_over_the_others(tmp_path):
+    text = only_ours_on_signs((small_table().rows[1], BLUR), tmp_path)
     assert "best of this method: 100.0 (Ours); best of the others: " in text
     assert ", over CIFAR-10 only, where this method has 100.0." in text
+
+
+def test_a_column_that_few_rows_have_takes_the_mean_from_none(tmp_path):
+    text = only_ours_on_signs((*small_table().rows, BLUR), tmp_path)
+    assert "over CIFAR-10, which most rows have, best of this method: 100.0 (Ours)" in text
+    assert "| No defense | 50.0 | 50.0 (47.1) | – |" in text
 
 
 def test_a_table_says_what_other_images_triggers_do(tmp_path):
@@ -181,7 +194,7 @@ def test_a_table_names_rows_whose_victim_was_trained_anew(tmp_path):
     table = small_table()
     assert "other weights" not in measured(table, tmp_path).markdown()
     # One of two rows is no minority, so a third one is needed beside it.
-    table = dataclasses.replace(table, rows=(*table.rows, Row(label="Blur", variants=(Variant(defense="blur-weak"),))))
+    table = dataclasses.replace(table, rows=(*table.rows, BLUR))
     measured(table, tmp_path)
     change_victims(tmp_path, "cifar10_corners_resnet18-w8_blur-weak", weights="other")
     text = fill_table("table2", table, cells_of(table, SMOKE), [tmp_path]).markdown()

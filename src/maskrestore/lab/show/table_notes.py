@@ -66,7 +66,7 @@ class Verdict:
     ours: str
     others: str
     over: str
-    """The number of columns of the means, if there are several."""
+    """The columns of the means, if there are several columns."""
     reduced: str
     """The columns over which the rows are compared, if the other row lacks some."""
 
@@ -82,6 +82,8 @@ def verdict(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) ->
     A row that lacks some columns is compared over the columns it has. The best of the others is the row with the
     largest difference to our row.
     """
+    measured = len(columns)
+    columns = usual_columns(rows, columns, found)
     whole, means = complete_scores(found), row_means(rows, columns, found)
     ours = [row.label for row in rows if row.ours and row.label in means]
     if not ours:
@@ -97,10 +99,16 @@ def verdict(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) ->
         return None
     _, theirs, own, other, titles = max(rivals)
     whole_row = len(titles) == len(columns)
+    names = " and ".join(column.title for column in columns)
+    over = (
+        f"over the {measured} measured columns, "
+        if len(columns) == measured
+        else f"over {names}, which most rows have, "
+    )
     return Verdict(
         ours=f"{100 * means[best]:.1f} ({best})",
         others=f"{100 * theirs:.1f} ({other})",
-        over=f"over the {len(columns)} measured columns, " if len(columns) > 1 else "",
+        over=over if measured > 1 else "",
         reduced="" if whole_row else f", over {', '.join(titles)} only, where this method has {100 * own:.1f}",
     )
 
@@ -110,9 +118,19 @@ def complete_scores(found: Summaries) -> dict[tuple[str, str], float]:
     return {key: mean_score(summary) for key, summary in found.items() if summary.cases == summary.wanted}
 
 
-def row_means(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> dict[str, float]:
-    """Return the mean over the columns, by label, of each row that has all columns."""
+def usual_columns(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> list[Column]:
+    """Return the columns that at least half of the rows have, or all if there are none: means are taken over these.
+
+    Else the first few rows of a new column would take the mean from all others.
+    """
     whole = complete_scores(found)
+    usual = [one for one in columns if 2 * sum((row.label, one.title) in whole for row in rows) >= len(rows)]
+    return usual or list(columns)
+
+
+def row_means(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> dict[str, float]:
+    """Return the mean over the usual columns, by label, of each row that has all of them."""
+    whole, columns = complete_scores(found), usual_columns(rows, columns, found)
     scores = {row.label: [whole.get((row.label, column.title)) for column in columns] for row in rows}
     return {
         label: sum(known) / len(known)
