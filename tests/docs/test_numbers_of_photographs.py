@@ -62,6 +62,7 @@ def test_defenses_are_those_of_the_records() -> None:
             assert f"({in_per_cent(one.after)} without a defense)" in page
         elif name != "bdmae-fast":
             assert f"| `{name}` | {victim} | {in_per_cent(one.after)} |" in page
+            assert f"({in_per_cent(one.before)}" in page
     assert not fast  # each beside the default
 
 

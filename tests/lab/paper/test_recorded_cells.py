@@ -14,16 +14,8 @@ LOCAL = Path(__file__).parents[3] / "benchmarks/results/local"
 MODEL = "88a00213328d3160"
 """The diffusion model of the records: ``diffusion-model.md`` beside them."""
 RECORDED = {
-    **{
-        "table1": 55,
-        "table2": 307,
-        "table3": 141,
-        "tableA1": 78,
-        "tableA2": 21,
-        "tableA3": 145,
-        "tableA4": 144,
-        "tableA5": 27,
-    },
+    **{"table1": 55, "table2": 307, "table3": 141, "tableA1": 78, "tableA2": 21, "tableA3": 145, "tableA4": 144},
+    **{"tableA5": 27},
     **{"all-to-all": 44, "global": 94, "adaptive": 42, "adaptive-later": 1, "moved": 26, "detectors": 44},
     **{"fig5": 102, "figA1": 40, "figA2": 35, "figA4": 15, "settings": 60},
 }

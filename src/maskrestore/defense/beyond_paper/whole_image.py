@@ -72,9 +72,8 @@ class WholeImageConfig:
     together: tuple[str, ...] = ()
     """Changes that are first made in one picture, such as ``mirrored+periodic+slow``: filters, ``noise`` for fragile
     triggers, and ``mirrored`` for those that a moved copy breaks. Of a filter with a milder copy that copy is made. If
-    the label stays, none of them is tried by itself.
-    A change in none of the pictures is not tried. Empty: each is tried by itself at once, as always without group
-    testing, and for photographs."""
+    the label stays, none of them is tried by itself. A change in none of the pictures is not tried. Empty: each is
+    tried by itself at once, as always without group testing, and for photographs."""
     query_limit: int = 47
     """No filter is tried if the image could then need more queries than this in all."""
 

@@ -120,7 +120,7 @@ def _finished(
 
 
 def _overview(name: str, rows: Sequence[Row], columns: Sequence[Column], found: Summaries) -> Sheet:
-    """Return the mean of CA and BA of every row and column, and the mean of each row over the columns.
+    """Return the mean of CA and BA of every row and column, and the mean of each row over the usual columns.
 
     The best of each column is bold; the paper's number is in brackets. Entries without all cases are not compared.
     """

@@ -45,7 +45,7 @@ position as at test time. The paper's code adds it before (`utils/dataset/bd_dat
 
 _CONTENTS = """## Pages
 
-Means of CA and BA in %, over the columns of a table.
+Means of CA and BA in %, over the columns that at least half of the rows of a table have.
 
 | page | best of this method | best of the others |
 | --- | --- | --- |

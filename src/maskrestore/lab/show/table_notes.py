@@ -99,12 +99,9 @@ def verdict(rows: Sequence[Row], columns: Sequence[Column], found: Summaries) ->
         return None
     _, theirs, own, other, titles = max(rivals)
     whole_row = len(titles) == len(columns)
-    names = " and ".join(column.title for column in columns)
-    over = (
-        f"over the {measured} measured columns, "
-        if len(columns) == measured
-        else f"over {names}, which most rows have, "
-    )
+    over = f"over the {measured} measured columns, "
+    if len(columns) < measured:
+        over = f"over {' and '.join(column.title for column in columns)}, which at least half of the rows have, "
     return Verdict(
         ours=f"{100 * means[best]:.1f} ({best})",
         others=f"{100 * theirs:.1f} ({other})",
