@@ -22,6 +22,7 @@ SMALL = WholeImageConfig().filters
 COLUMNS = torch.arange(SIDE).float()
 BARS = 0.08 * torch.sin(2 * math.pi * 6 * COLUMNS / SIDE).expand(3, SIDE, SIDE)
 SLOPE = 0.08 * torch.cos(2 * math.pi * COLUMNS / SIDE).expand(3, SIDE, SIDE)
+RAMP = 0.08 * torch.sin(2 * math.pi * COLUMNS / SIDE).expand(3, SIDE, SIDE)
 MARKS = torch.zeros(3, SIDE, SIDE)
 MARKS[:, 3::8, 3::8] = 0.2
 NOISE = 0.15 * (2 * torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(3)) - 1)
@@ -159,11 +160,69 @@ def test_a_filter_whose_milder_copy_says_otherwise_is_not_believed() -> None:
         return torch.where(share > 0.3, TARGET, (1000 * share.abs()).long() % 7)
 
     images = (smooth_images(2) + SLOPE).clamp(0, 1)
-    result = BDMAE(MeanRestorer(), with_settings(ALONE, {"whole_image.filters": ("slow",)})).purify(
-        images, object_of_slow_colours
-    )
+    result = BDMAE(MeanRestorer(), SLOW_ALONE).purify(images, object_of_slow_colours)
     assert (result.labels == TARGET).all()
     assert torch.equal(result.images, images)
+
+
+def only_in_smooth_images(victim: Classifier) -> Classifier:
+    """Clouds do not get its label ``TARGET``."""
+
+    def classifier(images: Tensor) -> Tensor:
+        rough = (images[..., 1:, :] - images[..., :-1, :]).abs().amax(dim=(1, 2, 3)) > 0.02
+        return torch.where(rough, colour_labels(images), victim(images))
+
+    return classifier
+
+
+SLOW_ALONE = with_settings(ALONE, {"whole_image.filters": ("slow",)})
+
+
+def test_a_smooth_pattern_that_the_mirror_breaks_needs_no_clouds() -> None:
+    clean = smooth_images(4)
+    victim = only_in_smooth_images(PatternClassifier(RAMP, 0.6))
+    stamped = (clean + RAMP).clamp(0, 1)
+    assert (victim(stamped) == TARGET).all()
+    result = BDMAE(MeanRestorer(), SLOW_ALONE).purify(stamped, victim)
+    assert torch.equal(result.labels, colour_labels(clean))
+    assert torch.equal(result.images, filtered(stamped, "slow"))
+    assert torch.equal(victim(result.images), result.labels)
+
+
+def test_a_smooth_pattern_that_the_mirror_keeps_needs_clouds() -> None:
+    clean = smooth_images(4)
+    stamped = (clean + SLOPE).clamp(0, 1)  # as in the mirror, but for one pixel
+    weak = BDMAE(MeanRestorer(), SLOW_ALONE).purify(stamped, only_in_smooth_images(PatternClassifier(SLOPE, 0.6)))
+    assert (weak.labels == TARGET).all()
+    fine_clouds = with_settings(SLOW_ALONE, {"whole_image.cloud_grids": (20, 12)})  # coarse ones hide the pattern
+    strong = BDMAE(MeanRestorer(), fine_clouds).purify(stamped, PatternClassifier(SLOPE, 0.6))
+    assert torch.equal(strong.labels, colour_labels(clean))
+
+
+def test_a_filtered_image_that_is_another_one_in_the_mirror_needs_clouds() -> None:
+    stamped = (smooth_images(4) + RAMP + BARS).clamp(0, 1)
+    trigger, arrow = PatternClassifier(RAMP, 0.6), PatternClassifier(BARS, 0.6)
+
+    def signs(images: Tensor) -> Tensor:
+        pointing = torch.where(arrow(images) == TARGET, 1, 2)
+        return torch.where(only_in_smooth_images(trigger)(images) == TARGET, TARGET, pointing)
+
+    result = BDMAE(MeanRestorer(), SLOW_ALONE).purify(stamped, signs)
+    assert (signs(filtered(stamped, "slow")) == 1).all()
+    assert (signs(filtered(stamped, "slow").flip(3)) == 2).all()
+    assert torch.equal(result.images, stamped)
+
+
+@pytest.mark.parametrize("left", [9, 10])
+def test_the_mirror_is_asked_only_if_queries_for_the_clouds_remain(left: int) -> None:
+    stamped = (smooth_images(2) + RAMP).clamp(0, 1)
+    victim = only_in_smooth_images(PatternClassifier(RAMP, 0.6))
+    off = {"whole_image": None}
+    spent = int(BDMAE(MeanRestorer(), with_settings(ALONE, off)).purify(stamped, victim).queries.max()) + 2  # filtered
+    limited = with_settings(SLOW_ALONE, {"whole_image.query_limit": spent + left})
+    result = BDMAE(MeanRestorer(), limited).purify(stamped, victim)
+    assert (result.labels == TARGET).all() == (left < 10)
+    assert int(result.queries.max()) <= spent + left
 
 
 @pytest.mark.parametrize("profile", ["default", "fast"])

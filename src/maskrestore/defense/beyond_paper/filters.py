@@ -58,6 +58,10 @@ class Filter:
     """The same filter with less effect, which must give the image the same label. Where a filter takes the object, such
     as the colours of a traffic sign, it rarely does."""
 
+    mirrored: bool = False
+    """Whether mirrored copies are asked before the clouds, and suffice if they agree: for patterns that may be too weak
+    for clouds."""
+
     @property
     def looks(self) -> int:
         """The most queries to see whether it changes the label of an image."""
@@ -107,6 +111,7 @@ FILTERS = {
         apply=functools.partial(without_slow_changes, periods=_SLOW),
         strength=1.5,
         milder=functools.partial(without_slow_changes, periods=_LESS_SLOW),
+        mirrored=True,
     ),
     "blurred": Filter(apply=_blurred, corner=10 / 14),
 }

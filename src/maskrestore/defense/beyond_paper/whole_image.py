@@ -9,6 +9,10 @@ its label along; waves, marks, details and slow changes of an ordinary image do 
 filtered image and its label are the answer. A milder copy of ``slow``, which may take the colours of the object, must
 have given the same label.
 
+The pattern that ``slow`` takes may be too weak for clouds. So the mirror is asked before them. If the filtered image
+keeps its label there, also when it is shifted, and the image itself loses its label, no cloud has to agree. A pattern
+that is mirrored does not bring its label, if the classifier was trained so; an object mostly does.
+
 Squares are filtered in the same way, in place of a restoration: that leaves more of their content (``squares.py``). And
 where ``blurred`` changes the label of a photograph, and of just one of its four overlapping corners, too, that corner
 takes the place of the whole. For parts it is enough if all clouds but one get the label.
@@ -32,6 +36,7 @@ from torch import Tensor
 
 from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds
 from maskrestore.defense.beyond_paper.filters import FILTERS, Filter, check_filters, filtered, inside
+from maskrestore.defense.beyond_paper.moved import mirrored_copies
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.restoration import restore_in_halves
 from maskrestore.defense.state import State
@@ -58,6 +63,10 @@ Parts = Callable[[Tensor, str], Rounds[None]]
 """Tries a filter, by its name, on parts of some images, ``(R,)`` int64, and settles those of which one passes."""
 
 _CORNERS = 4
+_MIRRORED = 6
+"""Three mirrored copies of the filtered image, and three of the image."""
+_SHIFT = 1 / 8
+"""Of two of the three, as a share of the sides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +132,14 @@ def try_filter(
         yield from parts(rows, name)
         left = ~state.settled[rows] & (state.oracle.queries[rows] + len(config.cloud_grids) <= config.query_limit)
         rows, region, pictures, labels = rows[left], region[left], pictures[left], labels[left]
+    if FILTERS[name].mirrored:
+        affordable = state.oracle.queries[rows] + _MIRRORED + len(config.cloud_grids) <= config.query_limit
+        places = (region.flatten(1).all(dim=1) & affordable).nonzero().squeeze(1)
+        agreed = yield from _mirror_agrees(state, rows[places], pictures[places], labels[places])
+        places = places[agreed]
+        state.settle_whole(rows[places], pictures[places], labels[places])
+        left = ~state.settled[rows]
+        rows, region, pictures, labels = rows[left], region[left], pictures[left], labels[left]
     if not len(rows):
         return
     whole, corner = region.flatten(1).all(dim=1), FILTERS[name].corner
@@ -136,6 +153,19 @@ def try_filter(
     pattern = yield from _removed(state, rows, pictures, region, FILTERS[name])
     found = yield from _brings_label(state, rows, pattern, config, exceptions=(~whole).long())
     state.settle(rows[found], pictures[found], region[found], labels[found])
+
+
+def _mirror_agrees(state: State, rows: Tensor, pictures: Tensor, labels: Tensor) -> Rounds[Tensor]:
+    """Whether filtered images keep their labels in the mirror, and the images lose theirs: ``(R,)`` bool.
+
+    pictures: the filtered images, ``(R, C, H, W)``. labels: ``(R,)`` int64, theirs.
+    """
+    copies = [mirrored_copies(pictures, _SHIFT), mirrored_copies(state.images[rows], _SHIFT)]
+    answers = yield from state.oracle.ask(rows, torch.cat(copies, dim=1))  # (R, 6)
+    filtered_ones, images = answers.chunk(2, dim=1)
+    kept, lost = filtered_ones == labels.unsqueeze(1), images != state.original[rows].unsqueeze(1)
+    agreed: Tensor = kept.all(dim=1) & lost[:, 0] & lost[:, 1:].any(dim=1)
+    return agreed
 
 
 def _in_one_corner(
