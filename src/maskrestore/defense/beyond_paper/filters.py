@@ -31,8 +31,6 @@ _SCALE = 0.75
 """Of the sides, for the filter ``fine``. Smaller ones change the label of many clean images."""
 _SLOW = 2.5
 """Periods across the image, for the filter ``slow``. With 3, clean traffic signs lose their label."""
-_LESS_SLOW = 2.0
-"""The same for its milder copy."""
 _BLUR, _BLURRED_AT = 2.5 / 224, 224
 """Standard deviation of the filter ``blurred``, as a share of the shorter side; the shorter side up to which an
 image is blurred as it is. Larger ones are reduced before it and enlarged after it, since the work grows with the cube
@@ -54,18 +52,8 @@ class Filter:
     corner: float | None = None
     """Side of the corners of the image that it is tried on if it changes the label of the whole, as a share of the side
     of the image. ``None``: it is not."""
-    milder: Callable[[Tensor], Tensor] | None = None
-    """The same filter with less effect, which must give the image the same label. Where a filter takes the object, such
-    as the colours of a traffic sign, it rarely does."""
-
     mirrored: bool = False
-    """Whether mirrored copies are asked before the clouds, and suffice if they agree: for patterns that may be too weak
-    for clouds."""
-
-    @property
-    def looks(self) -> int:
-        """The most queries to see whether it changes the label of an image."""
-        return 1 if self.milder is None else 2
+    """Whether one cloud may contradict if the mirror agrees: for patterns that are too weak for some clouds."""
 
 
 def check_filters(filters: tuple[str, ...], name: str) -> None:
@@ -74,14 +62,12 @@ def check_filters(filters: tuple[str, ...], name: str) -> None:
     check(known, name, f"one or more of {', '.join(FILTERS)}", filters)
 
 
-def filtered(images: Tensor, name: str, region: Tensor | None = None, *, milder: bool = False) -> Tensor:
+def filtered(images: Tensor, name: str, region: Tensor | None = None) -> Tensor:
     """Filter images ``(B, C, H, W)`` in [0, 1], each on its own.
 
-    name: a key of :data:`FILTERS`. region: the tokens that are filtered, ``(B, g, g)`` bool; ``None`` for all. milder:
-    with less effect, if the filter has a milder copy.
+    name: a key of :data:`FILTERS`. region: the tokens that are filtered, ``(B, g, g)`` bool; ``None`` for all.
     """
-    used = FILTERS[name]
-    apply = used.milder if milder and used.milder is not None else used.apply
+    apply = FILTERS[name].apply
     pictures = torch.stack([apply(image) for image in images]) if len(images) else images
     return pictures if region is None else inside(region, pictures, images)
 
@@ -107,12 +93,7 @@ FILTERS = {
     "periodic": Filter(apply=without_peaks, strength=1.5),
     "fine": Filter(apply=functools.partial(rescaled, scale=_SCALE), strength=0.6, noise=True),
     "marks": Filter(apply=_median, strength=0.5),
-    "slow": Filter(
-        apply=functools.partial(without_slow_changes, periods=_SLOW),
-        strength=1.5,
-        milder=functools.partial(without_slow_changes, periods=_LESS_SLOW),
-        mirrored=True,
-    ),
+    "slow": Filter(apply=functools.partial(without_slow_changes, periods=_SLOW), strength=1.5, mirrored=True),
     "blurred": Filter(apply=_blurred, corner=10 / 14),
 }
 """Filters by name."""

@@ -3,8 +3,7 @@
 Three stages (``moved.py``, ``fragile.py``, ``whole_image.py``) ask about one change at a time: the image mirrored,
 with noise, or filtered. Most images keep their label under all of them. So several changes are made one after the
 other, and only if the label is another one then is each of them tried by itself. All changes in one picture would not
-do: what is left of an image then has a label of its own. A filter with a milder copy is made as that one, which has to
-change the label, too, when the filter is tried.
+do: what is left of an image then has a label of its own.
 
 Departure: not in the BDMAE paper.
 """
@@ -52,5 +51,5 @@ def _changed(state: State, rows: Tensor, names: Sequence[str], noise: float) -> 
         elif name == NOISE:
             images = noisy(images, state.streams(rows), noise, draw=0)
         else:
-            images = filtered(images, name, milder=True)
+            images = filtered(images, name)
     return images

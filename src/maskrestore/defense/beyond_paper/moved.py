@@ -27,7 +27,7 @@ from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.state import State
 from maskrestore.runtime.settings import check, check_types
 
-__all__ = ["MovedConfig", "is_seconded", "mirrored_and_shifted", "mirrored_copies", "moved", "settle_moved"]
+__all__ = ["MovedConfig", "is_seconded", "mirrored_and_shifted", "moved", "settle_moved"]
 
 _COPIES = 5
 _MOST = _COPIES // 2 + 1
@@ -91,16 +91,6 @@ def moved(images: Tensor, shift: float) -> Tensor:
 def mirrored_and_shifted(images: Tensor, shift: float) -> Tensor:
     """Mirror images ``(R, C, H, W)``, and shift them down and to the right. shift: share of the sides."""
     return images.flip(3).roll(_pixels(images, shift), dims=(2, 3))
-
-
-def mirrored_copies(images: Tensor, shift: float) -> Tensor:
-    """Mirror images ``(R, C, H, W)``; two copies are shifted along the diagonal, one each way: ``(R, 3, C, H, W)``.
-
-    shift: share of the sides.
-    """
-    mirrored, (down, right) = images.flip(3), _pixels(images, shift)
-    ways = ((0, 0), (down, right), (-down, -right))
-    return torch.stack([mirrored.roll(way, dims=(2, 3)) for way in ways], dim=1)
 
 
 def _pixels(images: Tensor, shift: float) -> tuple[int, int]:

@@ -6,12 +6,11 @@ kind of pattern and little else.
 A filter that changes the label proves nothing, since it takes a part of the image's content, too. So the transfer test
 of a region (``transfer.py``) is made with what was removed: it is added to clouds of random colour. A pattern brings
 its label along; waves, marks, details and slow changes of an ordinary image do not. If all clouds get the label, the
-filtered image and its label are the answer. A milder copy of ``slow``, which may take the colours of the object, must
-have given the same label.
+filtered image and its label are the answer.
 
-The pattern that ``slow`` takes may be too weak for clouds. So the mirror is asked before them. If the filtered image
-keeps its label there, also when it is shifted, and the image itself loses its label, no cloud has to agree. A pattern
-that is mirrored does not bring its label, if the classifier was trained so; an object mostly does.
+What ``slow`` removes may be too weak for one cloud. All the others are enough if the mirror agrees: the image has
+another label there, and the filtered image keeps its own. A mirrored pattern does not work, if the classifier was
+trained so. A traffic sign may be another one in the mirror, but then it is so without its slow changes, too.
 
 Squares are filtered in the same way, in place of a restoration: that leaves more of their content (``squares.py``). And
 where ``blurred`` changes the label of a photograph, and of just one of its four overlapping corners, too, that corner
@@ -36,7 +35,6 @@ from torch import Tensor
 
 from maskrestore.defense.beyond_paper.clouds import check_cloud_grids, clouds
 from maskrestore.defense.beyond_paper.filters import FILTERS, Filter, check_filters, filtered, inside
-from maskrestore.defense.beyond_paper.moved import mirrored_copies
 from maskrestore.defense.oracle import Rounds
 from maskrestore.defense.restoration import restore_in_halves
 from maskrestore.defense.state import State
@@ -63,10 +61,8 @@ Parts = Callable[[Tensor, str], Rounds[None]]
 """Tries a filter, by its name, on parts of some images, ``(R,)`` int64, and settles those of which one passes."""
 
 _CORNERS = 4
-_MIRRORED = 6
-"""Three mirrored copies of the filtered image, and three of the image."""
-_SHIFT = 1 / 8
-"""Of two of the three, as a share of the sides."""
+_MIRRORED = 2
+"""The filtered image, and the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +76,9 @@ class WholeImageConfig:
     ``photographs.filter_grids``."""
     together: tuple[str, ...] = ()
     """Changes that are first made in one picture, such as ``mirrored+periodic+slow``: filters, ``noise`` for fragile
-    triggers, and ``mirrored`` for those that a moved copy breaks. Of a filter with a milder copy that copy is made. If
-    the label stays, none of them is tried by itself. A change in none of the pictures is not tried. Empty: each is
-    tried by itself at once, as always without group testing, and for photographs."""
+    triggers, and ``mirrored`` for those that a moved copy breaks. If the label stays, none of them is tried by itself.
+    A change in none of the pictures is not tried. Empty: each is tried by itself at once, as always without group
+    testing, and for photographs."""
     query_limit: int = 47
     """No filter is tried if the image could then need more queries than this in all."""
 
@@ -95,9 +91,10 @@ class WholeImageConfig:
         check_cloud_grids(self.cloud_grids, "whole_image.cloud_grids")
         check(self.query_limit >= 1, "whole_image.query_limit", "at least 1", self.query_limit)
 
-    def price(self, name: str) -> int:
-        """The most queries for a filter of a region: the filtered images and the clouds."""
-        return FILTERS[name].looks + len(self.cloud_grids)
+    @property
+    def price(self) -> int:
+        """The queries for a filter of a region whose label it changes: the filtered image and the clouds."""
+        return 1 + len(self.cloud_grids)
 
 
 def filter_whole_image(
@@ -121,7 +118,7 @@ def try_filter(
 
     name: a key of :data:`FILTERS`. parts: as for :func:`filter_whole_image`.
     """
-    affordable = state.oracle.queries[rows] + config.price(name) <= config.query_limit
+    affordable = state.oracle.queries[rows] + config.price <= config.query_limit
     left = affordable & ~state.settled[rows]
     rows, region = rows[left], region[left]
     if not len(rows):
@@ -131,14 +128,6 @@ def try_filter(
     if parts is not None and len(rows):
         yield from parts(rows, name)
         left = ~state.settled[rows] & (state.oracle.queries[rows] + len(config.cloud_grids) <= config.query_limit)
-        rows, region, pictures, labels = rows[left], region[left], pictures[left], labels[left]
-    if FILTERS[name].mirrored:
-        affordable = state.oracle.queries[rows] + _MIRRORED + len(config.cloud_grids) <= config.query_limit
-        places = (region.flatten(1).all(dim=1) & affordable).nonzero().squeeze(1)
-        agreed = yield from _mirror_agrees(state, rows[places], pictures[places], labels[places])
-        places = places[agreed]
-        state.settle_whole(rows[places], pictures[places], labels[places])
-        left = ~state.settled[rows]
         rows, region, pictures, labels = rows[left], region[left], pictures[left], labels[left]
     if not len(rows):
         return
@@ -151,21 +140,15 @@ def try_filter(
         region[places], pictures[places], labels[places] = part
         whole[places] = False
     pattern = yield from _removed(state, rows, pictures, region, FILTERS[name])
-    found = yield from _brings_label(state, rows, pattern, config, exceptions=(~whole).long())
+    got = (yield from _label_on_clouds(state, rows, pattern, config)).sum(dim=1)
+    every = len(config.cloud_grids)
+    most = got >= max(every - 1, min(every, 2))
+    found = torch.where(whole, got == every, most)
+    if FILTERS[name].mirrored:
+        affordable = state.oracle.queries[rows] + _MIRRORED <= config.query_limit
+        places = (most & ~found & affordable).nonzero().squeeze(1)
+        found[places] = yield from _mirror_agrees(state, rows[places], pictures[places], labels[places])
     state.settle(rows[found], pictures[found], region[found], labels[found])
-
-
-def _mirror_agrees(state: State, rows: Tensor, pictures: Tensor, labels: Tensor) -> Rounds[Tensor]:
-    """Whether filtered images keep their labels in the mirror, and the images lose theirs: ``(R,)`` bool.
-
-    pictures: the filtered images, ``(R, C, H, W)``. labels: ``(R,)`` int64, theirs.
-    """
-    copies = [mirrored_copies(pictures, _SHIFT), mirrored_copies(state.images[rows], _SHIFT)]
-    answers = yield from state.oracle.ask(rows, torch.cat(copies, dim=1))  # (R, 6)
-    filtered_ones, images = answers.chunk(2, dim=1)
-    kept, lost = filtered_ones == labels.unsqueeze(1), images != state.original[rows].unsqueeze(1)
-    agreed: Tensor = kept.all(dim=1) & lost[:, 0] & lost[:, 1:].any(dim=1)
-    return agreed
 
 
 def _in_one_corner(
@@ -199,7 +182,7 @@ def filter_if_enough(
 
     Returns as :func:`_change_labels` does.
     """
-    places = (state.oracle.queries[rows] + FILTERS[name].looks <= query_limit).nonzero().squeeze(1)
+    places = (state.oracle.queries[rows] + 1 <= query_limit).nonzero().squeeze(1)
     changed, pictures, labels = yield from _change_labels(state, rows[places], region[places], name)
     return places[changed], pictures, labels
 
@@ -208,18 +191,12 @@ def _change_labels(state: State, rows: Tensor, region: Tensor, name: str) -> Rou
     """Filter a region, ``(R, g, g)`` bool, of each image.
 
     Returns where that changes the label, places in ``rows`` ``(P,)``, and the filtered images ``(P, C, H, W)`` and
-    their labels. If the filter has a milder copy, both must give the same label.
+    their labels.
     """
-    places, expected = torch.arange(len(rows)), None
-    if FILTERS[name].milder is not None:  # first, since it changes fewer labels
-        milder = filtered(state.images[rows], name, region, milder=True)
-        labels = yield from state.oracle.ask(rows, milder)
-        places = (labels != state.original[rows]).nonzero().squeeze(1)
-        expected = labels[places]
-    pictures = filtered(state.images[rows[places]], name, region[places])
-    labels = yield from state.oracle.ask(rows[places], pictures)
-    changed = labels != state.original[rows[places]] if expected is None else labels == expected
-    return places[changed], pictures[changed], labels[changed]
+    pictures = filtered(state.images[rows], name, region)
+    labels = yield from state.oracle.ask(rows, pictures)
+    places = (labels != state.original[rows]).nonzero().squeeze(1)
+    return places, pictures[places], labels[places]
 
 
 def _removed(state: State, rows: Tensor, pictures: Tensor, region: Tensor, used: Filter) -> Rounds[Tensor]:
@@ -229,15 +206,20 @@ def _removed(state: State, rows: Tensor, pictures: Tensor, region: Tensor, used:
     return used.strength * (images - left)
 
 
-def _brings_label(
-    state: State, rows: Tensor, pattern: Tensor, config: WholeImageConfig, exceptions: Tensor
-) -> Rounds[Tensor]:
-    """Whether clouds get the original label when a pattern ``(R, C, H, W)`` is added to them: ``(R,)`` bool.
-
-    exceptions: ``(R,)`` int64: so many of them need not, if two others do.
-    """
+def _label_on_clouds(state: State, rows: Tensor, pattern: Tensor, config: WholeImageConfig) -> Rounds[Tensor]:
+    """Which clouds get the original label when a pattern ``(R, C, H, W)`` is added to them: ``(R, K)`` bool."""
     pictures = clouds(pattern, state.streams(rows), config.cloud_grids) + pattern.unsqueeze(1)
     got = (yield from state.oracle.ask(rows, pictures.clamp(0, 1))) == state.original[rows].unsqueeze(1)
     state.note(rows, pattern=got.float().mean(dim=1))
-    most = got.shape[1]
-    return got.sum(dim=1) >= (most - exceptions).clamp(min=min(most, 2))
+    return got
+
+
+def _mirror_agrees(state: State, rows: Tensor, pictures: Tensor, labels: Tensor) -> Rounds[Tensor]:
+    """Whether filtered images keep their labels in the mirror, and the images lose theirs: ``(R,)`` bool.
+
+    pictures: the filtered images, ``(R, C, H, W)``. labels: ``(R,)`` int64, theirs.
+    """
+    copies = torch.stack([pictures.flip(3), state.images[rows].flip(3)], dim=1)
+    kept, lost = (yield from state.oracle.ask(rows, copies)).unbind(dim=1)
+    agreed: Tensor = (kept == labels) & (lost != state.original[rows])
+    return agreed
