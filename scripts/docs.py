@@ -1,6 +1,6 @@
 """Makes the pages of the site that come from the program, before the site is built.
 
-python -m scripts.docs              writes the reference pages and the pages of the notebooks
+python -m scripts.docs              writes the reference pages, tables of records and the pages of the notebooks
 python -m scripts.docs notebooks    executes the notebooks first and stores their outputs
 """
 
@@ -22,12 +22,14 @@ import nbformat
 import typer
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
+from scripts.tables import Tables, filled
 
 from maskrestore import PROFILES, BDMAEConfig, errors
 from maskrestore.cli.app import app
 from maskrestore.lab.measure.records import Record
+from scripts import cost_tables, default_tables
 
-__all__ = ["REFERENCE", "execute", "main", "notebooks", "read", "render"]
+__all__ = ["REFERENCE", "TABLES", "execute", "main", "notebooks", "read", "render"]
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -143,6 +145,8 @@ REFERENCE: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings,
 }
 """Generated pages that are committed."""
+TABLES: dict[Path, Tables] = {cost_tables.PAGE: cost_tables.TABLES} | default_tables.PAGES
+"""Generated tables, by their page."""
 
 
 def notebooks() -> list[Path]:
@@ -180,6 +184,8 @@ def main(arguments: list[str]) -> None:
     """See the top of this file."""
     for name, make in REFERENCE.items():
         (DOCS / name).write_text(make(), encoding="utf-8")
+    for page, tables in TABLES.items():
+        page.write_text(filled(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
     for path in notebooks():
         if "notebooks" in arguments:
             nbformat.write(execute(path, path.parent), path)

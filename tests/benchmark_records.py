@@ -36,9 +36,3 @@ def record(config: BDMAEConfig, right: int) -> Record:
         kept=right,
         cost=Cost(queries_mean=12.0, queries_max=47, restored_mean=0.1, seconds=1.0, images_per_second=40.0),
     )
-
-
-def in_per_cent(rates: Metrics) -> str:
-    """The rates as pages show them, e.g. "92.0 / 67.0 / 17.5"; of clean images only, "92.0"."""
-    values = [rate.value for rate in (rates.ca, rates.ba, rates.asr) if rate is not None]
-    return " / ".join(f"{100 * value:.1f}" for value in values)

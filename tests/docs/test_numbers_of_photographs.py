@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("nbclient", reason="needs the extra docs")
 
+from scripts.default_tables import rates
 from scripts.docs import ROOT
 
-from benchmark_records import in_per_cent
 from maskrestore.defense.config import BDMAEConfig
 from maskrestore.defense.profiles import PROFILES
 from maskrestore.lab.measure.record_files import read_records
@@ -49,20 +49,20 @@ def test_defenses_are_those_of_the_records() -> None:
     """A row for each victim of the default, with ``fast`` where it was measured; and one for each other defense."""
     page = (ROOT / GUIDE).read_text(encoding="utf-8")
     records = list(read_records(RESULTS / "photographs.jsonl"))
-    fast = {victim_of(one): in_per_cent(one.after) for one in records if one.defense.name == "bdmae-fast"}
+    fast = {victim_of(one): rates(one.after) for one in records if one.defense.name == "bdmae-fast"}
     for one in records:
         assert not one.environment.commit.endswith("+dirty")
         name, victim = one.defense.name.partition("[")[0], victim_of(one)
         if name == "bdmae":
             assert one.defense.restorer == "mae-photo-224"
-            cells = [victim, in_per_cent(one.before), in_per_cent(one.after)]
+            cells = [victim, rates(one.before), rates(one.after)]
             cells += [fast.pop(victim)] if victim in fast else []
             assert f"\n| {' | '.join(cells)} |\n" in page
         elif name == "none":
-            assert f"({in_per_cent(one.after)} without a defense)" in page
+            assert f"({rates(one.after)} without a defense)" in page
         elif name != "bdmae-fast":
-            assert f"| `{name}` | {victim} | {in_per_cent(one.after)} |" in page
-            assert f"({in_per_cent(one.before)}" in page
+            assert f"| `{name}` | {victim} | {rates(one.after)} |" in page
+            assert f"({rates(one.before)}" in page
     assert not fast  # each beside the default
 
 
@@ -75,7 +75,7 @@ def test_written_backdoors_are_those_of_their_records() -> None:
         assert (default.clean_images, default.triggered_images) == (100, 100)
         assert not default.environment.commit.endswith("+dirty")
         assert BDMAEConfig.from_dict(default.defense.config) == PROFILES["default"].in_force(photographs=True)
-        cells = [in_per_cent(one) for one in (default.before, without.after, default.after)]
+        cells = [rates(one) for one in (default.before, without.after, default.after)]
         assert f"| {word} of four | {' | '.join(cells)} |" in page
 
 
