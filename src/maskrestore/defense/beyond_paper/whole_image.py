@@ -72,8 +72,8 @@ class WholeImageConfig:
     filters: tuple[str, ...] = ("periodic", "fine", "marks", "slow")
     """Keys of :data:`FILTERS`, tried one after the other. For photographs see ``photographs.filters``."""
     cloud_grids: tuple[int, ...] = (20, 12, 4, 8)
-    """Number of colours along a side, for each cloud. All clouds must get the label. For photographs see
-    ``photographs.filter_grids``."""
+    """Number of colours along a side, for each cloud. All clouds must get the label; with ``slow`` all but one if the
+    mirror agrees. For photographs see ``photographs.filter_grids``."""
     together: tuple[str, ...] = ()
     """Changes that are first made in one picture, such as ``mirrored+periodic+slow``: filters, ``noise`` for fragile
     triggers, and ``mirrored`` for those that a moved copy breaks. If the label stays, none of them is tried by itself.
