@@ -15,6 +15,7 @@ pytest.importorskip("nbclient", reason="needs the extra docs")
 
 from scripts.default_tables import (
     DEFENSES,
+    DETECTED,
     PUBLIC,
     README,
     RECORDS,
@@ -81,6 +82,8 @@ def test_what_public_classifiers_lose_is_that_of_the_records() -> None:
         lost = default.before.ca.value - default.after.ca.value
         assert re.search(rf"{architecture.replace('resnet', 'ResNet-')} loses {100 * lost:.1f}\b", page)
     assert f"{2000 - PUBLIC['resnet56', 'bdmae'].kept} of its 2,000 labels change" in page
+    lost = [one.before.ca.value - one.after.ca.value for (_, name), one in PUBLIC.items() if name == "bdmae-fast"]
+    assert f"With `fast` each of the three loses at most {100 * max(lost):.2f}." in page
 
 
 def test_queries_are_those_of_the_records() -> None:
@@ -97,6 +100,15 @@ def test_queries_are_those_of_the_records() -> None:
         assert f"{min(of_all['bdmae-fast']):.0f} to {max(of_all['bdmae-fast']):.0f}" in text
     medians = [one["bdmae-fast"].cost.queries_median_clean for one in clean]
     assert f"median {median(medians):.0f}" in page
+
+
+def test_what_doubt_brings_is_that_of_the_records() -> None:
+    words = " ".join((ROOT / "docs/method/suspicion.md").read_text(encoding="utf-8").split())
+    found = {attack: of_attack("bdmae", attack).suspicion for attack in DETECTED}
+    risks = found["wanet"].risks
+    assert f"wrong answers from {100 * risks['1.0']:.1f} to {100 * risks['0.8']:.1f} % (WaNet)" in words
+    doubtful = [100 * one.doubtful_clean.value for one in found.values()]
+    assert f"few clean images in doubt, {min(doubtful):.1f} to {max(doubtful):.1f} %" in words
 
 
 def test_the_records_are_of_the_profiles_and_of_clean_checkouts() -> None:
