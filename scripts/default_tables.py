@@ -130,7 +130,7 @@ def public() -> Iterator[str]:
 
 
 def areas() -> Iterator[str]:
-    """The areas under the curve of the suspicion and of detectors; the best in a row is bold."""
+    """The areas under the curve of the suspicion and of detectors; the best in a row is bold, unless several are."""
     shown = {"strip": "STRIP", "scale-up": "SCALE-UP", "teco": "TeCo", "bbcal": "BBCaL"}
     assert shown.keys() == DETECTORS.keys()
     yield from head("attack", "suspicion", *shown.values())

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
-from scripts.cost_tables import PAGE
+from scripts.cost_tables import PAGE, TABLES
+from scripts.tables import filled
 
 from maskrestore.distributed.cost import read_figures
 
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
-def test_there_is_a_figure_for_each_row() -> None:
+def test_the_tables_are_those_of_the_figures() -> None:
+    assert filled(TEXT, TABLES) == TEXT, "docs/guides/cost.md is old: run `python -m scripts.docs`"
     assert len(read_figures()) == 9  # two restorers and three profiles on a core, one of them on a GPU
 
 

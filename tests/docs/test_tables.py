@@ -50,4 +50,8 @@ def test_detectors_met_the_victim_of_the_suspicion(attack: str) -> None:
     others = [one for one in DETECTIONS if attack_of(one) == attack]
     assert {one.detector for one in others} == DETECTORS.keys()
     assert {(one.clean_images, one.triggered_images) for one in others} == {(100, 100)}
-    assert {one.victim.digest for one in others} == {of_attack("bdmae", attack).victim.digest}
+    assert {one.victim.weights for one in others} == {of_attack("bdmae", attack).victim.weights}
+
+
+def test_every_detection_is_in_a_table() -> None:
+    assert {attack_of(one) for one in DETECTIONS} == set(DETECTED)

@@ -188,6 +188,40 @@ def test_one_cloud_may_contradict_a_smooth_pattern_if_the_mirror_agrees(
     assert torch.equal(result.images, filtered(stamped, "slow") if found else stamped)
 
 
+def test_other_patterns_need_all_clouds() -> None:
+    stamped = (smooth_images(4) + BARS).clamp(0, 1)  # as RAMP, another one in the mirror
+    config = with_settings(SLOW_ALONE, {"whole_image.filters": ("periodic",)})
+    for limit, found in ((0.11, False), (0.2, True)):
+        victim = not_in_rough_pictures(PatternClassifier(BARS, 0.6), limit)
+        assert (victim(stamped.flip(3)) != TARGET).all()
+        result = BDMAE(MeanRestorer(), config).purify(stamped, victim)
+        assert torch.equal(result.labels != TARGET, torch.full((4,), found))
+
+
+@pytest.mark.parametrize(("grids", "found"), [((20,), False), ((20, 12), False), ((20, 12, 10), True)])
+def test_of_two_clouds_none_may_contradict(grids: tuple[int, ...], found: bool) -> None:
+    stamped = (smooth_images(4) + RAMP).clamp(0, 1)
+    victim = not_in_rough_pictures(PatternClassifier(RAMP, 0.6), 0.11)
+    config = with_settings(SLOW_ALONE, {"whole_image.cloud_grids": grids})
+    assert torch.equal(BDMAE(MeanRestorer(), config).purify(stamped, victim).labels != TARGET, torch.full((4,), found))
+
+
+def test_what_the_mirror_says_does_not_depend_on_the_batch() -> None:
+    clean = smooth_images(6)
+    images = torch.cat([clean[:2], (clean[2:4] + RAMP).clamp(0, 1), (clean[4:] + SLOPE).clamp(0, 1)])
+    ramp, slope = (not_in_rough_pictures(PatternClassifier(one, 0.6), 0.11) for one in (RAMP, SLOPE))
+
+    def victim(pictures: Tensor) -> Tensor:
+        return torch.where(ramp(pictures) == TARGET, TARGET, slope(pictures))
+
+    together = BDMAE(MeanRestorer(), SLOW_ALONE).purify(images, victim)
+    assert ((together.labels == TARGET) == torch.tensor([False, False, False, False, True, True])).all()
+    for row, image in enumerate(images):
+        alone = BDMAE(MeanRestorer(), SLOW_ALONE).purify(image, victim)
+        for name in ("images", "labels", "queries", "hidden", "suspicion"):
+            assert torch.equal(getattr(together, name)[row], getattr(alone, name)[0]), name
+
+
 def test_a_filtered_image_that_is_another_one_in_the_mirror_does_not_agree() -> None:
     stamped = (smooth_images(4) + RAMP + BARS).clamp(0, 1)
     trigger, arrow = not_in_rough_pictures(PatternClassifier(RAMP, 0.6), 0.11), PatternClassifier(BARS, 0.6)

@@ -61,8 +61,8 @@ Parts = Callable[[Tensor, str], Rounds[None]]
 """Tries a filter, by its name, on parts of some images, ``(R,)`` int64, and settles those of which one passes."""
 
 _CORNERS = 4
-_MIRRORED = 2
-"""The filtered image, and the image."""
+_MIRROR_LOOKS = 2
+"""Queries of the mirror: the filtered image, and the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class WholeImageConfig:
 
     @property
     def price(self) -> int:
-        """The queries for a filter of a region whose label it changes: the filtered image and the clouds."""
+        """Queries of a filter that changes the label: the filtered image and the clouds, not the mirror or corners."""
         return 1 + len(self.cloud_grids)
 
 
@@ -145,7 +145,7 @@ def try_filter(
     most = got >= max(every - 1, min(every, 2))
     found = torch.where(whole, got == every, most)
     if FILTERS[name].mirrored:
-        affordable = state.oracle.queries[rows] + _MIRRORED <= config.query_limit
+        affordable = state.oracle.queries[rows] + _MIRROR_LOOKS <= config.query_limit
         places = (most & ~found & affordable).nonzero().squeeze(1)
         found[places] = yield from _mirror_agrees(state, rows[places], pictures[places], labels[places])
     state.settle(rows[found], pictures[found], region[found], labels[found])
