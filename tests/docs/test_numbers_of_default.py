@@ -1,6 +1,6 @@
 """The figures of the default and of fast, in README.md and on two pages, are those of the records.
 
-``tests/docs/test_tables.py`` is about the tables that are made from them.
+``tests/docs/test_page_tables.py`` is about the tables that are made from them.
 """
 
 from __future__ import annotations
