@@ -50,9 +50,14 @@ README = {
     "adaptive: a large faint tint": "low-contrast",
 }
 """The attack of each row."""
-CHOSEN_ON = ("blended:full", "sig", "low-frequency", "wanet", "repeated", "bpp")
-"""Triggers over the whole image, in the order of the rows."""
-HELD_OUT = ("low-contrast", "adap-blend", "refool")
+WHOLE_IMAGE = {
+    **{name: name for name in ("blended:full", "sig")},
+    "low-frequency (a smooth field)": "low-frequency",
+    **{name: name for name in ("wanet", "repeated", "bpp")},
+    "**held out**": "",
+    **{name: name for name in ("low-contrast", "adap-blend", "refool")},
+}
+"""Triggers over the whole image. The stages for them were chosen on those above the title."""
 DETECTED = (
     *("badnets:3x3-color", ALL_TO_ALL, "blended:full", "sig", "low-frequency", "wanet", "repeated", "blended:15x15"),
     *("bpp", "adap-blend", "refool", "low-contrast"),
@@ -160,17 +165,12 @@ def _per_cent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-_ROWS = {"low-frequency": "low-frequency (a smooth field)"}
-_WHOLE_IMAGE = (
-    {_ROWS.get(name, name): name for name in CHOSEN_ON} | {"**held out**": ""} | {name: name for name in HELD_OUT}
-)
-
 PAGES: dict[Path, Tables] = {
     ROOT / "README.md": {
         "results": lambda: attacks("trigger", README, columns=("no defense", "**maskrestore**", "profile `fast`"))
     },
     ROOT / "docs/threat-model.md": {"success": success},
-    ROOT / "docs/method/whole-image.md": {"whole-image": lambda: attacks("attack", _WHOLE_IMAGE)},
+    ROOT / "docs/method/whole-image.md": {"whole-image": lambda: attacks("attack", WHOLE_IMAGE)},
     ROOT / "docs/method/default-profile.md": {"clean": clean, "public": public},
     ROOT / "docs/method/suspicion.md": {"areas": areas, "wrong-answers": wrong_answers},
     ROOT / "docs/guides/queries-and-profiles.md": {"patch": patch},

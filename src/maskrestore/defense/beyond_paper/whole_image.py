@@ -9,8 +9,8 @@ its label along; waves, marks, details and slow changes of an ordinary image do 
 filtered image and its label are the answer.
 
 What ``slow`` removes may be too weak for one cloud. All the others are enough if the mirror agrees: the image has
-another label there, and the filtered image keeps its own. A mirrored pattern does not work, if the classifier was
-trained so. A traffic sign may be another one in the mirror, but then it is so without its slow changes, too.
+another label there, and the filtered image keeps its own. A mirrored pattern mostly does not work, if the classifier
+was trained so. A traffic sign may be another one in the mirror, but then it is so without its slow changes, too.
 
 Squares are filtered in the same way, in place of a restoration: that leaves more of their content (``squares.py``). And
 where ``blurred`` changes the label of a photograph, and of just one of its four overlapping corners, too, that corner
