@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from maskrestore.errors import ConfigError
 from maskrestore.lab.victims import ARCHITECTURES, Conv6, ResNet18, VictimConfig
-from maskrestore.lab.victims.convolution import Convolution
+from maskrestore.lab.victims.convolution import Convolution, DepthwiseConvolution
 from maskrestore.lab.victims.store import build_network
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -138,8 +139,32 @@ def test_the_product_gives_the_gradients_of_the_convolution(side: int, size: int
         assert (one - other).norm() / other.norm() < 0.01  # bfloat16 has 8 bits
 
 
-def test_frozen_weights_get_no_gradient() -> None:
-    layer = Convolution(4, 4, 3, 1).requires_grad_(False)
+@pytest.mark.parametrize(("side", "size", "stride"), [(9, 5, 1), (8, 5, 2), (7, 3, 2), (8, 3, 2)])
+def test_a_depthwise_convolution_has_its_gradients_in_float32(side: int, size: int, stride: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(16, 1, size, size, generator=generator), torch.randn(16, generator=generator)
+    layer = DepthwiseConvolution(weight, bias, stride)
+    x = torch.randn(4, 16, side, side, generator=generator).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    assert out.shape == (4, 16, -(-side // stride), -(-side // stride))
+    assert "Float32Gradient" in type(out.grad_fn).__name__
+    gradient = torch.randn(out.shape, generator=generator).bfloat16()
+    found = torch.autograd.grad(out, (x, layer.weight, layer.bias), gradient)
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight.bfloat16())
+    exact_x = x.bfloat16().float().detach().requires_grad_()
+    expected = torch.autograd.grad(layer(exact_x), (exact_x, layer.weight, layer.bias), gradient.float())
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert (one - other).norm() / other.norm() < 0.004  # rounded once, to bfloat16
+
+
+@pytest.mark.parametrize(
+    "layer", [Convolution(4, 4, 3, 1), DepthwiseConvolution(torch.rand(4, 1, 5, 5), torch.rand(4), 1)]
+)
+def test_frozen_weights_get_no_gradient(layer: nn.Conv2d) -> None:
+    layer.requires_grad_(False)
     x = torch.rand(2, 4, 4, 4, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         layer(x).sum().backward()

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from maskrestore.errors import CheckpointError, MissingDependencyError
+from maskrestore.lab.victims.convolution import DepthwiseConvolution
 from maskrestore.lab.victims.pretrained import Mean, PretrainedNetwork, read_state_dict
 
 __all__ = ["EfficientNetLite0", "EfficientNetLite2"]
@@ -86,6 +87,8 @@ def _folded(network: Any) -> nn.ModuleList:
             if hasattr(block, convolution):
                 setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
                 setattr(block, norm, nn.Identity())
+        depthwise = block._depthwise_conv
+        block._depthwise_conv = DepthwiseConvolution(depthwise.weight, depthwise.bias, depthwise.stride[0])
         block._swish = nn.ReLU6(inplace=True)
     stem = nn.Sequential(fuse_conv_bn_eval(network._conv_stem, network._bn0), nn.ReLU6(inplace=True))
     last = nn.Sequential(fuse_conv_bn_eval(network._conv_head, network._bn1), nn.ReLU6(inplace=True))
