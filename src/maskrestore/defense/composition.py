@@ -35,12 +35,13 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
         yield from _purify_in_one_query(state, config, masked_pixels=masked_pixels)
         return
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
-    if config.group_testing is not None:
-        cleared = yield from settle_by_groups(
-            state, config.group_testing, config.all_to_all, photographs=config.photographs is not None
-        )
+    photographs = config.photographs
+    groups = config.group_testing or config.groups_of_photographs
+    if groups is not None:
+        cleared = yield from settle_by_groups(state, groups, config.all_to_all, photographs=photographs is not None)
         yield from _look_before_the_masks(state, config, masked_pixels=masked_pixels)
-        state.settled[cleared] = True
+        if config.group_testing is not None:
+            state.settled[cleared] = True
     rows = _with_queries_for_masks(state, config)
     if not len(rows):
         return
@@ -55,8 +56,8 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     scores = combined_scores(s_i, s_l, answers, config.masks, config.scores)
     state.keep_maps(rows, scores=scores, image_scores=s_i, label_scores=s_l)
     yield from _restore_what_scores_high(state, rows, scores, config)
-    test, photographs = config.transfer_test, config.photographs
-    looks = config.group_testing is None  # else they came before the masks
+    test = config.transfer_test
+    looks = groups is None  # else they came before the masks
     if looks and config.moved is not None:
         yield from settle_moved(state, rows, config.moved)
     if looks and photographs is None:  # before squares, which may take all queries

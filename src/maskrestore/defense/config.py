@@ -97,6 +97,9 @@ class BDMAEConfig:
             # An image gets masks only if what is left is enough for them, whatever was asked before.
             left_open = self.group_testing.max_queries_left_open - 1
             queries = max(self.group_testing.max_queries, left_open + queries)
+        groups = self.groups_of_photographs
+        if groups is not None:
+            queries = max(queries, groups.max_queries)  # masks only as above
         last = (getattr(self, name) for name in LAST_STAGES)
         limits: list[int] = [stage.query_limit for stage in last if stage is not None]
         return max([queries, *limits])
@@ -110,13 +113,29 @@ class BDMAEConfig:
 
     def in_force(self, *, photographs: bool) -> BDMAEConfig:
         """The settings without the stages that do nothing for photographs, or for small images."""
-        if photographs:
-            filters = self._filters_of_photographs
-            return replace(self, all_to_all=None, necessity=None, moved=None, whole_image=filters, fragile=None)
         test = self.transfer_test
+        if photographs:
+            if test is not None and self.groups_of_photographs is not None:
+                test = replace(test, comparison=False)
+            filters = self._filters_of_photographs
+            return replace(
+                self,
+                transfer_test=test,
+                all_to_all=None,
+                necessity=None,
+                moved=None,
+                whole_image=filters,
+                fragile=None,
+            )
         if test is not None and self.all_to_all is not None:
             test = replace(test, comparison=False)
         return replace(self, photographs=None, scattered=None, transfer_test=test)
+
+    @property
+    def groups_of_photographs(self) -> GroupTestingConfig | None:
+        """Group testing before the masks, for photographs only."""
+        grids = None if self.photographs is None else self.photographs.group_grids
+        return None if grids is None or self.group_testing is not None else GroupTestingConfig(cloud_grids=grids)
 
     @property
     def _filters_of_photographs(self) -> WholeImageConfig | None:

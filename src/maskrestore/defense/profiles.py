@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from maskrestore.defense.beyond_paper.all_to_all import AllToAllConfig
 from maskrestore.defense.beyond_paper.budget import fast
+from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS
 from maskrestore.defense.beyond_paper.fragile import FragileConfig
 from maskrestore.defense.beyond_paper.moved import MovedConfig
 from maskrestore.defense.beyond_paper.necessity import NecessityConfig
@@ -45,7 +46,7 @@ _DEFAULT = BDMAEConfig(
     transfer_test=TransferTestConfig(),
     all_to_all=AllToAllConfig(),
     necessity=NecessityConfig(),
-    photographs=PhotographsConfig(),
+    photographs=PhotographsConfig(group_grids=CLOUD_GRIDS),
     moved=MovedConfig(),
     squares=SquaresConfig(),
     scattered=ScatteredConfig(),

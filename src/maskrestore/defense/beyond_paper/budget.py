@@ -37,6 +37,7 @@ def fast(config: BDMAEConfig) -> BDMAEConfig:
     quick = replace(
         config,
         group_testing=groups,
+        photographs=_without_groups(config).photographs,
         transfer_test=None if test is None else replace(test, comparison=False),
         whole_image=None if config.whole_image is None else replace(config.whole_image, together=_TOGETHER),
     )
@@ -60,8 +61,8 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
     """Reduce the settings to at most ``queries`` queries for an image. Raises ConfigError below 1.
 
     Squares, moved copies, filters of the whole image and the look for fragile triggers use the queries that are left.
-    Otherwise the least useful queries are dropped first: the comparison of the transfer test, steps of refinement, all
-    attempts but the first, then queries of random masks. If not even one round of masks fits beside group testing,
+    Otherwise the least useful queries are dropped first: group testing before the masks of photographs, the comparison
+    of the transfer test, steps of refinement, all attempts but the first, then queries of random masks. If not even one round of masks fits beside group testing,
     group testing is dropped and the reduction starts again without it. If less than one round of masks fits, no mask
     is queried, and S_i alone decides what is restored, in the attempt with the lowest thresholds if two or more clouds
     can test it. A single query is used for the restored image.
@@ -76,7 +77,12 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
             smaller = replace(smaller, **{name: limited})
     steps = 0 if config.refinement is None else config.refinement.steps
     fewer_steps = [functools.partial(_with_steps, steps=left) for left in range(steps, -1, -1)]
-    savings: list[Callable[[BDMAEConfig], BDMAEConfig]] = [_without_comparison, *fewer_steps, _with_first_attempt]
+    savings: list[Callable[[BDMAEConfig], BDMAEConfig]] = [
+        _without_groups,
+        _without_comparison,
+        *fewer_steps,
+        _with_first_attempt,
+    ]
     for save in savings:
         if smaller.max_queries <= queries:
             return smaller
@@ -95,6 +101,11 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
 
 def _without_last(config: BDMAEConfig) -> BDMAEConfig:
     return with_settings(config, dict.fromkeys(LAST_STAGES))
+
+
+def _without_groups(config: BDMAEConfig) -> BDMAEConfig:
+    large = config.photographs
+    return config if large is None else replace(config, photographs=replace(large, group_grids=None))
 
 
 def _without_comparison(config: BDMAEConfig) -> BDMAEConfig:

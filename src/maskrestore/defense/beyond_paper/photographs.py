@@ -63,6 +63,9 @@ class PhotographsConfig:
     filter_grids: tuple[int, ...] = (224, 56, 20, 8)
     """In place of ``whole_image.cloud_grids``. For squares and corners one of three or more need not
     get the label."""
+    group_grids: tuple[int, ...] | None = None
+    """Group testing before the masks: number of colours along a side, for each of its clouds. Where it finds nothing,
+    masks are asked about all the same, if enough queries are left. ``None``: no group testing but that of ``fast``."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -76,6 +79,8 @@ class PhotographsConfig:
         check(0 <= self.small_region <= 1, "photographs.small_region", "in [0, 1]", self.small_region)
         check_filters(self.filters, "photographs.filters")
         check_cloud_grids(self.filter_grids, "photographs.filter_grids")
+        if self.group_grids is not None:
+            check_cloud_grids(self.group_grids, "photographs.group_grids")
 
 
 def masks_of_attempt(
