@@ -36,11 +36,15 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
         return
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
     photographs = config.photographs
+    quick = config.group_testing is not None
     groups = config.group_testing or config.groups_of_photographs
     if groups is not None:
         cleared = yield from settle_by_groups(state, groups, config.all_to_all, photographs=photographs is not None)
-        yield from _look_before_the_masks(state, config, masked_pixels=masked_pixels)
-        if config.group_testing is not None:
+        rows = state.open_rows
+        if not quick:  # the others get their masks
+            rows = rows[~torch.isin(rows, _with_queries_for_masks(state, config))]
+        yield from _look_before_the_masks(state, rows, config, masked_pixels=masked_pixels)
+        if quick:
             state.settled[cleared] = True
     rows = _with_queries_for_masks(state, config)
     if not len(rows):
@@ -57,7 +61,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     state.keep_maps(rows, scores=scores, image_scores=s_i, label_scores=s_l)
     yield from _restore_what_scores_high(state, rows, scores, config)
     test = config.transfer_test
-    looks = groups is None  # else they came before the masks
+    looks = not quick  # else they came before the masks
     if looks and config.moved is not None:
         yield from settle_moved(state, rows, config.moved)
     if looks and photographs is None:  # before squares, which may take all queries
@@ -119,9 +123,9 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
             )
 
 
-def _look_before_the_masks(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
-    """After group testing, look for what needs no answer about masks in all images that are still open."""
-    rows, fragile, filters = state.open_rows, config.fragile, config.whole_image
+def _look_before_the_masks(state: State, rows: Tensor, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
+    """After group testing, look for what needs no answer about masks in images ``(R,)`` that are still open."""
+    fragile, filters = config.fragile, config.whole_image
     worth = dict.fromkeys(CHANGES, rows)
     if filters is not None and filters.together:
         worth = yield from changes_worth_a_query(state, rows, filters, noise=0.0 if fragile is None else fragile.noise)

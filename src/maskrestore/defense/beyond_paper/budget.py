@@ -62,10 +62,10 @@ def within(config: BDMAEConfig, queries: int) -> BDMAEConfig:
 
     Squares, moved copies, filters of the whole image and the look for fragile triggers use the queries that are left.
     Otherwise the least useful queries are dropped first: group testing before the masks of photographs, the comparison
-    of the transfer test, steps of refinement, all attempts but the first, then queries of random masks. If not even one round of masks fits beside group testing,
-    group testing is dropped and the reduction starts again without it. If less than one round of masks fits, no mask
-    is queried, and S_i alone decides what is restored, in the attempt with the lowest thresholds if two or more clouds
-    can test it. A single query is used for the restored image.
+    of the transfer test, steps of refinement, all attempts but the first, then queries of random masks. If not even one
+    round of masks fits beside group testing, group testing is dropped and the reduction starts again without it. If
+    less than one round of masks fits, no mask is queried, and S_i alone decides what is restored, in the attempt with
+    the lowest thresholds if two or more clouds can test it. A single query is used for the restored image.
     """
     if queries < 1:
         raise ConfigError(f"max_queries must be at least 1, got {queries}")
