@@ -127,9 +127,10 @@ def test_stages_for_photographs_or_for_small_images_only_are_left_out_for_others
         "whole_image.filters": default.photographs.filters,
         "whole_image.cloud_grids": default.photographs.filter_grids,
     }
-    assert large == with_settings(
-        default, {**dict.fromkeys(("all_to_all", "necessity", "moved", "fragile")), **filters}
-    )
+    without = dict.fromkeys(("all_to_all", "necessity", "moved", "fragile"))
+    assert large == with_settings(default, {**without, **filters, "transfer_test.comparison": False})
+    masks_first = with_settings(default, {"photographs.group_grids": None})
+    assert masks_first.in_force(photographs=True) == with_settings(masks_first, {**without, **filters})
     assert PROFILES["fast"].in_force(photographs=True).whole_image == large.whole_image
     assert with_settings(default, {"photographs": None}).in_force(photographs=True).whole_image is None
 

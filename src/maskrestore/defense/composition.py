@@ -35,17 +35,7 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
         yield from _purify_in_one_query(state, config, masked_pixels=masked_pixels)
         return
     state.begin((yield from state.oracle.ask(state.all_rows, state.images)))
-    photographs = config.photographs
-    quick = config.group_testing is not None
-    groups = config.group_testing or config.groups_of_photographs
-    if groups is not None:
-        cleared = yield from settle_by_groups(state, groups, config.all_to_all, photographs=photographs is not None)
-        rows = state.open_rows
-        if not quick:  # the others get their masks
-            rows = rows[~torch.isin(rows, _with_queries_for_masks(state, config))]
-        yield from _look_before_the_masks(state, rows, config, masked_pixels=masked_pixels)
-        if quick:
-            state.settled[cleared] = True
+    yield from _test_groups(state, config, masked_pixels=masked_pixels)
     rows = _with_queries_for_masks(state, config)
     if not len(rows):
         return
@@ -60,8 +50,8 @@ def purify_cohort(state: State, config: BDMAEConfig, *, masked_pixels: int) -> R
     scores = combined_scores(s_i, s_l, answers, config.masks, config.scores)
     state.keep_maps(rows, scores=scores, image_scores=s_i, label_scores=s_l)
     yield from _restore_what_scores_high(state, rows, scores, config)
-    test = config.transfer_test
-    looks = not quick  # else they came before the masks
+    test, photographs = config.transfer_test, config.photographs
+    looks = config.group_testing is None  # else they came before the masks
     if looks and config.moved is not None:
         yield from settle_moved(state, rows, config.moved)
     if looks and photographs is None:  # before squares, which may take all queries
@@ -123,8 +113,26 @@ def _restore_what_scores_high(state: State, rows: Tensor, scores: Tensor, config
             )
 
 
+def _test_groups(state: State, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
+    """Group testing, and then the looks that need no answer about masks.
+
+    With ``fast`` an image in which it finds nothing gets no masks. Otherwise it is for photographs. Those that have
+    enough queries left get masks, and only the others are looked at here.
+    """
+    groups = config.group_testing or config.groups_of_photographs
+    if groups is None:
+        return
+    cleared = yield from settle_by_groups(state, groups, config.all_to_all, photographs=config.photographs is not None)
+    rows = state.open_rows
+    if config.group_testing is None:
+        rows = rows[~torch.isin(rows, _with_queries_for_masks(state, config))]
+    yield from _look_before_the_masks(state, rows, config, masked_pixels=masked_pixels)
+    if config.group_testing is not None:
+        state.settled[cleared] = True
+
+
 def _look_before_the_masks(state: State, rows: Tensor, config: BDMAEConfig, *, masked_pixels: int) -> Rounds[None]:
-    """After group testing, look for what needs no answer about masks in images ``(R,)`` that are still open."""
+    """Look for what needs no answer about masks. rows: ``(R,)`` int64, images that are still open."""
     fragile, filters = config.fragile, config.whole_image
     worth = dict.fromkeys(CHANGES, rows)
     if filters is not None and filters.together:

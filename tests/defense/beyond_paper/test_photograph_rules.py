@@ -10,7 +10,9 @@ from torch import Tensor
 
 from fakes import MeanRestorer, PatchTriggerClassifier, colour_labels, plain_images
 from maskrestore.defense import BDMAE
+from maskrestore.defense.beyond_paper.budget import within
 from maskrestore.defense.beyond_paper.clouds import CLOUD_GRIDS
+from maskrestore.defense.beyond_paper.group_testing import GROUPS
 from maskrestore.defense.beyond_paper.photographs import PhotographsConfig, masks_of_attempt, needs_coarse_test
 from maskrestore.defense.beyond_paper.squares import SquaresConfig, hide_squares
 from maskrestore.defense.beyond_paper.transfer import Attempt, TransferTestConfig, transfer_test
@@ -20,6 +22,7 @@ from maskrestore.defense.restoration import RestorationConfig, adaptive_masks
 from maskrestore.defense.state import State
 from maskrestore.defense.streams import Stream
 from maskrestore.errors import ConfigError
+from maskrestore.runtime.settings import with_settings
 from maskrestore.types import Classifier
 
 SIDE = 96
@@ -72,6 +75,7 @@ def test_large_regions_of_photographs_are_tested() -> None:
         {"filters": ()},
         {"filters": ("sharp",)},
         {"filter_grids": ()},
+        {"group_grids": ()},
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
@@ -186,6 +190,44 @@ def test_group_testing_restores_a_smaller_part_of_a_photograph(
     assert config.group_testing is not None
     assert found.hidden.flatten(1).sum(dim=1).tolist() == [tokens]
     assert found.queries.item() <= config.group_testing.max_queries
+
+
+def test_a_trigger_that_the_masks_miss_is_found_by_group_testing() -> None:
+    trigger = PatchTriggerClassifier(row=18, column=20)
+    clean = plain_images(4, size=SIDE)
+    clean[..., 64:80, 64:80] = torch.tensor([0.0, 1.0]).repeat(8)  # restored worse than the trigger
+    images = trigger.stamp(clean)
+
+    def unsure(pictures: Tensor) -> Tensor:
+        """A picture of which most is hidden looks like the target, too."""
+        flat = (pictures.diff(dim=3).abs().amax(dim=1) < 1e-6).float().mean(dim=(1, 2))
+        return torch.where(flat > 0.5, trigger.target, trigger(pictures))
+
+    groups_first = with_settings(PROFILES["default"], {"squares": None, "whole_image": None})
+    assert (unsure(images) == trigger.target).all()
+    found = BDMAE(MeanRestorer(12), groups_first, key="key").purify(images, unsure)
+    assert torch.equal(found.labels, colour_labels(clean))
+    masks_only = with_settings(groups_first, {"photographs.group_grids": None})
+    assert (BDMAE(MeanRestorer(12), masks_only, key="key").purify(images, unsure).labels == trigger.target).all()
+
+
+def test_photographs_in_which_group_testing_finds_nothing_get_masks_all_the_same() -> None:
+    images = plain_images(3, size=SIDE)
+    default = PROFILES["default"]
+    ours = BDMAE(MeanRestorer(), default, key="key").purify(images, colour_labels)
+    masks_only = with_settings(default, {"photographs.group_grids": None})
+    plain = BDMAE(MeanRestorer(), masks_only, key="key").purify(images, colour_labels)
+    assert torch.equal(ours.queries, plain.queries + len(GROUPS))
+    assert torch.equal(ours.labels, plain.labels)
+    assert torch.equal(ours.scores, plain.scores)
+
+
+@pytest.mark.parametrize("limit", [47, 40, 32, 28, 20, 8])
+def test_photographs_need_no_more_queries_than_allowed(limit: int) -> None:
+    trigger = PatchTriggerClassifier(row=40, column=40)
+    images = torch.cat([plain_images(2, size=SIDE), trigger.stamp(plain_images(2, size=SIDE))])
+    config = within(PROFILES["default"], limit)
+    assert int(BDMAE(MeanRestorer(), config, key="key").purify(images, trigger).queries.max()) <= limit
 
 
 @pytest.mark.parametrize("profile", ["default", "fast"])
