@@ -51,7 +51,7 @@ class BDMAEConfig:
     decides the label of other pictures. Otherwise the image is left unchanged."""
     all_to_all: AllToAllConfig | None = None
     """Not in the paper: a restoration that failed the transfer test is accepted if its region changes the label of all
-    pictures. It takes the place of the comparison of the transfer test, which is left for photographs."""
+    pictures. It takes the place of the comparison of the transfer test. Not for photographs."""
     necessity: NecessityConfig | None = None
     """Not in the paper: a restoration that passed the transfer test is given up if the image keeps its label without
     the region, or with the region shown coarsely. Not for photographs."""

@@ -9,7 +9,7 @@ There is no test if the mirrored image gives the new label, too: see ``moved.py`
 
 An all-to-all trigger, with a target for each class, does not give one label to all pictures, but it changes the label
 of all. So if too few clouds get the label, the restoration is also accepted if the region does that: see
-``all_to_all.py``. For photographs, the older *comparison* takes its place, in the first attempt only: the region must
+``all_to_all.py``. Settings without that stage have the older *comparison*, in the first attempt only: the region must
 change the label of most clouds and of every mirrored or turned copy of the purified image.
 
 A large part of an ordinary image may show its object, so it can keep its label on smooth clouds, but not on clouds that
