@@ -96,7 +96,7 @@ def test_the_pages_of_the_repository_are_what_its_records_give(tmp_path):
     count = write_pages(
         pages, [ROOT / "benchmarks/results/local"], functools.partial(cells_of, scale=SCALES["local"]), None
     )
-    assert count == 1006
+    assert count == 1036
     assert {path.name for path in pages.glob("*.md")} == {path.name for path in committed.glob("*.md")}
     for page in sorted(pages.glob("*.md")):
         assert page.read_text() == (committed / page.name).read_text(), (
