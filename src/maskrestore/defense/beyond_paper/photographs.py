@@ -17,7 +17,7 @@ mistakes it for one. So for images of more than 64 x 64 pixels
    (``objects.py``). If the image keeps its label, the restoration is not accepted;
 5. group testing (``group_testing.py``) restores smaller parts of a window, for the same reason. It comes before the
    masks with all settings that were chosen by measurement, not only with ``fast``: where three quarters of a photograph
-   are hidden, its label mostly changes for reasons of its own, and one in 25 icons is missed.
+   are hidden, its label may change for reasons of its own, and masks missed 6 of 150 icons.
 
 The coarse picture takes the place of the last cloud, so an image needs no more queries. Small regions rarely hold an
 object, and some icons keep their effect when they are coarse, so only large ones are tested.

@@ -7,7 +7,7 @@ which is faster there.
 
 Depthwise convolutions are slow with 5x5 weights and with a stride: for 672 channels, 5x5 and a batch of 32 maps of
 14x14 the weight gradient takes 138 ms, and 41 ms in float32. So there both gradients are computed in float32. An
-EfficientNet-Lite0 learns twice as fast with that.
+EfficientNet-Lite0 learns 1.5 to 1.8 times as fast with that.
 """
 
 from __future__ import annotations
